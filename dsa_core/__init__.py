@@ -1,0 +1,1 @@
+"""Budgeted pruning by differentiable sparsity allocation."""
