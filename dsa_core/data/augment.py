@@ -1,0 +1,89 @@
+"""Random changes of a whole batch of pictures at once, on uint8, before normalisation."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dsa_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a picture.
+
+    Attributes:
+        padding: black pixels put on each side before a crop back to size; 0 = no crop.
+        flip: whether half of the pictures are mirrored left to right.
+    """
+
+    padding: int
+    flip: bool
+
+
+AUGMENTATIONS = {
+    "none": Augmentation(0, False),
+    "crop_flip": Augmentation(4, True),  # DSA's, as everyone's on CIFAR
+    "shift": Augmentation(1, False),  # digits: at most one pixel, and a mirrored 3 is not a 3
+}
+
+
+def augmentation(name: str) -> Augmentation:
+    """Look an augmentation up by name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in AUGMENTATIONS:
+        raise ConfigError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {name!r}")
+    return AUGMENTATIONS[name]
+
+
+def augment_batch(images: Tensor, how: Augmentation, draw: torch.Generator) -> Tensor:
+    """Pad, crop and flip each picture by its own random numbers.
+
+    Args:
+        images: shape (N, C, H, W), uint8 as a rule.
+        how: the augmentation.
+        draw: a CPU generator. The numbers drawn are N rows, N columns, N flips, in this order.
+
+    Returns:
+        New tensor of the same shape and type.
+    """
+    n = images.shape[0]
+    if how.padding:
+        rows = torch.randint(0, 2 * how.padding + 1, (n,), generator=draw)
+        columns = torch.randint(0, 2 * how.padding + 1, (n,), generator=draw)
+        images = crop(images, how.padding, rows=rows, columns=columns)
+    if how.flip:
+        mirrored = torch.rand(n, generator=draw) < 0.5
+        images = flip(images, mirrored)
+    return images
+
+
+def crop(images: Tensor, padding: int, *, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pad with zeros and cut from picture n the window that starts at (rows[n], columns[n]).
+
+    All windows are a strided view (no copy); one indexing operation then picks one window a picture.
+
+    Args:
+        images: shape (N, C, H, W).
+        padding: pixels on each side.
+        rows: first row of each window, shape (N,), in [0, 2 padding].
+        columns: first column of each window, same shape and range.
+
+    Returns:
+        Shape (N, C, H, W).
+    """
+    n, _, height, width = images.shape
+    padded = pad(images, (padding,) * 4)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2P+1, 2P+1, H, W)
+    device = images.device
+    picture = torch.arange(n, device=device)
+    return windows[picture, :, rows.to(device), columns.to(device)]
+
+
+def flip(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror the pictures where `mirrored`, shape (N,), is true, left to right."""
+    return torch.where(mirrored.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)

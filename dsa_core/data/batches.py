@@ -1,0 +1,200 @@
+"""Batches as a pure function of (seed, epoch, position): what makes an exact resume possible."""
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from dsa_core.data.augment import augment_batch, augmentation
+from dsa_core.data.seeds import generator
+from dsa_core.errors import ConfigError, DataError
+
+Batch = tuple[Tensor, Tensor]
+
+
+def split(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split 0 .. n-1 at random into a first part of round(fraction n) indices and the rest.
+
+    DSA trains weights on one part (0.9) and keep ratios on the other (0.1).
+
+    Args:
+        n: how many, at least 2.
+        fraction: share of the first part, in (0, 1), such that neither part is empty.
+        seed: the same seed gives the same split on every machine.
+
+    Returns:
+        Two sorted, disjoint int64 tensors that together are 0 .. n-1.
+
+    Raises:
+        ConfigError: a part would be empty.
+    """
+    first = round(fraction * n)
+    if not 0 < first < n:
+        raise ConfigError(
+            f"split of {n} examples at fraction {fraction} leaves a part empty: "
+            f"wanted is a fraction between {1 / n:.3g} and {1 - 1 / n:.3g}"
+        )
+    order = torch.randperm(n, generator=generator(seed, "split"))
+    return order[:first].sort().values, order[first:].sort().values
+
+
+class BatchSource(ABC):
+    """Epochs of batches (x, y), each a pure function of (seed, epoch, position).
+
+    Attributes:
+        n: number of examples.
+        batch_size: examples in a batch; the last batch of an epoch may be smaller.
+        seed: seed of order and augmentation.
+        shuffle: whether each epoch has its own order.
+        drop_last: whether a smaller last batch is left out.
+    """
+
+    def __init__(
+        self, n: int, *, batch_size: int, seed: int, shuffle: bool, drop_last: bool
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        if n < (batch_size if drop_last else 1):
+            raise DataError(
+                f"{n} examples make no batch of {batch_size} with drop_last={drop_last}: "
+                "use a smaller batch_size or more examples"
+            )
+        self.n = n
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+
+    def __len__(self) -> int:
+        """Count the batches of one epoch."""
+        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
+
+    def order(self, epoch: int) -> Tensor:
+        """Give the order of the examples in an epoch, shape (n,), int64."""
+        if not self.shuffle:
+            return torch.arange(self.n)
+        return torch.randperm(self.n, generator=generator(self.seed, "order", epoch))
+
+    @abstractmethod
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from position `start` on.
+
+        Yields:
+            x, normalised float32 of shape (B, C, H, W), and y, the targets.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, str]:
+        """Describe everything that decides which numbers come out, for checkpoints."""
+
+    def forever(self, start_step: int = 0) -> Iterator[Batch]:
+        """Yield batches without end, epoch after epoch; step t is position t mod len of epoch t // len.
+
+        Args:
+            start_step: steps already taken, so that a resumed search sees what it would have seen.
+        """
+        epoch, start = divmod(start_step, len(self))
+        while True:
+            yield from self.epoch(epoch, start)
+            epoch, start = epoch + 1, 0
+
+    def _settings(self) -> dict[str, str]:
+        return {
+            "examples": str(self.n),
+            "batch_size": str(self.batch_size),
+            "data seed": str(self.seed),
+            "shuffle": str(self.shuffle),
+            "drop_last": str(self.drop_last),
+        }
+
+
+class Batches(BatchSource):
+    """Batches from one uint8 tensor held in memory, augmented and normalised batch by batch."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: str = "none",
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Set up; the pictures move to `device` at once, where all later work is done.
+
+        Args:
+            images: uint8, shape (N, C, H, W).
+            labels: int64, shape (N, ...).
+            batch_size: examples in a batch.
+            mean: mean of each channel, in [0, 1] (of pixel / 255).
+            std: standard deviation of each channel, > 0, in the same unit.
+            augment: a name in `AUGMENTATIONS`.
+            seed: of order and augmentation.
+            shuffle: a new order each epoch.
+            drop_last: leave a smaller last batch out.
+            device: where batches are made and live.
+
+        Raises:
+            DataError: shapes or types do not fit.
+            ConfigError: a setting is out of range.
+        """
+        super().__init__(
+            len(images), batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last
+        )
+        _check(images, labels, channels=(len(mean), len(std)))
+        self.augment = augment
+        self._how = augmentation(augment)
+        self._images = images.to(device)
+        self._labels = labels.to(device)
+        # (pixel / 255 - mean) / std = pixel scale - shift
+        deviation = torch.tensor(std, device=device).view(1, -1, 1, 1)
+        self._scale = 1 / (255 * deviation)
+        self._shift = torch.tensor(mean, device=device).view(1, -1, 1, 1) / deviation
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from position `start` on, see `BatchSource.epoch`."""
+        order = self.order(epoch).to(self._images.device)
+        for position in range(start, len(self)):
+            chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
+            yield self._batch(chosen, epoch, position)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Describe what decides the numbers: settings, shape, and a checksum of labels and of a few pictures."""
+        some = self._images[:: max(1, self.n // 64)]
+        return self._settings() | {
+            "augment": self.augment,
+            "picture": str(tuple(self._images.shape[1:])),
+            "normalisation": f"{self._scale.flatten().tolist()} {self._shift.flatten().tolist()}",
+            "labels": _checksum(self._labels),
+            "pictures": _checksum(some),
+        }
+
+    def _batch(self, chosen: Tensor, epoch: int, position: int) -> Batch:
+        draw = generator(self.seed, "augment", epoch, position)
+        images = augment_batch(self._images[chosen], self._how, draw)
+        return images.float().mul_(self._scale).sub_(self._shift), self._labels[chosen]
+
+
+def _check(images: Tensor, labels: Tensor, *, channels: tuple[int, int]) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise DataError(
+            f"images must be uint8 of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
+        )
+    if len(labels) != len(images):
+        raise DataError(f"there are {len(images)} images but {len(labels)} labels")
+    if channels != (images.shape[1],) * 2:
+        raise ConfigError(
+            f"mean and std need one number for each of {images.shape[1]} channels, "
+            f"got {channels[0]} and {channels[1]}"
+        )
+
+
+def _checksum(values: Tensor) -> str:
+    return f"{zlib.crc32(values.cpu().contiguous().numpy().tobytes()):08x}"

@@ -1,0 +1,188 @@
+"""Datasets by name, held in memory as one uint8 tensor for each part."""
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dsa_core.data.batches import Batches
+from dsa_core.data.files import read_cifar, read_fashion_mnist
+from dsa_core.data.folder import FolderDataset, open_folder
+from dsa_core.errors import ConfigError
+
+DIGITS_TEST_FRACTION = 0.2
+DIGITS_SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures with labels, and how they are normalised and augmented.
+
+    Attributes:
+        name: of the dataset.
+        num_classes: labels are in 0 .. num_classes - 1.
+        train_images: uint8, shape (N, C, H, W).
+        train_labels: int64, shape (N,).
+        test_images: uint8, shape (M, C, H, W).
+        test_labels: int64, shape (M,).
+        mean: of each channel over the training pictures, of pixel / 255.
+        std: standard deviation of each channel, in the same unit.
+        augment: the augmentation its training batches get by default.
+    """
+
+    name: str
+    num_classes: int
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: str
+
+    def batches(
+        self,
+        part: str,
+        *,
+        batch_size: int,
+        indices: Tensor | None = None,
+        augment: str | None = None,
+        seed: int = 0,
+        shuffle: bool | None = None,
+        drop_last: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> Batches:
+        """Make batches of one part, or of some of its examples.
+
+        Args:
+            part: "train" or "test".
+            batch_size: examples in a batch.
+            indices: only these examples, such as one half of `split`; None = all.
+            augment: None = the dataset's own for "train", "none" for "test".
+            seed: of order and augmentation.
+            shuffle: None = shuffle "train" only.
+            drop_last: leave a smaller last batch out.
+            device: where batches are made and live.
+
+        Raises:
+            ConfigError: the part or the augmentation is unknown.
+        """
+        training = check_part(part) == "train"
+        images = self.train_images if training else self.test_images
+        labels = self.train_labels if training else self.test_labels
+        if indices is not None:
+            images, labels = images[indices], labels[indices]
+        default = self.augment if training else "none"
+        return Batches(
+            images,
+            labels,
+            batch_size=batch_size,
+            mean=self.mean,
+            std=self.std,
+            augment=default if augment is None else augment,
+            seed=seed,
+            shuffle=training if shuffle is None else shuffle,
+            drop_last=drop_last,
+            device=device,
+        )
+
+
+def check_part(part: str) -> str:
+    """Return `part` if it is "train" or "test".
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if part not in ("train", "test"):
+        raise ConfigError(f"part must be 'train' or 'test', got {part!r}")
+    return part
+
+
+def names() -> list[str]:
+    """List the names that `load` knows, beside `folder:PATH`."""
+    return list(LOADERS)
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Give the folder of the data: `root`, else the environment variable DSA_DATA, else ./data."""
+    return Path(root if root is not None else os.environ.get("DSA_DATA") or "data").expanduser()
+
+
+def load(
+    name: str, root: str | Path | None = None, *, download: bool = False
+) -> Dataset | FolderDataset:
+    """Load a dataset by name.
+
+    "digits" (scikit-learn's 1797 scans of 8x8 pixels) needs no file. The others are read from `root` and are
+    downloaded, with torchvision's MD5 check, only on request.
+
+    Args:
+        name: one of `names()`, or `folder:PATH` for pictures in ImageNet's layout (PATH/train/CLASS/*,
+            PATH/val/CLASS/*).
+        root: folder of the data; None = DSA_DATA, else ./data.
+        download: fetch what is missing.
+
+    Raises:
+        ConfigError: the name is unknown.
+        DataError: files are missing, damaged, or cannot be downloaded; the message says where they belong.
+    """
+    if name.startswith("folder:"):
+        return open_folder(name.removeprefix("folder:"))
+    if name not in LOADERS:
+        near = difflib.get_close_matches(name, LOADERS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(
+            f"unknown dataset {name!r}: {hint}Wanted is one of {', '.join(LOADERS)}, or 'folder:PATH'"
+        )
+    return LOADERS[name](data_root(root), download)
+
+
+def _digits(root: Path, download: bool) -> Dataset:
+    """Load the digits; test is a fifth of each class, drawn once with a fixed seed."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    raw = load_digits()
+    # 0 .. 16 shades become 0 .. 255; no two shades fall together
+    images = torch.from_numpy(raw.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
+    labels = torch.from_numpy(raw.target).long()
+    train, test = train_test_split(
+        torch.arange(len(labels)).numpy(),
+        test_size=DIGITS_TEST_FRACTION,
+        stratify=raw.target,
+        random_state=DIGITS_SPLIT_SEED,
+    )
+    return Dataset(
+        "digits", 10, images[train], labels[train], images[test], labels[test],
+        mean=(0.305,), std=(0.377,), augment="shift",
+    )  # fmt: skip
+
+
+def _cifar10(root: Path, download: bool) -> Dataset:
+    parts = read_cifar(root, classes=10, download=download)
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    return Dataset("cifar10", 10, *parts, mean=mean, std=std, augment="crop_flip")
+
+
+def _cifar100(root: Path, download: bool) -> Dataset:
+    parts = read_cifar(root, classes=100, download=download)
+    mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    return Dataset("cifar100", 100, *parts, mean=mean, std=std, augment="crop_flip")
+
+
+def _fashion_mnist(root: Path, download: bool) -> Dataset:
+    parts = read_fashion_mnist(root, download=download)
+    return Dataset("fashion_mnist", 10, *parts, mean=(0.2860,), std=(0.3530,), augment="crop_flip")
+
+
+LOADERS: dict[str, Callable[[Path, bool], Dataset]] = {
+    "digits": _digits,
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "fashion_mnist": _fashion_mnist,
+}
+

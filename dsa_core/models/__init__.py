@@ -1,0 +1,16 @@
+"""Networks to prune, by name: `build("resnet20")`."""
+
+from dsa_core.models.resnet import BasicBlock, ConvShortcut, SlicePadShortcut, resnet
+from dsa_core.models.vgg import vgg16
+from dsa_core.models.zoo import build, example_input, names
+
+__all__ = [
+    "BasicBlock",
+    "ConvShortcut",
+    "SlicePadShortcut",
+    "build",
+    "example_input",
+    "names",
+    "resnet",
+    "vgg16",
+]

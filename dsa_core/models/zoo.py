@@ -1,0 +1,152 @@
+"""Networks by name: ours, torchvision's, and any factory that a user can import."""
+
+import difflib
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dsa_core.errors import ConfigError
+from dsa_core.models.resnet import SlicePadShortcut, resnet
+from dsa_core.models.vgg import vgg16
+
+Factory = Callable[..., nn.Module]
+
+CIFAR_WIDTHS = (16, 32, 64)
+CIFAR_SHAPE = (3, 32, 32)  # channels, height, width
+
+OWN: dict[str, tuple[Factory, tuple[int, int, int]]] = {
+    "resnet20": (partial(resnet, (3, 3, 3), CIFAR_WIDTHS), CIFAR_SHAPE),
+    "resnet56": (partial(resnet, (9, 9, 9), CIFAR_WIDTHS), CIFAR_SHAPE),
+    "resnet20_a": (partial(resnet, (3, 3, 3), CIFAR_WIDTHS, shortcut=SlicePadShortcut), CIFAR_SHAPE),
+    "resnet56_a": (partial(resnet, (9, 9, 9), CIFAR_WIDTHS, shortcut=SlicePadShortcut), CIFAR_SHAPE),
+    "resnet18_cifar": (partial(resnet, (2, 2, 2, 2), (64, 128, 256, 512)), CIFAR_SHAPE),
+    "vgg16_cifar": (vgg16, CIFAR_SHAPE),
+    "resnet8": (partial(resnet, (1, 1, 1), CIFAR_WIDTHS, in_channels=1), (1, 8, 8)),
+}
+
+# What a torchvision model needs beside weights=None: no auxiliary outputs (they are heads for training only,
+# and would change the type of the output), and an explicit choice of initialisation where it warns without.
+TORCHVISION_EXTRA: dict[str, dict[str, bool]] = {
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+TORCHVISION_SIZE = {"inception_v3": 299}  # pixels; all others take 224
+
+
+def names(*, torchvision: bool = False) -> list[str]:
+    """List the names that `build` knows: ours, and on request those of torchvision's classifiers."""
+    return list(OWN) + (_torchvision_names() if torchvision else [])
+
+
+def build(name: str, *, num_classes: int = 10) -> nn.Module:
+    """Build a network with fresh weights; the caller seeds (`torch.manual_seed`).
+
+    Our own networks start from Kaiming's normal initialisation (fan out, ReLU) in the convolutions and from
+    weight 1, bias 0 in BatchNorm; torchvision's and a user's start as their own code says.
+
+    Args:
+        name: one of `names(torchvision=True)`, or `package.module:factory`, a function that takes `num_classes`
+            and returns a module.
+        num_classes: outputs, at least 1.
+
+    Returns:
+        Network in training mode, on the CPU, in float32.
+
+    Raises:
+        ConfigError: the name is unknown, or a factory cannot be imported or does not make a module.
+    """
+    if num_classes < 1:
+        raise ConfigError(f"num_classes must be at least 1, got {num_classes}")
+    if name in OWN:
+        model = OWN[name][0](num_classes=num_classes)
+        _initialise(model)
+        return model
+    if ":" in name:
+        return _checked(name, _factory(name)(num_classes=num_classes))
+    _require_torchvision(name)
+    from torchvision.models import get_model
+
+    extra = TORCHVISION_EXTRA.get(name, {})
+    return get_model(name, weights=None, num_classes=num_classes, **extra)
+
+
+def example_input(name: str, batch: int = 1) -> Tensor:
+    """Give an input of the right shape for `name`: normal noise, always the same.
+
+    A factory `package.module:factory` says its shape in an attribute `input_shape` = (channels, height, width).
+
+    Returns:
+        Float32, shape (batch, channels, height, width).
+
+    Raises:
+        ConfigError: the name is unknown, or a factory has no `input_shape`.
+    """
+    shape = (batch, *_input_shape(name))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _input_shape(name: str) -> tuple[int, ...]:
+    if name in OWN:
+        return OWN[name][1]
+    if ":" in name:
+        shape = getattr(_factory(name), "input_shape", None)
+        if shape is None:
+            raise ConfigError(
+                f"{name!r} does not say what it takes: set its attribute `input_shape` to "
+                "(channels, height, width), for example `factory.input_shape = (3, 32, 32)`"
+            )
+        return tuple(shape)
+    _require_torchvision(name)
+    size = TORCHVISION_SIZE.get(name, 224)
+    return (3, size, size)
+
+
+def _initialise(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    return list(models.list_models(module=models))
+
+
+def _require_torchvision(name: str) -> None:
+    known = names(torchvision=True)
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see models.names()"
+    raise ConfigError(
+        f"unknown model {name!r}: {hint} Wanted is one of {', '.join(OWN)}, a torchvision "
+        "classifier by its own name, or 'package.module:factory'"
+    )
+
+
+def _factory(name: str) -> Factory:
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory: Any = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"model {name!r} cannot be imported ({error}): wanted is 'package.module:factory', "
+            "with the package on the Python path"
+        ) from error
+    if not callable(factory):
+        raise ConfigError(f"model {name!r} is a {type(factory).__name__}, not a function")
+    return factory
+
+
+def _checked(name: str, model: Any) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model {name!r} made a {type(model).__name__}, wanted an nn.Module")
+    return model

@@ -1,0 +1,51 @@
+"""Train and evaluate: plain loops, and the parts that a search loop shares with them."""
+
+from dsa_core.data.seeds import step_seed
+from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
+from dsa_core.training.config import TrainConfig
+from dsa_core.training.evaluate import (
+    EvalResult,
+    device_of_model,
+    evaluate,
+    mode,
+    recalibrate_batchnorm,
+)
+from dsa_core.training.loop import EpochRecord, TrainResult, train
+from dsa_core.training.meter import Meter
+from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
+from dsa_core.training.precision import (
+    FP32,
+    Precision,
+    autocast,
+    choose_precision,
+    device_of,
+    place,
+    place_model,
+)
+
+__all__ = [
+    "FP32",
+    "EpochRecord",
+    "EvalResult",
+    "Meter",
+    "Precision",
+    "TrainConfig",
+    "TrainResult",
+    "autocast",
+    "choose_precision",
+    "device_of",
+    "device_of_model",
+    "evaluate",
+    "load_checkpoint",
+    "lr_at",
+    "make_sgd",
+    "mode",
+    "place",
+    "place_model",
+    "recalibrate_batchnorm",
+    "save_checkpoint",
+    "set_lr",
+    "shapes_fingerprint",
+    "step_seed",
+    "train",
+]

@@ -1,0 +1,48 @@
+"""The settings of a training."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ScheduleName = Literal["one_cycle", "multi_step", "cosine", "constant"]
+PrecisionName = Literal["auto", "fp32", "bf16"]
+
+
+class TrainConfig(BaseModel):
+    """How to train; frozen, and an unknown name is an error.
+
+    Attributes:
+        epochs: passes over the training batches.
+        batch_size: examples in a batch; read by whoever makes the batches.
+        lr: learning rate at its highest.
+        momentum: of SGD.
+        nesterov: Nesterov's form of the momentum.
+        weight_decay: L2 coefficient.
+        decay_norm: whether vectors (BatchNorm's scale and shift, biases) decay as well; DSA's plain SGD does.
+        schedule: see `lr_at`.
+        milestones: multi_step: epochs after which the rate is multiplied by `gamma`.
+        gamma: multi_step: factor at each milestone.
+        warmup: one_cycle: share of all steps during which the rate rises.
+        precision: "fp32", "bf16" (autocast), or "auto" = measure and take the faster.
+        channels_last: memory order of the pictures, or "auto" = measure and take the faster.
+        label_smoothing: amount, for tasks that know it; the reported loss is never smoothed.
+        clip_norm: largest norm of the whole gradient; None = not clipped.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(default=5e-4, ge=0)
+    decay_norm: bool = True
+    schedule: ScheduleName = "one_cycle"
+    milestones: tuple[int, ...] = ()
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    warmup: float = Field(default=0.2, ge=0, lt=1)
+    precision: PrecisionName = "auto"
+    channels_last: bool | Literal["auto"] = "auto"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    clip_norm: float | None = Field(default=None, gt=0)

@@ -1,0 +1,110 @@
+"""Measure a network, and estimate its BatchNorm statistics anew."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dsa_core.data import BatchSource, Task
+from dsa_core.errors import TrainingError
+from dsa_core.training.precision import FP32, Precision, autocast, place
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Averages over examples.
+
+    Attributes:
+        loss: mean loss of an example.
+        score: mean score of an example, for classification the accuracy in [0, 1].
+        n: examples.
+    """
+
+    loss: float
+    score: float
+    n: int
+
+
+def device_of_model(model: nn.Module) -> torch.device:
+    """Give the device of the model's first parameter, the CPU if it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Run a block with the whole model in one mode, then put every module's own mode back."""
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before.items():
+            module.training = was
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: BatchSource, task: Task, *, precision: Precision = FP32
+) -> EvalResult:
+    """Average loss and score over one epoch of batches, in evaluation mode.
+
+    Args:
+        model: the network; its modes come back as they were.
+        batches: epoch 0 of them is read.
+        task: gives loss and score.
+        precision: number format and memory order.
+    """
+    device = device_of_model(model)
+    loss, score, n = torch.zeros((), device=device), torch.zeros((), device=device), 0
+    with mode(model, training=False):
+        for x, y in batches.epoch(0):
+            x, y = place(x.to(device), precision), y.to(device)
+            with autocast(precision, device):
+                outputs = model(x)
+            loss += task.loss(outputs.float(), y) * len(x)
+            score += task.score(outputs, y)
+            n += len(x)
+    return EvalResult(float(loss) / n, float(score) / n, n)
+
+
+@torch.no_grad()
+def recalibrate_batchnorm(model: nn.Module, batches: BatchSource, n_batches: int) -> None:
+    """Estimate the BatchNorm statistics anew, as the plain average over some training batches.
+
+    After channels were cut or weights moved, the running mean and variance belong to another network. They are
+    reset and become  (1/T) sum_t mean_t  and  (1/T) sum_t var_t  over T = n_batches batches (cumulative average:
+    momentum None). Weights, momenta and modes stay as they were; in place.
+
+    Args:
+        model: the network; layers other than BatchNorm run in evaluation mode (no dropout).
+        batches: training batches, with the augmentation of the training.
+        n_batches: T, at least 1.
+
+    Raises:
+        TrainingError: n_batches is less than 1.
+    """
+    if n_batches < 1:
+        raise TrainingError(f"n_batches must be at least 1, got {n_batches}")
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    device = device_of_model(model)
+    try:
+        with mode(model, training=False):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None
+                norm.training = True
+            for x, _ in islice(batches.forever(), n_batches):
+                model(x.to(device))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def finite(value: Tensor) -> bool:
+    """Say whether all entries are finite."""
+    return bool(torch.isfinite(value).all())

@@ -1,0 +1,238 @@
+"""Plain training: one function, built of parts that a search uses as well."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dsa_core.data import BatchSource, Task, step_seed
+from dsa_core.errors import TrainingError
+from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
+from dsa_core.training.config import TrainConfig
+from dsa_core.training.evaluate import device_of_model
+from dsa_core.training.meter import Meter
+from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
+from dsa_core.training.precision import Precision, autocast, choose_precision, place, place_model
+
+EpochRecord = dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training did.
+
+    Attributes:
+        history: a dict for each epoch with epoch (from 0), train_loss, train_score (averages during the epoch, in
+            training mode), seconds, lr (of the last step). The last may be of an unfinished epoch, if stopped.
+        seconds: sum over the epochs, those before a resume included.
+        precision: "fp32" or "bf16".
+        channels_last: memory order used.
+        milliseconds: measured times of a pass, see `Precision`.
+        stopped: whether `stop` ended it early.
+    """
+
+    history: list[EpochRecord]
+    seconds: float
+    precision: str
+    channels_last: bool
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    stopped: bool = False
+
+
+def train(
+    model: nn.Module,
+    batches: BatchSource,
+    task: Task,
+    config: TrainConfig,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> TrainResult:
+    """Train a model in place by SGD.
+
+    Order of data, augmentation and dropout are functions of (seed, epoch), so that a run that was killed and
+    resumed from its checkpoint ends with the same bits as one that was not, on the same machine with the
+    same number of threads. The checkpoint is written before the first epoch and after each. It knows the
+    settings, the data and the shapes of the model, but not its starting weights: give each run its own path.
+
+    Args:
+        model: on its device; batches are moved there.
+        batches: training batches.
+        task: loss and score.
+        config: the settings.
+        seed: of dropout and the like; batches have their own.
+        checkpoint: file to write, and to resume from where it exists.
+        resume: False = start anew, and overwrite.
+        progress: show a bar.
+        on_epoch: called with each finished epoch's record, after its checkpoint is written.
+        stop: asked before each step; True ends the training at once, without an error. What the unfinished epoch
+            did stays in the model, but not in the checkpoint.
+
+    Returns:
+        History and how it ran.
+
+    Raises:
+        TrainingError: the loss is not finite, or the checkpoint is damaged or belongs to a different run.
+        KeyboardInterrupt: as it came, with a word on how to go on.
+    """
+    run = _Run(model, batches, task, config, seed=seed, checkpoint=checkpoint)
+    run.prepare(resume)
+    meter = Meter(run.total, len(run.history) * len(batches), task.score_name, show=progress)
+    stopped = False
+    try:
+        for epoch in range(len(run.history), config.epochs):
+            stopped = run.epoch(epoch, meter, stop)
+            if stopped:
+                break
+            run.save()
+            if on_epoch is not None:
+                on_epoch(run.history[-1])
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(run.interrupted()) from None
+    finally:
+        meter.close()
+    return run.result(stopped)
+
+
+class _Run:
+    """The state of one training: model, optimiser, history and precision."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: BatchSource,
+        task: Task,
+        config: TrainConfig,
+        *,
+        seed: int,
+        checkpoint: Path | None,
+    ) -> None:
+        self.model, self.batches, self.config = model, batches, config
+        self.score = task.score
+        self.loss = task.training_loss(config.label_smoothing)
+        self.plain_loss = task.loss
+        self.seed, self.path = seed, checkpoint
+        self.device = device_of_model(model)
+        self.total = config.epochs * len(batches)
+        self.history: list[EpochRecord] = []
+        self.optimiser = make_sgd(model, config)
+
+    def prepare(self, resume: bool) -> None:
+        """Resume from the checkpoint, or choose a precision and write the first checkpoint."""
+        self.model.train()
+        if resume and self.path is not None and self.path.exists():
+            self._restore(load_checkpoint(self.path, self._fingerprint()))
+            return
+        x, y = next(self.batches.epoch(0))
+        x, y = x.to(self.device), y.to(self.device)
+        self.precision = choose_precision(
+            self.model,
+            x,
+            loss=lambda outputs: self.loss(outputs, y),
+            precision=self.config.precision,
+            channels_last=self.config.channels_last,
+        )
+        place_model(self.model, self.precision)
+        self.save()
+
+    def epoch(self, epoch: int, meter: Meter, stop: Callable[[], bool] | None) -> bool:
+        """Train one epoch and append its record; return whether `stop` ended it."""
+        self.model.train()
+        start, lr, stopped = time.perf_counter(), self.config.lr, False
+        meter.start_epoch(epoch, check_every=1 if self.device.type == "cpu" else 20)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(step_seed(self.seed, "epoch", epoch))
+            for position, (x, y) in enumerate(self.batches.epoch(epoch)):
+                if stop is not None and stop():
+                    stopped = True
+                    break
+                step = epoch * len(self.batches) + position
+                lr = lr_at(step, self.total, len(self.batches), self.config)
+                loss, score = self._step(x.to(self.device), y.to(self.device), lr)
+                self._check(meter.add(loss, score, len(x)), epoch, lr)
+        self._check(meter.flush(), epoch, lr)
+        if meter.n:
+            seconds = time.perf_counter() - start
+            self.history.append({"epoch": epoch, **meter.means(), "seconds": seconds, "lr": lr})
+        return stopped
+
+    def _step(self, x: Tensor, y: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+        set_lr(self.optimiser, lr)
+        with autocast(self.precision, self.device):
+            outputs = self.model(place(x, self.precision))
+            loss = self.loss(outputs, y)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimiser.step()
+        with torch.no_grad():
+            plain = loss if self.loss is self.plain_loss else self.plain_loss(outputs, y)
+            return plain.detach(), self.score(outputs, y)
+
+    def _check(self, bad_step: int | None, epoch: int, lr: float) -> None:
+        """Stop at a loss that is not finite, before it can reach a checkpoint."""
+        if bad_step is None:
+            return
+        kept = f"The last good checkpoint is {self.path}" if self.path else "No checkpoint was asked for"
+        raise TrainingError(
+            f"the loss is not finite at epoch {epoch}, step {bad_step} of {len(self.batches)}, lr {lr:.4g}. "
+            f"{kept}. Try a smaller lr, a clip_norm, or precision='fp32'"
+        )
+
+    def save(self) -> None:
+        """Write the checkpoint, if one was asked for."""
+        if self.path is None:
+            return
+        save_checkpoint(
+            self.path,
+            {
+                "fingerprint": self._fingerprint(),
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "history": self.history,
+                "precision": {
+                    "name": self.precision.name,
+                    "channels_last": self.precision.channels_last,
+                    "milliseconds": self.precision.milliseconds,
+                },
+            },
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.precision = Precision(**state["precision"])
+        place_model(self.model, self.precision)
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.history = list(state["history"])
+
+    def _fingerprint(self) -> dict[str, str]:
+        settings = {key: str(value) for key, value in self.config.model_dump().items()}
+        data = {f"data {key}": value for key, value in self.batches.fingerprint().items()}
+        model = {"model": shapes_fingerprint(self.model), "seed": str(self.seed)}
+        return settings | data | model
+
+    def interrupted(self) -> str:
+        """Say how to go on after Ctrl-C."""
+        if self.path is None:
+            return "training interrupted; no checkpoint was asked for, so that the next run starts anew"
+        return (
+            f"training interrupted after {len(self.history)} of {self.config.epochs} epochs; the checkpoint "
+            f"{self.path} is whole: the same call with the same settings goes on from there"
+        )
+
+    def result(self, stopped: bool) -> TrainResult:
+        """Gather what was done."""
+        chosen = self.precision
+        seconds = sum(record["seconds"] for record in self.history)
+        return TrainResult(
+            self.history, seconds, chosen.name, chosen.channels_last, chosen.milliseconds, stopped
+        )

@@ -1,0 +1,150 @@
+"""Device, number format and memory order: measured, then recorded."""
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dsa_core.errors import ConfigError
+from dsa_core.training.config import PrecisionName
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """In what format a network runs.
+
+    Attributes:
+        name: "fp32" or "bf16" (autocast; weights stay float32).
+        channels_last: whether pictures lie in memory pixel by pixel, not channel by channel.
+        milliseconds: median time of a forward and backward pass for each way tried, keyed by for example
+            "bf16 channels_last"; empty when nothing had to be measured.
+    """
+
+    name: str
+    channels_last: bool
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Give the number format of the products."""
+        return DTYPES[self.name]
+
+
+FP32 = Precision("fp32", channels_last=False)
+
+
+def device_of() -> torch.device:
+    """Give the device of this process, as Accelerate sees it (one of several GPUs, or the CPU)."""
+    from accelerate import PartialState
+
+    return PartialState().device
+
+
+def autocast(
+    precision: Precision | str, device: torch.device
+) -> contextlib.AbstractContextManager[object]:
+    """Give the context in which a network runs in `precision`: autocast for bf16, nothing for fp32.
+
+    Raises:
+        ConfigError: the name is neither "fp32" nor "bf16".
+    """
+    name = precision if isinstance(precision, str) else precision.name
+    if name not in DTYPES:
+        raise ConfigError(f"precision must be 'fp32' or 'bf16' here, got {name!r}")
+    if name == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[name])
+
+
+def place(x: Tensor, precision: Precision) -> Tensor:
+    """Put pictures, shape (N, C, H, W), in the wanted memory order; other shapes stay as they are."""
+    if precision.channels_last and x.ndim == 4:
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
+
+
+def place_model(model: nn.Module, precision: Precision) -> None:
+    """Put the convolutions' weights in the wanted memory order, in place; values do not change."""
+    order = torch.channels_last if precision.channels_last else torch.contiguous_format
+    model.to(memory_format=order)  # type: ignore[call-overload]  # torch's stub lacks it
+
+
+def choose_precision(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    loss: Callable[[Tensor], Tensor] | None = None,
+    precision: PrecisionName = "auto",
+    channels_last: bool | Literal["auto"] = "auto",
+    repeats: int = 3,
+) -> Precision:
+    """Take the fastest of the ways allowed, timed on a deep copy of the model.
+
+    Which is faster depends on the processor, the network and its channel counts (odd ones can make bf16 slow), so
+    it is measured: one pass to warm up, then the median of `repeats` forward and backward passes of each way.
+    With one way allowed nothing is measured. The random state of torch is left as it was.
+
+    Args:
+        model: the network, on its device, in the mode it will run in.
+        x: one real batch on that device.
+        loss: outputs -> scalar; None = mean of squares.
+        precision: "fp32", "bf16" or "auto" = both.
+        channels_last: True, False or "auto" = both.
+        repeats: timed passes of each way.
+
+    Returns:
+        The choice, with all measured times.
+    """
+    names = ["fp32", "bf16"] if precision == "auto" else [precision]
+    orders = [False, True] if channels_last == "auto" else [bool(channels_last)]
+    ways = [Precision(name, order) for name in names for order in orders]
+    if len(ways) == 1:
+        return ways[0]
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        times = [_milliseconds(model, x, loss or _mean_square, way, repeats) for way in ways]
+    measured = {_label(way): round(ms, 3) for way, ms in zip(ways, times, strict=True)}
+    best = ways[times.index(min(times))]
+    return Precision(best.name, best.channels_last, measured)
+
+
+def _milliseconds(
+    model: nn.Module,
+    x: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    way: Precision,
+    repeats: int,
+) -> float:
+    trial = copy.deepcopy(model)
+    place_model(trial, way)
+    x = place(x, way)
+    times = []
+    for _ in range(repeats + 1):
+        _wait(x.device)
+        start = time.perf_counter()
+        with autocast(way, x.device):
+            value = loss(trial(x))
+        value.backward()
+        _wait(x.device)
+        times.append(1e3 * (time.perf_counter() - start))
+    return sorted(times[1:])[repeats // 2]
+
+
+def _mean_square(outputs: Tensor) -> Tensor:
+    return outputs.float().square().mean()
+
+
+def _label(way: Precision) -> str:
+    return f"{way.name} channels_last" if way.channels_last else way.name
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
