@@ -1,0 +1,299 @@
+"""`soft_topk` over ragged segments in plain torch: what every faster twin must equal.
+
+All segments lie one after the other in one flat vector; `offsets` says where each begins and ends.
+Nothing here loops over segments in Python, and nothing here checks its input: the public door with
+the checks is `dsa_core.kernels`.
+
+The problem, for one segment with scores s_1..s_n, temperature T and expected count k:
+
+    p_i = sigmoid((s_i - t) / T),      t such that  sum_i p_i = k.
+
+Three steps, in this file from top to bottom: find t (a root in one unknown per segment), evaluate
+p at the root, differentiate by the implicit function theorem.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import logsigmoid
+
+from dsa_core.kernels.segments import segment_ids, softmax_by, sum_by
+
+MAX_ITERATIONS = 200  # bisection alone needs about 60 from any bracket that occurs
+CONVERGED_RESIDUAL = 1e-10
+_ROUNDING = 1e-13  # |log(A/B)| that float64 sums of a few thousand terms can resolve
+
+
+class Threshold(NamedTuple):
+    """The solved thresholds of G segments.
+
+    Attributes:
+        root: t, shape (G,), float64, in the unit of the scores; -inf where k = n (everything kept).
+        residual: |sum p - k| / min(k, n - k), shape (G,), float64, frozen channels left out of
+            sum p, k and n. It bounds |sum p - k| / k, and it resolves tiny k and tiny n - k alike.
+        iterations: evaluations of the imbalance that the slowest segment needed.
+        converged: residual <= 1e-10, shape (G,), bool.
+    """
+
+    root: Tensor
+    residual: Tensor
+    iterations: int
+    converged: Tensor
+
+
+def soft_topk(
+    scores: Tensor,
+    k: Tensor,
+    offsets: Tensor,
+    *,
+    temperature: Tensor,
+    frozen: Tensor | None = None,
+) -> Tensor:
+    """Keep k of n in expectation; see `dsa_core.kernels.soft_topk`, which checks its arguments."""
+    if frozen is None:
+        frozen = torch.zeros_like(scores, dtype=torch.bool)
+    p: Tensor = _SoftTopK.apply(scores, k, offsets, temperature, frozen)
+    return p
+
+
+@torch.no_grad()
+def solve_threshold(
+    scores: Tensor,
+    k: Tensor,
+    offsets: Tensor,
+    *,
+    temperature: Tensor,
+    frozen: Tensor | None = None,
+) -> Threshold:
+    """Find the thresholds; see `dsa_core.kernels.solve_threshold`, which checks its arguments."""
+    if frozen is None:
+        frozen = torch.zeros_like(scores, dtype=torch.bool)
+    problem = _standardise(
+        scores, k, offsets, ids=segment_ids(offsets), temperature=temperature, frozen=frozen
+    )
+    shifted, residual, iterations = _find_root(problem)
+    root = torch.full_like(problem.temperature, -torch.inf)
+    residuals = torch.zeros_like(root)
+    root[problem.open] = problem.pivot + shifted * problem.temperature[problem.open]
+    residuals[problem.open] = residual
+    return Threshold(root, residuals, iterations, residuals <= CONVERGED_RESIDUAL)
+
+
+class _Problem(NamedTuple):
+    """The segments that have a root (0 < k < n), without their frozen channels, sorted.
+
+    M channels in S open segments. Within a segment x falls. The first m = round(k) are its `top`,
+    the others its `rest`; side 2g is the top of open segment g, side 2g + 1 its rest.
+    """
+
+    x: Tensor  # (M,) float64, (s - pivot) / T: the channel where p crosses k sits at x = 0
+    position: Tensor  # (M,) int64, where x stands in the flat vector of scores
+    segment: Tensor  # (M,) int64 in 0 .. S - 1, rising
+    side: Tensor  # (M,) int64 in 0 .. 2S - 1, rising
+    sign: Tensor  # (M,) -1 in the top, +1 in the rest
+    x_edge: Tensor  # (S, 2) smallest x of the top, largest x of the rest
+    x_upper: Tensor  # (S,) x of the ceil(k)-th largest
+    n: Tensor  # (S,) float64, channels that are not frozen
+    k: Tensor  # (S,) float64, of them kept in expectation, 0 < k < n
+    pivot: Tensor  # (S,) float64, score of the (floor(k) + 1)-th largest
+    open: Tensor  # (S,) int64, which of the G segments
+    temperature: Tensor  # (G,) float64
+
+
+def _standardise(
+    scores: Tensor,
+    k: Tensor,
+    offsets: Tensor,
+    *,
+    ids: Tensor,
+    temperature: Tensor,
+    frozen: Tensor,
+) -> _Problem:
+    """Leave out what has no unknown, then sort, shift and scale the rest.
+
+    The shift by the pivot keeps the digits of large scores: near the root, where digits matter,
+    s - pivot is the exact difference of two close numbers.
+    """
+    n_frozen = sum_by(frozen.to(torch.int64), ids, len(k))
+    n_free = offsets.diff() - n_frozen
+    k_free = k.double() - n_frozen
+    is_open = k_free < n_free
+    rank_of_open = is_open.cumsum(0) - 1  # (G,) number among the open ones
+    position = torch.nonzero(~frozen & is_open[ids]).squeeze(1)
+    position = position[torch.argsort(scores[position], descending=True)]
+    position = position[torch.argsort(ids[position], stable=True)]
+
+    segment = rank_of_open[ids[position]]  # (M,)
+    n, kept = n_free[is_open], k_free[is_open]  # (S,)
+    first = n.cumsum(0) - n  # (S,) where a segment starts among the M
+    top = kept.round().long()
+    in_top = torch.arange(len(position), device=scores.device) - first[segment] < top[segment]
+    s = scores[position].double()
+    pivot = s[first + kept.floor().long()]
+    temperature = temperature.double()
+    x = (s - pivot[segment]) / temperature[ids[position]]
+    edges = torch.stack([first + (top - 1).clamp_min(0), first + torch.minimum(top, n - 1)], 1)
+    return _Problem(
+        x=x,
+        position=position,
+        segment=segment,
+        side=2 * segment + (~in_top).long(),
+        sign=1.0 - 2.0 * in_top.double(),
+        x_edge=x[edges],
+        x_upper=x[first + kept.ceil().long() - 1],
+        n=n.double(),
+        k=kept,
+        pivot=pivot,
+        open=torch.nonzero(is_open).squeeze(1),
+        temperature=temperature,
+    )
+
+
+def _bracket(problem: _Problem) -> tuple[Tensor, Tensor]:
+    """Bounds on the root u in units of x, shape (S,) each.
+
+    Let x_(1) >= x_(2) >= .. be the sorted scores.
+    Lower: for any j > k, the j largest have p_i >= sigmoid(x_(j) - u). So sum p >= k as soon as
+        j sigmoid(x_(j) - u) >= k, that is u <= x_(j) - logit(k / j): the root is not below that.
+    Upper: for any j < k + 1, the n - j + 1 smallest have 1 - p_i >= sigmoid(u - x_(j)). So
+        sum (1 - p) >= n - k as soon as u >= x_(j) + logit((n - k) / (n - j + 1)).
+    Taken at j = floor(k) + 1, where x = 0 by the choice of pivot, and at j = ceil(k). For
+    fractional k both are the same channel, and the bracket is log(k (n - k) / (r (1 - r))) wide,
+    r = k mod 1, however far the scores lie apart. Both ends are moved out by the rounding error.
+    """
+    n, k = problem.n, problem.k
+    lower = torch.log(k.floor() + 1 - k) - torch.log(k)  # -logit(k / j) = log(j - k) - log(k)
+    upper = problem.x_upper + torch.log(n - k) - torch.log(k + 1 - k.ceil())
+    slack = _ROUNDING * (1 + torch.maximum(lower.abs(), upper.abs()))
+    return lower - slack, upper + slack
+
+
+def _imbalance(u: Tensor, problem: _Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """How far u is from the root, without ever subtracting k from a sum.
+
+    With m = round(k) and r = k - m, the condition sum p = k reads, split at the m-th largest,
+
+        A := sum_top (1 - p_i) + max(r, 0)  =  sum_rest p_i + max(-r, 0) =: B.
+
+    Every term is positive and A rises, B falls in u, so phi = log A - log B rises strictly through
+    its only zero. Each side holds only the mass on the *wrong* side of the threshold, so k = 1e-6,
+    n - k = 1e-6 and sharp temperatures keep their relative accuracy; logs keep them from underflow.
+
+    Args:
+        u: trial root in units of x, shape (S,).
+        problem: the standardised segments.
+
+    Returns:
+        phi, shape (S,); its derivative, shape (S,), in [0, 2]; |sum p - k| / min(k, n - k), (S,).
+    """
+    z = problem.sign * (problem.x - u.index_select(0, problem.segment))
+    log_wrong = logsigmoid(z)  # (M,) log(1 - p) in the top, log p in the rest
+    edge_sign = torch.tensor([-1.0, 1.0], dtype=u.dtype, device=u.device)
+    edge = logsigmoid(edge_sign * (problem.x_edge - u[:, None])).flatten()  # (2S,) its largest
+    scaled = torch.exp(log_wrong - edge.index_select(0, problem.side))  # in [0, 1]
+    mass = sum_by(scaled, problem.side, len(edge))
+    slope = sum_by(scaled * -torch.expm1(log_wrong), problem.side, len(edge))
+
+    r = problem.k - problem.k.round()
+    carry = torch.stack([r, -r], 1).clamp_min(0).flatten()
+    log_total = torch.logaddexp(edge + torch.log(mass), torch.log(carry))  # (2S,) log A, log B
+    log_a, log_b = log_total.view(-1, 2).unbind(1)
+    derivative = (slope * torch.exp(edge - log_total)).view(-1, 2).sum(1)
+    tail = torch.minimum(problem.k, problem.n - problem.k)
+    return log_a - log_b, derivative, (log_b.exp() - log_a.exp()).abs() / tail
+
+
+def _find_root(problem: _Problem) -> tuple[Tensor, Tensor, int]:
+    """Safeguarded Newton for all open segments at once.
+
+    A Newton step is taken while it stays inside the bracket and while |phi| at least halves;
+    otherwise the bracket is halved. A segment that is done stands still, so that its answer does
+    not depend on its neighbours.
+
+    Returns:
+        Root u in units of x, shape (S,); residual, shape (S,); number of evaluations.
+    """
+    lower, upper = _bracket(problem)
+    scale = 1 + torch.maximum(lower.abs(), upper.abs())
+    u = (lower + upper) / 2
+    previous = torch.full_like(u, torch.inf)
+    iterations, residual = 0, torch.zeros_like(u)
+    while len(u):
+        iterations += 1
+        phi, derivative, residual = _imbalance(u, problem)
+        narrow = upper - lower <= 4 * torch.finfo(u.dtype).eps * scale
+        done = (phi.abs() <= _ROUNDING * scale) | narrow
+        if iterations == MAX_ITERATIONS or bool(done.all()):
+            break
+        lower = torch.where(phi < 0, u, lower)
+        upper = torch.where(phi > 0, u, upper)
+        newton = u - phi / derivative
+        trusted = (newton > lower) & (newton < upper) & (phi.abs() <= previous / 2)
+        previous = phi.abs()
+        u = torch.where(done, u, torch.where(trusted, newton, (lower + upper) / 2))
+    return u, residual, iterations
+
+
+def _check_converged(residual: Tensor, problem: _Problem) -> None:
+    """Refuse to answer with probabilities that do not sum to k."""
+    bad = torch.nonzero(~(residual <= CONVERGED_RESIDUAL)).flatten()
+    if len(bad):
+        g = int(problem.open[bad[0]])
+        raise RuntimeError(
+            f"soft_topk: no threshold found for segment {g} within {MAX_ITERATIONS} iterations, "
+            f"residual {float(residual[bad[0]]):.3g}, wanted {CONVERGED_RESIDUAL:g}. Scale the "
+            "scores or the temperature towards 1, and please report the case."
+        )
+
+
+class _SoftTopK(torch.autograd.Function):
+    """p at the root, and its derivatives with respect to the scores and k."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        scores: Tensor,
+        k: Tensor,
+        offsets: Tensor,
+        temperature: Tensor,
+        frozen: Tensor,
+    ) -> Tensor:
+        ids = segment_ids(offsets)
+        problem = _standardise(scores, k, offsets, ids=ids, temperature=temperature, frozen=frozen)
+        u, residual, _ = _find_root(problem)
+        _check_converged(residual, problem)
+        # z = (s - t) / T; +inf means kept for certain: frozen, or k = n
+        z = torch.full_like(scores, torch.inf, dtype=torch.float64)
+        z[problem.position] = problem.x - u.index_select(0, problem.segment)
+        if any(ctx.needs_input_grad):
+            t = problem.temperature[ids]
+            log_w = logsigmoid(z) + logsigmoid(-z)  # w = p (1 - p); -inf where p is 1 for certain
+            everything = (k >= offsets.diff())[ids]
+            logits = torch.where(everything, -scores / t, log_w)  # the limit: see `backward`
+            share = softmax_by(logits.masked_fill(frozen, -torch.inf), ids, len(k))
+            slope = torch.exp(log_w) / t
+            ctx.save_for_backward(share.to(scores.dtype), slope.to(scores.dtype), ids)
+            ctx.n_segments, ctx.k_dtype = len(k), k.dtype
+        return torch.sigmoid(z).to(scores.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Implicit function theorem on sum_i sigmoid((s_i - t) / T) = k, with w_i = p_i (1 - p_i).
+
+        Differentiating the condition gives dt/dk = -T / sum w and dt/ds_j = w_j / sum w, hence
+
+            dp_i/dk   = w_i / sum w
+            dp_i/ds_j = (w_i delta_ij - w_i w_j / sum w) / T.
+
+        `share` is w_i / sum w, computed as a softmax of log w: it never is 0/0. For k -> n, w_i
+        tends to 1 - p_i, so that the shares tend to softmax(-s / T): that limit stands for k = n,
+        where dp/ds = 0. Frozen channels have w = 0.
+        """
+        share, slope, ids = ctx.saved_tensors
+        grad = grads[0]
+        grad_k = sum_by(share * grad, ids, ctx.n_segments)
+        grad_scores = slope * (grad - grad_k.index_select(0, ids))
+        return grad_scores, grad_k.to(ctx.k_dtype), None, None, None
