@@ -1,0 +1,155 @@
+"""The budget surface F(alpha) = B: its metric, the price of a MAC on it, and the one shift that lands on it."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dsa_core.errors import BudgetError
+
+SMALLEST_WEIGHT = 1e-12  # a group that costs nothing has no price; its weight is taken as this
+REACH = 1e-9  # budgets this close (relative) to the dense cost or to the floors' cost count as equal to it
+
+
+class CostForm(Protocol):
+    """A cost F(a) = a'Qa + q'a + const, normalised so that F(1) = 1, every coefficient >= 0.
+
+    So F never falls when a ratio grows, and F(exp v) is convex in v: under this budget a loss that is convex in
+    log ratios has one optimum.
+    """
+
+    def __call__(self, alpha: Tensor) -> Tensor:
+        """Return F(alpha), shape (), for alpha of shape (K,)."""
+        ...
+
+    def gradient(self, alpha: Tensor) -> Tensor:
+        """Return dF/dalpha, shape (K,)."""
+        ...
+
+
+def metric(cost: CostForm, alpha: Tensor) -> Tensor:
+    """Return the share of the cost that each ratio commands: the elasticity of F.
+
+    w_k = dlog F / dlog alpha_k = alpha_k (dF/dalpha_k) / F.  Growing group k by 1 % costs w_k % more.
+
+    Args:
+        cost: the form F.
+        alpha: keep ratios, shape (K,), in (0, 1].
+
+    Returns:
+        w, shape (K,), >= 0.
+    """
+    return alpha * cost.gradient(alpha) / cost(alpha)
+
+
+def prices(gradient: Tensor, cost: CostForm, alpha: Tensor) -> Tensor:
+    """Return what one unit of log cost is worth in each group.
+
+    r_k = (dL/dlog alpha_k) / w_k = alpha_k g_k / w_k  =  F (dL/dalpha_k) / (dF/dalpha_k).
+
+    At a constrained optimum dL/dalpha_k = -lambda dF/dalpha_k, so every group strictly between its bounds has the
+    same price -lambda F. A price is negative where more channels lower the loss.
+
+    Args:
+        gradient: g = dL/dalpha, shape (K,).
+        cost: the form F.
+        alpha: keep ratios, shape (K,), in (0, 1].
+
+    Returns:
+        r, shape (K,), in units of the loss. Groups with w_k < 1e-12 are priced as if w_k were 1e-12.
+    """
+    return alpha * gradient / metric(cost, alpha).clamp_min(SMALLEST_WEIGHT)
+
+
+def check_budget(cost: CostForm, budget: float, floors: Tensor) -> None:
+    """Raise BudgetError unless F(floors) <= budget <= 1 and every floor lies in (0, 1]."""
+    if not bool(((floors > 0) & (floors <= 1)).all()):
+        raise BudgetError(f"floors: wanted every floor in (0, 1], got {floors.tolist()}")
+    if not 0.0 < budget <= 1.0 + REACH:
+        raise BudgetError(
+            f"budget: wanted a ratio of the dense cost in (0, 1], got {budget}; 0.5 means half of it"
+        )
+    lowest = float(cost(floors))
+    if lowest > budget * (1 + REACH):
+        raise BudgetError(
+            f"budget: {budget:.6g} of the dense cost cannot be reached: with every group at its floor"
+            f" ({_brief(floors)}) the cost is still {lowest:.6g}. Ask for at least {lowest:.6g}, or lower the floors"
+        )
+
+
+def shift_to_budget(
+    v: Tensor, cost: CostForm, budget: float, floors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Land on the budget surface by one common shift of all log ratios.
+
+    Solves  F(a(c)) = B,  a_k(c) = clip(exp(v_k - c), floor_k, 1),  for the shift c.
+
+    This is the projection on the surface in the metric w, to first order: minimising sum_k w_k (z_k - v_k)^2 / 2 under
+    F(exp z) = B gives w_k (z_k - v_k) = -mu F w_k, the same step for every group. Every a_k(c) falls or stays as c
+    grows, and F never rises with it, so the root is unique up to stretches where F is flat. At c = min v all ratios
+    are 1; at c = max(v - log floor) all are at their floors: that is the bracket. Bisection runs until no
+    float64 lies between its ends; the end with F <= B is returned. The surface is met from both sides: c < 0 where
+    F(exp v) < B.
+
+    Args:
+        v: log ratios, shape (K,), finite, any sign; computed in float64.
+        cost: the form F.
+        budget: B, in [F(floors), 1].
+        floors: lowest keep ratios, shape (K,), in (0, 1].
+
+    Returns:
+        Log ratios, shape (K,), in [log floor, 0], exact at the bounds; and the shift c, shape ().
+
+    Raises:
+        BudgetError: B is outside [F(floors), 1], or a floor outside (0, 1].
+    """
+    v, floors = v.to(torch.float64), floors.to(v.device, torch.float64)
+    check_budget(cost, budget, floors)
+    log_floors = floors.log()
+    low, high = v.min(), (v - log_floors).max()
+    if float(cost(torch.ones_like(v))) <= budget * (1 + REACH):
+        high = low
+    elif float(cost(floors)) < budget * (1 - REACH):
+        low, high = _bisect(v, cost, budget, floors, (low, high))
+    return (v - high).clamp(max=0.0).maximum(log_floors), high
+
+
+def _bisect(
+    v: Tensor, cost: CostForm, budget: float, floors: Tensor, bracket: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Shrink the bracket, F(low) > B >= F(high), until its ends are neighbours in float64."""
+    low, high = bracket
+    while True:
+        middle = (low + high) / 2
+        if not bool((low < middle) & (middle < high)):
+            return low, high
+        if float(cost((v - middle).exp().clamp(max=1.0).maximum(floors))) > budget:
+            low = middle
+        else:
+            high = middle
+
+
+def uniform_ratio(cost: CostForm, budget: float, floors: Tensor) -> Tensor:
+    """Return the uniform allocation: one ratio for every group, raised to the floor where that is higher.
+
+    alpha_k = max(t, floor_k) with F(alpha) = B: `shift_to_budget` of log ratios that are all zero.
+
+    Returns:
+        alpha, shape (K,), float64.
+
+    Raises:
+        BudgetError: B is outside [F(floors), 1].
+    """
+    return to_ratios(shift_to_budget(torch.zeros_like(floors), cost, budget, floors)[0], floors)
+
+
+def to_ratios(log_ratios: Tensor, floors: Tensor) -> Tensor:
+    """Return exp(log_ratios), (K,), held in [floor, 1]: exp(log x) may miss x by one rounding."""
+    return log_ratios.exp().clamp(max=1.0).maximum(floors)
+
+
+def _brief(floors: Tensor) -> str:
+    """Name all floors if they are few, else their range."""
+    if floors.numel() <= 6:
+        return ", ".join(f"{f:.4g}" for f in floors.tolist())
+    return f"{floors.numel()} floors from {float(floors.min()):.4g} to {float(floors.max()):.4g}"

@@ -1,0 +1,126 @@
+"""Toy allocation problems with known answers: minimise L(alpha) under F(alpha) = B, floor <= alpha <= 1.
+
+The loss is L(alpha) = sum_k c_k / alpha_k, with dL/dalpha_k = -c_k / alpha_k^2.
+
+*Uniqueness.* With v = log alpha, L = sum_k c_k exp(-v_k) is convex, and F(exp v), a sum of exponentials with coefficients >= 0, is
+convex too: a geometric program. L falls in every ratio, so F <= B holds with equality, and the Kuhn-Tucker point is the one optimum.
+
+*Linear cost, nothing clipped* (`linear_optimum`). F = sum_k q_k alpha_k. Stationarity: c_k / alpha_k^2 = lambda q_k, so alpha_k =
+sqrt(c_k / q_k) / sqrt(lambda); putting this into sum_k q_k alpha_k = B gives 1 / sqrt(lambda) = B / sum_j sqrt(c_j q_j), hence
+alpha_k = B sqrt(c_k / q_k) / sum_j sqrt(c_j q_j).
+
+*Any cost, from its optimum* (`problem_at`). Choose alpha*, and lambda = 1. Between the bounds take c_k = lambda F_k(alpha*) alpha*_k^2;
+at alpha*_k = 1 take `push` > 1 times that (the group would grow if it could), at alpha*_k = floor take it divided by `push`. This
+satisfies the Kuhn-Tucker conditions at alpha* with B = F(alpha*).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ToyCost:
+    """F(a) = a'Qa + q'a + const."""
+
+    Q: Tensor
+    q: Tensor
+    const: float
+
+    def __call__(self, alpha: Tensor) -> Tensor:
+        return alpha @ self.Q @ alpha + self.q @ alpha + self.const
+
+    def gradient(self, alpha: Tensor) -> Tensor:
+        return (self.Q + self.Q.T) @ alpha + self.q
+
+
+def normalised(Q: Tensor, q: Tensor, const: float = 0.0) -> ToyCost:
+    total = float(Q.sum() + q.sum()) + const
+    return ToyCost(Q.double() / total, q.double() / total, const / total)
+
+
+def linear_cost(q: list[float]) -> ToyCost:
+    return normalised(torch.zeros(len(q), len(q)), torch.tensor(q))
+
+
+def chain_cost(widths: list[float], const: float = 0.0) -> ToyCost:
+    """A chain of convolutions: the image feeds the first, each feeds the next: Q[k, k - 1] = C_k C_{k-1}, q_0 = 3 C_0."""
+    c = torch.tensor(widths, dtype=torch.float64)
+    q = torch.zeros_like(c)
+    q[0], q[-1] = 3 * c[0], 10 * c[-1]
+    return normalised(torch.diag(c[1:] * c[:-1], -1), q, const)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A toy problem and its answer."""
+
+    cost: ToyCost
+    c: Tensor
+    budget: float
+    floors: Tensor
+    optimum: Tensor
+
+    def loss(self, alpha: Tensor) -> Tensor:
+        return (self.c / alpha).sum()
+
+    def gradient(self, alpha: Tensor) -> Tensor:
+        return -self.c / alpha.square()
+
+
+def linear_problem(q: list[float], c: list[float], budget: float) -> Problem:
+    cost, c_ = linear_cost(q), torch.tensor(c, dtype=torch.float64)
+    optimum = budget * (c_ / cost.q).sqrt() / (c_ * cost.q).sqrt().sum()
+    assert float(optimum.max()) < 1.0
+    return Problem(cost, c_, budget, torch.full_like(c_, 0.01), optimum)
+
+
+def problem_at(
+    cost: ToyCost, optimum: list[float], floors: list[float], push: float = 2.0
+) -> Problem:
+    best = torch.tensor(optimum, dtype=torch.float64)
+    low = torch.tensor(floors, dtype=torch.float64)
+    c = cost.gradient(best) * best.square()
+    c = torch.where(best >= 1.0, c * push, torch.where(best <= low, c / push, c))
+    return Problem(cost, c, float(cost(best)), low, best)
+
+
+def solve_by_slsqp(problem: Problem) -> Tensor:
+    """The oracle: the same problem by sequential quadratic programming, in log ratios."""
+
+    def tensor(v: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.exp(v))
+
+    result = minimize(
+        lambda v: float(problem.loss(tensor(v))),
+        np.log(np.maximum(problem.floors.numpy(), 0.5)),
+        jac=lambda v: (tensor(v) * problem.gradient(tensor(v))).numpy(),
+        bounds=[(float(np.log(f)), 0.0) for f in problem.floors],
+        constraints={
+            "type": "eq",
+            "fun": lambda v: float(problem.cost(tensor(v))) - problem.budget,
+            "jac": lambda v: (tensor(v) * problem.cost.gradient(tensor(v))).numpy(),
+        },
+        options={"ftol": 1e-14, "maxiter": 500},
+        method="SLSQP",
+    )
+    assert result.success, result.message
+    return tensor(result.x)
+
+
+def all_problems() -> dict[str, Problem]:
+    return {
+        "linear": linear_problem([1, 2, 3, 4], [0.3, 0.1, 0.4, 0.2], 0.4),
+        "quadratic": problem_at(
+            chain_cost([16, 16, 32, 64, 64]), [0.9, 0.3, 0.5, 0.2, 0.7], [0.05] * 5
+        ),
+        "clipped": problem_at(
+            chain_cost([16, 16, 32, 32, 64, 64], 500.0), [1.0, 0.25, 0.6, 0.1, 0.4, 1.0], [0.1] * 6
+        ),
+        "floors": problem_at(
+            chain_cost([16, 32, 32, 64]), [0.5, 0.3, 0.7, 0.4], [0.5, 0.3, 0.2, 0.1], 3.0
+        ),
+    }
