@@ -1,0 +1,208 @@
+"""The channel graph: groups of channels that must be kept or removed together, and where each one lies."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dsa_core.channels import rules_layers, rules_math, rules_moves
+from dsa_core.channels.export import export
+from dsa_core.channels.grouping import Group, group_classes
+from dsa_core.channels.ids import NO_CHANNEL, Ids
+from dsa_core.channels.tracer import LayerTrace, Tracer, state_aliases
+from dsa_core.errors import TraceError
+
+RULES = {**rules_moves.RULES, **rules_math.RULES, **rules_layers.RULES}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer: its MACs are `coefficient * rows * columns` of its weight.
+
+    Attributes:
+        name: path of the module.
+        kind: "conv", "depthwise" or "linear".
+        weight: name of the weight in the state dict.
+        shape: shape of the dense weight.
+        coefficient: MACs of one example for each pair of entries of the weight's first two axes.
+        out_channels, in_channels: place of every channel in the flat vector of prunable channels, -1 if it
+            always stays. `in_channels` is None for a depthwise convolution, which makes and reads none.
+    """
+
+    name: str
+    kind: str
+    weight: str
+    shape: tuple[int, ...]
+    coefficient: int
+    out_channels: Tensor
+    in_channels: Tensor | None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch normalisation: names of its scale and shift, and the place of each of its channels."""
+
+    weight: str
+    bias: str | None
+    channels: Tensor
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """Where every channel of a network is made, read and stored.
+
+    Prunable channels are numbered 0 .. n-1 group after group ("flat"): masks, importances and keep
+    probabilities are vectors of that length, and `offsets` (K+1,) marks the K groups in it.
+
+    Attributes:
+        groups: all groups, prunable and frozen, in the order of the network.
+        axes: for each parameter and buffer, axis -> flat channel of every position, int64, -1 if it stays.
+        layers: what costs MACs, in order.
+        norms: batch normalisations, in order.
+        parameters: the shape of every parameter.
+        fixed_macs: MACs of products of activations, which no keep ratio changes.
+        frozen: reason -> number of layer channels that stay for it.
+        unknown_ops: operators without a rule, and how often they occurred; all they touch is frozen.
+        unused: parameters that the traced forward never reads; surgery leaves them as they are.
+        input_shape: shape of the traced input.
+    """
+
+    groups: tuple[Group, ...]
+    axes: dict[str, dict[int, Tensor]]
+    layers: tuple[Layer, ...]
+    norms: tuple[Norm, ...]
+    parameters: dict[str, tuple[int, ...]]
+    fixed_macs: int
+    frozen: dict[str, int]
+    unknown_ops: dict[str, int]
+    unused: tuple[str, ...]
+    input_shape: tuple[int, ...]
+
+    @property
+    def prunable(self) -> tuple[Group, ...]:
+        """The groups that have a keep ratio, in flat order."""
+        return tuple(g for g in self.groups if g.frozen is None)
+
+    @property
+    def sizes(self) -> Tensor:
+        """Channels of every prunable group, int64, shape (K,)."""
+        return torch.tensor([g.size for g in self.prunable], dtype=torch.int64)
+
+    @property
+    def offsets(self) -> Tensor:
+        """Bounds of the prunable groups in the flat vector, int64, shape (K+1,)."""
+        return torch.cat([torch.zeros(1, dtype=torch.int64), self.sizes.cumsum(0)])
+
+    @property
+    def n_channels(self) -> int:
+        """Length of the flat vector."""
+        return int(self.sizes.sum())
+
+    def report(self) -> str:
+        """What stays and why, what was not understood, and what was never reached."""
+        lines = [f"{count:6d} channels stay: {reason}" for reason, count in self.frozen.items()]
+        lines += [
+            f"unknown op {op} ({n} times): all it touches stays"
+            for op, n in self.unknown_ops.items()
+        ]
+        if self.unused:
+            lines.append(f"never read in this forward, left as they are: {', '.join(self.unused)}")
+        return "\n".join(lines) or "every channel can be pruned"
+
+    def __str__(self) -> str:
+        width = max((len(g.name) for g in self.groups), default=4)
+        rows = [f"{'group':>5}  {'name':<{width}}  {'channels':>8}  members"]
+        for i, group in enumerate(self.prunable):
+            rows.append(f"{i:5d}  {group.name:<{width}}  {group.size:8d}  {shorten(group.members)}")
+        return "\n".join([*rows, self.report()])
+
+
+def shorten(names: Sequence[str], most: int = 4) -> str:
+    """The first few of a list of names."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def trace(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> ChannelGraph:
+    """Follow every channel of a network through one forward pass in evaluation mode.
+
+    The exported graph is run once with channel ids in place of activations; ids that meet in an elementwise
+    operator are united, ids that an operator mixes are frozen. Channels made and read by the same layers form
+    a group. This is the topological grouping of DSA: cut at every ordinary convolution, what stays connected
+    shares one keep ratio and one mask. Where channels of one layer are read by different layers, the group is
+    split further than there, which keeps the cost an exact quadratic form.
+
+    Args:
+        model: any network that `torch.export` accepts; it is not changed.
+        example: one input, or a tuple of them; MACs are counted for one example of the batch.
+
+    Raises:
+        TraceError: the export failed or met control flow; the message names the part.
+
+    Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164), "topological grouping".
+    """
+    inputs = example if isinstance(example, tuple) else (example,)
+    program = export(model, inputs)
+    tracer = Tracer(RULES)
+    tracer.run(program)
+    if not tracer.layers:
+        raise TraceError(
+            "the network has no convolution and no linear layer: there is nothing to prune"
+        )
+    return assemble(tracer, model, tuple(inputs[0].shape))
+
+
+def assemble(tracer: Tracer, model: nn.Module, input_shape: tuple[int, ...]) -> ChannelGraph:
+    """Turn ids into classes, classes into groups, and number the prunable channels."""
+    mark_elements(tracer)
+    classes = tracer.book.classes()
+    layers = list(tracer.layers.values())
+    grouping = group_classes(tracer, classes, layers)
+    flat = grouping.flat
+    aliases = state_aliases(model)
+    axes = {n: {a: flat(ids) for a, ids in by_axis.items()} for n, by_axis in tracer.axes.items()}
+    axes = {
+        n: {a: f for a, f in by_axis.items() if bool((f >= 0).any())} for n, by_axis in axes.items()
+    }
+    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    return ChannelGraph(
+        groups=grouping.groups,
+        axes={alias: v for n, v in axes.items() if v for alias in aliases.get(n, [n])},
+        layers=tuple(flat_layer(t, tuple(state[t.weight].shape), flat) for t in layers),
+        norms=tuple(Norm(t.weight, t.bias, flat(t.ids)) for t in tracer.norms),
+        parameters={n: tuple(p.shape) for n, p in model.named_parameters()},
+        fixed_macs=tracer.fixed_macs,
+        frozen=grouping.frozen,
+        unknown_ops=tracer.unknown_ops,
+        unused=tuple(tracer.unused),
+        input_shape=input_shape,
+    )
+
+
+def flat_layer(
+    traced: LayerTrace, shape: tuple[int, ...], flat: Callable[[Tensor], Tensor]
+) -> Layer:
+    """The layer with flat channels in place of ids."""
+    read = None if traced.in_ids is None else flat(traced.in_ids)
+    return Layer(
+        traced.name, traced.kind, traced.weight, shape, traced.coefficient, flat(traced.out_ids), read
+    )  # fmt: skip
+
+
+def mark_elements(tracer: Tracer) -> None:
+    """Find the axis of each parameter that met channels element by element (a scale for each channel, say)."""
+    classes = tracer.book.classes()
+    made = torch.zeros(len(classes), dtype=torch.bool)
+    made[classes[torch.cat([t.out_ids for t in tracer.layers.values()])]] = True
+    for name, value in tracer.elements.items():
+        if not value.touched:
+            continue
+        ids = torch.where(made[classes[value.base]], value.base, NO_CHANNEL)
+        varying = Ids.of(torch.where(ids >= 0, classes[value.base], NO_CHANNEL))
+        axes = [axis for axis in range(len(varying.shape)) if varying.varies(axis)]
+        if len(axes) == 1:
+            line = ids.movedim(axes[0], 0).flatten(1)[:, 0]
+            tracer.mark_axis(name, axes[0], line)
+        elif axes or (ids >= 0).any():
+            tracer.book.freeze(ids, f"{name} holds channels on several axes")

@@ -1,0 +1,122 @@
+"""From ids to groups: united ids are one channel; channels made and read alike share a keep ratio."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsa_core.channels.tracer import LayerTrace, Tracer
+
+ALONE = "one channel alone: nothing to remove"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that share a keep ratio. A channel of a group may be several channels of a layer, tied.
+
+    Attributes:
+        name: the first layer that makes these channels.
+        size: number of channels.
+        members: the layers that make them, in the order of the network.
+        frozen: why they must all stay, or None if the group can be pruned.
+        start: place of the group's first channel in the flat vector of prunable channels; -1 if frozen.
+    """
+
+    name: str
+    size: int
+    members: tuple[str, ...]
+    frozen: str | None
+    start: int
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The groups, and the way from ids to them.
+
+    Attributes:
+        groups: in the order of the network.
+        classes: id -> class.
+        flat_of_class: class -> place in the flat vector of prunable channels, -1 if it stays.
+        frozen: reason -> number of layer channels that stay for it.
+    """
+
+    groups: tuple[Group, ...]
+    classes: Tensor
+    flat_of_class: Tensor
+    frozen: dict[str, int]
+
+    def flat(self, ids: Tensor) -> Tensor:
+        """The place of each id in the flat vector, -1 where the channel stays or there is none."""
+        return torch.where(ids >= 0, self.flat_of_class[self.classes[ids.clamp_min(0)]], -1)
+
+
+def group_classes(tracer: Tracer, classes: Tensor, layers: list[LayerTrace]) -> Grouping:
+    """Collect classes that lie alike in every parameter, and that are frozen for the same reason."""
+    makers = [layer for layer in layers if layer.in_ids is not None]
+    made = torch.cat([layer.out_ids for layer in makers])
+    ordered = in_order(classes[made])  # classes that are channels, first made first
+    reasons, names = reasons_of_classes(tracer, classes)
+    marks = fingerprints(tracer, classes)
+    keys = np.stack([marks[ordered.numpy()], reasons[ordered].numpy().astype(np.uint64)])
+    _, label = np.unique(keys, axis=1, return_inverse=True)
+    labels = torch.from_numpy(label.reshape(-1))
+    members = members_of(makers, classes, ordered, labels)
+    flat_of_class = torch.full((int(classes.max()) + 1,), -1)
+    groups, frozen, start = [], dict.fromkeys(names, 0), 0
+    channels_of_class = torch.bincount(classes[made], minlength=len(flat_of_class))
+    for value in in_order(labels).tolist():
+        mine = ordered[labels == value]
+        reason = int(reasons[mine[0]])
+        why = names[reason] if reason >= 0 else (ALONE if len(mine) == 1 else None)
+        if why is None:
+            flat_of_class[mine] = torch.arange(start, start + len(mine))
+        else:
+            frozen[why] = frozen.get(why, 0) + int(channels_of_class[mine].sum())
+        where = start if why is None else -1
+        groups.append(Group(members[value][0], len(mine), members[value], why, where))
+        start += len(mine) if why is None else 0
+    return Grouping(tuple(groups), classes, flat_of_class, {r: n for r, n in frozen.items() if n})
+
+
+def in_order(values: Tensor) -> Tensor:
+    """The distinct values in the order of their first appearance."""
+    distinct, first = np.unique(values.numpy(), return_index=True)
+    return torch.from_numpy(distinct[np.argsort(first)])
+
+
+def reasons_of_classes(tracer: Tracer, classes: Tensor) -> tuple[Tensor, list[str]]:
+    """For each class the number of the first reason that froze it, or -1; and the reasons."""
+    names = list(dict.fromkeys(reason for reason, _ in tracer.book.frozen))
+    reasons = torch.full((int(classes.max()) + 1,), -1)
+    for reason, ids in reversed(tracer.book.frozen):
+        reasons[classes[ids]] = names.index(reason)
+    return reasons, names
+
+
+def fingerprints(tracer: Tracer, classes: Tensor) -> np.ndarray:
+    """A number for each class: equal where it lies equally often on the same axes of the same parameters.
+
+    The counts are hashed with random 64-bit factors, so that the cost is one pass over all axes.
+    """
+    factors = np.random.default_rng(0)
+    marks = np.zeros(int(classes.max()) + 1, dtype=np.uint64)
+    for by_axis in tracer.axes.values():
+        for ids in by_axis.values():
+            found, counts = np.unique(classes[ids[ids >= 0]].numpy(), return_counts=True)
+            factor = factors.integers(1, 2**63, dtype=np.uint64)
+            marks[found] += counts.astype(np.uint64) * factor
+    return marks
+
+
+def members_of(
+    makers: list[LayerTrace], classes: Tensor, ordered: Tensor, labels: Tensor
+) -> dict[int, tuple[str, ...]]:
+    """The layers that make the channels of each group, in the order of the network."""
+    label_of_class = torch.full((int(classes.max()) + 1,), -1)
+    label_of_class[ordered] = labels
+    members: dict[int, dict[str, None]] = {}
+    for layer in makers:
+        for label in label_of_class[classes[layer.out_ids]].unique().tolist():
+            members.setdefault(label, {})[layer.name] = None
+    return {label: tuple(names) for label, names in members.items()}

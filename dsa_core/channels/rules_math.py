@@ -1,0 +1,166 @@
+"""Operators on values: element by element, over space, or mixing channels."""
+
+from math import prod
+
+from dsa_core.channels.ids import Ids
+from dsa_core.channels.tracer import Call, Rule, StateIds, Tracer
+
+
+def elementwise(tracer: Tracer, call: Call) -> Ids | list[Ids]:
+    """Channels that meet at a position are united; broadcasting as torch does.
+
+    A tensor of size one on an axis along which channels lie (a spatial gate, a scale for all channels)
+    serves all of them: it is not united with any, and stays.
+    """
+    rank = len(call.shape)
+    operands = [(v, (1,) * (rank - len(v.shape)) + v.shape) for v in call.tensors()]
+    bases = [
+        v.base.reshape((1,) * (rank - v.base.ndim) + tuple(v.base.shape))
+        for v, _ in operands
+        if not state(v)
+    ]
+    channel_axes = {axis for base in bases for axis in range(rank) if base.shape[axis] > 1}
+    result = None
+    for value, shape in operands:
+        if any(shape[axis] == 1 != call.shape[axis] for axis in channel_axes):
+            if not state(value):
+                tracer.book.freeze(value.base, f"broadcast over channels ({call.module})")
+            continue
+        base = value.base.reshape((1,) * (rank - value.base.ndim) + tuple(value.base.shape))
+        result = base if result is None else tracer.book.unite(result, base)
+    if result is None:
+        return tracer.opaque(call, "outer product of channels")
+    return Ids(result, call.shape)
+
+
+def state(value: Ids) -> bool:
+    """Whether this is a parameter or buffer as it stands."""
+    return isinstance(value, StateIds)
+
+
+def maximum_minimum(tracer: Tracer, call: Call) -> Ids | list[Ids]:
+    """`max` and `min` are two operators: of two tensors, or over axes."""
+    return elementwise(tracer, call) if len(call.tensors()) > 1 else reduction(tracer, call)
+
+
+def gated_linear_unit(tracer: Tracer, call: Call) -> Ids:
+    """One half of an axis gates the other: the same position of both is tied."""
+    x, axis = call.tensors()[0], call.args["dim"] % len(call.shape)
+    if not x.varies(axis):
+        return Ids(x.base, call.shape)
+    left, right = x.base.chunk(2, axis)
+    return Ids(tracer.book.unite(left, right), call.shape)
+
+
+def spatial(tracer: Tracer, call: Call) -> Ids:
+    """Pooling and resizing act on each channel by itself: the same channels on another grid."""
+    x = call.tensors()[0]
+    axis = 1 if len(x.shape) > 2 else 0
+    return Ids.along(tracer.book.fold(x, axis), axis, call.shape)
+
+
+def spatial_pair(tracer: Tracer, call: Call) -> list[Ids]:
+    """The same, for pooling that also returns its indices."""
+    return [spatial(tracer, call), *(Ids.constant(s) for s in call.shapes[1:])]
+
+
+def reduction(tracer: Tracer, call: Call) -> Ids | list[Ids]:
+    """Reduce over axes: over space each channel by itself; over channels they mix, and stay."""
+    x = call.tensors()[0]
+    dims = call.args.get("dim")
+    axes = (
+        range(len(x.shape))
+        if dims is None or dims == []
+        else ([dims] if isinstance(dims, int) else dims)
+    )
+    gone = {axis % len(x.shape) for axis in axes}
+    if any(x.varies(axis) for axis in gone):
+        return tracer.opaque(call, f"{call.op} over channels")
+    keep = bool(call.args.get("keepdim"))
+    base = (
+        x.base if keep else x.base.reshape([n for i, n in enumerate(x.base.shape) if i not in gone])
+    )
+    results = [Ids(base, shape) for shape in call.shapes]
+    return results if len(results) > 1 else results[0]
+
+
+def along_axis(tracer: Tracer, call: Call) -> Ids:
+    """Softmax, cumulative sums: over space each channel by itself; over channels they mix, and stay."""
+    x = call.tensors()[0]
+    if x.varies(call.args["dim"]):
+        tracer.book.freeze(x.base, f"{call.op} over channels ({call.module})")
+    return x
+
+
+def product(tracer: Tracer, call: Call) -> list[Ids]:
+    """A product of activations mixes their channels; its MACs are a constant of the cost."""
+    a, b = call.tensors()[-2:]
+    contraction = a.shape[-1] if call.op != "einsum" else contracted(call)
+    tracer.fixed_macs += prod(call.shape) * contraction // tracer.batch
+    return tracer.opaque(call, f"{call.op} of activations")
+
+
+def attention(tracer: Tracer, call: Call) -> list[Ids]:
+    """Scaled dot-product attention: two products."""
+    query, key, value = (call.args[a] for a in ("query", "key", "value"))
+    rows = prod(query.shape[:-1])
+    macs = rows * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+    tracer.fixed_macs += macs // tracer.batch
+    return tracer.opaque(call, "attention")
+
+
+def contracted(call: Call) -> int:
+    """How many terms each entry of a two-operand einsum sums."""
+    left, right = call.args["equation"].replace(" ", "").split("->")
+    sizes: dict[str, int] = {}
+    for letters, value in zip(left.split(","), call.tensors(), strict=True):
+        sizes.update(zip(letters, value.shape, strict=True))
+    return prod(n for letter, n in sizes.items() if letter not in right)
+
+
+def lookup(tracer: Tracer, call: Call) -> list[Ids]:
+    """Indexing by a tensor fixes positions: what it reads stays."""
+    return tracer.opaque(call, f"{call.op} by fixed positions")
+
+
+def factory(tracer: Tracer, call: Call) -> Ids:
+    """A new constant tensor holds no channel."""
+    return Ids.constant(call.shape)
+
+
+UNARY = (
+    "relu relu6 silu gelu elu selu celu leaky_relu sigmoid tanh hardswish hardsigmoid hardtanh softplus mish "
+    "logsigmoid abs neg exp expm1 log log1p sqrt rsqrt square reciprocal sin cos erf floor ceil round sign "
+    "clamp clamp_min clamp_max pow threshold hardshrink softshrink log_sigmoid rrelu nan_to_num zero fill "
+    "masked_fill eq ne lt le gt ge logical_not isnan"
+)
+BINARY = (
+    "add sub rsub mul div true_divide floor_divide remainder maximum minimum where lerp addcmul addcdiv "
+    "atan2 logical_and logical_or bitwise_and bitwise_or __and__ __or__ multiply subtract divide"
+)
+POOLS = (
+    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
+    "adaptive_avg_pool3d adaptive_max_pool2d lp_pool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d "
+    "upsample_bilinear2d upsample_bicubic2d upsample_linear1d upsample_trilinear3d _upsample_nearest_exact2d "
+    "_upsample_bilinear2d_aa"
+)
+REDUCTIONS = "mean sum amax amin prod var std logsumexp linalg_vector_norm norm argmax argmin any all var_mean std_mean"
+
+FACTORIES = (
+    "new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like rand_like "
+    "randn_like"
+)
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(FACTORIES.split(), factory),
+    **dict.fromkeys(UNARY.split() + BINARY.split(), elementwise),
+    **dict.fromkeys(POOLS.split(), spatial),
+    **dict.fromkeys(("adaptive_max_pool2d", "max_pool2d_with_indices"), spatial_pair),
+    **dict.fromkeys(REDUCTIONS.split(), reduction),
+    **dict.fromkeys(("softmax", "log_softmax", "_softmax", "cumsum", "cumprod"), along_axis),
+    **dict.fromkeys(("matmul", "bmm", "mm", "einsum", "baddbmm", "addmm"), product),
+    **dict.fromkeys(("max", "min"), maximum_minimum),
+    "glu": gated_linear_unit,
+    "scaled_dot_product_attention": attention,
+    **dict.fromkeys(("index", "index_select", "gather", "embedding", "take_along_dim"), lookup),
+}
