@@ -165,7 +165,7 @@ def _bracket(problem: _Problem) -> tuple[Tensor, Tensor]:
     """
     n, k = problem.n, problem.k
     lower = torch.log(k.floor() + 1 - k) - torch.log(k)  # -logit(k / j) = log(j - k) - log(k)
-    upper = problem.x_upper + torch.log(n - k) - torch.log(k + 1 - k.ceil())
+    upper = problem.x_upper + torch.log(n - k) - torch.log(k - (k.ceil() - 1))
     slack = _ROUNDING * (1 + torch.maximum(lower.abs(), upper.abs()))
     return lower - slack, upper + slack
 

@@ -1,0 +1,42 @@
+"""What every test shares: one tolerance table, the data folder, and how torch uses the machine."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+# Benchmarks measure, they do not judge: run them with `pytest tests/benchmarks`.
+collect_ignore = [] if any("benchmarks" in arg for arg in sys.argv) else ["benchmarks"]
+
+# The one table. Relative: a few dozen roundings; absolute: the same for numbers of size one.
+TOLERANCES = {
+    torch.float64: {"rtol": 1e-9, "atol": 1e-10},
+    torch.float32: {"rtol": 1e-5, "atol": 1e-6},
+    torch.bfloat16: {"rtol": 2e-2, "atol": 1e-2},
+    torch.float16: {"rtol": 2e-3, "atol": 1e-3},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    """Tests are small; more threads would only spin, most of all under xdist."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(min(torch.get_num_threads(), 1 if workers > 1 else 2))
+
+
+@pytest.fixture(scope="session")
+def tolerance() -> Callable[[torch.dtype], dict[str, float]]:
+    """rtol and atol for a dtype: `assert_close(a, b, **tolerance(a.dtype))`."""
+    return lambda dtype: dict(TOLERANCES[dtype])
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of downloaded data, from DSA_DATA or data/; skips where it does not exist."""
+    root = Path(os.environ.get("DSA_DATA", "data"))
+    if not root.is_dir():
+        pytest.skip(f"data folder {root} is missing: set DSA_DATA or see data/README.md")
+    return root

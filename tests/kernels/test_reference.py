@@ -1,0 +1,221 @@
+"""Values of soft_topk: closed forms, SciPy per segment, limits, and the solver's report."""
+
+from collections.abc import Callable
+
+import oracle
+import pytest
+import torch
+from problems import SOFT_TOPK_PROBLEMS, SoftTopKProblem, two_channels
+from torch import Tensor
+from torch.testing import assert_close
+
+from dsa_core.kernels import inexactness, reference, segment_ids, segment_sum, solve_threshold
+
+Op = Callable[..., Tensor]
+Tol = Callable[[torch.dtype], dict[str, float]]
+SIZES = [1, 7, 63, 64, 100, 2048]
+DTYPES = [torch.float32, torch.float64]
+RESIDUAL = {torch.float32: 1e-5, torch.float64: 1e-10}
+COUNTS = {  # expected counts from sizes: near 0, fractional, whole, half, near n
+    "tiny": lambda n: 1e-6 * torch.ones_like(n),
+    "third": lambda n: n / 3,
+    "whole": lambda n: (n / 2).ceil(),
+    "half": lambda n: (n / 2).floor() + 0.5,
+    "nearly all": lambda n: n - 1e-4,
+    "all": lambda n: n,
+}
+
+
+def ragged(dtype: torch.dtype, seed: int = 0, ties: bool = False) -> tuple[Tensor, Tensor]:
+    """Random scores over SIZES, and offsets; with ties, on a grid of about 30 values."""
+    generator = torch.Generator().manual_seed(seed)
+    offsets = torch.tensor([0, *SIZES]).cumsum(0)
+    scores = torch.randn(int(offsets[-1]), generator=generator, dtype=torch.float64)
+    return (torch.round(5 * scores) / 5 if ties else scores).to(dtype), offsets
+
+
+@pytest.mark.parametrize("problem", SOFT_TOPK_PROBLEMS, ids=lambda problem: problem.name)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_closed_form(op: Op, tolerance: Tol, problem: SoftTopKProblem, dtype: torch.dtype) -> None:
+    k, offsets = torch.tensor([problem.k], dtype=torch.float64), torch.tensor([0, len(problem.p)])
+    p = op(problem.scores.to(dtype), k, offsets, temperature=problem.temperature)
+    assert p.dtype == dtype
+    # float32 scores are themselves rounded: 0.7 / 0.01 is off by 70 roundings
+    wanted = tolerance(dtype) if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
+    assert_close(p, problem.p.to(dtype), **wanted)
+
+
+def test_closed_forms_in_one_call(op: Op, tolerance: Tol) -> None:
+    problems = SOFT_TOPK_PROBLEMS
+    p = op(
+        torch.cat([q.scores for q in problems]),
+        torch.tensor([q.k for q in problems], dtype=torch.float64),
+        torch.tensor([0] + [len(q.p) for q in problems]).cumsum(0),
+        temperature=torch.tensor([q.temperature for q in problems], dtype=torch.float64),
+    )
+    assert_close(p, torch.cat([q.p for q in problems]), **tolerance(torch.float64))
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.1, 1.0, 1e3])
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ties", [False, True])
+def test_equals_scipy(
+    op: Op, tolerance: Tol, *, temperature: float, count: str, dtype: torch.dtype, ties: bool
+) -> None:
+    scores, offsets = ragged(dtype, ties=ties)
+    k = COUNTS[count](offsets.diff().to(dtype))
+    p = op(scores, k, offsets, temperature=temperature)
+    wanted = oracle.keep_probs(scores, k, offsets, temperature)
+    error = (segment_sum(p.double(), offsets) - k.double()).abs() / k.double()
+    assert float(error.max()) < RESIDUAL[dtype]
+    # brentq finds t to 1e-15 of its size; a threshold near 4 at T = 1e-3 shifts p by 1e-11
+    assert_close(p, wanted.to(dtype), **tolerance(dtype))
+
+
+@pytest.mark.parametrize("k", [1e-6, 1e-12, 1e-30])
+def test_tiny_count_keeps_its_relative_accuracy(op: Op, k: float) -> None:
+    # k -> 0: sigmoid(x) = exp(x), so p = k softmax(s / T)
+    scores, offsets = ragged(torch.float64)
+    p = op(scores, torch.full((len(SIZES),), k, dtype=torch.float64), offsets, temperature=0.5)
+    parts = scores.split(offsets.diff().tolist())
+    wanted = k * torch.cat([torch.softmax(s / 0.5, 0) for s in parts])
+    assert_close(p, wanted, rtol=max(2 * k, 1e-11), atol=0.0)
+
+
+def test_tiny_remainder_keeps_its_relative_accuracy(op: Op) -> None:
+    # n - k -> 0: 1 - p = (n - k) softmax(-s / T); 1 - p itself is only known to 1e-16
+    scores = torch.randn(8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    k = torch.tensor([8 - 2.0**-20], dtype=torch.float64)
+    p = op(scores, k, torch.tensor([0, 8]), temperature=1.0)
+    assert_close(1 - p, 2.0**-20 * torch.softmax(-scores, 0), rtol=4e-6, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_everything_kept_is_exactly_one(op: Op, dtype: torch.dtype) -> None:
+    scores, offsets = ragged(dtype)
+    k = offsets.diff().to(dtype)
+    assert torch.equal(op(scores, k, offsets, temperature=0.1), torch.ones_like(scores))
+    k[3] /= 2  # one segment of six has a root
+    p = op(scores, k, offsets, temperature=0.1)
+    inside = segment_ids(offsets) == 3
+    assert bool((p[~inside] == 1).all())
+    assert bool((p[inside] < 1).any())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_frozen_is_one_and_the_rest_share_what_is_left(op: Op, dtype: torch.dtype) -> None:
+    scores, offsets = ragged(dtype)
+    frozen = torch.rand(len(scores), generator=torch.Generator().manual_seed(2)) < 0.3
+    frozen[0] = True  # the segment of one channel is frozen whole
+    n_frozen = segment_sum(frozen.long(), offsets).to(dtype)
+    k = n_frozen + 0.4 * (offsets.diff() - n_frozen)
+    p = op(scores, k, offsets, temperature=0.3, frozen=frozen)
+    assert bool((p[frozen] == 1).all())
+    free_sizes = segment_sum((~frozen).long(), offsets)[1:]
+    free_offsets = torch.cat([torch.zeros(1, dtype=torch.int64), free_sizes.cumsum(0)])
+    alone = op(scores[~frozen], (k - n_frozen)[1:], free_offsets, temperature=0.3)
+    # k - frozen is rounded differently inside and outside
+    assert_close(p[~frozen], alone, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0.0)
+
+
+def test_all_frozen_may_keep_all(op: Op) -> None:
+    k, frozen = torch.tensor([3.0, 1.5]), torch.tensor([1, 1, 1, 0, 0]).bool()
+    p = op(torch.zeros(5), k, torch.tensor([0, 3, 5]), temperature=1.0, frozen=frozen)
+    assert_close(p, torch.tensor([1, 1, 1, 0.75, 0.75]))
+
+
+@pytest.mark.parametrize(("dtype", "shift"), [(torch.float32, 2.0**20), (torch.float64, 2.0**40)])
+def test_large_scores_lose_no_digits(op: Op, dtype: torch.dtype, shift: float) -> None:
+    # multiples of 1/4 are exact at that size: only the operator could lose digits
+    scores = torch.tensor([0.25, 0.5, 0.75, 2.0, -1.0], dtype=dtype)
+    k, offsets = torch.tensor([2.3], dtype=dtype), torch.tensor([0, 5])
+    p = op(scores, k, offsets, temperature=0.2)
+    assert_close(op(scores + shift, k, offsets, temperature=0.2), p, rtol=0.0, atol=1e-15)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e3])
+@pytest.mark.parametrize("k", [1e-3, 1.0, 1.7, 2.0, 2.999])
+def test_far_apart_scores_do_not_overflow(op: Op, temperature: float, k: float) -> None:
+    scores = torch.tensor([3e38, 0.0, -3e38], requires_grad=True)
+    count = torch.tensor([k], requires_grad=True)
+    p = op(scores, count, torch.tensor([0, 3]), temperature=temperature)
+    # far apart, the channels fill up one after the other
+    wanted = (torch.tensor([k]) - torch.arange(3)).clamp(0, 1)
+    assert_close(p, wanted)
+    p.square().sum().backward()
+    assert bool(torch.isfinite(scores.grad).all())
+    assert bool(torch.isfinite(count.grad).all())
+
+
+@pytest.mark.parametrize("problem", SOFT_TOPK_PROBLEMS, ids=lambda problem: problem.name)
+def test_root_gives_back_the_probabilities(tolerance: Tol, problem: SoftTopKProblem) -> None:
+    k, offsets = torch.tensor([problem.k], dtype=torch.float64), torch.tensor([0, len(problem.p)])
+    solved = solve_threshold(problem.scores, k, offsets, temperature=problem.temperature)
+    p = torch.sigmoid((problem.scores - solved.root) / problem.temperature)
+    assert_close(p, problem.p, **tolerance(torch.float64))
+    assert bool(solved.converged.all())
+    assert solved.root.shape == solved.residual.shape == solved.converged.shape == (1,)
+
+
+def test_root_of_two_channels_is_half_way() -> None:
+    problem = two_channels(5.0, 0.1)
+    k = torch.tensor([1.0])
+    solved = solve_threshold(problem.scores, k, torch.tensor([0, 2]), temperature=0.1)
+    assert_close(solved.root, torch.tensor([2.5], dtype=torch.float64), rtol=1e-12, atol=0.0)
+    # exact also where both tails underflow: (5 - t) / T = 2.5e5
+    solved = solve_threshold(problem.scores, k, torch.tensor([0, 2]), temperature=1e-5)
+    assert_close(solved.root, torch.tensor([2.5], dtype=torch.float64), rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.03, 1.0, 1e3])
+@pytest.mark.parametrize("ties", [False, True])
+def test_solver_needs_few_iterations(temperature: float, ties: bool) -> None:
+    scores, offsets = ragged(torch.float64, seed=4, ties=ties)
+    for count in COUNTS.values():
+        k = count(offsets.diff().double())
+        solved = solve_threshold(scores, k, offsets, temperature=temperature)
+        assert solved.iterations <= 12
+        assert bool(solved.converged.all())
+        assert float(solved.residual.max()) < 1e-10
+
+
+def test_everything_kept_has_its_root_at_minus_infinity() -> None:
+    k, offsets = torch.tensor([2.0, 1.0]), torch.tensor([0, 2, 4])
+    solved = solve_threshold(torch.zeros(4), k, offsets, temperature=1.0)
+    assert solved.root.tolist() == [-torch.inf, 0.0]
+    assert solved.converged.tolist() == [True, True]
+
+
+def test_no_root_is_an_error_not_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "MAX_ITERATIONS", 1)
+    scores, k = torch.tensor([0.0, 0.0, 0.0, 1.0, 5.0]), torch.tensor([1.0, 1.3])
+    offsets, temperature = torch.tensor([0, 2, 5]), torch.ones(2).double()
+    solved = reference.solve_threshold(scores, k, offsets, temperature=temperature)
+    assert solved.converged.tolist() == [True, False]
+    with pytest.raises(RuntimeError, match="segment 1 within 1 iterations"):
+        reference.soft_topk(scores, k, offsets, temperature=temperature)
+
+
+def test_segment_helpers() -> None:
+    offsets = torch.tensor([0, 1, 3, 6])
+    assert segment_ids(offsets).tolist() == [0, 1, 1, 2, 2, 2]
+    x = torch.tensor([1.0, 2, 3, 4, 5, 6])
+    assert segment_sum(x, offsets).tolist() == [1.0, 5.0, 15.0]
+    assert segment_sum(torch.stack([x, -x], 1), offsets).tolist() == [[1, -1], [5, -5], [15, -15]]
+    assert segment_sum(torch.ones(3), torch.tensor([0, 0, 3])).tolist() == [0.0, 3.0]
+
+
+def test_inexactness_is_the_variance_of_the_count() -> None:
+    offsets = torch.tensor([0, 4, 6])
+    p = torch.tensor([0.5, 0.5, 0.5, 0.5, 1.0, 0.0], requires_grad=True)
+    assert inexactness(p, offsets).tolist() == [1.0, 0.0]
+    inexactness(p, offsets).sum().backward()
+    assert p.grad.tolist() == [0, 0, 0, 0, -1, 1]  # 1 - 2 p
+    # all 2^3 outcomes of three independent masks
+    q = torch.tensor([0.2, 0.7, 0.9], dtype=torch.float64)
+    outcomes = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 3)
+    chance = torch.where(outcomes == 1, q, 1 - q).prod(1)
+    count = outcomes.sum(1)
+    variance = (chance * count**2).sum() - (chance * count).sum() ** 2
+    assert_close(inexactness(q, torch.tensor([0, 3]))[0], variance)
