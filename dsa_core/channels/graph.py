@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class Layer:
 
     Attributes:
         name: path of the module.
-        kind: "conv", "depthwise" or "linear".
+        kind: "conv", "conv_transpose", "depthwise" or "linear".
         weight: name of the weight in the state dict.
         shape: shape of the dense weight.
         coefficient: MACs of one example for each pair of entries of the weight's first two axes.
@@ -37,6 +38,16 @@ class Layer:
     coefficient: int
     out_channels: Tensor
     in_channels: Tensor | None
+
+    @property
+    def out_axis(self) -> int:
+        """The axis of the weight that its output channels lie on."""
+        return 1 if self.kind == "conv_transpose" else 0
+
+    @property
+    def in_axis(self) -> int:
+        """The axis of the weight that its input channels lie on."""
+        return 1 - self.out_axis
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,26 @@ class ChannelGraph:
     def n_channels(self) -> int:
         """Length of the flat vector."""
         return int(self.sizes.sum())
+
+    @cached_property
+    def consumers(self) -> tuple[tuple[str, int, Tensor], ...]:
+        """Where channels are read: (weight, its input axis, flat channel of each position)."""
+        found = []
+        for layer in self.layers:
+            channels = self.axes.get(layer.weight, {}).get(layer.in_axis)
+            if layer.in_channels is not None and channels is not None:
+                found.append((layer.weight, layer.in_axis, channels))
+        return tuple(found)
+
+    @cached_property
+    def makers(self) -> tuple[tuple[str, int, Tensor], ...]:
+        """Where channels are made: (weight, its output axis, flat channel of each position)."""
+        found = []
+        for layer in self.layers:
+            channels = self.axes.get(layer.weight, {}).get(layer.out_axis)
+            if layer.in_channels is not None and channels is not None:
+                found.append((layer.weight, layer.out_axis, channels))
+        return tuple(found)
 
     def report(self) -> str:
         """What stays and why, what was not understood, and what was never reached."""

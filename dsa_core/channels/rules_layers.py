@@ -38,7 +38,8 @@ def convolution(tracer: Tracer, call: Call) -> Ids | list[Ids]:
         axis_out, axis_in = (1, 0) if transposed else (0, 1)
         tracer.mark_axis(name, axis_out, out_row if transposed else out_ids)
         tracer.mark_axis(name, axis_in, in_ids.flatten() if transposed else in_ids[0])
-        layer = LayerTrace(call.module, "conv", name, coefficient, out_ids, in_ids.flatten())
+        kind = "conv_transpose" if transposed else "conv"
+        layer = LayerTrace(call.module, kind, name, coefficient, out_ids, in_ids.flatten())
     add_layer(tracer, layer)
     mark_bias(tracer, call, out_ids)
     return Ids.along(out_ids, 1, call.shape)

@@ -1,0 +1,169 @@
+"""Does a network of yours work here? Trace it, mask it, cut it, compare (`dsa check`)."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dsa_core import models
+from dsa_core.channels import ChannelGraph, trace
+from dsa_core.cost import Cost
+from dsa_core.masks import masked
+from dsa_core.surgery import load, prune, save, try_forward
+
+TOLERANCE = 1e-10  # of the largest entry of the output, float64
+
+
+class CheckRow(BaseModel):
+    """The result for one network.
+
+    Attributes:
+        status: "ok", "failed" (a comparison does not hold) or "error" (something raised).
+        reason: empty if ok.
+        groups: prunable groups.
+        max_abs_diff: largest difference of masked and pruned output, float64, relative to the largest entry.
+        macs_predicted, macs_counted: of the pruned network, by our cost and by torch's counter (halved).
+    """
+
+    model: str
+    status: str
+    reason: str = ""
+    groups: int = 0
+    max_abs_diff: float | None = None
+    macs_predicted: int | None = None
+    macs_counted: int | None = None
+    seconds: float = 0.0
+
+
+def check(name: str, *, keep: float = 0.5, seed: int = 0, files: bool = True) -> CheckRow:
+    """Trace a network, drop random channels, and compare masked with pruned, predicted with counted MACs.
+
+    Args:
+        name: as `models.build` knows it.
+        keep: share of every group that stays.
+        files: also save, load and compare again.
+    """
+    started = time.perf_counter()
+    row = CheckRow(model=name, status="error")
+    try:
+        torch.manual_seed(seed)
+        model = models.build(name).double()
+        example = models.example_input(name).double()
+        graph = trace(model, example)
+        randomise(model)
+        row = compare(
+            name, model, graph, torch.randn_like(example), keep=keep, seed=seed, files=files
+        )
+    except Exception as error:
+        row.reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    row.seconds = round(time.perf_counter() - started, 2)
+    return row
+
+
+def compare(
+    name: str,
+    model: nn.Module,
+    graph: ChannelGraph,
+    x: Tensor,
+    *,
+    keep: float,
+    seed: int,
+    files: bool,
+) -> CheckRow:
+    """The comparisons themselves, in evaluation mode."""
+    chosen = random_channels(graph, keep, seed)
+    model.eval()
+    pruned = prune(model, graph, chosen)
+    dense = try_forward(model, x)
+    with torch.no_grad(), masked(model, graph, chosen.double()):
+        wanted = model(x)
+    found = try_forward(pruned, x)
+    difference = float((wanted - found).abs().max() / wanted.abs().max().clamp_min(1e-30))
+    counts = torch.stack([chosen[g.start : g.start + g.size].sum() for g in graph.prunable])
+    row = CheckRow(
+        model=name,
+        status="ok",
+        groups=len(graph.prunable),
+        max_abs_diff=difference,
+        macs_predicted=Cost.of(graph, "macs").at(counts),
+        macs_counted=count_macs(pruned, x),
+    )
+    if not difference <= TOLERANCE:
+        row.status, row.reason = "failed", f"masked and pruned differ by {difference:.1e}"
+    elif torch.equal(dense, wanted):
+        row.status, row.reason = "failed", "the mask changes nothing: the comparison says nothing"
+    elif row.macs_predicted != row.macs_counted:
+        row.status, row.reason = "failed", "predicted and counted MACs differ"
+    elif files and not reloads(name, model, pruned, graph, chosen, x):
+        row.status, row.reason = "failed", "the saved and loaded network differs"
+    return row
+
+
+def reloads(
+    name: str, model: nn.Module, pruned: nn.Module, graph: ChannelGraph, keep: Tensor, x: Tensor
+) -> bool:
+    """Whether the pruned network is the same after saving and loading."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(folder, pruned, graph, keep, name=name)
+        again = load(folder, model)
+    return torch.equal(try_forward(again, x), try_forward(pruned, x))
+
+
+def random_channels(graph: ChannelGraph, keep: float, seed: int) -> Tensor:
+    """A random share of every group, at least one channel, bool, shape (n,)."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.zeros(graph.n_channels, dtype=torch.bool)
+    for group in graph.prunable:
+        count = max(1, round(keep * group.size))
+        order = torch.randperm(group.size, generator=generator)
+        chosen[group.start + order[:count]] = True
+    return chosen
+
+
+@torch.no_grad()
+def randomise(model: nn.Module) -> None:
+    """Fill what is constant at the start (statistics, scales, shifts, zeroed heads) with random numbers.
+
+    Otherwise the comparison could hold for a trivial reason: a head of zeros answers the same to all.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2.0)
+        elif name.endswith("running_mean"):
+            tensor.normal_()
+        elif (
+            isinstance(tensor, nn.Parameter)
+            and tensor.numel() > 1
+            and bool((tensor == tensor.flatten()[0]).all())
+        ):
+            tensor.normal_(std=0.5) if float(tensor.flatten()[0]) == 0 else tensor.uniform_(
+                0.5, 1.5
+            )
+
+
+def count_macs(model: nn.Module, x: Tensor) -> int:
+    """MACs of one example by torch's flop counter, which counts two for each."""
+    counter = FlopCounterMode(display=False)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(
+        False
+    )  # the counter does not see into the fused attention layer
+    try:
+        with torch.no_grad(), counter:
+            model(x)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return counter.get_total_flops() // 2 // len(x)
+
+
+def summary(rows: Sequence[CheckRow]) -> str:
+    """One line on all rows."""
+    ok = [r for r in rows if r.status == "ok"]
+    largest = max((r.max_abs_diff or 0.0 for r in ok), default=0.0)
+    return (
+        f"{len(ok)} of {len(rows)} networks pass; largest difference masked - pruned {largest:.1e}"
+    )
