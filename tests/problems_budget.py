@@ -1,17 +1,22 @@
-"""Toy allocation problems with known answers: minimise L(alpha) under F(alpha) = B, floor <= alpha <= 1.
+"""Toy allocation problems with known answers.
+
+Minimise L(alpha) under F(alpha) = B, floor <= alpha <= 1.
 
 The loss is L(alpha) = sum_k c_k / alpha_k, with dL/dalpha_k = -c_k / alpha_k^2.
 
-*Uniqueness.* With v = log alpha, L = sum_k c_k exp(-v_k) is convex, and F(exp v), a sum of exponentials with coefficients >= 0, is
-convex too: a geometric program. L falls in every ratio, so F <= B holds with equality, and the Kuhn-Tucker point is the one optimum.
+*Uniqueness.* With v = log alpha, L = sum_k c_k exp(-v_k) is convex, and F(exp v), a sum of
+exponentials with coefficients >= 0, is convex too: a geometric program. L falls in every ratio, so
+F <= B holds with equality, and the Kuhn-Tucker point is the one optimum.
 
-*Linear cost, nothing clipped* (`linear_optimum`). F = sum_k q_k alpha_k. Stationarity: c_k / alpha_k^2 = lambda q_k, so alpha_k =
-sqrt(c_k / q_k) / sqrt(lambda); putting this into sum_k q_k alpha_k = B gives 1 / sqrt(lambda) = B / sum_j sqrt(c_j q_j), hence
-alpha_k = B sqrt(c_k / q_k) / sum_j sqrt(c_j q_j).
+*Linear cost, nothing clipped* (`linear_problem`). F = sum_k q_k alpha_k. Stationarity: c_k /
+alpha_k^2 = lambda q_k, so alpha_k = sqrt(c_k / q_k) / sqrt(lambda); putting this into sum_k q_k
+alpha_k = B gives 1 / sqrt(lambda) = B / sum_j sqrt(c_j q_j), hence alpha_k = B sqrt(c_k / q_k) /
+sum_j sqrt(c_j q_j).
 
-*Any cost, from its optimum* (`problem_at`). Choose alpha*, and lambda = 1. Between the bounds take c_k = lambda F_k(alpha*) alpha*_k^2;
-at alpha*_k = 1 take `push` > 1 times that (the group would grow if it could), at alpha*_k = floor take it divided by `push`. This
-satisfies the Kuhn-Tucker conditions at alpha* with B = F(alpha*).
+*Any cost, from its optimum* (`problem_at`). Choose alpha*, and lambda = 1. Between the bounds take
+c_k = lambda F_k(alpha*) alpha*_k^2; at alpha*_k = 1 take `push` > 1 times that (the group would
+grow if it could), at alpha*_k = floor take it divided by `push`. This satisfies the Kuhn-Tucker
+conditions at alpha* with B = F(alpha*).
 """
 
 from dataclasses import dataclass
@@ -47,7 +52,7 @@ def linear_cost(q: list[float]) -> ToyCost:
 
 
 def chain_cost(widths: list[float], const: float = 0.0) -> ToyCost:
-    """A chain of convolutions: the image feeds the first, each feeds the next: Q[k, k - 1] = C_k C_{k-1}, q_0 = 3 C_0."""
+    """A chain of convolutions fed by an image: Q[k, k - 1] = C_k C_{k-1}, q_0 = 3 C_0."""
     c = torch.tensor(widths, dtype=torch.float64)
     q = torch.zeros_like(c)
     q[0], q[-1] = 3 * c[0], 10 * c[-1]
@@ -124,3 +129,8 @@ def all_problems() -> dict[str, Problem]:
             chain_cost([16, 32, 32, 64]), [0.5, 0.3, 0.7, 0.4], [0.5, 0.3, 0.2, 0.1], 3.0
         ),
     }
+
+
+def friendly_problem() -> Problem:
+    """Half the cost of a short chain, ratios between 0.5 and 0.8: nothing near a bound."""
+    return problem_at(chain_cost([16, 16, 32, 32]), [0.8, 0.5, 0.7, 0.6], [0.05] * 4)

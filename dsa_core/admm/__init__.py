@@ -1,4 +1,4 @@
-"""Keep ratios under a budget: two ADMM optimisers with one interface. Knows no network, only gradients and a cost."""
+"""Keep ratios under a budget: two ADMM optimisers with one interface; they know no network."""
 
 import difflib
 
@@ -53,7 +53,8 @@ def make_optimizer(
         name: "priced" (the default of this library) or "paper".
         cost: the form F, F(1) = 1; it is called with float64.
         floors: lowest keep ratio of each group, shape (K,), in (0, 1]; for one channel of C, 1 / C.
-        start: first keep ratios, shape (K,), in (0, 1], raised to the floors; None for the dense network.
+        start: first keep ratios, shape (K,), in (0, 1], raised to the floors; None for the dense
+            network.
         settings: `PricedSettings` or `PaperSettings`, to match the name; None for the defaults.
 
     Returns:

@@ -1,5 +1,6 @@
-"""What both optimisers of keep ratios share: the interface, the report of a step, exact saving and loading."""
+"""What both optimisers of keep ratios share: the interface, the residuals, saving and loading."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ class Residuals:
         primal: |Theta - z| after the step: how far the wish is from what the budget allows.
         dual: rho |z - z_prev|: how much the auxiliary variable still moves.
         budget: F(z) - B, as a ratio of the dense cost.
-        price: mean price of the unclipped groups, weighted by w, where the gradient was taken; in units of the loss.
-        price_spread: w-weighted standard deviation of those prices; 0 at an optimum, 0 if fewer than two are unclipped.
+        price: mean price of the unclipped groups, weighted by w, where the gradient was taken; in
+            units of the loss.
+        price_spread: w-weighted standard deviation of those prices; 0 at an optimum, 0 if fewer
+            than two are unclipped.
         clipped: number of groups at a bound after the step.
     """
 
@@ -32,7 +35,7 @@ class Residuals:
 
 
 class KeepRatioOptimizer(ABC):
-    """Moves keep ratios alpha in [floor, 1] (K groups) against a stochastic gradient, under a budget F(alpha) = B."""
+    """Moves K keep ratios in [floor, 1] against a stochastic gradient, under a budget F = B."""
 
     def __init__(self, cost: CostForm, floors: Tensor, state: dict[str, Tensor]) -> None:
         self.cost = cost
@@ -57,12 +60,13 @@ class KeepRatioOptimizer(ABC):
             The residuals of the step.
 
         Raises:
-            ValueError: the gradient has the wrong shape or is not finite, or step_scale is negative.
+            ValueError: the gradient has the wrong shape or is not finite, or step_scale is negative
+                or not finite.
             BudgetError: the budget cannot be reached.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return a copy of everything the next step depends on, besides cost, floors and settings."""
+        """Return a copy of all that the next step depends on, besides cost, floors, settings."""
         return {name: value.clone() for name, value in self._state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -88,21 +92,23 @@ class KeepRatioOptimizer(ABC):
         """Return the gradient as float64, or raise ValueError."""
         if gradient.shape != self.floors.shape:
             raise ValueError(
-                f"gradient: wanted one value a group, shape {tuple(self.floors.shape)}, got {tuple(gradient.shape)}"
+                f"gradient: wanted one value a group, shape {tuple(self.floors.shape)},"
+                f" got {tuple(gradient.shape)}"
             )
         gradient = gradient.detach().to(self.floors)
         if not bool(gradient.isfinite().all()):
             bad = (~gradient.isfinite()).nonzero().flatten().tolist()
             raise ValueError(
-                f"gradient: not finite in groups {bad}; look at the loss, or lower the learning rate"
+                f"gradient: not finite in groups {bad}; look at the loss, or lower the weights'"
+                " learning rate"
             )
-        if not step_scale >= 0.0:
-            raise ValueError(f"step_scale: wanted a number >= 0, got {step_scale}")
+        if not 0.0 <= step_scale < math.inf:
+            raise ValueError(f"step_scale: wanted a finite number >= 0, got {step_scale}")
         return gradient
 
 
 def free_groups(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return which groups lie strictly between their bounds, (K,) bool; all of them if none does."""
+    """Return which groups lie strictly between their bounds, (K,) bool; all if none does."""
     free = (values > low) & (values < high)
     return free if bool(free.any()) else torch.ones_like(free)
 
@@ -110,7 +116,7 @@ def free_groups(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
 def price_summary(
     gradient: Tensor, cost: CostForm, alpha: Tensor, free: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the w-weighted mean and standard deviation of the prices of the free groups, shapes ()."""
+    """Return the w-weighted mean and standard deviation of the free groups' prices, both ()."""
     w = metric(cost, alpha).clamp_min(1e-300) * free
     r = prices(gradient, cost, alpha)
     mean = (w * r).sum() / w.sum()

@@ -1,4 +1,4 @@
-"""The `paper` optimiser: the ADMM-style updates of the DSA paper as stated, in logit coordinates."""
+"""The `paper` optimiser: the ADMM-style updates of the DSA paper, in logit coordinates."""
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -6,6 +6,8 @@ from torch import Tensor
 
 from dsa_core.admm.base import KeepRatioOptimizer, Residuals, free_groups, price_summary
 from dsa_core.admm.surface import CostForm, check_budget
+
+ADAM = (0.9, 0.999, 1e-8)  # torch's defaults: memory of the mean, memory of the square, epsilon
 
 
 class PaperSettings(BaseModel):
@@ -15,13 +17,14 @@ class PaperSettings(BaseModel):
         rho1: weight of the budget's penalty, and step of u1.
         rho2: weight of the consensus penalty, and step of u2.
         loss_scale: factor of the validation loss.
-        z_steps: gradient steps on z in each update.
+        z_steps: steps on z in each update.
         z_lr: their step length.
         only_shrink: project Theta's step so that no keep ratio grows.
-        stop_at_budget: once F(alpha) <= B, change nothing (the paper's loop runs "while F(A) > B").
-        clip_norm: open, decided here: the scaled loss gradient is shortened to this Euclidean norm; None for never.
-        theta_lr: open, decided here: step of plain gradient descent on Theta.
-        max_ratio: open, decided here: logit(1) is infinite, so ratios start at and stay below this.
+        stop_at_budget: once F(alpha) <= B, change nothing (the paper's loop: "while F(A) > B").
+        clip_norm: open. The scaled loss gradient is shortened to this norm; None for never.
+        theta_lr: open. Step of plain gradient descent on Theta.
+        start_ratio: open. alpha_0, the highest ratio at the start, since logit(1) is infinite.
+        max_ratio: open. The highest ratio at any time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,18 +36,53 @@ class PaperSettings(BaseModel):
     z_lr: float = Field(default=1e-3, gt=0.0)
     only_shrink: bool = True
     stop_at_budget: bool = True
-    clip_norm: float | None = Field(default=1.0, gt=0.0)
-    theta_lr: float = Field(default=0.1, gt=0.0)
-    max_ratio: float = Field(default=0.99, gt=0.5, lt=1.0)
+    clip_norm: float | None = Field(default=0.3, gt=0.0)
+    theta_lr: float = Field(default=1.0, gt=0.0)
+    start_ratio: float = Field(default=0.95, gt=0.5, lt=1.0)
+    max_ratio: float = Field(default=0.999, gt=0.5, lt=1.0)
 
 
 class Paper(KeepRatioOptimizer):
+    """The ADMM-style updates of the paper on Theta = logit(alpha), with z, u1 and u2.
+
+        Theta <- Theta - theta_lr P[S dL/dTheta + u2 + rho2 (Theta - z)]      S = loss_scale
+        z     <- z_steps steps on  u1 [F(z) - B]_+ + rho1/2 [F(z) - B]_+^2
+                                   + u2'(Theta - z) + rho2/2 |Theta - z|^2,
+                 each followed by u1 <- u1 + rho1 [F(z) - B]_+
+        u2    <- u2 + rho2 (Theta - z)
+
+    *Signs.* The consensus term is u2'(Theta - z): it enters Theta's slope as +u2 and z's as -u2; u2
+    rises while Theta > z and so drags Theta down to z. F(z) stands for F(sigmoid z); P keeps the
+    positive part if `only_shrink`, so that Theta only falls. At rest u2 = -S dL/dTheta = u1
+    dF/dTheta: equal prices. u1 never falls, and nothing pushes back from below the budget.
+
+    *Open in the paper, decided here.*
+    - F is in units of the dense cost, F(1) = 1.
+    - u1 and u2 start at 0, z at Theta, and alpha at `start_ratio`. At 0.99 the logit is so flat
+      (alpha (1 - alpha) = 0.01) that the groups with the largest share of the cost leave first and
+      carry the whole budget; at 0.95 this is mild.
+    - In these units S = 1e5 makes the loss force 10^3 to 10^4, while u2 grows by rho2 |Theta - z|,
+      about 0.05, an update: it would need 10^5 updates to be heard. So S dL/dTheta is shortened to
+      the norm `clip_norm`, of the order that u2 reaches in tens of updates. A positive factor
+      common to all groups leaves the constrained optimum where it is.
+    - z moves by Adam, begun afresh in each update, so that `z_lr` is a length in logits (at most
+      about 0.05 an update); plain steps of 1e-3 let the costliest groups fall to their floors
+      first.
+    - Theta moves by plain gradient descent; `theta_lr` was chosen by trial on convex problems.
+
+    *Known limits.* The budget is an inequality: noise together with `only_shrink` and without
+    `stop_at_budget` drives ratios far below it. With `stop_at_budget` the answer is the point where
+    Theta first crosses the budget, on average near the optimum but not at it.
+
+    Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164), section on ADMM-style optimisation.
+    """
+
     def __init__(
         self, cost: CostForm, *, floors: Tensor, start: Tensor, settings: PaperSettings
     ) -> None:
         self.high = torch.full_like(floors, settings.max_ratio).logit()
         self.low = floors.logit().minimum(self.high)
-        theta = start.logit().clamp(self.low, self.high)
+        theta = start.clamp(max=settings.start_ratio).logit().clamp(self.low, self.high)
         super().__init__(
             cost,
             floors,
@@ -101,14 +139,19 @@ class Paper(KeepRatioOptimizer):
         return (state["theta"] - s.theta_lr * step_scale * slope).clamp(self.low, self.high)
 
     def _z_loop(self, theta: Tensor, budget: float) -> tuple[Tensor, Tensor]:
-        """Return z, (K,), and u1, (), after the inner loop on the budget's and the consensus terms."""
+        """Return z, (K,), and u1, (), after the inner loop on the budget and consensus terms."""
         s, z = self.settings, self._state["z"]
         u1, u2 = self._state["budget_dual"], self._state["consensus_dual"]
-        for _ in range(s.z_steps):
+        mean, square = torch.zeros_like(z), torch.zeros_like(z)
+        for i in range(1, s.z_steps + 1):
             alpha = z.sigmoid()
             excess = (self.cost(alpha) - budget).clamp_min(0.0)
             push = (u1 + s.rho1 * excess) * (excess > 0)
             slope = push * self.cost.gradient(alpha) * alpha * (1 - alpha)
-            z = (z - s.z_lr * (slope - u2 - s.rho2 * (theta - z))).clamp(self.low, self.high)
+            slope = slope - u2 - s.rho2 * (theta - z)
+            mean = torch.lerp(slope, mean, ADAM[0])
+            square = torch.lerp(slope.square(), square, ADAM[1])
+            rms = (square / (1 - ADAM[1] ** i)).sqrt() + ADAM[2]
+            z = (z - s.z_lr * mean / (1 - ADAM[0] ** i) / rms).clamp(self.low, self.high)
             u1 = u1 + s.rho1 * excess
         return z, u1

@@ -18,11 +18,13 @@ class PricedSettings(BaseModel):
     """Settings of `Priced`.
 
     Attributes:
-        lr: step in log ratios, > 0; a group whose price keeps its sign moves by about this much a step. Noise alone moves
-            log alpha by about lr sqrt(sum_t step_scale_t^2): 0.05 sqrt(3N/8) = 0.5 after N = 300 steps of a cosine.
+        lr: step in log ratios, > 0; a group whose price keeps its sign moves by about this much a
+            step. Noise alone moves log alpha by about lr sqrt(sum_t step_scale_t^2): 0.5 after 300
+            steps of a cosine at 0.05.
         averaging: memory of the mean price difference, in [0, 1).
         rms_averaging: memory of its root mean square, in [0, 1); no shorter than `averaging`'s.
-        eps: price differences below eps times the price itself count as none (rounding, not signal).
+        eps: price differences below eps times the price itself count as none (rounding, not
+            signal).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,28 +36,36 @@ class PricedSettings(BaseModel):
 
 
 class Priced(KeepRatioOptimizer):
-    """ADMM on  min L(exp v)  s.t.  F(exp z) = B, log floor <= z <= 0, v = z,  in the metric w = dlog F / dlog alpha.
+    """ADMM in log ratios, in the metric w = dlog F / dlog alpha.
 
-    Theta = v. One step, with rho = 1/lr, the scaled dual u, and L replaced by its slope d at z (`_direction`):
+        min L(exp v)   s.t.   F(exp z) = B,   log floor <= z <= 0,   v = z
+
+    Theta = v. One step, with rho = 1/lr, the scaled dual u, and L replaced by its slope d at z
+    (`_direction`):
 
         v <- argmin_v  <d, v> + rho/2 |v - z + u|^2   =  z - u - lr d
-        z <- projection of v + u on the budget        =  clip(v + u - c),  one shift c (`shift_to_budget`)
-        u <- u + v - z                                 =  c where unclipped; c + what the bound cut off, elsewhere
+        z <- projection of v + u on the budget        =  clip(v + u - c)      (`shift_to_budget`)
+        u <- u + v - z                                =  c where unclipped, else c + what was cut off
 
-    *Bounds do not wind up.* Since v + u = z_prev - lr d, the new dual is what the last projection cut off, not a sum over the past:
-    (u_k - c) / lr is the current multiplier of group k's bound, and the group leaves the bound in the first step in which its
-    d_k, beside the common shift, points inwards. What remembers is only the moving average, about 1 / (1 - averaging) steps.
+    *Bounds do not wind up.* Since v + u = z_prev - lr d, the new dual is what the last projection
+    cut off, not a sum over the past: (u_k - c) / lr is the current multiplier of group k's bound,
+    and the group leaves the bound in the first step in which its d_k, beside the common shift,
+    points inwards. What remembers is only the moving average, about 1 / (1 - averaging) steps.
 
-    *The slope.* e_k = r_k - mean of r, weighted by w, over the groups strictly between their bounds. Averaged over all groups
-    instead, clipped groups, whose prices need not agree, would shift the mean away from the common price, and the others, each divided
-    by its own scale, would settle at unequal prices. d_k = average of e_k / (root mean square of e_k), each group by its own
-    scale: a common one would let one noisy group silence the others. It still descends: on the surface dL = sum_k w_k e_k dv_k =
-    -lr sum_k w_k e_k^2 / rms_k for free groups, since sum w e = 0 there, and it rests only where all e_k = 0: equal prices.
+    *The slope.* e_k = r_k - mean of r, weighted by w, over the groups strictly between their
+    bounds. Averaged over all groups instead, clipped groups, whose prices need not agree, would
+    shift the mean away from the common price, and the others, each divided by its own scale, would
+    settle at unequal prices. d_k = average of e_k / (root mean square of e_k), each group by its
+    own scale: a common one would let one noisy group silence the others. It still descends: on the
+    surface dL = sum_k w_k e_k dv_k = -lr sum_k w_k e_k^2 / rms_k over the free groups (there
+    sum w e = 0 removes the shift), and it rests only where all e_k = 0: equal prices.
 
-    `step_scale` multiplies d. With no loss signal d = 0: every step is a common shift and, while B moves one way only, the
-    answer is the uniform allocation. Multiplying the loss by a constant changes nothing.
+    `step_scale` multiplies d. With no loss signal d = 0: every step is a common shift and, while B
+    moves one way only, the answer is the uniform allocation. Multiplying the loss by a constant
+    changes nothing.
 
-    Source: Ning et al., DSA (arXiv:2004.02164), ADMM-style optimisation; coordinates, metric and price are this project's own.
+    Source: Ning et al., DSA (arXiv:2004.02164), ADMM-style optimisation; coordinates, metric and
+    price are this project's own.
     """
 
     def __init__(
@@ -82,7 +92,7 @@ class Priced(KeepRatioOptimizer):
         return to_ratios(self._state["z"], self.floors)
 
     def step(self, gradient: Tensor, budget: float, *, step_scale: float = 1.0) -> Residuals:
-        """Make one update; see `KeepRatioOptimizer.step`. Norms of the residuals are in the metric w."""
+        """Make one update; see `KeepRatioOptimizer.step`. Residual norms are in the metric w."""
         gradient = self._checked(gradient, step_scale)
         lr, z, dual = self.settings.lr, self._state["z"], self._state["dual"]
         alpha = self.keep_ratios
@@ -114,7 +124,7 @@ class Priced(KeepRatioOptimizer):
         }
 
     def _direction(self, moments: dict[str, Tensor]) -> Tensor:
-        """Return d, (K,): bias-corrected mean over root mean square, group by group; 0 where there is no signal."""
+        """Return d, (K,): bias-corrected mean over root mean square; 0 without a signal."""
         steps = int(moments["steps"])
         mean = moments["mean"] / (1 - self.settings.averaging**steps)
         correction = 1 - self.settings.rms_averaging**steps

@@ -1,4 +1,4 @@
-"""Schedules of a search: the budget falls, the masks sharpen, the step dies out. Pure functions of the step."""
+"""Schedules of a search, as pure functions of the step: budget, sharpness, step length."""
 
 import math
 from typing import Literal
@@ -9,14 +9,16 @@ def budget_at(
 ) -> float:
     """Return the budget at a step: geometric from `start` to `end`, then constant.
 
-    B(s) = start (end / start)^min(1, s / (anneal_fraction total)).  Geometric: every step asks for the same share.
+    B(s) = start (end / start)^min(1, s / (anneal_fraction total)).  Geometric: every step asks for
+    the same share.
 
     Args:
         step: s >= 0.
         total: number of steps of the search, > 0.
         start: cost at step 0, in (0, 1]; 1 for a dense start. It may lie below `end`.
         end: the budget asked for, in (0, 1]; returned exactly once the annealing is over.
-        anneal_fraction: part of the search during which the budget moves, in [0, 1]; 0 asks for `end` at once.
+        anneal_fraction: part of the search during which the budget moves, in [0, 1]; 0 asks for
+            `end` at once.
 
     Raises:
         ValueError: an argument is out of range.
@@ -29,7 +31,7 @@ def budget_at(
 
 
 def sharpness_at(step: int, total: int, *, first: float, last: float) -> float:
-    """Return the sharpness beta2 at a step: geometric from `first` (step 0) to `last` (step total - 1).
+    """Return the sharpness beta2: geometric from `first` (step 0) to `last` (step total - 1).
 
     Raises:
         ValueError: an argument is out of range.

@@ -1,4 +1,4 @@
-"""The budget surface F(alpha) = B: its metric, the price of a MAC on it, and the one shift that lands on it."""
+"""The budget surface F(alpha) = B: its metric, its prices, and the one shift that lands on it."""
 
 from typing import Protocol
 
@@ -8,14 +8,14 @@ from torch import Tensor
 from dsa_core.errors import BudgetError
 
 SMALLEST_WEIGHT = 1e-12  # a group that costs nothing has no price; its weight is taken as this
-REACH = 1e-9  # budgets this close (relative) to the dense cost or to the floors' cost count as equal to it
+REACH = 1e-9  # budgets this close (relative) to F(1) or F(floors) count as equal to it
 
 
 class CostForm(Protocol):
     """A cost F(a) = a'Qa + q'a + const, normalised so that F(1) = 1, every coefficient >= 0.
 
-    So F never falls when a ratio grows, and F(exp v) is convex in v: under this budget a loss that is convex in
-    log ratios has one optimum.
+    So F never falls when a ratio grows, and F(exp v) is convex in v: under this budget a loss that
+    is convex in log ratios has one optimum.
     """
 
     def __call__(self, alpha: Tensor) -> Tensor:
@@ -30,7 +30,8 @@ class CostForm(Protocol):
 def metric(cost: CostForm, alpha: Tensor) -> Tensor:
     """Return the share of the cost that each ratio commands: the elasticity of F.
 
-    w_k = dlog F / dlog alpha_k = alpha_k (dF/dalpha_k) / F.  Growing group k by 1 % costs w_k % more.
+    w_k = dlog F / dlog alpha_k = alpha_k (dF/dalpha_k) / F.  Growing group k by 1 % costs w_k %
+    more.
 
     Args:
         cost: the form F.
@@ -47,8 +48,8 @@ def prices(gradient: Tensor, cost: CostForm, alpha: Tensor) -> Tensor:
 
     r_k = (dL/dlog alpha_k) / w_k = alpha_k g_k / w_k  =  F (dL/dalpha_k) / (dF/dalpha_k).
 
-    At a constrained optimum dL/dalpha_k = -lambda dF/dalpha_k, so every group strictly between its bounds has the
-    same price -lambda F. A price is negative where more channels lower the loss.
+    At a constrained optimum dL/dalpha_k = -lambda dF/dalpha_k, so every group strictly between its
+    bounds has the same price -lambda F. A price is negative where more channels lower the loss.
 
     Args:
         gradient: g = dL/dalpha, shape (K,).
@@ -56,7 +57,8 @@ def prices(gradient: Tensor, cost: CostForm, alpha: Tensor) -> Tensor:
         alpha: keep ratios, shape (K,), in (0, 1].
 
     Returns:
-        r, shape (K,), in units of the loss. Groups with w_k < 1e-12 are priced as if w_k were 1e-12.
+        r, shape (K,), in units of the loss. Groups with w_k < 1e-12 are priced as if w_k were
+        1e-12.
     """
     return alpha * gradient / metric(cost, alpha).clamp_min(SMALLEST_WEIGHT)
 
@@ -67,13 +69,14 @@ def check_budget(cost: CostForm, budget: float, floors: Tensor) -> None:
         raise BudgetError(f"floors: wanted every floor in (0, 1], got {floors.tolist()}")
     if not 0.0 < budget <= 1.0 + REACH:
         raise BudgetError(
-            f"budget: wanted a ratio of the dense cost in (0, 1], got {budget}; 0.5 means half of it"
+            f"budget: wanted a ratio of the dense cost in (0, 1], got {budget}; 0.5 asks for half"
         )
     lowest = float(cost(floors))
     if lowest > budget * (1 + REACH):
         raise BudgetError(
-            f"budget: {budget:.6g} of the dense cost cannot be reached: with every group at its floor"
-            f" ({_brief(floors)}) the cost is still {lowest:.6g}. Ask for at least {lowest:.6g}, or lower the floors"
+            f"budget: {budget:.6g} of the dense cost cannot be reached: with every group at its"
+            f" floor ({_brief(floors)}) {lowest:.6g} is left. Ask for at least that, or lower the"
+            " floors"
         )
 
 
@@ -84,12 +87,12 @@ def shift_to_budget(
 
     Solves  F(a(c)) = B,  a_k(c) = clip(exp(v_k - c), floor_k, 1),  for the shift c.
 
-    This is the projection on the surface in the metric w, to first order: minimising sum_k w_k (z_k - v_k)^2 / 2 under
-    F(exp z) = B gives w_k (z_k - v_k) = -mu F w_k, the same step for every group. Every a_k(c) falls or stays as c
-    grows, and F never rises with it, so the root is unique up to stretches where F is flat. At c = min v all ratios
-    are 1; at c = max(v - log floor) all are at their floors: that is the bracket. Bisection runs until no
-    float64 lies between its ends; the end with F <= B is returned. The surface is met from both sides: c < 0 where
-    F(exp v) < B.
+    This is the projection on the surface in the metric w, to first order: minimising
+    sum_k w_k (z_k - v_k)^2 / 2 under F(exp z) = B gives w_k (z_k - v_k) = -mu F w_k, the same step for every
+    group. Every a_k(c) falls or stays as c grows, and F never rises with it, so the root is unique
+    up to stretches where F is flat. At c = min v all ratios are 1; at c = max(v - log floor) all
+    are at their floors: that is the bracket. Bisection runs until no float64 lies between its ends;
+    the end with F <= B is returned. The surface is met from both sides: c < 0 where F(exp v) < B.
 
     Args:
         v: log ratios, shape (K,), finite, any sign; computed in float64.
@@ -130,7 +133,7 @@ def _bisect(
 
 
 def uniform_ratio(cost: CostForm, budget: float, floors: Tensor) -> Tensor:
-    """Return the uniform allocation: one ratio for every group, raised to the floor where that is higher.
+    """Return the uniform allocation: one ratio for all groups, or the floor where it is higher.
 
     alpha_k = max(t, floor_k) with F(alpha) = B: `shift_to_budget` of log ratios that are all zero.
 
