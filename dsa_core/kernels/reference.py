@@ -1,15 +1,11 @@
 """`soft_topk` over ragged segments in plain torch: what every faster twin must equal.
 
-All segments lie one after the other in one flat vector; `offsets` says where each begins and ends.
-Nothing here loops over segments in Python, and nothing here checks its input: the public door with
-the checks is `dsa_core.kernels`.
-
-The problem, for one segment with scores s_1..s_n, temperature T and expected count k:
+For one segment with scores s_1 .. s_n, temperature T and expected count k:
 
     p_i = sigmoid((s_i - t) / T),      t such that  sum_i p_i = k.
 
-Three steps, in this file from top to bottom: find t (a root in one unknown per segment), evaluate
-p at the root, differentiate by the implicit function theorem.
+From top to bottom: find t, evaluate p, differentiate by the implicit function theorem. Nothing here
+loops over segments in Python; its input is checked by `dsa_core.kernels`.
 """
 
 from typing import Any, NamedTuple
@@ -92,8 +88,9 @@ class _Problem(NamedTuple):
     position: Tensor  # (M,) int64, where x stands in the flat vector of scores
     segment: Tensor  # (M,) int64 in 0 .. S - 1, rising
     side: Tensor  # (M,) int64 in 0 .. 2S - 1, rising
-    sign: Tensor  # (M,) -1 in the top, +1 in the rest
-    x_edge: Tensor  # (S, 2) smallest x of the top, largest x of the rest
+    y: Tensor  # (M,) -x in the top, x in the rest: logit of the wrong decision, at threshold 0
+    y_edge: Tensor  # (2S,) largest y of each side
+    log_carry: Tensor  # (2S,) log of max(r, 0) and of max(-r, 0), r = k - round(k)
     x_upper: Tensor  # (S,) x of the ceil(k)-th largest
     n: Tensor  # (S,) float64, channels that are not frozen
     k: Tensor  # (S,) float64, of them kept in expectation, 0 < k < n
@@ -121,34 +118,42 @@ def _standardise(
     k_free = k.double() - n_frozen
     is_open = k_free < n_free
     rank_of_open = is_open.cumsum(0) - 1  # (G,) number among the open ones
-    position = torch.nonzero(~frozen & is_open[ids]).squeeze(1)
-    position = position[torch.argsort(scores[position], descending=True)]
-    position = position[torch.argsort(ids[position], stable=True)]
+    position = torch.nonzero(~frozen & is_open.take(ids)).squeeze(1)
+    position = position.take(scores.take(position).argsort(descending=True))
+    position = position.take(ids.take(position).argsort(stable=True))
 
-    segment = rank_of_open[ids[position]]  # (M,)
+    group = ids.take(position)  # (M,)
+    segment = rank_of_open.take(group)  # (M,)
     n, kept = n_free[is_open], k_free[is_open]  # (S,)
     first = n.cumsum(0) - n  # (S,) where a segment starts among the M
     top = kept.round().long()
-    in_top = torch.arange(len(position), device=scores.device) - first[segment] < top[segment]
-    s = scores[position].double()
-    pivot = s[first + kept.floor().long()]
-    temperature = temperature.double()
-    x = (s - pivot[segment]) / temperature[ids[position]]
-    edges = torch.stack([first + (top - 1).clamp_min(0), first + torch.minimum(top, n - 1)], 1)
+    in_rest = torch.arange(len(position), device=scores.device) >= (first + top).take(segment)
+    s = scores.take(position).double()
+    pivot = s.take(first + kept.floor().long())
+    x = (s - pivot.take(segment)) / temperature.take(group)
+    last_of_top = x.take(first + (top - 1).clamp_min(0))
+    first_of_rest = x.take(first + torch.minimum(top, n - 1))
+    r = kept - top
     return _Problem(
         x=x,
         position=position,
         segment=segment,
-        side=2 * segment + (~in_top).long(),
-        sign=1.0 - 2.0 * in_top.double(),
-        x_edge=x[edges],
-        x_upper=x[first + kept.ceil().long() - 1],
+        side=2 * segment + in_rest,
+        y=torch.where(in_rest, x, -x),
+        y_edge=_interleave(-last_of_top, first_of_rest),
+        log_carry=_interleave(r, -r).clamp_min(0).log(),
+        x_upper=x.take(first + kept.ceil().long() - 1),
         n=n.double(),
         k=kept,
         pivot=pivot,
         open=torch.nonzero(is_open).squeeze(1),
         temperature=temperature,
     )
+
+
+def _interleave(top: Tensor, rest: Tensor) -> Tensor:
+    """One value per side: (S,), (S,) -> (2S,)."""
+    return torch.stack([top, rest], 1).flatten()
 
 
 def _bracket(problem: _Problem) -> tuple[Tensor, Tensor]:
@@ -186,23 +191,18 @@ def _imbalance(u: Tensor, problem: _Problem) -> tuple[Tensor, Tensor, Tensor]:
         problem: the standardised segments.
 
     Returns:
-        phi, shape (S,); its derivative, shape (S,), in [0, 2]; |sum p - k| / min(k, n - k), (S,).
+        phi, its derivative in [0, 2], and log B, shape (S,) each.
     """
-    z = problem.sign * (problem.x - u.index_select(0, problem.segment))
-    log_wrong = logsigmoid(z)  # (M,) log(1 - p) in the top, log p in the rest
-    edge_sign = torch.tensor([-1.0, 1.0], dtype=u.dtype, device=u.device)
-    edge = logsigmoid(edge_sign * (problem.x_edge - u[:, None])).flatten()  # (2S,) its largest
-    scaled = torch.exp(log_wrong - edge.index_select(0, problem.side))  # in [0, 1]
+    v = _interleave(-u, u)
+    log_wrong = logsigmoid(problem.y - v.take(problem.side))  # (M,) log(1 - p) or log p
+    edge = logsigmoid(problem.y_edge - v)  # (2S,) the largest log_wrong of a side
+    scaled = torch.exp(log_wrong - edge.take(problem.side))  # in [0, 1]
     mass = sum_by(scaled, problem.side, len(edge))
-    slope = sum_by(scaled * -torch.expm1(log_wrong), problem.side, len(edge))
-
-    r = problem.k - problem.k.round()
-    carry = torch.stack([r, -r], 1).clamp_min(0).flatten()
-    log_total = torch.logaddexp(edge + torch.log(mass), torch.log(carry))  # (2S,) log A, log B
-    log_a, log_b = log_total.view(-1, 2).unbind(1)
+    slope = sum_by(-scaled * torch.expm1(log_wrong), problem.side, len(edge))
+    log_total = torch.logaddexp(edge + mass.log(), problem.log_carry)  # log A, log B
     derivative = (slope * torch.exp(edge - log_total)).view(-1, 2).sum(1)
-    tail = torch.minimum(problem.k, problem.n - problem.k)
-    return log_a - log_b, derivative, (log_b.exp() - log_a.exp()).abs() / tail
+    log_a, log_b = log_total.view(-1, 2).unbind(1)
+    return log_a - log_b, derivative, log_b
 
 
 def _find_root(problem: _Problem) -> tuple[Tensor, Tensor, int]:
@@ -217,23 +217,24 @@ def _find_root(problem: _Problem) -> tuple[Tensor, Tensor, int]:
     """
     lower, upper = _bracket(problem)
     scale = 1 + torch.maximum(lower.abs(), upper.abs())
+    resolved, narrowest = _ROUNDING * scale, 4 * torch.finfo(scale.dtype).eps * scale
     u = (lower + upper) / 2
     previous = torch.full_like(u, torch.inf)
-    iterations, residual = 0, torch.zeros_like(u)
-    while len(u):
-        iterations += 1
-        phi, derivative, residual = _imbalance(u, problem)
-        narrow = upper - lower <= 4 * torch.finfo(u.dtype).eps * scale
-        done = (phi.abs() <= _ROUNDING * scale) | narrow
-        if iterations == MAX_ITERATIONS or bool(done.all()):
+    for iteration in range(1, MAX_ITERATIONS + 1):
+        phi, derivative, log_b = _imbalance(u, problem)
+        error = phi.abs()
+        done = (error <= resolved) | (upper - lower <= narrowest)
+        if iteration == MAX_ITERATIONS or bool(done.all()):
             break
         lower = torch.where(phi < 0, u, lower)
         upper = torch.where(phi > 0, u, upper)
         newton = u - phi / derivative
-        trusted = (newton > lower) & (newton < upper) & (phi.abs() <= previous / 2)
-        previous = phi.abs()
+        trusted = (newton > lower) & (newton < upper) & (error <= previous / 2)
+        previous = error
         u = torch.where(done, u, torch.where(trusted, newton, (lower + upper) / 2))
-    return u, residual, iterations
+    # |sum p - k| = |B - A| = B |exp(phi) - 1|
+    tail = torch.minimum(problem.k, problem.n - problem.k)
+    return u, torch.expm1(phi).abs() * log_b.exp() / tail, iteration
 
 
 def _check_converged(residual: Tensor, problem: _Problem) -> None:
@@ -242,9 +243,9 @@ def _check_converged(residual: Tensor, problem: _Problem) -> None:
     if len(bad):
         g = int(problem.open[bad[0]])
         raise RuntimeError(
-            f"soft_topk: no threshold found for segment {g} within {MAX_ITERATIONS} iterations, "
-            f"residual {float(residual[bad[0]]):.3g}, wanted {CONVERGED_RESIDUAL:g}. Scale the "
-            "scores or the temperature towards 1, and please report the case."
+            f"scores: no threshold found for segment {g} within {MAX_ITERATIONS} iterations; "
+            f"wanted residual <= {CONVERGED_RESIDUAL:g}, got {float(residual[bad[0]]):.3g}. Are "
+            "scores beyond 1e300 temperatures? Scale them; otherwise please report the case."
         )
 
 
@@ -266,7 +267,7 @@ class _SoftTopK(torch.autograd.Function):
         _check_converged(residual, problem)
         # z = (s - t) / T; +inf means kept for certain: frozen, or k = n
         z = torch.full_like(scores, torch.inf, dtype=torch.float64)
-        z[problem.position] = problem.x - u.index_select(0, problem.segment)
+        z[problem.position] = problem.x - u.take(problem.segment)
         if any(ctx.needs_input_grad):
             t = problem.temperature[ids]
             log_w = logsigmoid(z) + logsigmoid(-z)  # w = p (1 - p); -inf where p is 1 for certain

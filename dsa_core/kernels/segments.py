@@ -57,6 +57,6 @@ def softmax_by(logits: Tensor, ids: Tensor, count: int) -> Tensor:
     """Softmax over the entries that carry the same id; all -inf gives zeros, not NaN."""
     peak = logits.new_full((count,), torch.finfo(logits.dtype).min)
     peak = peak.scatter_reduce(0, ids, logits, "amax")
-    weight = torch.exp(logits - peak.index_select(0, ids))
+    weight = torch.exp(logits - peak.take(ids))
     total = sum_by(weight, ids, count).clamp_min(torch.finfo(logits.dtype).tiny)
-    return weight / total.index_select(0, ids)
+    return weight / total.take(ids)

@@ -5,6 +5,7 @@ The peer is what one would write without the operator: SciPy's `root_scalar` gro
 gradient by the implicit function theorem in NumPy. Nothing here fails by being slow.
 """
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -42,7 +43,7 @@ def by_scipy(scores: Tensor, k: Tensor, offsets: Tensor, temperature: float) -> 
     """The same, one group after the other."""
     s, counts, edges = scores.double().numpy(), k.double().numpy(), offsets.numpy()
     p, grad_s, grad_k = np.empty_like(s), np.empty_like(s), np.empty_like(counts)
-    for g, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for g, (a, b) in enumerate(itertools.pairwise(edges)):
         x, kept = s[a:b] / temperature, counts[g]
         logit = np.log(kept / (b - a - kept))
         bracket = (x.min() - logit - 1e-9, x.max() - logit + 1e-9)
