@@ -1,0 +1,127 @@
+"""The answer of every allocator: which channels stay, at what cost, and how it was found."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsa_core.admm import shift_to_budget
+from dsa_core.channels import ChannelGraph
+from dsa_core.cost import Budget, Cost, Resource, round_to_channels
+from dsa_core.errors import BudgetError
+from dsa_core.masks import top_channels
+
+
+@dataclass(frozen=True)
+class Update:
+    """One update of the keep ratios, or one look at them.
+
+    Attributes:
+        step: weight steps done before it.
+        budget: what was asked for at that moment, ratio of the dense cost.
+        cost: relaxed cost of `keep_ratios`, ratio of the dense cost.
+        sharpness: beta2.
+        inexactness: sum of p (1 - p) over all channels: the variance of the number of channels kept.
+        loss: validation loss under the estimator's masks; NaN for an allocator that takes no gradient.
+        price: mean price of the groups between their bounds, in units of loss per log cost.
+        price_spread: its spread over those groups; 0 at an optimum.
+        primal, dual: residuals of the ADMM step.
+        keep_ratios: of every group, after the update.
+    """
+
+    step: int
+    budget: float
+    cost: float
+    sharpness: float
+    inexactness: float
+    loss: float
+    price: float
+    price_spread: float
+    primal: float
+    dual: float
+    keep_ratios: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Which channels of a network stay.
+
+    Attributes:
+        method: the allocator's name.
+        graph: of the network.
+        budget: what was asked.
+        keep_ratios: relaxed keep ratios, float64, shape (K,).
+        importance: of every channel at the end, shape (n,); ranks the channels of a group.
+        counts: kept channels of every group, int64, shape (K,).
+        updates: the way there.
+        epochs: one record for each epoch of masked training.
+        seconds: of the whole search; device: where it ran.
+        notes: what else the allocator wants recorded.
+    """
+
+    method: str
+    graph: ChannelGraph
+    budget: Budget
+    keep_ratios: Tensor
+    importance: Tensor
+    counts: Tensor
+    updates: tuple[Update, ...] = ()
+    epochs: tuple[dict[str, float], ...] = ()
+    seconds: float = 0.0
+    device: str = "cpu"
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def keep(self) -> Tensor:
+        """Which channels stay: the most important of every group, bool, shape (n,)."""
+        return top_channels(self.importance, self.counts, self.graph)
+
+    def relaxed_cost(self, resource: Resource | None = None) -> float:
+        """Cost of the relaxed keep ratios, as a ratio of the dense cost."""
+        return float(self._cost(resource).relative(self.keep_ratios))
+
+    def whole_cost(self, resource: Resource | None = None) -> int:
+        """Exact cost of the kept channels, in units of the resource."""
+        return self._cost(resource).at(self.counts)
+
+    def whole_ratio(self, resource: Resource | None = None) -> float:
+        """Exact cost of the kept channels, as a ratio of the dense cost."""
+        cost = self._cost(resource)
+        return cost.at(self.counts) / cost.dense
+
+    @property
+    def met(self) -> bool:
+        """Whether the kept channels are within the budget."""
+        return self.whole_ratio() <= self.budget.ratio + 1e-9
+
+    def at(self, *, macs: float | None = None, params: float | None = None) -> "Allocation":
+        """The allocation for another budget that the search passed on its way down.
+
+        The keep ratios are those of the last update at or above the asked cost, shifted on it (a common
+        factor, which leaves the prices as they are), then rounded to whole channels; channels are ranked
+        by the importance at the end of the search.
+
+        Raises:
+            BudgetError: the search never passed that cost; names the range it did.
+        """
+        budget = replace(self.budget, macs=macs, params=params)
+        cost = self._cost(budget.resource)
+        ratios = torch.tensor([u.keep_ratios for u in self.updates] or [self.keep_ratios.tolist()])
+        ratios = torch.cat([ratios.double(), self.keep_ratios[None]])
+        path = torch.stack([cost.relative(r) for r in ratios])
+        if not float(path.min()) * (1 - 1e-3) <= budget.ratio <= 1:
+            raise BudgetError(
+                f"the search went from {float(path.max()):.3f} to {float(path.min()):.3f} of the dense "
+                f"{budget.resource}; {budget.ratio:g} is outside. Search again with that budget"
+            )
+        above = (path >= budget.ratio).nonzero()[:, 0]
+        nearest = ratios[int(above[-1]) if len(above) else int(path.argmax())]
+        floors = budget.least_counts(cost) / cost.sizes
+        shifted, _ = shift_to_budget(nearest.log(), cost.relative, budget.ratio, floors)
+        chosen = shifted.exp()
+        counts = round_to_channels(chosen, cost, budget)
+        return replace(self, budget=budget, keep_ratios=chosen, counts=counts)
+
+    def _cost(self, resource: Resource | None) -> Cost:
+        return Cost.of(self.graph, resource or self.budget.resource)

@@ -1,0 +1,43 @@
+"""Differentiable Sparsity Allocation: keep ratios by the gradient of the validation loss."""
+
+from torch import nn
+
+from dsa_core.admm import make_optimizer
+from dsa_core.allocators.allocation import Allocation
+from dsa_core.allocators.search import OnStep, SearchConfig, SearchData, search
+from dsa_core.channels import ChannelGraph
+from dsa_core.cost import Budget, Cost
+
+
+def allocate(
+    model: nn.Module,
+    graph: ChannelGraph,
+    budget: Budget,
+    data: SearchData,
+    config: SearchConfig,
+    *,
+    seed: int,
+    on_step: OnStep | None = None,
+) -> Allocation:
+    """Search keep ratios by DSA, from random weights (with a warm-up) or from a trained network.
+
+    Weights and keep ratios are trained in turn, in place: weights on `data.weights` under masks drawn from
+    the keep probabilities, keep ratios on `data.ratios` under the budget.
+
+    Deviations from the paper in the default configuration, each with its reason in `docs` of the part named:
+    masks act at the consumers of a channel, not after BatchNorm (`masks`); the gradient is the mean-field one
+    (`masks.estimator_mask`); the ADMM steps are made in log ratios and meet the budget from both sides
+    (`admm.priced`). `SearchConfig(optimizer="paper", estimator="straight_through", ...)` follows the paper.
+
+    Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164).
+    """
+    cost = Cost.of(graph, budget.resource)
+    budget.check(cost)
+    floors = budget.least_counts(cost).double() / cost.sizes
+    optimizer = make_optimizer(
+        config.optimizer, cost.relative, floors=floors, settings=config.settings
+    )
+    return search(
+        model, graph, budget, data, config,
+        method="dsa", optimizer=optimizer, use_gradient=True, seed=seed, on_step=on_step,
+    )  # fmt: skip
