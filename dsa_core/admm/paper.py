@@ -23,8 +23,8 @@ class PaperSettings(BaseModel):
         stop_at_budget: once F(alpha) <= B, change nothing (the paper's loop: "while F(A) > B").
         clip_norm: open. The scaled loss gradient is shortened to this norm; None for never.
         theta_lr: open. Step of plain gradient descent on Theta.
-        start_ratio: open. alpha_0, the highest ratio at the start, since logit(1) is infinite.
-        max_ratio: open. The highest ratio at any time.
+        max_ratio: open. alpha_0 of a dense start and the highest ratio at any time, since
+            logit(1) is infinite.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,8 +38,7 @@ class PaperSettings(BaseModel):
     stop_at_budget: bool = True
     clip_norm: float | None = Field(default=0.3, gt=0.0)
     theta_lr: float = Field(default=1.0, gt=0.0)
-    start_ratio: float = Field(default=0.95, gt=0.5, lt=1.0)
-    max_ratio: float = Field(default=0.999, gt=0.5, lt=1.0)
+    max_ratio: float = Field(default=0.95, gt=0.5, lt=1.0)
 
 
 class Paper(KeepRatioOptimizer):
@@ -58,9 +57,9 @@ class Paper(KeepRatioOptimizer):
 
     *Open in the paper, decided here.*
     - F is in units of the dense cost, F(1) = 1.
-    - u1 and u2 start at 0, z at Theta, and alpha at `start_ratio`. At 0.99 the logit is so flat
+    - u1 and u2 start at 0, z at Theta, and alpha at `max_ratio`. At 0.99 the logit is so flat
       (alpha (1 - alpha) = 0.01) that the groups with the largest share of the cost leave first and
-      carry the whole budget; at 0.95 this is mild.
+      carry the whole budget; at 0.95 this is mild. A group that should stay whole stays at 0.95.
     - In these units S = 1e5 makes the loss force 10^3 to 10^4, while u2 grows by rho2 |Theta - z|,
       about 0.05, an update: it would need 10^5 updates to be heard. So S dL/dTheta is shortened to
       the norm `clip_norm`, of the order that u2 reaches in tens of updates. A positive factor
@@ -82,7 +81,7 @@ class Paper(KeepRatioOptimizer):
     ) -> None:
         self.high = torch.full_like(floors, settings.max_ratio).logit()
         self.low = floors.logit().minimum(self.high)
-        theta = start.clamp(max=settings.start_ratio).logit().clamp(self.low, self.high)
+        theta = start.logit().clamp(self.low, self.high)
         super().__init__(
             cost,
             floors,

@@ -43,9 +43,9 @@ class Priced(KeepRatioOptimizer):
     Theta = v. One step, with rho = 1/lr, the scaled dual u, and L replaced by its slope d at z
     (`_direction`):
 
-        v <- argmin_v  <d, v> + rho/2 |v - z + u|^2   =  z - u - lr d
-        z <- projection of v + u on the budget        =  clip(v + u - c)      (`shift_to_budget`)
-        u <- u + v - z                                =  c where unclipped, else c + what was cut off
+        v <- argmin_v  <d, v> + rho/2 |v - z + u|^2  =  z - u - lr d
+        z <- projection of v + u on the budget       =  clip(v + u - c)     (`shift_to_budget`)
+        u <- u + v - z                               =  c where unclipped, else c + the part cut off
 
     *Bounds do not wind up.* Since v + u = z_prev - lr d, the new dual is what the last projection
     cut off, not a sum over the past: (u_k - c) / lr is the current multiplier of group k's bound,

@@ -87,12 +87,12 @@ def shift_to_budget(
 
     Solves  F(a(c)) = B,  a_k(c) = clip(exp(v_k - c), floor_k, 1),  for the shift c.
 
-    This is the projection on the surface in the metric w, to first order: minimising
-    sum_k w_k (z_k - v_k)^2 / 2 under F(exp z) = B gives w_k (z_k - v_k) = -mu F w_k, the same step for every
-    group. Every a_k(c) falls or stays as c grows, and F never rises with it, so the root is unique
-    up to stretches where F is flat. At c = min v all ratios are 1; at c = max(v - log floor) all
-    are at their floors: that is the bracket. Bisection runs until no float64 lies between its ends;
-    the end with F <= B is returned. The surface is met from both sides: c < 0 where F(exp v) < B.
+    To first order this is the projection on the surface in the metric w: minimising
+    sum_k w_k (z_k - v_k)^2 / 2 under F(exp z) = B gives w_k (z_k - v_k) = -mu F w_k, the same step
+    for every group. Each a_k(c) falls or stays as c grows, and F with it, so the root is unique up
+    to stretches where F is flat. At c = min v all ratios are 1; at c = max(v - log floor) all are
+    at their floors: that is the bracket. Bisection runs until no float64 lies between its ends; the
+    end with F <= B is returned. The surface is met from both sides: c < 0 where F(exp v) < B.
 
     Args:
         v: log ratios, shape (K,), finite, any sign; computed in float64.

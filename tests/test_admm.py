@@ -1,0 +1,547 @@
+"""Keep ratios under a budget: the surface, the schedules, and both optimisers on problems with known answers."""
+
+import io
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems_budget import (
+    Problem,
+    ToyCost,
+    all_problems,
+    chain_cost,
+    friendly_problem,
+    linear_cost,
+    linear_problem,
+    normalised,
+    solve_by_slsqp,
+)
+from torch import Tensor
+from torch.testing import assert_close
+
+from dsa_core import admm
+from dsa_core.errors import BudgetError, ConfigError
+
+PROBLEMS = all_problems()
+
+
+def log_error(alpha: Tensor, wanted: Tensor) -> float:
+    """Largest error of a log ratio: 0.01 is 1 % of the ratio."""
+    return float((alpha / wanted).log().abs().max())
+
+
+def noisy(problem: Problem, noise: float, seed: int) -> Callable[[Tensor], Tensor]:
+    """The gradient plus normal noise, `noise` times the mean size of the gradient in every group."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def gradient(alpha: Tensor) -> Tensor:
+        exact = problem.gradient(alpha)
+        random = torch.randn(exact.shape, generator=generator, dtype=torch.float64)
+        return exact + noise * exact.abs().mean() * random
+
+    return gradient
+
+
+def search(
+    optimizer: admm.KeepRatioOptimizer,
+    gradient: Callable[[Tensor], Tensor],
+    budget: float,
+    *,
+    steps: int,
+    first: float = 1.0,
+) -> admm.Residuals:
+    """Anneal the budget from `first` over half the steps; the step falls by a cosine."""
+    for s in range(steps):
+        target = admm.budget_at(s, steps, start=first, end=budget)
+        scale = admm.step_scale_at(s, steps)
+        residuals = optimizer.step(gradient(optimizer.keep_ratios), target, step_scale=scale)
+    return residuals
+
+
+# The toy problems: two derivations of the answer agree.
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_closed_forms_agree_with_sequential_quadratic_programming(name: str) -> None:
+    problem = PROBLEMS[name]
+    assert float(problem.cost(torch.ones_like(problem.c))) == pytest.approx(1.0)
+    assert_close(solve_by_slsqp(problem), problem.optimum, rtol=1e-6, atol=1e-7)
+
+
+# The surface.
+
+
+@st.composite
+def surfaces(draw: st.DrawFn) -> tuple[ToyCost, Tensor, Tensor, float]:
+    """Random non-negative Q, q, const; floors; log ratios, also above 0; a position of B in its range."""
+    k = draw(st.integers(1, 6))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    Q = uniform(k, k) * (uniform(k, k) < 0.5)
+    cost = normalised(Q, uniform(k) + 1e-3, draw(st.sampled_from([0.0, 0.5])))
+    floors = draw(st.sampled_from([1e-4, 0.3, 1.0])) * uniform(k).clamp_min(1e-3)
+    v = 4 * uniform(k) - 3
+    return cost, floors, v, draw(st.floats(0.0, 1.0))
+
+
+@settings(deadline=None, max_examples=60)
+@given(surfaces())
+def test_shift_lands_on_the_budget_and_is_one_shift(
+    surface: tuple[ToyCost, Tensor, Tensor, float],
+) -> None:
+    cost, floors, v, position = surface
+    lowest = float(cost(floors))
+    budget = lowest + position * (1 - lowest)
+    z, shift = admm.shift_to_budget(v, cost, budget, floors)
+    assert float(cost(z.exp())) == pytest.approx(budget, rel=1e-8)
+    assert_close(z, (v - shift).clamp(max=0.0).maximum(floors.log()), rtol=0.0, atol=0.0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(surfaces(), st.floats(0.0, 1.0))
+def test_shift_is_monotone_in_the_budget(
+    surface: tuple[ToyCost, Tensor, Tensor, float], other: float
+) -> None:
+    cost, floors, v, position = surface
+    lowest = float(cost(floors))
+    small, large = (lowest + p * (1 - lowest) for p in sorted((position, other)))
+    z_small, shift_small = admm.shift_to_budget(v, cost, small, floors)
+    z_large, shift_large = admm.shift_to_budget(v, cost, large, floors)
+    assert bool((z_small <= z_large).all())
+    assert float(shift_small) >= float(shift_large)
+
+
+def test_shift_is_exact_at_both_ends_and_ignores_a_common_offset() -> None:
+    cost, floors = chain_cost([8, 16, 8]), torch.tensor([0.125, 0.5, 0.25], dtype=torch.float64)
+    v = torch.tensor([-1.0, 0.5, -0.2], dtype=torch.float64)
+    z, _ = admm.shift_to_budget(v, cost, 1.0, floors)
+    assert_close(z, torch.zeros_like(v), rtol=0.0, atol=0.0)
+    z, _ = admm.shift_to_budget(v, cost, float(cost(floors)), floors)
+    assert_close(z, floors.log(), rtol=0.0, atol=0.0)
+    z, shift = admm.shift_to_budget(v, cost, 0.5, floors)
+    z_up, shift_up = admm.shift_to_budget(v + 3.0, cost, 0.5, floors)
+    assert_close(z_up, z)
+    assert_close(shift_up, shift + 3.0)
+
+
+def test_one_group_follows_the_inverse_of_the_cost() -> None:
+    cost = normalised(torch.tensor([[0.75]]), torch.tensor([0.25]))
+    alpha = admm.uniform_ratio(cost, 0.4, torch.tensor([0.01]))
+    root = (-0.25 + math.sqrt(0.25**2 + 4 * 0.75 * 0.4)) / (2 * 0.75)
+    assert_close(alpha, torch.tensor([root], dtype=torch.float64))
+
+
+def test_uniform_ratio_is_one_ratio_and_the_floors() -> None:
+    floors = torch.tensor([0.1, 0.6, 0.1], dtype=torch.float64)
+    # (t + 0.6 + 2 t) / 4 = 0.3 with weights 1, 1, 2: t = 0.2
+    alpha = admm.uniform_ratio(linear_cost([1, 1, 2]), 0.3, floors)
+    assert_close(alpha, torch.tensor([0.2, 0.6, 0.2], dtype=torch.float64))
+
+
+def test_metric_is_the_elasticity_and_prices_divide_by_it() -> None:
+    cost = chain_cost([8, 16, 8], const=50.0)
+    alpha = torch.tensor([0.3, 0.8, 0.5], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(cost(alpha), alpha)
+    point = alpha.detach()
+    w = admm.metric(cost, point)
+    assert_close(w, point * slope / cost(point))
+    gradient = torch.tensor([-1.0, 2.0, -3.0], dtype=torch.float64)
+    assert_close(admm.prices(gradient, cost, point), gradient * cost(point) / slope)
+    assert_close(admm.prices(-0.7 * slope, cost, point), torch.full_like(point, -0.7) * cost(point))
+
+
+@pytest.mark.parametrize(
+    ("budget", "floor", "message"),
+    [
+        (0.0, 0.1, "got 0.0"),
+        (1.2, 0.1, "got 1.2"),
+        (math.nan, 0.1, "got nan"),
+        (0.3, 0.6, r"floor \(0.6, 0.6\) 0.6 is left"),
+        (0.5, 0.0, "every floor in"),
+    ],
+)
+def test_impossible_budgets_are_refused(budget: float, floor: float, message: str) -> None:
+    with pytest.raises(BudgetError, match=message):
+        admm.shift_to_budget(torch.zeros(2), linear_cost([1, 1]), budget, torch.full((2,), floor))
+
+
+# The schedules.
+
+
+def test_budget_schedule_is_geometric_then_exact() -> None:
+    values = [admm.budget_at(s, 100, start=0.8, end=0.2, anneal_fraction=0.5) for s in range(100)]
+    assert values[0] == 0.8
+    assert values[25] == pytest.approx(math.sqrt(0.8 * 0.2))
+    assert values[50:] == [0.2] * 50
+    assert admm.budget_at(0, 10, start=1.0, end=0.3, anneal_fraction=0.0) == 0.3
+
+
+def test_sharpness_and_step_schedules_hit_their_ends() -> None:
+    assert admm.sharpness_at(0, 11, first=2.0, last=20.0) == 2.0
+    assert admm.sharpness_at(5, 11, first=2.0, last=20.0) == pytest.approx(math.sqrt(40.0))
+    assert admm.sharpness_at(10, 11, first=2.0, last=20.0) == 20.0
+    assert admm.sharpness_at(0, 1, first=2.0, last=20.0) == 20.0
+    assert [admm.step_scale_at(s, 4, shape="linear") for s in range(5)] == [1, 0.75, 0.5, 0.25, 0]
+    assert admm.step_scale_at(1, 4) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    assert admm.step_scale_at(4, 4) == 0.0
+
+
+def test_schedules_refuse_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="end: wanted a finite number > 0, got 0"):
+        admm.budget_at(0, 10, start=1.0, end=0.0)
+    with pytest.raises(ValueError, match="anneal_fraction"):
+        admm.budget_at(0, 10, start=1.0, end=0.5, anneal_fraction=1.5)
+    with pytest.raises(ValueError, match="step: wanted an index >= 0"):
+        admm.sharpness_at(-1, 10, first=1.0, last=2.0)
+    with pytest.raises(ValueError, match="total"):
+        admm.step_scale_at(0, 0)
+    with pytest.raises(ValueError, match="shape"):
+        admm.step_scale_at(0, 1, shape="round")  # type: ignore[arg-type]
+
+
+# priced: answers.
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_priced_finds_the_optimum_and_equal_prices(name: str) -> None:
+    problem = PROBLEMS[name]
+    optimizer = admm.make_optimizer("priced", problem.cost, floors=problem.floors)
+    residuals = search(optimizer, problem.gradient, problem.budget, steps=600)
+    assert log_error(optimizer.keep_ratios, problem.optimum) < 2e-3  # the step length's last tail
+    assert residuals.price_spread / abs(residuals.price) < 2e-3
+    at_bound = (problem.optimum <= problem.floors) | (problem.optimum >= 1)
+    assert residuals.clipped == int(at_bound.sum())
+    # lambda = 1 in `problem_at`, so the price is -F = -B.
+    if name != "linear":
+        assert residuals.price == pytest.approx(-problem.budget, rel=2e-3)
+    assert abs(residuals.budget) < 1e-12
+    assert residuals.primal < 1e-3
+    assert residuals.dual < 1e-3
+
+
+@pytest.mark.parametrize("start", ["low", "mixed"])
+def test_priced_finds_the_optimum_from_other_starts(start: str) -> None:
+    problem = PROBLEMS["clipped"]
+    ratios = {"low": [0.12] * 6, "mixed": [0.1, 1.0, 0.1, 1.0, 1.0, 0.2]}[start]
+    first = torch.tensor(ratios)
+    optimizer = admm.make_optimizer("priced", problem.cost, floors=problem.floors, start=first)
+    search(optimizer, problem.gradient, problem.budget, steps=600, first=problem.budget)
+    assert log_error(optimizer.keep_ratios, problem.optimum) < 5e-3
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_priced_stands_noise(name: str) -> None:
+    problem = PROBLEMS[name]
+    optimizer = admm.make_optimizer("priced", problem.cost, floors=problem.floors)
+    residuals = search(optimizer, noisy(problem, 0.3, 0), problem.budget, steps=600)
+    # the cheapest group of "quadratic" has 1/40 of the largest gradient: mostly noise
+    assert log_error(optimizer.keep_ratios, problem.optimum) < 0.15
+    assert abs(residuals.budget) < 1e-12
+
+
+@pytest.mark.parametrize("start", [0.15, 0.6, 1.0])
+def test_priced_meets_the_budget_from_both_sides(start: float) -> None:
+    problem = friendly_problem()
+    first = torch.full((4,), start)
+    optimizer = admm.make_optimizer("priced", problem.cost, floors=problem.floors, start=first)
+    below = float(problem.cost(first.double())) < problem.budget
+    assert below == (start < 0.2 or start == 0.6)
+    for _ in range(3):
+        optimizer.step(problem.gradient(optimizer.keep_ratios), problem.budget)
+        assert float(problem.cost(optimizer.keep_ratios)) == pytest.approx(problem.budget, rel=1e-9)
+
+
+def test_no_signal_gives_the_uniform_allocation() -> None:
+    cost = chain_cost([16, 16, 32, 32, 64])
+    floors = torch.tensor([0.05, 0.7, 0.05, 0.05, 0.4], dtype=torch.float64)
+    optimizer = admm.make_optimizer("priced", cost, floors=floors)
+    search(optimizer, torch.zeros_like, 0.35, steps=100)
+    uniform = admm.uniform_ratio(cost, 0.35, floors)
+    assert_close(optimizer.keep_ratios, uniform, rtol=1e-12, atol=0.0)
+
+
+def test_a_loss_proportional_to_the_cost_gives_the_uniform_allocation() -> None:
+    """All prices equal: rounding errors must not be mistaken for a signal."""
+    cost = chain_cost([16, 16, 32, 32, 64])
+    floors = torch.full((5,), 0.01)
+    optimizer = admm.make_optimizer("priced", cost, floors=floors)
+    search(optimizer, lambda alpha: -3.0 * cost.gradient(alpha), 0.35, steps=100)
+    assert_close(optimizer.keep_ratios, admm.uniform_ratio(cost, 0.35, floors), rtol=1e-6, atol=0.0)
+
+
+def test_noise_of_mean_zero_wanders_no_further_than_its_law() -> None:
+    """Log ratios do a random walk: standard deviation about lr sqrt(sum of step_scale^2), B kept."""
+    cost, floors, steps = chain_cost([16, 16, 32, 32, 64]), torch.full((5,), 0.01), 200
+    uniform = admm.uniform_ratio(cost, 0.35, floors)
+    deviations = []
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        optimizer = admm.make_optimizer("priced", cost, floors=floors)
+        search(
+            optimizer,
+            lambda a, g=generator: torch.randn(a.shape, generator=g, dtype=torch.float64),
+            0.35,
+            steps=steps,
+        )
+        assert float(cost(optimizer.keep_ratios)) == pytest.approx(0.35, rel=1e-9)
+        deviations.append((optimizer.keep_ratios / uniform).log())
+    law = 0.05 * math.sqrt(sum(admm.step_scale_at(s, steps) ** 2 for s in range(steps)))
+    spread = float(torch.stack(deviations).square().mean().sqrt())
+    assert 0.4 * law < spread < 1.2 * law  # 30 values; ratios cut at 1 wander less
+
+
+@pytest.mark.parametrize("factor", [2.0**-30, 2.0**20, 1e5])
+def test_priced_does_not_depend_on_the_scale_of_the_loss(factor: float) -> None:
+    problem = PROBLEMS["clipped"]
+    answers = []
+    for scale in (1.0, factor):
+        optimizer = admm.make_optimizer("priced", problem.cost, floors=problem.floors)
+        search(optimizer, lambda a, s=scale: s * problem.gradient(a), problem.budget, steps=100)
+        answers.append(optimizer.keep_ratios)
+    assert_close(answers[1], answers[0], rtol=1e-9, atol=0.0)
+
+
+# priced: bounds.
+
+
+def test_a_group_held_long_at_its_bound_leaves_it_when_its_price_turns() -> None:
+    """No wind-up: after 500 steps against the bound the group is free once the average has turned."""
+    cost, floors = linear_cost([1, 1, 1]), torch.full((3,), 0.05)
+    towards = torch.tensor([-9.0, -1.0, -1.0], dtype=torch.float64)
+    for sign, bound in ((1.0, 1.0), (-1.0, 0.05)):
+        optimizer = admm.make_optimizer("priced", cost, floors=floors)
+        for _ in range(500):
+            optimizer.step(sign * towards, 0.5)
+        assert float(optimizer.keep_ratios[0]) == bound
+        for _ in range(40):  # memory of the average: 1 / (1 - 0.97) = 33 steps
+            optimizer.step(-sign * towards, 0.5)
+        assert abs(math.log(float(optimizer.keep_ratios[0]) / bound)) > 0.1
+
+
+def test_the_dual_of_a_clipped_group_is_the_multiplier_of_its_bound() -> None:
+    problem = PROBLEMS["clipped"]
+    optimizer = admm.make_optimizer("priced", problem.cost, floors=problem.floors)
+    search(optimizer, problem.gradient, problem.budget, steps=300)
+    optimizer.step(problem.gradient(optimizer.keep_ratios), problem.budget, step_scale=1.0)
+    dual = optimizer.state_dict()["dual"] / 0.05  # rho u
+    free = (problem.optimum > problem.floors) & (problem.optimum < 1)
+    relative = dual - dual[free].mean()
+    # push = 2 doubles (halves) c: price -2 (-1/2) against -1, the same sign at each step: d = -1 (+1).
+    wanted = torch.where(problem.optimum >= 1, 1.0, torch.where(free, 0.0, -1.0)).double()
+    assert_close(relative, wanted, rtol=0.0, atol=0.15)  # averages still remember the annealing
+
+
+# The collapse that the equality and the metric prevent.
+
+
+def empty_groups_pull_down(alpha: Tensor, generator: torch.Generator) -> Tensor:
+    """A noisy gradient whose sign is wrong in nearly empty groups: the fewer channels, the worse."""
+    wrong = (alpha < 0.4).double()
+    noise = torch.randn(alpha.shape, generator=generator, dtype=torch.float64)
+    return -0.1 * (1 - wrong) + 0.5 * wrong + noise
+
+
+def project_below(alpha: Tensor, cost: ToyCost, budget: float) -> Tensor:
+    """Euclidean projection, step by step along dF/dalpha, only where F > B: the naive way."""
+    for _ in range(200):
+        excess = float(cost(alpha)) - budget
+        if excess <= 0:
+            break
+        slope = cost.gradient(alpha)
+        alpha = (alpha - excess * slope / slope.square().sum()).clamp(0.02, 1.0)
+    return alpha
+
+
+def test_an_inequality_collapses_where_priced_stays_on_the_budget() -> None:
+    cost, budget = chain_cost([16, 16, 32, 32, 64, 64]), 0.5
+    generator = torch.Generator().manual_seed(0)
+    naive = torch.ones(6, dtype=torch.float64)
+    for _ in range(300):
+        step = 0.05 * empty_groups_pull_down(naive, generator)
+        naive = project_below((naive - step).clamp(0.02, 1.0), cost, budget)
+    assert float(cost(naive)) < 0.3 * budget
+
+    optimizer = admm.make_optimizer("priced", cost, floors=torch.full((6,), 0.02))
+    search(optimizer, lambda a: empty_groups_pull_down(a, generator), budget, steps=300)
+    assert float(cost(optimizer.keep_ratios)) == pytest.approx(budget, rel=1e-3)
+
+
+# paper.
+
+
+def test_paper_updates_are_the_stated_equations() -> None:
+    """One update by hand: one z step (Adam's first step is z_lr sign(slope)), both duals."""
+    cost = linear_cost([1, 3])
+    given_settings = admm.PaperSettings(
+        rho1=0.5, rho2=0.2, loss_scale=10.0, z_steps=1, theta_lr=0.1, clip_norm=None,
+        only_shrink=False, stop_at_budget=False,
+    )  # fmt: skip
+    start = torch.tensor([0.8, 0.6], dtype=torch.float64)
+    optimizer = admm.make_optimizer(
+        "paper", cost, floors=torch.full((2,), 0.01), start=start, settings=given_settings
+    )
+    state = optimizer.state_dict()
+    state["consensus_dual"] = torch.tensor([0.3, -0.1], dtype=torch.float64)
+    state["z"] = z = torch.tensor([1.0, 0.1], dtype=torch.float64)
+    state["budget_dual"] = torch.tensor(0.7, dtype=torch.float64)
+    optimizer.load_state_dict(state)
+    gradient = torch.tensor([-0.2, 0.1], dtype=torch.float64)
+    u2, theta = state["consensus_dual"], start.logit()
+
+    optimizer.step(gradient, 0.5)
+    theta = theta - 0.1 * (10 * gradient * start * (1 - start) + u2 + 0.2 * (theta - z))
+    s = z.sigmoid()
+    excess = float(cost(s)) - 0.5
+    assert excess > 0
+    z_slope = (0.7 + 0.5 * excess) * cost.q * s * (1 - s) - u2 - 0.2 * (theta - z)
+    z = z - 1e-3 * z_slope.sign()
+    after = optimizer.state_dict()
+    assert_close(after["theta"], theta)
+    assert_close(after["z"], z, rtol=0.0, atol=1e-9)  # Adam's epsilon
+    assert_close(float(after["budget_dual"]), 0.7 + 0.5 * excess)
+    assert_close(after["consensus_dual"], u2 + 0.2 * (theta - z), rtol=0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", ["linear", "quadratic"])
+def test_paper_finds_a_friendly_optimum_without_its_one_way_rules(shape: str) -> None:
+    linear = linear_problem([1, 2, 3, 4], [0.6, 0.8, 1.0, 1.2], 0.5)
+    problem = linear if shape == "linear" else friendly_problem()
+    optimizer = admm.make_optimizer(
+        "paper",
+        problem.cost,
+        floors=problem.floors,
+        settings=admm.PaperSettings(only_shrink=False, stop_at_budget=False, theta_lr=3.0),
+    )
+    residuals = search(optimizer, problem.gradient, problem.budget, steps=500, first=problem.budget)
+    assert log_error(optimizer.keep_ratios, problem.optimum) < 0.1
+    assert float(problem.cost(optimizer.keep_ratios)) == pytest.approx(problem.budget, rel=0.03)
+    assert abs(residuals.budget) < 0.02
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_paper_as_stated_shrinks_to_the_budget_and_stops(noise: float) -> None:
+    problem = friendly_problem()
+    gradient = noisy(problem, noise, 0)
+    optimizer = admm.make_optimizer("paper", problem.cost, floors=problem.floors)
+    old = optimizer.keep_ratios
+    assert_close(old, torch.full_like(old, 0.95))
+    for _ in range(120):
+        optimizer.step(gradient(old), problem.budget)
+        assert bool((optimizer.keep_ratios <= old).all())
+        old = optimizer.keep_ratios
+    assert 0.9 * problem.budget < float(problem.cost(old)) <= problem.budget
+    assert log_error(old, problem.optimum) < 0.3
+    state = optimizer.state_dict()
+    optimizer.step(gradient(old), problem.budget)
+    assert_close(optimizer.state_dict(), state, rtol=0.0, atol=0.0)
+
+
+def test_paper_without_stopping_runs_below_the_budget() -> None:
+    problem = friendly_problem()
+    gradient = noisy(problem, 1.0, 0)
+    optimizer = admm.make_optimizer(
+        "paper",
+        problem.cost,
+        floors=problem.floors,
+        settings=admm.PaperSettings(stop_at_budget=False),
+    )
+    for _ in range(300):
+        optimizer.step(gradient(optimizer.keep_ratios), problem.budget)
+    assert float(problem.cost(optimizer.keep_ratios)) < 0.3 * problem.budget
+
+
+# Both: interface.
+
+
+@pytest.mark.parametrize("name", ["priced", "paper"])
+def test_a_saved_state_continues_bit_for_bit(name: str) -> None:
+    problem = PROBLEMS["clipped"]
+    generator = torch.Generator().manual_seed(3)
+    gradients = torch.randn(20, 6, generator=generator, dtype=torch.float64)
+
+    def run(optimizer: admm.KeepRatioOptimizer, rows: Tensor) -> list[admm.Residuals]:
+        return [optimizer.step(row, 0.6, step_scale=0.7) for row in rows]
+
+    whole = admm.make_optimizer(name, problem.cost, floors=problem.floors)
+    residuals = run(whole, gradients)
+    half = admm.make_optimizer(name, problem.cost, floors=problem.floors)
+    run(half, gradients[:10])
+    buffer = io.BytesIO()
+    torch.save(half.state_dict(), buffer)
+    run(half, gradients[10:])  # the saved copy must not follow
+    buffer.seek(0)
+    resumed = admm.make_optimizer(name, problem.cost, floors=problem.floors)
+    resumed.load_state_dict(torch.load(buffer, weights_only=True))
+    assert run(resumed, gradients[10:]) == residuals[10:]
+    assert torch.equal(resumed.keep_ratios, whole.keep_ratios)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", ["priced", "paper"])
+def test_answers_are_copies_and_arguments_stay_untouched(name: str) -> None:
+    problem = friendly_problem()
+    floors, start = problem.floors.float(), torch.full((4,), 0.9)
+    optimizer = admm.make_optimizer(name, problem.cost, floors=floors, start=start)
+    before = optimizer.keep_ratios
+    assert before.dtype == torch.float64
+    optimizer.keep_ratios.zero_()
+    optimizer.state_dict().popitem()[1].zero_()
+    assert torch.equal(optimizer.keep_ratios, before)
+    gradient = problem.gradient(before).float()
+    kept = gradient.clone()
+    optimizer.step(gradient, 0.5)
+    assert torch.equal(gradient, kept)
+    assert torch.equal(start, torch.full((4,), 0.9))
+
+
+@pytest.mark.parametrize("name", ["priced", "paper"])
+def test_wrong_calls_are_refused_with_reasons(name: str) -> None:
+    problem = friendly_problem()
+    optimizer = admm.make_optimizer(name, problem.cost, floors=problem.floors)
+    state = optimizer.state_dict()
+    with pytest.raises(ValueError, match=r"gradient: wanted one value a group, shape \(4,\)"):
+        optimizer.step(torch.zeros(3), 0.5)
+    with pytest.raises(ValueError, match=r"gradient: not finite in groups \[2\]"):
+        optimizer.step(torch.tensor([0.0, 0.0, math.nan, 0.0]), 0.5)
+    with pytest.raises(ValueError, match="step_scale"):
+        optimizer.step(torch.zeros(4), 0.5, step_scale=-1.0)
+    with pytest.raises(BudgetError, match="cannot be reached"):
+        optimizer.step(torch.zeros(4), 1e-4)
+    assert_close(optimizer.state_dict(), state, rtol=0.0, atol=0.0)
+    with pytest.raises(ValueError, match="wanted the entries"):
+        optimizer.load_state_dict({"x": torch.zeros(4)})
+    with pytest.raises(ValueError, match=r"state\['z'\]"):
+        optimizer.load_state_dict({**state, "z": torch.zeros(3, dtype=torch.float64)})
+
+
+def test_make_optimizer_refuses_what_does_not_fit() -> None:
+    cost, floors = linear_cost([1, 1]), torch.full((2,), 0.1)
+    with pytest.raises(ConfigError, match="did you mean 'priced'"):
+        admm.make_optimizer("prized", cost, floors=floors)
+    with pytest.raises(ConfigError, match="PaperSettings does not belong to 'priced'"):
+        admm.make_optimizer("priced", cost, floors=floors, settings=admm.PaperSettings())
+    with pytest.raises(ValueError, match="start: wanted one ratio a group"):
+        admm.make_optimizer("priced", cost, floors=floors, start=torch.ones(3))
+    with pytest.raises(ValueError, match="floors: wanted ratios in"):
+        admm.make_optimizer("priced", cost, floors=torch.zeros(2))
+
+
+def test_a_group_that_costs_nothing_does_no_harm() -> None:
+    cost = linear_cost([1, 2, 0])
+    optimizer = admm.make_optimizer("priced", cost, floors=torch.full((3,), 0.05))
+    c = torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64)
+    residuals = search(optimizer, lambda a: -c / a.square(), 0.4, steps=300)
+    alpha = optimizer.keep_ratios
+    assert float(alpha[2]) == 1.0  # it lowers the loss for nothing
+    best = (
+        0.4 * torch.sqrt(3 / c[:2] / torch.tensor([1, 2])) / (math.sqrt(1 / 3) + math.sqrt(2 / 3))
+    )
+    assert_close(alpha[:2], best, rtol=1e-2, atol=0.0)
+    assert math.isfinite(residuals.price)
