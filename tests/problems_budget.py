@@ -103,7 +103,7 @@ def solve_by_slsqp(problem: Problem) -> Tensor:
         lambda v: float(problem.loss(tensor(v))),
         np.log(np.maximum(problem.floors.numpy(), 0.5)),
         jac=lambda v: (tensor(v) * problem.gradient(tensor(v))).numpy(),
-        bounds=[(float(np.log(f)), 0.0) for f in problem.floors],
+        bounds=[(float(np.log(f)), 0.0) for f in problem.floors.tolist()],
         constraints={
             "type": "eq",
             "fun": lambda v: float(problem.cost(tensor(v))) - problem.budget,

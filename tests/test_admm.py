@@ -1,4 +1,4 @@
-"""Keep ratios under a budget: the surface, the schedules, and both optimisers on problems with known answers."""
+"""Keep ratios under a budget: surface, schedules, optimisers on problems with known answers."""
 
 import io
 import math
@@ -34,7 +34,7 @@ def log_error(alpha: Tensor, wanted: Tensor) -> float:
 
 
 def noisy(problem: Problem, noise: float, seed: int) -> Callable[[Tensor], Tensor]:
-    """The gradient plus normal noise, `noise` times the mean size of the gradient in every group."""
+    """The gradient plus normal noise of `noise` times the gradient's mean size in every group."""
     generator = torch.Generator().manual_seed(seed)
 
     def gradient(alpha: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def test_closed_forms_agree_with_sequential_quadratic_programming(name: str) -> 
 
 @st.composite
 def surfaces(draw: st.DrawFn) -> tuple[ToyCost, Tensor, Tensor, float]:
-    """Random non-negative Q, q, const; floors; log ratios, also above 0; a position of B in its range."""
+    """Random Q, q, const >= 0; floors; log ratios, also above 0; a position of B in its range."""
     k = draw(st.integers(1, 6))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
 
@@ -113,8 +113,8 @@ def test_shift_is_monotone_in_the_budget(
     small, large = (lowest + p * (1 - lowest) for p in sorted((position, other)))
     z_small, shift_small = admm.shift_to_budget(v, cost, small, floors)
     z_large, shift_large = admm.shift_to_budget(v, cost, large, floors)
-    assert bool((z_small <= z_large).all())
-    assert float(shift_small) >= float(shift_large)
+    assert bool((z_small <= z_large + 1e-12).all())
+    assert float(shift_small) >= float(shift_large) - 1e-12
 
 
 def test_shift_is_exact_at_both_ends_and_ignores_a_common_offset() -> None:
@@ -276,11 +276,11 @@ def test_a_loss_proportional_to_the_cost_gives_the_uniform_allocation() -> None:
 
 
 def test_noise_of_mean_zero_wanders_no_further_than_its_law() -> None:
-    """Log ratios do a random walk: standard deviation about lr sqrt(sum of step_scale^2), B kept."""
+    """Log ratios walk at random: standard deviation about lr sqrt(sum step_scale^2); B is kept."""
     cost, floors, steps = chain_cost([16, 16, 32, 32, 64]), torch.full((5,), 0.01), 200
     uniform = admm.uniform_ratio(cost, 0.35, floors)
     deviations = []
-    for seed in range(6):
+    for seed in range(4):
         generator = torch.Generator().manual_seed(seed)
         optimizer = admm.make_optimizer("priced", cost, floors=floors)
         search(
@@ -293,7 +293,7 @@ def test_noise_of_mean_zero_wanders_no_further_than_its_law() -> None:
         deviations.append((optimizer.keep_ratios / uniform).log())
     law = 0.05 * math.sqrt(sum(admm.step_scale_at(s, steps) ** 2 for s in range(steps)))
     spread = float(torch.stack(deviations).square().mean().sqrt())
-    assert 0.4 * law < spread < 1.2 * law  # 30 values; ratios cut at 1 wander less
+    assert 0.4 * law < spread < 1.2 * law  # 20 values; ratios cut at 1 wander less
 
 
 @pytest.mark.parametrize("factor", [2.0**-30, 2.0**20, 1e5])
@@ -307,18 +307,33 @@ def test_priced_does_not_depend_on_the_scale_of_the_loss(factor: float) -> None:
     assert_close(answers[1], answers[0], rtol=1e-9, atol=0.0)
 
 
+def test_one_noisy_group_does_not_silence_the_others() -> None:
+    """Group 0 costs nearly nothing: the noise of its price is 300 times that of its gradient."""
+    problem = linear_problem([0.01, 1, 1, 1], [0.01, 0.4, 0.1, 0.2], 0.4)
+    generator = torch.Generator().manual_seed(0)
+
+    def gradient(alpha: Tensor) -> Tensor:
+        noise = torch.zeros_like(alpha)
+        noise[0] = 0.3 * torch.randn((), generator=generator, dtype=torch.float64)
+        return problem.gradient(alpha) + noise
+
+    optimizer = admm.make_optimizer("priced", problem.cost, floors=problem.floors)
+    search(optimizer, gradient, problem.budget, steps=300)
+    assert log_error(optimizer.keep_ratios[1:], problem.optimum[1:]) < 0.1
+
+
 # priced: bounds.
 
 
 def test_a_group_held_long_at_its_bound_leaves_it_when_its_price_turns() -> None:
-    """No wind-up: after 500 steps against the bound the group is free once the average has turned."""
-    cost, floors = linear_cost([1, 1, 1]), torch.full((3,), 0.05)
+    """No wind-up: after 400 steps against it the group is free once the average has turned."""
+    cost, floors = linear_cost([1, 1, 1]), torch.full((3,), 0.05, dtype=torch.float64)
     towards = torch.tensor([-9.0, -1.0, -1.0], dtype=torch.float64)
     for sign, bound in ((1.0, 1.0), (-1.0, 0.05)):
         optimizer = admm.make_optimizer("priced", cost, floors=floors)
-        for _ in range(500):
+        for _ in range(400):
             optimizer.step(sign * towards, 0.5)
-        assert float(optimizer.keep_ratios[0]) == bound
+        assert float(optimizer.keep_ratios[0]) == pytest.approx(bound, rel=1e-15)
         for _ in range(40):  # memory of the average: 1 / (1 - 0.97) = 33 steps
             optimizer.step(-sign * towards, 0.5)
         assert abs(math.log(float(optimizer.keep_ratios[0]) / bound)) > 0.1
@@ -332,7 +347,7 @@ def test_the_dual_of_a_clipped_group_is_the_multiplier_of_its_bound() -> None:
     dual = optimizer.state_dict()["dual"] / 0.05  # rho u
     free = (problem.optimum > problem.floors) & (problem.optimum < 1)
     relative = dual - dual[free].mean()
-    # push = 2 doubles (halves) c: price -2 (-1/2) against -1, the same sign at each step: d = -1 (+1).
+    # push = 2 doubles (halves) c: price -2 (-1/2) against -1, always of one sign: d = -1 (+1).
     wanted = torch.where(problem.optimum >= 1, 1.0, torch.where(free, 0.0, -1.0)).double()
     assert_close(relative, wanted, rtol=0.0, atol=0.15)  # averages still remember the annealing
 
@@ -341,7 +356,7 @@ def test_the_dual_of_a_clipped_group_is_the_multiplier_of_its_bound() -> None:
 
 
 def empty_groups_pull_down(alpha: Tensor, generator: torch.Generator) -> Tensor:
-    """A noisy gradient whose sign is wrong in nearly empty groups: the fewer channels, the worse."""
+    """A noisy gradient whose sign is wrong in nearly empty groups."""
     wrong = (alpha < 0.4).double()
     noise = torch.randn(alpha.shape, generator=generator, dtype=torch.float64)
     return -0.1 * (1 - wrong) + 0.5 * wrong + noise
@@ -418,7 +433,7 @@ def test_paper_finds_a_friendly_optimum_without_its_one_way_rules(shape: str) ->
         floors=problem.floors,
         settings=admm.PaperSettings(only_shrink=False, stop_at_budget=False, theta_lr=3.0),
     )
-    residuals = search(optimizer, problem.gradient, problem.budget, steps=500, first=problem.budget)
+    residuals = search(optimizer, problem.gradient, problem.budget, steps=350, first=problem.budget)
     assert log_error(optimizer.keep_ratios, problem.optimum) < 0.1
     assert float(problem.cost(optimizer.keep_ratios)) == pytest.approx(problem.budget, rel=0.03)
     assert abs(residuals.budget) < 0.02
@@ -451,7 +466,7 @@ def test_paper_without_stopping_runs_below_the_budget() -> None:
         floors=problem.floors,
         settings=admm.PaperSettings(stop_at_budget=False),
     )
-    for _ in range(300):
+    for _ in range(250):
         optimizer.step(gradient(optimizer.keep_ratios), problem.budget)
     assert float(problem.cost(optimizer.keep_ratios)) < 0.3 * problem.budget
 

@@ -37,6 +37,8 @@ class Residuals:
 class KeepRatioOptimizer(ABC):
     """Moves K keep ratios in [floor, 1] against a stochastic gradient, under a budget F = B."""
 
+    uses_gradient = True  # False: `step` looks at the budget only, and no gradient need be computed
+
     def __init__(self, cost: CostForm, floors: Tensor, state: dict[str, Tensor]) -> None:
         self.cost = cost
         self.floors = floors

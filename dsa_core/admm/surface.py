@@ -9,6 +9,7 @@ from dsa_core.errors import BudgetError
 
 SMALLEST_WEIGHT = 1e-12  # a group that costs nothing has no price; its weight is taken as this
 REACH = 1e-9  # budgets this close (relative) to F(1) or F(floors) count as equal to it
+ROUNDING = 1e-15  # relative error of F at which its root is taken as found
 
 
 class CostForm(Protocol):
@@ -91,8 +92,9 @@ def shift_to_budget(
     sum_k w_k (z_k - v_k)^2 / 2 under F(exp z) = B gives w_k (z_k - v_k) = -mu F w_k, the same step
     for every group. Each a_k(c) falls or stays as c grows, and F with it, so the root is unique up
     to stretches where F is flat. At c = min v all ratios are 1; at c = max(v - log floor) all are
-    at their floors: that is the bracket. Bisection runs until no float64 lies between its ends; the
-    end with F <= B is returned. The surface is met from both sides: c < 0 where F(exp v) < B.
+    at their floors: that is the bracket. Newton's method, kept inside it by bisection, runs until F
+    is B to a few roundings or no float64 lies between the ends. The surface is met from both sides:
+    c < 0 where F(exp v) < B.
 
     Args:
         v: log ratios, shape (K,), finite, any sign; computed in float64.
@@ -109,27 +111,33 @@ def shift_to_budget(
     v, floors = v.to(torch.float64), floors.to(v.device, torch.float64)
     check_budget(cost, budget, floors)
     log_floors = floors.log()
-    low, high = v.min(), (v - log_floors).max()
-    if float(cost(torch.ones_like(v))) <= budget * (1 + REACH):
-        high = low
-    elif float(cost(floors)) < budget * (1 - REACH):
-        low, high = _bisect(v, cost, budget, floors, (low, high))
-    return (v - high).clamp(max=0.0).maximum(log_floors), high
+    shift, highest = float(v.min()), float((v - log_floors).max())
+    if float(cost(floors)) >= budget * (1 - REACH):
+        shift = highest
+    elif float(cost(torch.ones_like(v))) > budget * (1 + REACH):
+        shift = _root(v, cost, budget, floors, (shift, highest))
+    return (v - shift).clamp(max=0.0).maximum(log_floors), v.new_tensor(shift)
 
 
-def _bisect(
-    v: Tensor, cost: CostForm, budget: float, floors: Tensor, bracket: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Shrink the bracket, F(low) > B >= F(high), until its ends are neighbours in float64."""
+def _root(
+    v: Tensor, cost: CostForm, budget: float, floors: Tensor, bracket: tuple[float, float]
+) -> float:
+    """Find c with F(a(c)) = B by Newton's method, kept inside F(low) > B > F(high) by bisection."""
     low, high = bracket
-    while True:
-        middle = (low + high) / 2
-        if not bool((low < middle) & (middle < high)):
-            return low, high
-        if float(cost((v - middle).exp().clamp(max=1.0).maximum(floors))) > budget:
-            low = middle
-        else:
-            high = middle
+    shift = (low + high) / 2
+    while low < shift < high:
+        wanted = (v - shift).exp()
+        alpha = wanted.clamp(max=1.0).maximum(floors)
+        excess = float(cost(alpha)) - budget
+        if abs(excess) <= ROUNDING * budget:
+            break
+        low, high = (shift, high) if excess > 0 else (low, shift)
+        # dF/dc = -sum of alpha_k dF/dalpha_k over the unclipped groups
+        slope = float((alpha * cost.gradient(alpha))[alpha == wanted].sum())
+        shift = shift + excess / slope if slope > 0 else low
+        if not low < shift < high:
+            shift = (low + high) / 2
+    return shift
 
 
 def uniform_ratio(cost: CostForm, budget: float, floors: Tensor) -> Tensor:
