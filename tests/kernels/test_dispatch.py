@@ -27,10 +27,12 @@ def call(door: Callable[..., Any], **changes: Any) -> Any:
 
 
 NAN = torch.tensor([0.0, 1.0, 2.0, float("nan"), 4.0])
+FIRST = torch.tensor([0.0, 1.0, float("inf"), 3.0, 4.0])
 INF = torch.tensor([0.0, float("-inf"), 2.0, 3.0, 4.0])
 FROZEN = torch.tensor([False, False, True, True, False])
 BAD = [
     ({"scores": NAN}, r"scores: segment 1, position 1: .*finite.*got nan"),
+    ({"scores": FIRST}, r"scores: segment 1, position 0: .*got inf"),
     ({"scores": INF}, r"scores: segment 0, position 1: .*got -inf.*clamp the importance"),
     ({"scores": torch.arange(5)}, r"scores: wanted a tensor of float32 or float64, got torch.int"),
     ({"scores": torch.zeros(5).half()}, r"scores: wanted .*got torch.float16"),

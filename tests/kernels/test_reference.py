@@ -180,6 +180,17 @@ def test_solver_needs_few_iterations(temperature: float, ties: bool) -> None:
         assert float(solved.residual.max()) < 1e-10
 
 
+def test_solver_needs_few_iterations_where_the_root_ends_the_bracket() -> None:
+    # scores far apart: only one channel is undecided, p = frac(k), and t = s - T logit(frac(k))
+    scores = 1e3 * torch.arange(9.0, dtype=torch.float64)
+    for k in (1e-12, 0.3, 4.0 + 1e-9, 4.2, 5 - 1e-9, 8.8, 9 - 1e-12):
+        count, offsets = torch.tensor([k], dtype=torch.float64), torch.tensor([0, 9])
+        solved = solve_threshold(scores, count, offsets, temperature=1.0)
+        undecided = scores[8 - int(k)]
+        assert_close(solved.root[0], undecided - torch.logit(count[0] - int(k)))
+        assert solved.iterations <= 12
+
+
 def test_everything_kept_has_its_root_at_minus_infinity() -> None:
     k, offsets = torch.tensor([2.0, 1.0]), torch.tensor([0, 2, 4])
     solved = solve_threshold(torch.zeros(4), k, offsets, temperature=1.0)
