@@ -65,7 +65,8 @@ def augment_batch(images: Tensor, how: Augmentation, draw: torch.Generator) -> T
 def crop(images: Tensor, padding: int, *, rows: Tensor, columns: Tensor) -> Tensor:
     """Pad with zeros and cut from picture n the window that starts at (rows[n], columns[n]).
 
-    All windows are a strided view (no copy); one indexing operation then picks one window a picture.
+    All windows are a strided view (no copy); one indexing operation then picks one window a
+    picture.
 
     Args:
         images: shape (N, C, H, W).

@@ -40,6 +40,17 @@ def split(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[:first].sort().values, order[first:].sort().values
 
 
+def check_part(part: str) -> str:
+    """Return `part` if it is "train" or "test".
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if part not in ("train", "test"):
+        raise ConfigError(f"part must be 'train' or 'test', got {part!r}")
+    return part
+
+
 class BatchSource(ABC):
     """Epochs of batches (x, y), each a pure function of (seed, epoch, position).
 
@@ -90,7 +101,7 @@ class BatchSource(ABC):
         """Describe everything that decides which numbers come out, for checkpoints."""
 
     def forever(self, start_step: int = 0) -> Iterator[Batch]:
-        """Yield batches without end, epoch after epoch; step t is position t mod len of epoch t // len.
+        """Yield batches without end: step t is position t mod len of epoch t // len.
 
         Args:
             start_step: steps already taken, so that a resumed search sees what it would have seen.
@@ -166,7 +177,7 @@ class Batches(BatchSource):
             yield self._batch(chosen, epoch, position)
 
     def fingerprint(self) -> dict[str, str]:
-        """Describe what decides the numbers: settings, shape, and a checksum of labels and of a few pictures."""
+        """Describe what decides the numbers; of the pictures, by a checksum of a few."""
         some = self._images[:: max(1, self.n // 64)]
         return self._settings() | {
             "augment": self.augment,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsa_core.data.batches import Batches
+from dsa_core.data.batches import Batches, check_part
 from dsa_core.data.files import read_cifar, read_fashion_mnist
 from dsa_core.data.folder import FolderDataset, open_folder
 from dsa_core.errors import ConfigError
@@ -43,6 +43,10 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: str
+
+    def count(self, part: str) -> int:
+        """Count the examples of "train" or "test"."""
+        return len(self.train_labels if check_part(part) == "train" else self.test_labels)
 
     def batches(
         self,
@@ -91,17 +95,6 @@ class Dataset:
         )
 
 
-def check_part(part: str) -> str:
-    """Return `part` if it is "train" or "test".
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if part not in ("train", "test"):
-        raise ConfigError(f"part must be 'train' or 'test', got {part!r}")
-    return part
-
-
 def names() -> list[str]:
     """List the names that `load` knows, beside `folder:PATH`."""
     return list(LOADERS)
@@ -117,18 +110,19 @@ def load(
 ) -> Dataset | FolderDataset:
     """Load a dataset by name.
 
-    "digits" (scikit-learn's 1797 scans of 8x8 pixels) needs no file. The others are read from `root` and are
-    downloaded, with torchvision's MD5 check, only on request.
+    "digits" (scikit-learn's 1797 scans of 8x8 pixels) needs no file. The others are read from
+    `root` and are downloaded, with torchvision's MD5 check, only on request.
 
     Args:
-        name: one of `names()`, or `folder:PATH` for pictures in ImageNet's layout (PATH/train/CLASS/*,
-            PATH/val/CLASS/*).
+        name: one of `names()`, or `folder:PATH` for pictures in ImageNet's layout
+            (PATH/train/CLASS/*, PATH/val/CLASS/*).
         root: folder of the data; None = DSA_DATA, else ./data.
         download: fetch what is missing.
 
     Raises:
         ConfigError: the name is unknown.
-        DataError: files are missing, damaged, or cannot be downloaded; the message says where they belong.
+        DataError: files are missing, damaged, or cannot be downloaded; the message says where they
+            belong.
     """
     if name.startswith("folder:"):
         return open_folder(name.removeprefix("folder:"))
@@ -136,7 +130,8 @@ def load(
         near = difflib.get_close_matches(name, LOADERS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(
-            f"unknown dataset {name!r}: {hint}Wanted is one of {', '.join(LOADERS)}, or 'folder:PATH'"
+            f"unknown dataset {name!r}: {hint}"
+            f"Wanted is one of {', '.join(LOADERS)}, or 'folder:PATH'"
         )
     return LOADERS[name](data_root(root), download)
 
@@ -185,4 +180,3 @@ LOADERS: dict[str, Callable[[Path, bool], Dataset]] = {
     "cifar100": _cifar100,
     "fashion_mnist": _fashion_mnist,
 }
-

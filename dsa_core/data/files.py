@@ -43,9 +43,9 @@ class ArrayUnpickler(pickle.Unpickler):
 def missing(what: str, folder: Path, reason: str) -> DataError:
     """Make the error that says where data belong and how to get them."""
     return DataError(
-        f"{what} is not in {folder} ({reason}). Either put the official files there, or name the folder "
-        "that holds them in the environment variable DSA_DATA or as root=..., or download them with "
-        "download=True (command line: --download)"
+        f"{what} is not in {folder} ({reason}). Either put the official files there, or name "
+        "the folder that holds them in the environment variable DSA_DATA or as root=..., or "
+        "download them with download=True (command line: --download)"
     )
 
 
@@ -110,7 +110,7 @@ def _cifar_part(paths: list[Path], key: str, classes: int) -> tuple[Tensor, Tens
 
 
 def _cifar_file(path: Path, key: str, classes: int) -> tuple[Tensor, Tensor]:
-    """Read one file: a pickled dict with `data`, uint8 (N, 3072) in the order channel, row, column."""
+    """Read a pickled dict with `data`, uint8 (N, 3072) in the order channel, row, column."""
     try:
         content = ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         data, labels = np.asarray(content["data"]), torch.tensor(content[key], dtype=torch.int64)
@@ -124,4 +124,6 @@ def _cifar_file(path: Path, key: str, classes: int) -> tuple[Tensor, Tensor]:
 
 
 def _damaged(path: Path, reason: str) -> DataError:
-    return DataError(f"{path} is not an official CIFAR file, or is damaged ({reason}): fetch it again")
+    return DataError(
+        f"{path} is not an official CIFAR file, or is damaged ({reason}): fetch it again"
+    )

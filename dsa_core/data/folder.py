@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from dsa_core.data.batches import Batch, BatchSource
+from dsa_core.data.batches import Batch, BatchSource, check_part
 from dsa_core.data.seeds import step_seed
 from dsa_core.errors import ConfigError, DataError
 
@@ -33,6 +33,7 @@ class FolderDataset:
         mean: of each channel (ImageNet's), of pixel / 255.
         std: standard deviation of each channel, in the same unit.
         augment: the augmentation its training batches get by default.
+        workers: processes that read and decode pictures; 0 = this one does.
     """
 
     name: str
@@ -42,6 +43,14 @@ class FolderDataset:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     augment: str = "resized_crop_flip"
+    workers: int = 0
+
+    def count(self, part: str) -> int:
+        """Count the examples of "train" or "test"."""
+        return len(_Pictures(self._part(part), transform=None, indices=None))
+
+    def _part(self, part: str) -> Path:
+        return self.path / ("train" if check_part(part) == "train" else "val")
 
     def batches(
         self,
@@ -54,19 +63,16 @@ class FolderDataset:
         shuffle: bool | None = None,
         drop_last: bool = False,
         device: torch.device | str = "cpu",
-        workers: int = 0,
     ) -> "FolderBatches":
-        """Make batches of one part, as `Dataset.batches` does; `workers` processes read the files.
+        """Make batches of one part, as `Dataset.batches` does.
 
         Raises:
             ConfigError: the part or the augmentation is unknown.
         """
-        if part not in ("train", "test"):
-            raise ConfigError(f"part must be 'train' or 'test', got {part!r}")
-        training = part == "train"
+        training = check_part(part) == "train"
         chosen = augment or (self.augment if training else "none")
         pictures = _Pictures(
-            self.path / ("train" if training else "val"),
+            self._part(part),
             transform=_transform(chosen, self.size, self.mean, self.std),
             indices=indices,
         )
@@ -77,7 +83,7 @@ class FolderDataset:
             shuffle=training if shuffle is None else shuffle,
             drop_last=drop_last,
             device=device,
-            workers=workers,
+            workers=self.workers,
             description=f"{chosen} {self.size}",
         )
 
@@ -108,10 +114,12 @@ class FolderBatches(BatchSource):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from position `start` on, see `BatchSource.epoch`."""
         order = self.order(epoch).tolist()
-        keyed = [(i, step_seed(self.seed, "augment", epoch, place)) for place, i in enumerate(order)]
+        keyed = [
+            (i, step_seed(self.seed, "augment", epoch, place)) for place, i in enumerate(order)
+        ]
         size = self.batch_size
         sampler = [keyed[p * size : (p + 1) * size] for p in range(start, len(self))]
-        loader = DataLoader(self._pictures, batch_sampler=sampler, num_workers=self._workers)  # type: ignore[arg-type]  # our keys are (index, seed)
+        loader = DataLoader(self._pictures, batch_sampler=sampler, num_workers=self._workers)
         for images, labels in loader:
             yield images.to(self._device), labels.to(self._device)
 
@@ -151,7 +159,8 @@ class _Pictures(TorchDataset[tuple[Tensor, int]]):
 
     def describe(self) -> str:
         """Name the folder's last part and its classes: a moved dataset is the same dataset."""
-        return f"{Path(self._folder.root).name}: {len(self)} pictures, {len(self._folder.classes)} classes"
+        classes = len(self._folder.classes)
+        return f"{Path(self._folder.root).name}: {len(self)} pictures, {classes} classes"
 
 
 def open_folder(path: str) -> FolderDataset:
@@ -178,9 +187,7 @@ def _classes(part: Path, root: Path) -> list[str]:
     return found
 
 
-def _transform(
-    augment: str, size: int, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Any:
+def _transform(augment: str, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
     from torchvision import transforms
 
     random = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]

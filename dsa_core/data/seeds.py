@@ -8,8 +8,9 @@ import torch
 def step_seed(seed: int, *labels: int | str) -> int:
     """Hash a run's seed and some labels into a seed of its own.
 
-    The first 63 bits of SHA-256 over the text of (seed, labels): the same on every machine and in every
-    process, so that "epoch 7 of run 3" means the same random numbers whether or not the run was interrupted.
+    The first 63 bits of SHA-256 over the text of (seed, labels): the same on every machine and in
+    every process, so that "epoch 7 of run 3" means the same random numbers whether or not the run
+    was interrupted.
 
     Args:
         seed: seed of the run.
@@ -23,5 +24,5 @@ def step_seed(seed: int, *labels: int | str) -> int:
 
 
 def generator(seed: int, *labels: int | str) -> torch.Generator:
-    """Make a CPU generator seeded by `step_seed`; the CPU, so that data do not depend on the device."""
+    """Make a generator seeded by `step_seed`, on the CPU: data do not depend on the device."""
     return torch.Generator().manual_seed(step_seed(seed, *labels))

@@ -19,10 +19,11 @@ class Task:
     Attributes:
         name: of the problem.
         loss: (outputs, targets) -> scalar tensor, the mean over the examples of a batch.
-        score: (outputs, targets) -> scalar, the *sum* over the examples of a batch, so that an average over
-            batches of different sizes is exact; higher is better.
+        score: (outputs, targets) -> scalar, the *sum* over the examples of a batch, so that an
+            average over batches of different sizes is exact; higher is better.
         score_name: what the averaged score is called, such as "accuracy".
-        smoothed_loss: (outputs, targets, amount) -> scalar, where the problem knows label smoothing.
+        smoothed_loss: (outputs, targets, amount) -> scalar, where the problem knows label
+            smoothing.
     """
 
     name: str
@@ -41,7 +42,8 @@ class Task:
             return self.loss
         if self.smoothed_loss is None:
             raise ConfigError(
-                f"task {self.name!r} has no label smoothing: set label_smoothing=0, got {label_smoothing}"
+                f"task {self.name!r} has no label smoothing: "
+                f"set label_smoothing=0, got {label_smoothing}"
             )
         return partial(_smoothed, self.smoothed_loss, label_smoothing)
 
@@ -52,7 +54,7 @@ def classification() -> Task:
 
 
 def correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Count the rows of `outputs`, shape (N, K), whose largest entry is at `targets`, shape (N,)."""
+    """Count the rows of `outputs`, (N, K), whose largest entry is at `targets`, (N,)."""
     return (outputs.argmax(1) == targets).sum()
 
 

@@ -1,9 +1,10 @@
 """Residual networks for small pictures: one basic block, two shortcuts, one recipe.
 
-A network is a plain `nn.Sequential`, so its forward is its list of modules, and no width is written anywhere
-but where the layers are made: a network whose channels were cut runs with the same code.
+A network is a plain `nn.Sequential`, so its forward is its list of modules, and no width is written
+anywhere but where the layers are made: a network whose channels were cut runs with the same code.
 
-Source: He et al., "Deep residual learning for image recognition", CVPR 2016 (arXiv:1512.03385), section 4.2.
+Source: He et al., "Deep residual learning for image recognition", CVPR 2016 (arXiv:1512.03385),
+    section 4.2.
 """
 
 from collections import OrderedDict
@@ -26,9 +27,9 @@ class ConvShortcut(nn.Sequential):
 class SlicePadShortcut(nn.Module):
     """Every `stride`-th pixel, with zero channels before and after: no parameters (option A).
 
-    The zeros are buffers of shape (1, c, 1, 1), expanded to the picture, and not a call of `pad`: whoever cuts
-    channels out then shortens `before` and `after` like any other tensor with a channel axis. They are not
-    part of the state dict.
+    The zeros are buffers of shape (1, c, 1, 1), expanded to the picture, and not a call of `pad`:
+    whoever cuts channels out then shortens `before` and `after` like any other tensor with a
+    channel axis. They are not part of the state dict.
     """
 
     before: Tensor
@@ -90,7 +91,8 @@ def resnet(
 ) -> nn.Sequential:
     """Make a residual network with a 3x3 stem of stride 1 (the "CIFAR stem", no max-pooling).
 
-    Stage i has `blocks[i]` basic blocks of `widths[i]` channels; each stage but the first halves the picture.
+    Stage i has `blocks[i]` basic blocks of `widths[i]` channels; each stage but the first halves
+    the picture.
 
     Args:
         blocks: basic blocks in each stage.

@@ -21,15 +21,22 @@ CIFAR_SHAPE = (3, 32, 32)  # channels, height, width
 OWN: dict[str, tuple[Factory, tuple[int, int, int]]] = {
     "resnet20": (partial(resnet, (3, 3, 3), CIFAR_WIDTHS), CIFAR_SHAPE),
     "resnet56": (partial(resnet, (9, 9, 9), CIFAR_WIDTHS), CIFAR_SHAPE),
-    "resnet20_a": (partial(resnet, (3, 3, 3), CIFAR_WIDTHS, shortcut=SlicePadShortcut), CIFAR_SHAPE),
-    "resnet56_a": (partial(resnet, (9, 9, 9), CIFAR_WIDTHS, shortcut=SlicePadShortcut), CIFAR_SHAPE),
+    "resnet20_a": (
+        partial(resnet, (3, 3, 3), CIFAR_WIDTHS, shortcut=SlicePadShortcut),
+        CIFAR_SHAPE,
+    ),
+    "resnet56_a": (
+        partial(resnet, (9, 9, 9), CIFAR_WIDTHS, shortcut=SlicePadShortcut),
+        CIFAR_SHAPE,
+    ),
     "resnet18_cifar": (partial(resnet, (2, 2, 2, 2), (64, 128, 256, 512)), CIFAR_SHAPE),
     "vgg16_cifar": (vgg16, CIFAR_SHAPE),
     "resnet8": (partial(resnet, (1, 1, 1), CIFAR_WIDTHS, in_channels=1), (1, 8, 8)),
 }
 
-# What a torchvision model needs beside weights=None: no auxiliary outputs (they are heads for training only,
-# and would change the type of the output), and an explicit choice of initialisation where it warns without.
+# What a torchvision model needs beside weights=None: no auxiliary outputs (they are heads for
+# training only, and would change the type of the output), and an explicit choice of initialisation
+# where it warns without.
 TORCHVISION_EXTRA: dict[str, dict[str, bool]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
@@ -38,19 +45,19 @@ TORCHVISION_SIZE = {"inception_v3": 299}  # pixels; all others take 224
 
 
 def names(*, torchvision: bool = False) -> list[str]:
-    """List the names that `build` knows: ours, and on request those of torchvision's classifiers."""
+    """List the names that `build` knows: ours, and on request torchvision's classifiers."""
     return list(OWN) + (_torchvision_names() if torchvision else [])
 
 
 def build(name: str, *, num_classes: int = 10) -> nn.Module:
     """Build a network with fresh weights; the caller seeds (`torch.manual_seed`).
 
-    Our own networks start from Kaiming's normal initialisation (fan out, ReLU) in the convolutions and from
-    weight 1, bias 0 in BatchNorm; torchvision's and a user's start as their own code says.
+    Our own networks start from Kaiming's normal initialisation (fan out, ReLU) in the convolutions
+    and from weight 1, bias 0 in BatchNorm; torchvision's and a user's start as their own code says.
 
     Args:
-        name: one of `names(torchvision=True)`, or `package.module:factory`, a function that takes `num_classes`
-            and returns a module.
+        name: one of `names(torchvision=True)`, or `package.module:factory`, a function that takes
+            `num_classes` and returns a module.
         num_classes: outputs, at least 1.
 
     Returns:
@@ -77,7 +84,8 @@ def build(name: str, *, num_classes: int = 10) -> nn.Module:
 def example_input(name: str, batch: int = 1) -> Tensor:
     """Give an input of the right shape for `name`: normal noise, always the same.
 
-    A factory `package.module:factory` says its shape in an attribute `input_shape` = (channels, height, width).
+    A factory `package.module:factory` says its shape in an attribute `input_shape` = (channels,
+    height, width).
 
     Returns:
         Float32, shape (batch, channels, height, width).

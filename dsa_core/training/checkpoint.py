@@ -23,8 +23,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
     Args:
         path: the file; its folder is made.
-        state: tensors, numbers, strings, and lists and dicts of them. Its entry "fingerprint", dict of strings,
-            says what the checkpoint belongs to.
+        state: tensors, numbers, strings, and lists and dicts of them. Its entry "fingerprint", dict
+            of strings, says what the checkpoint belongs to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -41,8 +41,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 def load_checkpoint(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Any]:
     """Read a checkpoint back onto the CPU and check that it is whole and belongs to this run.
 
-    Files are read with `weights_only=True`, so that a foreign one cannot run code, and each part's checksum is
-    compared first.
+    Files are read with `weights_only=True`, so that a foreign one cannot run code, and each part's
+    checksum is compared first.
 
     Args:
         path: the file.
@@ -52,12 +52,15 @@ def load_checkpoint(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Any
         The state given to `save_checkpoint`.
 
     Raises:
-        TrainingError: the file is missing or damaged, or was made by a different run; the message says in what.
+        TrainingError: the file is missing or damaged, or was made by a different run; the message
+            says in what.
     """
     state = _read(path)
     saved = state.get("fingerprint")
     if state.get("format") != FORMAT or not isinstance(saved, dict):
-        raise TrainingError(f"{path} is not a checkpoint of format {FORMAT}: delete it to start anew")
+        raise TrainingError(
+            f"{path} is not a checkpoint of format {FORMAT}: delete it to start anew"
+        )
     wrong = [
         f"{key} was {saved.get(key, 'absent')!r} and is now {fingerprint.get(key, 'absent')!r}"
         for key in sorted({*saved, *fingerprint})
@@ -65,14 +68,14 @@ def load_checkpoint(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Any
     ]
     if wrong:
         raise TrainingError(
-            f"checkpoint {path} belongs to a different run: {'; '.join(wrong)}. Go back to those settings, "
-            "or give this run another checkpoint path, or start anew with resume=False"
+            f"checkpoint {path} belongs to a different run: {'; '.join(wrong)}. Go back to those "
+            "settings, or give this run another checkpoint path, or start anew with resume=False"
         )
     return state
 
 
 def shapes_fingerprint(model: nn.Module) -> str:
-    """Describe a model's state by a checksum of its names, shapes and types; values do not enter."""
+    """Describe a model by a checksum of names, shapes and types of its state, not of its values."""
     text = repr([(k, tuple(v.shape), str(v.dtype)) for k, v in model.state_dict().items()])
     return f"{len(model.state_dict())} tensors, {zlib.crc32(text.encode()):08x}"
 
@@ -88,7 +91,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise TrainingError(f"there is no checkpoint {path}") from error
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
         raise TrainingError(
-            f"checkpoint {path} is damaged or holds more than plain data ({error}): delete it to start anew"
+            f"checkpoint {path} is damaged or holds more than plain data ({error}): "
+            "delete it to start anew"
         ) from error
     if not isinstance(state, dict):
         raise TrainingError(f"{path} holds a {type(state).__name__}, not a checkpoint")

@@ -18,7 +18,8 @@ class TrainConfig(BaseModel):
         momentum: of SGD.
         nesterov: Nesterov's form of the momentum.
         weight_decay: L2 coefficient.
-        decay_norm: whether vectors (BatchNorm's scale and shift, biases) decay as well; DSA's plain SGD does.
+        decay_norm: whether vectors (BatchNorm's scale and shift, biases) decay as well; DSA's plain
+            SGD does.
         schedule: see `lr_at`.
         milestones: multi_step: epochs after which the rate is multiplied by `gamma`.
         gamma: multi_step: factor at each milestone.

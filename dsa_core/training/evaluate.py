@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dsa_core.data import BatchSource, Task
-from dsa_core.errors import TrainingError
+from dsa_core.errors import ConfigError
 from dsa_core.training.precision import FP32, Precision, autocast, place
 
 
@@ -75,9 +75,10 @@ def evaluate(
 def recalibrate_batchnorm(model: nn.Module, batches: BatchSource, n_batches: int) -> None:
     """Estimate the BatchNorm statistics anew, as the plain average over some training batches.
 
-    After channels were cut or weights moved, the running mean and variance belong to another network. They are
-    reset and become  (1/T) sum_t mean_t  and  (1/T) sum_t var_t  over T = n_batches batches (cumulative average:
-    momentum None). Weights, momenta and modes stay as they were; in place.
+    After channels were cut or weights moved, the running mean and variance belong to another
+    network. They are reset and become  (1/T) sum_t mean_t  and  (1/T) sum_t var_t  over T =
+    n_batches batches (cumulative average: momentum None). Weights, momenta and modes stay as they
+    were; in place.
 
     Args:
         model: the network; layers other than BatchNorm run in evaluation mode (no dropout).
@@ -85,10 +86,10 @@ def recalibrate_batchnorm(model: nn.Module, batches: BatchSource, n_batches: int
         n_batches: T, at least 1.
 
     Raises:
-        TrainingError: n_batches is less than 1.
+        ConfigError: n_batches is less than 1.
     """
     if n_batches < 1:
-        raise TrainingError(f"n_batches must be at least 1, got {n_batches}")
+        raise ConfigError(f"n_batches must be at least 1, got {n_batches}")
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     device = device_of_model(model)
@@ -103,8 +104,3 @@ def recalibrate_batchnorm(model: nn.Module, batches: BatchSource, n_batches: int
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-
-
-def finite(value: Tensor) -> bool:
-    """Say whether all entries are finite."""
-    return bool(torch.isfinite(value).all())

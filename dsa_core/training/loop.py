@@ -20,14 +20,17 @@ from dsa_core.training.precision import Precision, autocast, choose_precision, p
 
 EpochRecord = dict[str, float]
 
+WAYS_OUT = "Try a smaller lr, a clip_norm, or precision='fp32'"
+
 
 @dataclass(frozen=True)
 class TrainResult:
     """What a training did.
 
     Attributes:
-        history: a dict for each epoch with epoch (from 0), train_loss, train_score (averages during the epoch, in
-            training mode), seconds, lr (of the last step). The last may be of an unfinished epoch, if stopped.
+        history: a dict for each epoch with epoch (from 0), train_loss, train_score (averages during
+            the epoch, in training mode), seconds, lr (of the last step). The last may be of an
+            unfinished epoch, if stopped.
         seconds: sum over the epochs, those before a resume included.
         precision: "fp32" or "bf16".
         channels_last: memory order used.
@@ -58,10 +61,11 @@ def train(
 ) -> TrainResult:
     """Train a model in place by SGD.
 
-    Order of data, augmentation and dropout are functions of (seed, epoch), so that a run that was killed and
-    resumed from its checkpoint ends with the same bits as one that was not, on the same machine with the
-    same number of threads. The checkpoint is written before the first epoch and after each. It knows the
-    settings, the data and the shapes of the model, but not its starting weights: give each run its own path.
+    Order of data, augmentation and dropout are functions of (seed, epoch), so that a run that was
+    killed and resumed from its checkpoint ends with the same bits as one that was not, on the same
+    machine with the same number of threads. The checkpoint is written before the first epoch and
+    after each. It knows the settings, the data and the shapes of the model, but not its starting
+    weights: give each run its own path.
 
     Args:
         model: on its device; batches are moved there.
@@ -73,14 +77,15 @@ def train(
         resume: False = start anew, and overwrite.
         progress: show a bar.
         on_epoch: called with each finished epoch's record, after its checkpoint is written.
-        stop: asked before each step; True ends the training at once, without an error. What the unfinished epoch
-            did stays in the model, but not in the checkpoint.
+        stop: asked before each step; True ends the training at once, without an error. What the
+            unfinished epoch did stays in the model, but not in the checkpoint.
 
     Returns:
         History and how it ran.
 
     Raises:
-        TrainingError: the loss is not finite, or the checkpoint is damaged or belongs to a different run.
+        TrainingError: the loss is not finite, or the checkpoint is damaged or belongs to a
+            different run.
         KeyboardInterrupt: as it came, with a word on how to go on.
     """
     run = _Run(model, batches, task, config, seed=seed, checkpoint=checkpoint)
@@ -123,6 +128,7 @@ class _Run:
         self.device = device_of_model(model)
         self.total = config.epochs * len(batches)
         self.history: list[EpochRecord] = []
+        self.saved = 0
         self.optimiser = make_sgd(model, config)
 
     def prepare(self, resume: bool) -> None:
@@ -154,11 +160,11 @@ class _Run:
                 if stop is not None and stop():
                     stopped = True
                     break
-                step = epoch * len(self.batches) + position
-                lr = lr_at(step, self.total, len(self.batches), self.config)
+                lr = self._lr(epoch, position)
                 loss, score = self._step(x.to(self.device), y.to(self.device), lr)
-                self._check(meter.add(loss, score, len(x)), epoch, lr)
-        self._check(meter.flush(), epoch, lr)
+                self._check(meter.add(loss, score, len(x)), epoch)
+        self._check(meter.flush(), epoch)
+        self._check_state(epoch)
         if meter.n:
             seconds = time.perf_counter() - start
             self.history.append({"epoch": epoch, **meter.means(), "seconds": seconds, "lr": lr})
@@ -175,18 +181,32 @@ class _Run:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimiser.step()
         with torch.no_grad():
-            plain = loss if self.loss is self.plain_loss else self.plain_loss(outputs, y)
+            plain = loss if self.loss is self.plain_loss else self.plain_loss(outputs.float(), y)
             return plain.detach(), self.score(outputs, y)
 
-    def _check(self, bad_step: int | None, epoch: int, lr: float) -> None:
+    def _lr(self, epoch: int, position: int) -> float:
+        steps = len(self.batches)
+        return lr_at(epoch * steps + position, self.total, steps, self.config)
+
+    def _check(self, bad_step: int | None, epoch: int) -> None:
         """Stop at a loss that is not finite, before it can reach a checkpoint."""
         if bad_step is None:
             return
-        kept = f"The last good checkpoint is {self.path}" if self.path else "No checkpoint was asked for"
         raise TrainingError(
-            f"the loss is not finite at epoch {epoch}, step {bad_step} of {len(self.batches)}, lr {lr:.4g}. "
-            f"{kept}. Try a smaller lr, a clip_norm, or precision='fp32'"
+            f"the loss is not finite at epoch {epoch}, step {bad_step} of {len(self.batches)}, "
+            f"lr {self._lr(epoch, bad_step):.4g}. {self._last_good()}. {WAYS_OUT}"
         )
+
+    def _check_state(self, epoch: int) -> None:
+        """Look at the weights too: the last step of an epoch can break them after a finite loss."""
+        for name, value in self.model.state_dict().items():
+            if not bool(torch.isfinite(value).all()):
+                raise TrainingError(
+                    f"{name} is not finite after epoch {epoch}. {self._last_good()}. {WAYS_OUT}"
+                )
+
+    def _last_good(self) -> str:
+        return f"The last good checkpoint is {self.path}" if self.path else "There is no checkpoint"
 
     def save(self) -> None:
         """Write the checkpoint, if one was asked for."""
@@ -206,6 +226,7 @@ class _Run:
                 },
             },
         )
+        self.saved = len(self.history)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.precision = Precision(**state["precision"])
@@ -213,6 +234,7 @@ class _Run:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.history = list(state["history"])
+        self.saved = len(self.history)
 
     def _fingerprint(self) -> dict[str, str]:
         settings = {key: str(value) for key, value in self.config.model_dump().items()}
@@ -223,10 +245,10 @@ class _Run:
     def interrupted(self) -> str:
         """Say how to go on after Ctrl-C."""
         if self.path is None:
-            return "training interrupted; no checkpoint was asked for, so that the next run starts anew"
+            return "training interrupted; without a checkpoint the next run starts anew"
         return (
-            f"training interrupted after {len(self.history)} of {self.config.epochs} epochs; the checkpoint "
-            f"{self.path} is whole: the same call with the same settings goes on from there"
+            f"training interrupted; {self.saved} of {self.config.epochs} epochs are saved: "
+            f"the checkpoint {self.path} is whole: the same call goes on from there"
         )
 
     def result(self, stopped: bool) -> TrainResult:

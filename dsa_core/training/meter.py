@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 class Meter:
     """Sum loss and score over an epoch and watch for a loss that is not finite.
 
-    Losses are read back from the device only every `check_every` steps: on a GPU each reading waits for all
-    work queued so far.
+    Losses are read back from the device only every `check_every` steps: on a GPU each reading waits
+    for all work queued so far.
     """
 
     def __init__(self, total_steps: int, done_steps: int, score_name: str, *, show: bool) -> None:
@@ -30,13 +30,13 @@ class Meter:
         self._waiting: list[tuple[Tensor, Tensor, int]] = []
 
     def add(self, loss: Tensor, score: Tensor, n: int) -> int | None:
-        """Take a step's mean loss, summed score and number of examples; see `flush` for what is returned."""
+        """Take a step's mean loss, summed score and example count; return what `flush` does."""
         self._waiting.append((loss, score, n))
         self.bar.update()
         return self.flush() if len(self._waiting) >= self.check_every else None
 
     def flush(self) -> int | None:
-        """Add what waits to the sums; return the first step of the epoch whose loss is not finite, if any."""
+        """Add what waits; return the first step whose loss is not finite, if any."""
         if not self._waiting:
             return None
         losses = torch.stack([loss.float() for loss, _, _ in self._waiting]).tolist()
@@ -51,7 +51,10 @@ class Meter:
             self.loss_sum += n * loss
             self.score_sum += score
         means = self.means()
-        shown = {"loss": f"{means['train_loss']:.3f}", self.score_name: f"{means['train_score']:.3f}"}
+        shown = {
+            "loss": f"{means['train_loss']:.3f}",
+            self.score_name: f"{means['train_score']:.3f}",
+        }
         self.bar.set_postfix(shown, refresh=False)
         return None
 

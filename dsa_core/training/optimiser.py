@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,12 +11,11 @@ from dsa_core.errors import ConfigError
 from dsa_core.training.config import TrainConfig
 
 
-def make_sgd(
-    model: nn.Module | Iterable[nn.Parameter], config: TrainConfig
-) -> torch.optim.SGD:
+def make_sgd(model: nn.Module | Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.SGD:
     """Make SGD with momentum for a model's, or some, parameters.
 
-    With `decay_norm=False` parameters of one axis or none (BatchNorm's scale and shift, biases) do not decay.
+    With `decay_norm=False` parameters of one axis or none (BatchNorm's scale and shift, biases) do
+    not decay.
 
     Args:
         model: a module, or its parameters.
@@ -25,7 +25,7 @@ def make_sgd(
     parameters = [p for p in given if p.requires_grad]
     free = [] if config.decay_norm else [p for p in parameters if p.ndim <= 1]
     spared = {id(p) for p in free}
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if id(p) not in spared]},
         {"params": free, "weight_decay": 0.0},
     ]
@@ -43,8 +43,8 @@ def lr_at(step: int, total_steps: int, steps_per_epoch: int, config: TrainConfig
 
     With t = step, T = total_steps, W = round(warmup T), e = t // steps_per_epoch:
 
-        one_cycle   lr min((t + 1) / (W + 1), (T - t) / (T - W))    a triangle; its peak lr is at t = W
-        cosine      lr (1 + cos(pi t / T)) / 2
+        one_cycle   lr min((t + 1) / (W + 1), (T - t) / (T - W))    a triangle; its peak lr is at t
+        = W cosine      lr (1 + cos(pi t / T)) / 2
         multi_step  lr gamma^(number of milestones <= e)
         constant    lr
 

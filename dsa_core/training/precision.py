@@ -23,8 +23,8 @@ class Precision:
     Attributes:
         name: "fp32" or "bf16" (autocast; weights stay float32).
         channels_last: whether pictures lie in memory pixel by pixel, not channel by channel.
-        milliseconds: median time of a forward and backward pass for each way tried, keyed by for example
-            "bf16 channels_last"; empty when nothing had to be measured.
+        milliseconds: shortest time of a forward and backward pass for each way tried, keyed by for
+            example "bf16 channels_last"; empty when nothing had to be measured.
     """
 
     name: str
@@ -64,7 +64,7 @@ def autocast(
 
 
 def place(x: Tensor, precision: Precision) -> Tensor:
-    """Put pictures, shape (N, C, H, W), in the wanted memory order; other shapes stay as they are."""
+    """Put pictures, (N, C, H, W), in the wanted memory order; other shapes stay as they are."""
     if precision.channels_last and x.ndim == 4:
         return x.contiguous(memory_format=torch.channels_last)
     return x
@@ -73,7 +73,7 @@ def place(x: Tensor, precision: Precision) -> Tensor:
 def place_model(model: nn.Module, precision: Precision) -> None:
     """Put the convolutions' weights in the wanted memory order, in place; values do not change."""
     order = torch.channels_last if precision.channels_last else torch.contiguous_format
-    model.to(memory_format=order)  # type: ignore[call-overload]  # torch's stub lacks it
+    model.to(memory_format=order)
 
 
 def choose_precision(
@@ -87,9 +87,10 @@ def choose_precision(
 ) -> Precision:
     """Take the fastest of the ways allowed, timed on a deep copy of the model.
 
-    Which is faster depends on the processor, the network and its channel counts (odd ones can make bf16 slow), so
-    it is measured: one pass to warm up, then the median of `repeats` forward and backward passes of each way.
-    With one way allowed nothing is measured. The random state of torch is left as it was.
+    Which is faster depends on the processor, the network and its channel counts (odd ones can make
+    bf16 slow), so it is measured: one pass to warm up, then the shortest of `repeats` forward and
+    backward passes of each way (the shortest, as other work on the machine only adds). With one way
+    allowed nothing is measured. The random state of torch is left as it was.
 
     Args:
         model: the network, on its device, in the mode it will run in.
@@ -109,32 +110,42 @@ def choose_precision(
         return ways[0]
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        times = [_milliseconds(model, x, loss or _mean_square, way, repeats) for way in ways]
+        times = _best_times(model, x, loss or _mean_square, ways=ways, repeats=repeats)
     measured = {_label(way): round(ms, 3) for way, ms in zip(ways, times, strict=True)}
     best = ways[times.index(min(times))]
     return Precision(best.name, best.channels_last, measured)
 
 
-def _milliseconds(
+def _best_times(
     model: nn.Module,
     x: Tensor,
     loss: Callable[[Tensor], Tensor],
-    way: Precision,
+    *,
+    ways: list[Precision],
     repeats: int,
+) -> list[float]:
+    """Time the ways in turn, round after round: a busy moment then does not hit one alone."""
+    trials = [copy.deepcopy(model) for _ in ways]
+    pairs = list(zip(trials, ways, strict=True))
+    for trial, way in pairs:
+        place_model(trial, way)
+    rounds = [
+        [_milliseconds(trial, place(x, way), loss, way) for trial, way in pairs]
+        for _ in range(repeats + 1)
+    ]
+    return [min(times) for times in zip(*rounds[1:], strict=True)]  # the first round warms up
+
+
+def _milliseconds(
+    model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], way: Precision
 ) -> float:
-    trial = copy.deepcopy(model)
-    place_model(trial, way)
-    x = place(x, way)
-    times = []
-    for _ in range(repeats + 1):
-        _wait(x.device)
-        start = time.perf_counter()
-        with autocast(way, x.device):
-            value = loss(trial(x))
-        value.backward()
-        _wait(x.device)
-        times.append(1e3 * (time.perf_counter() - start))
-    return sorted(times[1:])[repeats // 2]
+    _wait(x.device)
+    start = time.perf_counter()
+    with autocast(way, x.device):
+        value = loss(model(x))
+    value.backward()
+    _wait(x.device)
+    return 1e3 * (time.perf_counter() - start)
 
 
 def _mean_square(outputs: Tensor) -> Tensor:

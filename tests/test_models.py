@@ -1,0 +1,204 @@
+"""The networks: the paper's sizes, the standard weights, traceable, and errors that help."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import pad
+from torch.utils.flop_counter import FlopCounterMode
+
+from dsa_core import data, models
+from dsa_core.errors import ConfigError
+from dsa_core.training import evaluate
+
+# name: convolutions, MACs in millions, parameters of the convolutions in millions (DSA, computed
+# from the stated architectures), each to the last digit printed.
+PAPER = {
+    "resnet20": (21, 40.81, 0.270),
+    "resnet56": (57, 125.75, 0.851),
+    "resnet18_cifar": (20, 555.42, 11.159),
+    "vgg16_cifar": (13, 313.20, 14.710),
+}
+
+
+def convolution_macs(name: str) -> int:
+    """Count by torch's counter (2 per MAC) on tensors without data, less the linear layers."""
+    model = models.build(name).to("meta")
+    with FlopCounterMode(display=False) as counter:
+        model(models.example_input(name).to("meta"))
+    linear = sum(m.in_features * m.out_features for m in model.modules() if type(m) is nn.Linear)
+    return counter.get_total_flops() // 2 - linear
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_sizes_are_the_papers(name):
+    convolutions, million_macs, million_parameters = PAPER[name]
+    layers = [m for m in models.build(name).modules() if isinstance(m, nn.Conv2d)]
+    assert len(layers) == convolutions
+    assert all(layer.bias is None for layer in layers)
+    assert round(convolution_macs(name) / 1e6, 2) == million_macs
+    assert round(sum(layer.weight.numel() for layer in layers) / 1e6, 3) == million_parameters
+
+
+def test_macs_of_resnet20_by_formula():
+    # side^2 * 9 * c_in * c_out for each 3x3 convolution, side^2 * c_in * c_out for each 1x1
+    stem = 32**2 * 9 * 3 * 16
+    stage1 = 6 * 32**2 * 9 * 16 * 16
+    stage2 = 16**2 * (9 * 16 * 32 + 5 * 9 * 32 * 32 + 16 * 32)
+    stage3 = 8**2 * (9 * 32 * 64 + 5 * 9 * 64 * 64 + 32 * 64)
+    assert convolution_macs("resnet20") == stem + stage1 + stage2 + stage3
+    assert convolution_macs("resnet20_a") == stem + stage1 + stage2 + stage3 - 2 * 16**2 * 16 * 32
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_network_runs_and_traces(name):
+    model = models.build(name, num_classes=7).eval()
+    x = models.example_input(name, 2)
+    exported = torch.export.export(model, (x,), strict=False)
+    with torch.no_grad():
+        outputs = model(x)
+        torch.testing.assert_close(exported.module()(x), outputs)
+    assert outputs.shape == (2, 7)
+
+
+@pytest.mark.parametrize(("name", "size"), [("squeezenet1_1", 224), ("googlenet", 224)])
+def test_torchvision_by_its_own_name(name, size):
+    x = models.example_input(name)
+    assert x.shape == (1, 3, size, size)
+    model = models.build(name, num_classes=3).eval()
+    with torch.no_grad():
+        assert model(x).shape == (1, 3)
+
+
+def test_inception_takes_299():
+    assert models.example_input("inception_v3", 2).shape == (2, 3, 299, 299)
+
+
+def test_names_can_list_torchvision():
+    assert "resnet20" in models.names()
+    assert "mobilenet_v2" not in models.names()
+    assert "mobilenet_v2" in models.names(torchvision=True)
+
+
+def test_slice_and_pad_shortcut_is_a_padded_slice():
+    shortcut = models.SlicePadShortcut(16, 32, 2)
+    x = torch.randn(3, 16, 9, 8)
+    expected = pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))
+    torch.testing.assert_close(shortcut(x), expected, rtol=0, atol=0)
+    assert not shortcut.state_dict()
+
+
+def test_slice_and_pad_shortcut_follows_its_buffers():
+    shortcut = models.SlicePadShortcut(16, 32, 2)
+    shortcut.before, shortcut.after = shortcut.before[:, :3], shortcut.after[:, :0]
+    y = shortcut(torch.ones(2, 5, 4, 4))
+    assert y.shape == (2, 8, 2, 2)
+    assert y.sum((0, 2, 3)).tolist() == [0, 0, 0, 8, 8, 8, 8, 8]
+
+
+def test_block_adds_branch_and_shortcut():
+    block = models.BasicBlock(4, 4, 1, shortcut=models.ConvShortcut).eval()
+    nn.init.zeros_(block.bn2.weight)
+    nn.init.constant_(block.bn2.bias, 0.5)
+    x = torch.randn(2, 4, 6, 6)
+    torch.testing.assert_close(block(x), torch.relu(x + 0.5))
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg16_cifar"])
+def test_kaiming_initialisation(name):
+    torch.manual_seed(0)
+    model = models.build(name)
+    for layer in (m for m in model.modules() if isinstance(m, nn.Conv2d)):
+        n = layer.weight.numel()
+        wanted = math.sqrt(2 / (layer.out_channels * layer.kernel_size[0] ** 2))
+        # the standard deviation of n normal numbers is off by 1 / sqrt(2 n); five times that
+        assert layer.weight.std().item() == pytest.approx(wanted, rel=5 / math.sqrt(2 * n))
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        assert bool((norm.weight == 1).all() and (norm.bias == 0).all())
+
+
+def test_the_caller_seeds():
+    def weight(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return models.build("resnet8")[0].weight
+
+    assert torch.equal(weight(3), weight(3))
+    assert not torch.equal(weight(3), weight(4))
+
+
+def test_factory_by_import_path(tmp_path: Path, monkeypatch):
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\n"
+        "def tiny(num_classes):\n    return nn.Linear(4, num_classes)\n"
+        "def shaped(num_classes):\n    return nn.Linear(4, num_classes)\n"
+        "shaped.input_shape = (4,)\n"
+        "def wrong(num_classes):\n    return 'a string'\n"
+        "number = 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert models.build("my_nets:tiny", num_classes=6).out_features == 6
+    assert models.example_input("my_nets:shaped", 5).shape == (5, 4)
+    for name, words in {
+        "my_nets:tiny": "input_shape",
+        "my_nets:absent": "cannot be imported",
+        "no_such_package:f": "package.module:factory",
+        "my_nets:number": "int, not a function",
+    }.items():
+        with pytest.raises(ConfigError, match=words):
+            models.example_input(name)
+    with pytest.raises(ConfigError, match=r"wanted an nn\.Module"):
+        models.build("my_nets:wrong")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("resnet21", "resnet20"), ("vgg16_cifra", "vgg16_cifar"), ("mobilenetv2", "mobilenet_v2")],
+)
+def test_wrong_names_get_the_nearest_right_one(name, hint):
+    with pytest.raises(ConfigError, match=f"'{hint}'"):
+        models.build(name)
+    with pytest.raises(ConfigError, match=f"'{hint}'"):
+        models.example_input(name)
+
+
+def test_nothing_near():
+    with pytest.raises(ConfigError, match=r"package\.module:factory"):
+        models.build("zzzzzz")
+
+
+def test_no_classes():
+    with pytest.raises(ConfigError, match="num_classes must be at least 1, got 0"):
+        models.build("resnet8", num_classes=0)
+
+
+def standard_weights(root: Path, file: str) -> dict[str, torch.Tensor]:
+    path = root / "weights" / file
+    if not path.is_file():
+        pytest.skip(f"standard weights {path} are missing: see data/README.md")
+    state = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "file", "accuracy"),
+    [
+        ("resnet20_a", "resnet20-12fca82f.th", 0.9173),
+        ("resnet56_a", "resnet56-4bfd9763.th", 0.9339),
+    ],
+)
+@pytest.mark.parametrize("n", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_standard_weights_score_as_published(data_root, name, file, accuracy, n):
+    model = models.build(name)
+    model.load_state_dict(standard_weights(data_root, file), strict=True)
+    cifar = replace(
+        data.load("cifar10", data_root), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
+    batches = cifar.batches("test", batch_size=250, indices=torch.arange(n))
+    result = evaluate(model, batches, data.classification())
+    # all pictures: the published figure; 1,000 of them: within three binomial standard errors
+    window = 5e-5 if n == 10_000 else 3 * math.sqrt(accuracy * (1 - accuracy) / n)
+    assert abs(result.score - accuracy) <= window

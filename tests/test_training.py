@@ -1,0 +1,611 @@
+"""Training: it learns, its parts are what their formulas say, and no interruption changes a bit."""
+
+import json
+import math
+import multiprocessing
+import random
+import signal
+import time
+import zipfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from dsa_core import data, models
+from dsa_core.errors import ConfigError, TrainingError
+from dsa_core.training import (
+    FP32,
+    Precision,
+    TrainConfig,
+    autocast,
+    choose_precision,
+    device_of,
+    evaluate,
+    load_checkpoint,
+    lr_at,
+    make_sgd,
+    mode,
+    recalibrate_batchnorm,
+    save_checkpoint,
+    train,
+)
+
+TASK = data.classification()
+PLAIN = {"precision": "fp32", "channels_last": False}  # nothing measured: the same on every machine
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.Dataset:
+    return data.load("digits")
+
+
+def small(digits: data.Dataset, n: int = 300, **settings) -> data.Batches:
+    return digits.batches("train", **({"batch_size": 64, "indices": torch.arange(n)} | settings))
+
+
+def resnet8(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return models.build("resnet8")
+
+
+def with_dropout(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(64, 32),
+        nn.BatchNorm1d(32),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(32, 10),
+    )
+
+
+def same(a: nn.Module, b: nn.Module) -> None:
+    torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
+
+
+# ------------------------------------------------------------------ learning
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_digits_are_learnt(digits, channels_last):
+    model = resnet8()
+    config = TrainConfig(epochs=4, precision="fp32", channels_last=channels_last)
+    result = train(model, small(digits, 1437), TASK, config, seed=0, progress=False)
+    assert evaluate(model, digits.batches("test", batch_size=100), TASK).score > 0.9
+    assert [record["epoch"] for record in result.history] == [0, 1, 2, 3]
+    assert result.history[-1]["train_score"] > 0.9 > result.history[0]["train_score"]
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+    assert result.seconds == sum(record["seconds"] for record in result.history)
+    assert (result.precision, result.channels_last, result.stopped) == (
+        "fp32",
+        channels_last,
+        False,
+    )
+
+
+def test_one_step_by_hand(digits):
+    # momentum buffer = g + wd w; Nesterov step = lr (g' + momentum buffer) = 1.9 lr g'
+    batches = small(digits, 64, batch_size=64)
+    model, twin = with_dropout().eval(), with_dropout()
+    nn.Module.train(model)
+    model[4], twin[4] = nn.Identity(), nn.Identity()
+    config = TrainConfig(epochs=1, lr=0.3, schedule="constant", weight_decay=0.01, **PLAIN)
+    train(model, batches, TASK, config, seed=0, progress=False)
+    ((x, y),) = batches.epoch(0)
+    cross_entropy(twin(x), y).backward()
+    with torch.no_grad():
+        for p in twin.parameters():
+            p -= 0.3 * 1.9 * (p.grad + 0.01 * p)
+    for got, wanted in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_is_clipped(digits):
+    batches = small(digits, 64, batch_size=64)
+    config = {"epochs": 1, "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
+    before, after = resnet8(), resnet8()
+    clipped = TrainConfig(**config, clip_norm=0.01, **PLAIN)
+    train(after, batches, TASK, clipped, seed=0, progress=False)
+    pairs = zip(before.parameters(), after.parameters(), strict=True)
+    moved = math.sqrt(sum((a - b).square().sum().item() for a, b in pairs))
+    assert moved == pytest.approx(0.01, rel=1e-3)  # float32 differences of weights of size 0.1
+
+
+def test_label_smoothing_trains_but_does_not_report(digits):
+    batches = small(digits, 64, batch_size=64)
+    config = {"epochs": 1, "lr": 0.1, **PLAIN}
+    plain, smooth = resnet8(), resnet8()
+    a = train(plain, batches, TASK, TrainConfig(**config), seed=0, progress=False)
+    b = train(
+        smooth, batches, TASK, TrainConfig(**config, label_smoothing=0.2), seed=0, progress=False
+    )
+    assert b.history[0]["train_loss"] == pytest.approx(a.history[0]["train_loss"], rel=1e-5)
+    assert not torch.equal(plain[0].weight, smooth[0].weight)
+
+
+def test_silent_and_with_a_bar(digits, capsys):
+    config = TrainConfig(epochs=1, **PLAIN)
+    train(resnet8(), small(digits), TASK, config, seed=0, progress=False)
+    assert capsys.readouterr() == ("", "")
+    train(resnet8(), small(digits), TASK, config, seed=0, progress=True)
+    shown = capsys.readouterr().err
+    assert "loss=" in shown
+    assert "accuracy=" in shown
+
+
+# ------------------------------------------------------------------ learning rate and optimiser
+
+
+def test_multi_step_is_the_papers():
+    # DSA: lr 0.05, a tenth at epochs 120, 180, 240; here 10 steps an epoch
+    config = TrainConfig(epochs=300, lr=0.05, schedule="multi_step", milestones=(120, 180, 240))
+    for epoch, power in ((0, 0), (119, 0), (120, 1), (179, 1), (180, 2), (240, 3), (299, 3)):
+        for step in (10 * epoch, 10 * epoch + 9):
+            assert lr_at(step, 3000, 10, config) == pytest.approx(0.05 * 0.1**power)
+
+
+def test_cosine_by_formula():
+    config = TrainConfig(epochs=1, lr=0.2, schedule="cosine")
+    rates = [lr_at(t, 8, 8, config) for t in range(8)]
+    assert rates == pytest.approx([0.1 * (1 + math.cos(math.pi * t / 8)) for t in range(8)])
+
+
+def test_one_cycle_by_hand():
+    # T = 10, W = 4: up by fifths of the peak, 1/5 .. 4/5, the peak at 4, down by sixths to 1/6
+    config = TrainConfig(epochs=1, lr=1.0, schedule="one_cycle", warmup=0.4)
+    rates = [lr_at(t, 10, 10, config) for t in range(10)]
+    assert rates == pytest.approx([1/5, 2/5, 3/5, 4/5, 1, 5/6, 4/6, 3/6, 2/6, 1/6])  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(["one_cycle", "multi_step", "cosine", "constant"]),
+    st.integers(1, 400),
+    st.floats(0, 0.95),
+)
+def test_rates_are_positive_and_at_most_the_peak(schedule, total, warmup):
+    config = TrainConfig(epochs=1, lr=0.7, schedule=schedule, warmup=warmup, milestones=(1, 2))
+    rates = [lr_at(t, total, 3, config) for t in range(total)]
+    assert all(0 < rate <= 0.7 for rate in rates)
+    assert max(rates) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("step", [-1, 10])
+def test_step_out_of_range(step):
+    with pytest.raises(ConfigError, match=rf"0 \.\. 9 .*got {step}"):
+        lr_at(step, 10, 10, TrainConfig(epochs=1))
+
+
+def test_the_rate_is_set_at_every_step(digits):
+    config = TrainConfig(epochs=2, lr=0.1, schedule="multi_step", milestones=(1,), **PLAIN)
+    result = train(resnet8(), small(digits, 128), TASK, config, seed=0, progress=False)
+    assert [record["lr"] for record in result.history] == pytest.approx([0.1, 0.01])
+
+
+def test_vectors_can_be_spared_from_decay():
+    model = resnet8()
+    everything = make_sgd(model, TrainConfig(epochs=1, weight_decay=0.1))
+    assert [group["weight_decay"] for group in everything.param_groups] == [0.1]
+    spared = make_sgd(model.parameters(), TrainConfig(epochs=1, weight_decay=0.1, decay_norm=False))
+    assert [group["weight_decay"] for group in spared.param_groups] == [0.1, 0.0]
+    assert all(p.ndim > 1 for p in spared.param_groups[0]["params"])
+    assert all(p.ndim == 1 for p in spared.param_groups[1]["params"])
+    held = sum(len(group["params"]) for group in spared.param_groups)
+    assert held == len(list(model.parameters()))
+
+
+def test_wrong_settings_are_errors():
+    for wrong in ({"epochs": 0}, {"epochs": 1, "lr": 0.0}, {"epochs": 1, "learning_rate": 0.1}):
+        with pytest.raises(ValidationError):
+            TrainConfig(**wrong)
+    with pytest.raises(ValidationError, match="frozen"):
+        TrainConfig(epochs=1).lr = 0.5
+
+
+# ------------------------------------------------------------------ evaluate and recalibrate
+
+
+def test_evaluate_by_hand_over_uneven_batches(digits):
+    model = with_dropout()
+    model[4].eval()  # a mixture of modes, to see that each comes back
+    batches = digits.batches("test", batch_size=77)  # 360 = 4 * 77 + 52
+    result = evaluate(model, batches, TASK)
+    assert model.training
+    assert not model[4].training
+    model.eval()
+    with torch.no_grad():
+        x = (digits.test_images / 255 - digits.mean[0]) / digits.std[0]
+        outputs = model(x)
+    assert result.n == 360
+    assert result.score == (outputs.argmax(1) == digits.test_labels).sum().item() / 360
+    assert result.loss == pytest.approx(cross_entropy(outputs, digits.test_labels).item(), rel=1e-5)
+
+
+def test_evaluate_changes_nothing(digits):
+    model, twin = resnet8(), resnet8()
+    evaluate(model, digits.batches("test", batch_size=77), TASK)
+    same(model, twin)
+
+
+def test_mode_is_restored_after_an_error():
+    model = with_dropout()
+    with pytest.raises(RuntimeError, match="inside"), mode(model, training=False):
+        raise RuntimeError("inside")
+    assert all(module.training for module in model.modules())
+
+
+def test_recalibration_by_hand(digits):
+    model = resnet8()
+    model.bn1.running_mean.fill_(9.0)
+    weights = [p.clone() for p in model.parameters()]
+    batches = small(digits)  # 5 batches an epoch, the last of 44
+    recalibrate_batchnorm(model.eval(), batches, 7)
+    with torch.no_grad():
+        seen = [model.conv1(x) for x, _ in islice(batches.forever(), 7)]
+    mean = torch.stack([s.mean((0, 2, 3)) for s in seen]).mean(0)
+    variance = torch.stack([s.var((0, 2, 3), unbiased=True) for s in seen]).mean(0)
+    torch.testing.assert_close(model.bn1.running_mean, mean, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.bn1.running_var, variance, rtol=1e-5, atol=1e-5)
+    assert model.bn1.momentum == 0.1
+    assert not any(module.training for module in model.modules())
+    torch.testing.assert_close(list(model.parameters()), weights, rtol=0, atol=0)
+
+
+def test_recalibration_needs_a_batch(digits):
+    with pytest.raises(ConfigError, match="n_batches must be at least 1, got 0"):
+        recalibrate_batchnorm(resnet8(), small(digits), 0)
+
+
+# ------------------------------------------------------------------ precision
+
+
+def test_precision_is_measured_and_leaves_no_trace(digits):
+    model, twin = with_dropout(), with_dropout()
+    x, _ = next(small(digits).epoch(0))
+    before = torch.get_rng_state()
+    chosen = choose_precision(model, x)
+    assert torch.equal(before, torch.get_rng_state())
+    same(model, twin)
+    assert all(p.grad is None for p in model.parameters())
+    names = ["fp32", "fp32 channels_last", "bf16", "bf16 channels_last"]
+    assert list(chosen.milliseconds) == names
+    best = min(chosen.milliseconds, key=chosen.milliseconds.__getitem__)
+    assert best == chosen.name + " channels_last" * chosen.channels_last
+
+
+def test_precision_given_is_not_measured(digits):
+    x, _ = next(small(digits).epoch(0))
+    chosen = choose_precision(resnet8(), x, precision="bf16", channels_last=True)
+    assert chosen == Precision("bf16", channels_last=True)
+    assert chosen.dtype == torch.bfloat16
+
+
+def test_bf16_trains_with_float32_weights(digits):
+    model = resnet8()
+    config = TrainConfig(epochs=3, precision="bf16", channels_last=False)
+    result = train(model, small(digits, 1437), TASK, config, seed=0, progress=False)
+    assert result.precision == "bf16"
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    bf16 = evaluate(
+        model, digits.batches("test", batch_size=90), TASK, precision=Precision("bf16", False)
+    )
+    fp32 = evaluate(model, digits.batches("test", batch_size=90), TASK)
+    assert fp32.score > 0.85
+    assert bf16.score == pytest.approx(fp32.score, abs=0.03)
+    assert bf16.loss != fp32.loss
+
+
+def test_autocast_names():
+    with autocast(FP32, torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    with autocast("bf16", torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with pytest.raises(ConfigError, match="'fp32' or 'bf16' here, got 'auto'"):
+        autocast("auto", torch.device("cpu"))
+
+
+def test_device_is_a_device():
+    assert device_of().type in {"cpu", "cuda", "mps", "xpu"}
+
+
+# ------------------------------------------------------------------ trouble
+
+
+def test_nan_names_the_place_and_the_checkpoint(digits, tmp_path):
+    path = tmp_path / "run.pt"
+    broken = data.Task("broken", lambda o, y: TASK.loss(o, y) * scale[0], TASK.score, "accuracy")
+    scale, steps = [1.0], iter(range(100))
+
+    def poison() -> bool:
+        scale[0] = math.nan if next(steps) == 7 else 1.0  # 5 steps an epoch: epoch 1, step 2
+        return False
+
+    config = TrainConfig(epochs=3, lr=0.1, schedule="constant", **PLAIN)
+    with pytest.raises(TrainingError, match=r"epoch 1, step 2 of 5, lr 0\.1\. .*run\.pt"):
+        train(
+            resnet8(),
+            small(digits),
+            broken,
+            config,
+            seed=0,
+            progress=False,
+            checkpoint=path,
+            stop=poison,
+        )
+    state = torch.load(path, weights_only=True)
+    assert len(state["history"]) == 1
+    assert all(bool(torch.isfinite(value).all()) for value in state["model"].values())
+
+
+def test_weights_broken_by_the_last_step_never_reach_a_checkpoint(digits, tmp_path):
+    path, model = tmp_path / "run.pt", resnet8()
+    # one step: its loss is finite, but 3e38 * (gradient + 100 weight) is beyond float32's 3.4e38
+    config = TrainConfig(epochs=1, lr=3e38, weight_decay=100, schedule="constant", **PLAIN)
+    batches = small(digits, 64)
+    with pytest.raises(TrainingError, match=r"not finite after epoch 0.*run\.pt"):
+        train(model, batches, TASK, config, seed=0, progress=False, checkpoint=path)
+    assert not torch.load(path, weights_only=True)["history"]
+
+
+def test_checkpoint_of_another_run_is_refused(digits, tmp_path):
+    path = tmp_path / "run.pt"
+    config = TrainConfig(epochs=1, **PLAIN)
+
+    def go(model=None, batches=None, config=config, seed=0, **kwargs):
+        batches = batches or small(digits, 64)
+        return train(
+            model or resnet8(),
+            batches,
+            TASK,
+            config,
+            seed=seed,
+            checkpoint=path,
+            progress=False,
+            **kwargs,
+        )
+
+    go()
+    assert len(go().history) == 1
+    with pytest.raises(TrainingError, match=r"lr was '0\.1' and is now '0\.2'.*resume=False"):
+        go(config=config.model_copy(update={"lr": 0.2}))
+    with pytest.raises(TrainingError, match="seed was '0' and is now '1'"):
+        go(seed=1)
+    with pytest.raises(TrainingError, match="data labels was"):
+        go(batches=small(digits, indices=torch.arange(64, 128)))
+    with pytest.raises(TrainingError, match="model was"):
+        go(model=with_dropout())
+    assert len(go(config=config.model_copy(update={"lr": 0.2}), resume=False).history) == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "text", "empty", "pickle", "other"])
+def test_damaged_checkpoint_is_refused(tmp_path, damage, capsys):
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, {"fingerprint": {"a": "1"}, "weights": torch.arange(1000.0)})
+    whole = bytearray(path.read_bytes())
+    if damage == "cut":
+        whole = whole[: len(whole) // 2]
+    elif damage == "flip":
+        whole[whole.index(torch.arange(500.0, 600.0).numpy().tobytes()) + 1] ^= 1
+    elif damage == "text":
+        whole = bytearray(b"hello")
+    elif damage == "empty":
+        whole = bytearray()
+    path.write_bytes(whole)
+    if damage == "pickle":
+        torch.save({"format": 1, "fingerprint": {"a": "1"}, "evil": Evil()}, path)
+    elif damage == "other":
+        torch.save([1, 2], path)
+    with pytest.raises(TrainingError, match=r"run\.pt"):
+        load_checkpoint(path, {"a": "1"})
+    assert "never" not in capsys.readouterr().out
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("this must never be printed",)
+
+
+def test_checkpoint_comes_back(tmp_path):
+    path = tmp_path / "new" / "run.pt"
+    state = {
+        "fingerprint": {"a": "1"},
+        "weights": torch.randn(3),
+        "n": 3,
+        "list": [1.5, {"x": None}],
+    }
+    save_checkpoint(path, state)
+    loaded = load_checkpoint(path, {"a": "1"})
+    assert torch.equal(loaded["weights"], state["weights"])
+    assert (loaded["n"], loaded["list"]) == (3, [1.5, {"x": None}])
+    assert [p.name for p in path.parent.iterdir()] == ["run.pt"]
+    with pytest.raises(TrainingError, match=r"there is no checkpoint .*absent\.pt"):
+        load_checkpoint(tmp_path / "absent.pt", {})
+
+
+def test_failed_write_keeps_the_old_checkpoint(tmp_path):
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, {"fingerprint": {}, "n": 1})
+    with pytest.raises(AttributeError):  # a local function cannot be pickled
+        save_checkpoint(path, {"fingerprint": {}, "n": lambda: None})
+    assert load_checkpoint(path, {})["n"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+    assert zipfile.is_zipfile(path)
+
+
+# ------------------------------------------------------------------ stop and resume
+
+
+@pytest.mark.parametrize("make", [resnet8, with_dropout])
+@pytest.mark.parametrize("at", [0, 3, 5, 12])  # 5 steps an epoch
+def test_stop_and_resume_changes_no_bit(digits, tmp_path, make, at):
+    config = TrainConfig(epochs=4, lr=0.1, **PLAIN)
+    whole = make()
+    undisturbed = train(whole, small(digits), TASK, config, seed=5, progress=False)
+    part, steps = make(), iter(range(100))
+    path = tmp_path / "run.pt"
+    common = {"seed": 5, "progress": False, "checkpoint": path}
+    first = train(part, small(digits), TASK, config, stop=lambda: next(steps) == at, **common)
+    assert first.stopped
+    assert len(first.history) == math.ceil(at / 5)
+    torch.manual_seed(123)  # torch's own random state does not matter
+    second = train(part, small(digits), TASK, config, **common)
+    same(part, whole)
+    for a, b in zip(second.history, undisturbed.history, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+def test_the_seed_matters(digits):
+    config = TrainConfig(epochs=1, **PLAIN)
+    a, b = with_dropout(), with_dropout()
+    train(a, small(digits), TASK, config, seed=1, progress=False)
+    train(b, small(digits), TASK, config, seed=2, progress=False)
+    assert not torch.equal(a[1].weight, b[1].weight)
+
+
+def test_resume_keeps_the_measured_precision(digits, tmp_path):
+    path, steps = tmp_path / "run.pt", iter(range(100))
+    common = {"seed": 0, "progress": False, "checkpoint": path}
+    config = TrainConfig(epochs=1)
+    first = train(resnet8(), small(digits), TASK, config, stop=lambda: next(steps) == 2, **common)
+    second = train(resnet8(), small(digits), TASK, config, **common)
+    assert len(first.milliseconds) == 4
+    assert second.milliseconds == first.milliseconds
+    assert (second.precision, second.channels_last) == (first.precision, first.channels_last)
+
+
+def test_on_epoch_sees_saved_epochs(digits, tmp_path):
+    path, seen = tmp_path / "run.pt", []
+
+    def look(record: dict[str, float]) -> None:
+        seen.append((record["epoch"], len(torch.load(path, weights_only=True)["history"])))
+
+    config = TrainConfig(epochs=2, **PLAIN)
+    train(
+        resnet8(),
+        small(digits, 64),
+        TASK,
+        config,
+        seed=0,
+        progress=False,
+        checkpoint=path,
+        on_epoch=look,
+    )
+    assert seen == [(0, 1), (1, 2)]
+
+
+@pytest.mark.parametrize("at", [2, 7])
+def test_ctrl_c_leaves_a_checkpoint(digits, tmp_path, at):
+    config = TrainConfig(epochs=3, **PLAIN)
+    path, steps, whole, part = tmp_path / "run.pt", iter(range(100)), resnet8(), resnet8()
+
+    def press() -> bool:
+        if next(steps) == at:
+            signal.raise_signal(signal.SIGINT)
+        return False
+
+    common = {"seed": 0, "progress": False}
+    with pytest.raises(KeyboardInterrupt, match=rf"{at // 5} of 3 epochs.*run\.pt.*goes on"):
+        train(part, small(digits), TASK, config, checkpoint=path, stop=press, **common)
+    train(part, small(digits), TASK, config, checkpoint=path, **common)
+    train(whole, small(digits), TASK, config, **common)
+    same(part, whole)
+
+
+def test_ctrl_c_without_a_checkpoint(digits):
+    def press() -> bool:
+        signal.raise_signal(signal.SIGINT)
+        return False
+
+    with pytest.raises(KeyboardInterrupt, match="starts anew"):
+        train(
+            resnet8(),
+            small(digits),
+            TASK,
+            TrainConfig(epochs=1),
+            seed=0,
+            progress=False,
+            stop=press,
+        )
+
+
+EPOCHS = 12
+
+# Imported once, by the server, and not by each of the five processes of the test.
+PRELOAD = [
+    "dsa_core.models",
+    "dsa_core.training",
+    "hypothesis.strategies",
+    "pytest",
+    "sklearn.datasets",
+    "sklearn.model_selection",
+    "torch._dynamo",  # what an optimiser imports at its first step
+]
+
+
+def train_digits(checkpoint: str, final: str) -> None:
+    """Train in a process of its own, to be killed."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = models.build("resnet8")
+    batches = data.load("digits").batches("train", batch_size=64, indices=torch.arange(640))
+    config = TrainConfig(epochs=EPOCHS, lr=0.1, **PLAIN)
+    result = train(
+        model, batches, TASK, config, seed=3, checkpoint=Path(checkpoint), progress=False
+    )
+    torch.save(model.state_dict(), final)
+    Path(final).with_suffix(".json").write_text(json.dumps(len(result.history)))
+
+
+@pytest.fixture(scope="module")
+def clean_processes() -> Iterator[multiprocessing.context.ForkServerContext]:
+    """Processes forked from a server that has imported the library, and done nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+def epochs_saved(path: Path) -> int:
+    return len(torch.load(path, weights_only=True)["history"]) if path.exists() else -1
+
+
+def wait_for(path: Path, epochs: int) -> None:
+    while epochs_saved(path) < epochs:
+        time.sleep(0.03)
+
+
+@pytest.mark.slow
+def test_killed_three_times_changes_no_bit(clean_processes, tmp_path):
+    def start(name: str):
+        where = str(tmp_path / f"{name}.pt"), str(tmp_path / f"{name}_final.pt")
+        process = clean_processes.Process(target=train_digits, args=where)
+        process.start()
+        return process
+
+    undisturbed = start("whole")
+    undisturbed.join(120)
+    assert undisturbed.exitcode == 0
+    path, moment, saved = tmp_path / "killed.pt", random.Random(), []
+    for wanted in (1, 4, 7):  # let it get so far, and then a random moment further
+        process = start("killed")
+        wait_for(path, wanted)
+        time.sleep(moment.uniform(0.0, 0.15))
+        process.kill()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        saved.append(epochs_saved(path))
+    assert all(0 < n < EPOCHS for n in saved), saved
+    last = start("killed")
+    last.join(120)
+    assert last.exitcode == 0
+    a, b = (torch.load(tmp_path / f"{n}_final.pt", weights_only=True) for n in ("whole", "killed"))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert json.loads((tmp_path / "killed_final.json").read_text()) == EPOCHS
