@@ -11,11 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dsa_core import models
 from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels.export import failing_module
 from dsa_core.cost import Cost
+from dsa_core.errors import ConfigError
 from dsa_core.masks import masked
 from dsa_core.surgery import load, prune, save, try_forward
 
-TOLERANCE = 1e-10  # of the largest entry of the output, float64
+# Of the largest entry of the output: some hundred layers of roundings.
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
 class CheckRow(BaseModel):
@@ -25,8 +28,10 @@ class CheckRow(BaseModel):
         status: "ok", "failed" (a comparison does not hold) or "error" (something raised).
         reason: empty if ok.
         groups: prunable groups.
-        max_abs_diff: largest difference of masked and pruned output, float64, relative to the largest entry.
-        macs_predicted, macs_counted: of the pruned network, by our cost and by torch's counter (halved).
+        max_abs_diff: largest difference of masked and pruned output, float64, relative to the
+            largest entry.
+        macs_predicted, macs_counted: of the pruned network, by our cost and by torch's counter
+            (halved).
     """
 
     model: str
@@ -39,29 +44,60 @@ class CheckRow(BaseModel):
     seconds: float = 0.0
 
 
-def check(name: str, *, keep: float = 0.5, seed: int = 0, files: bool = True) -> CheckRow:
-    """Trace a network, drop random channels, and compare masked with pruned, predicted with counted MACs.
+def check(
+    name: str,
+    *,
+    keep: float = 0.5,
+    seed: int = 0,
+    files: bool = True,
+    dtype: torch.dtype = torch.float64,
+) -> CheckRow:
+    """Drop random channels of a network; compare masked with pruned, predicted with counted MACs.
 
     Args:
         name: as `models.build` knows it.
-        keep: share of every group that stays.
+        keep: share of every group that stays, in (0, 1].
+        seed: of the weights, the statistics and the choice of channels.
         files: also save, load and compare again.
+        dtype: float64, or float32 with a tolerance of 1e-4 for a network too large for memory.
+
+    Returns:
+        One row; nothing is raised, an error is its reason.
     """
     started = time.perf_counter()
     row = CheckRow(model=name, status="error")
     try:
         torch.manual_seed(seed)
-        model = models.build(name).double()
-        example = models.example_input(name).double()
+        model = models.build(name).to(dtype)
+        example = models.example_input(name).to(dtype)
+        model.eval()
+        try_forward_dense(name, model, example)
         graph = trace(model, example)
         randomise(model)
         row = compare(
             name, model, graph, torch.randn_like(example), keep=keep, seed=seed, files=files
         )
     except Exception as error:
-        row.reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        row.reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
     row.seconds = round(time.perf_counter() - started, 2)
     return row
+
+
+def try_forward_dense(name: str, model: nn.Module, example: Tensor) -> None:
+    """Run the dense network once: a wrong input shape is best told before tracing.
+
+    Raises:
+        ConfigError: it does not accept the input.
+    """
+    try:
+        with torch.no_grad():
+            model(example)
+    except Exception as error:
+        where = failing_module(model, error)
+        raise ConfigError(
+            f"{name} does not accept an input of shape {tuple(example.shape)}: "
+            f"in {where}: {error}. A factory says its shape in its attribute input_shape = (channels, height, width)"
+        ) from error
 
 
 def compare(
@@ -79,7 +115,7 @@ def compare(
     model.eval()
     pruned = prune(model, graph, chosen)
     dense = try_forward(model, x)
-    with torch.no_grad(), masked(model, graph, chosen.double()):
+    with torch.no_grad(), masked(model, graph, chosen.to(x.dtype)):
         wanted = model(x)
     found = try_forward(pruned, x)
     difference = float((wanted - found).abs().max() / wanted.abs().max().clamp_min(1e-30))
@@ -92,7 +128,7 @@ def compare(
         macs_predicted=Cost.of(graph, "macs").at(counts),
         macs_counted=count_macs(pruned, x),
     )
-    if not difference <= TOLERANCE:
+    if not difference <= TOLERANCES[x.dtype]:
         row.status, row.reason = "failed", f"masked and pruned differ by {difference:.1e}"
     elif torch.equal(dense, wanted):
         row.status, row.reason = "failed", "the mask changes nothing: the comparison says nothing"
@@ -126,9 +162,10 @@ def random_channels(graph: ChannelGraph, keep: float, seed: int) -> Tensor:
 
 @torch.no_grad()
 def randomise(model: nn.Module) -> None:
-    """Fill what is constant at the start (statistics, scales, shifts, zeroed heads) with random numbers.
+    """Fill what is constant at the start (statistics, scales, zeroed heads) with random numbers.
 
-    Otherwise the comparison could hold for a trivial reason: a head of zeros answers the same to all.
+    Otherwise the comparison could hold for a trivial reason: a head of zeros answers the same to
+    all.
     """
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name.endswith("running_var"):

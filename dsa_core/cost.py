@@ -1,5 +1,6 @@
 """What a network costs as a function of its keep ratios, and the budget it must meet."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -122,7 +123,8 @@ class Accumulator:
     def add(self, graph: ChannelGraph, name: str, shape: tuple[int, ...], factor: int) -> None:
         """Add factor * product over the axes of (kept positions of that axis).
 
-        Each axis keeps  n'alpha + c  positions: n_k of its positions belong to group k, c always stay.
+        Each axis keeps  n'alpha + c  positions: n_k of its positions belong to group k, c always
+        stay.
         """
         lengths = []
         for axis, size in enumerate(shape):
@@ -230,19 +232,22 @@ class Budget:
             raised = [
                 n for n, c in zip(cost.names, least.tolist(), strict=True) if c > self.divisor
             ]
+            reachable = math.ceil(lowest * 1e4) / 1e4
             raise BudgetError(
-                f"{self.resource}={self.ratio:g} cannot be reached: the floors (divisor {self.divisor}, at least "
-                f"one channel a group, floors raised for {raised[:6] or 'no group'}) already cost {lowest:.4f} of "
-                f"the dense network. Ask for {lowest:.4f} or more, or lower the floors"
+                f"{self.resource}={self.ratio:g} cannot be reached: the floors (divisor "
+                f"{self.divisor}, at least one channel a group, more for {raised[:6] or 'none'}) "
+                f"already cost {lowest:.6f} of the dense network. Ask for {reachable:.4f} or more, "
+                "or lower the floors"
             )
 
 
 def round_to_channels(alpha: Tensor, cost: Cost, budget: Budget) -> Tensor:
-    """Turn keep ratios into whole channels that never exceed the budget and leave no channel's worth unused.
+    """Turn keep ratios into whole channels, within the budget and with no channel's worth unused.
 
-    Every group is rounded down to an allowed count (not below its floor). If the floors push the cost over
-    the budget, steps are taken back where the count lies highest above its ratio; then the slack is spent,
-    step by step, on the group whose count lies lowest against its ratio, until no step fits any more.
+    Every group is rounded down to an allowed count (not below its floor). If the floors push the
+    cost over the budget, steps are taken back where the count lies highest above its ratio; then
+    the slack is spent, step by step, on the group whose count lies lowest against its ratio, until
+    no step fits any more.
 
     Args:
         alpha: keep ratios in [0, 1], shape (K,).

@@ -1,9 +1,10 @@
 """From keep ratios to keep probabilities to masks, and a network run under masks.
 
-A mask multiplies the input-channel slices of every layer that reads a channel (its consumers). That equals
-removing the channel exactly, whatever normalisation or activation lies between; BatchNorm statistics stay
-those of the dense network; no module is rewritten. It also repairs the gradient: with the mask between
-BatchNorm and ReLU, as in the DSA authors' released code, a dropped channel gets none (ReLU'(0) = 0).
+A mask multiplies the input-channel slices of every layer that reads a channel (its consumers). That
+equals removing the channel exactly, whatever normalisation or activation lies between; BatchNorm
+statistics stay those of the dense network; no module is rewritten. It also repairs the gradient:
+with the mask between BatchNorm and ReLU, as in the DSA authors' released code, a dropped channel
+gets none (ReLU'(0) = 0).
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,15 +29,18 @@ def importance(model: nn.Module, graph: ChannelGraph, kind: Importance = "gamma_
 
     Args:
         kind:
-            "gamma_first": |gamma| of the first BatchNorm of the group, as the DSA authors' released code has it;
+            "gamma_first": |gamma| of the first BatchNorm of the group, as the DSA authors' released
+                code has it;
             "gamma_all": the mean of |gamma| over all BatchNorms that hold the channel;
             "l1", "l2": norm of all weights that make the channel;
-            "taylor": |sum of weight * gradient| over the layers that read the channel, that is the first-order
+            "taylor": |sum of weight * gradient| over the layers that read the channel, that is the
+                first-order
             change of the loss when it is removed (call after a backward pass).
             Groups without a BatchNorm use "l1" where a gamma is asked for.
 
     Returns:
-        b, shape (graph.n_channels,), detached: no gradient flows into gamma through the masks (DSA).
+        b, shape (graph.n_channels,), detached: no gradient flows into gamma through the masks
+        (DSA).
     """
     if kind not in get_args(Importance):
         raise ConfigError(f"importance must be one of {get_args(Importance)}, got {kind!r}")
@@ -107,13 +111,14 @@ def keep_probs(
         b: importance > 0, shape (n,).
         alpha: keep ratio of every group in (0, 1], shape (K,); differentiable.
         sharpness: beta2 > 0; large is close to keeping the alpha C most important channels.
-        floor: smallest probability, 0.01 in the authors' released code so that no channel is lost for
-            good; the sum then exceeds alpha C slightly.
+        floor: smallest probability, 0.01 in the authors' released code so that no channel is lost
+            for good; the sum then exceeds alpha C slightly.
 
     Returns:
         p, shape (n,), with gradient to alpha.
 
-    Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164), sigmoid-log function and expectation condition.
+    Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164), sigmoid-log function and expectation
+        condition.
     """
     k = alpha.to(b) * graph.sizes.to(b)
     p = soft_topk(b.log(), k, graph.offsets.to(b.device), temperature=1.0 / sharpness)
@@ -138,7 +143,8 @@ def estimator_mask(
         p: keep probabilities, shape (n,).
         estimator:
             "mean_field": the mask is p itself; half the noise of the others, the default;
-            "straight_through": a Bernoulli sample, its gradient taken as that of p (the DSA authors' code);
+            "straight_through": a Bernoulli sample, its gradient taken as that of p (the DSA
+                authors' code);
             "relaxed": the concrete distribution, sigmoid((logit p + logistic noise) / temperature).
         temperature: of the relaxation, > 0.
     """
@@ -155,7 +161,11 @@ def estimator_mask(
 
 
 def top_channels(b: Tensor, counts: Tensor, graph: ChannelGraph) -> Tensor:
-    """The `counts` (K,) most important channels of every group, bool, shape (n,); ties go to the first."""
+    """The `counts` (K,) most important channels of every group; ties go to the first.
+
+    Returns:
+        Which channels stay, bool, shape (n,), on the CPU.
+    """
     keep = torch.zeros(graph.n_channels, dtype=torch.bool)
     for group, count in zip(graph.prunable, counts.tolist(), strict=True):
         order = (
@@ -177,6 +187,9 @@ def masked_parameters(
     Returns:
         The masked weights only, by name.
     """
+    check_mask(parameters, graph, mask)
+    if not graph.consumers:
+        return {}
     extended = torch.cat([mask, mask.new_ones(1)])  # place -1: channels that always stay
     places = torch.cat([channels for _, _, channels in graph.consumers]).to(mask.device)
     values = extended[places].split([len(channels) for _, _, channels in graph.consumers])
@@ -189,6 +202,23 @@ def masked_parameters(
     return masked
 
 
+def check_mask(parameters: Mapping[str, Tensor], graph: ChannelGraph, mask: Tensor) -> None:
+    """Refuse a mask or a network that does not fit the graph."""
+    if mask.shape != (graph.n_channels,):
+        raise ValueError(
+            f"mask must have shape ({graph.n_channels},), one entry for each prunable channel; "
+            f"got {tuple(mask.shape)}"
+        )
+    for name, axis, channels in graph.consumers:
+        weight = parameters.get(name)
+        if weight is None or weight.shape[axis] != len(channels):
+            raise ValueError(
+                f"{name}: the graph has {len(channels)} positions on axis {axis}, the network has "
+                f"{'no such parameter' if weight is None else weight.shape[axis]}: it is not the "
+                "one that was traced, or it was pruned since"
+            )
+
+
 def masked_call(model: nn.Module, graph: ChannelGraph, mask: Tensor, x: Tensor) -> Tensor:
     """Run the network on x under a mask (n,); differentiable in the mask and the weights."""
     masked = masked_parameters(dict(model.named_parameters()), graph, mask)
@@ -197,16 +227,17 @@ def masked_call(model: nn.Module, graph: ChannelGraph, mask: Tensor, x: Tensor) 
 
 @contextmanager
 def masked(model: nn.Module, graph: ChannelGraph, mask: Tensor) -> Iterator[nn.Module]:
-    """The network under a mask for the length of a block, for evaluation: weights are masked in place.
+    """The network under a mask for the length of a block: its weights are masked in place.
 
     The exact weights come back at the end, also when the body raises.
     """
     parameters = dict(model.named_parameters())
-    saved = {name: parameters[name].detach().clone() for name, _, _ in graph.consumers}
-    with torch.no_grad():
-        for name, value in masked_parameters(saved, graph, mask.detach()).items():
-            parameters[name].copy_(value)
+    values = masked_parameters(parameters, graph, mask.detach())
+    saved = {name: parameters[name].detach().clone() for name in values}
     try:
+        with torch.no_grad():
+            for name, value in values.items():
+                parameters[name].copy_(value)
         yield model
     finally:
         with torch.no_grad():

@@ -9,6 +9,11 @@ from torch.fx import Node
 
 from dsa_core.errors import TraceError
 
+ADVICE = (
+    "a branch on the values of a tensor cannot be traced: let it depend on shapes or settings, "
+    "or use torch.where; if an input does not fit, give an example of the right shape"
+)
+
 
 def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     """Export in evaluation mode; the model's own mode is restored.
@@ -26,8 +31,7 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
         where = failing_module(model, error)
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TraceError(
-            f"tracing stopped in {where}: {type(error).__name__}: {first_line}. Branches that depend on the values "
-            "of a tensor cannot be traced: make them depend on shapes or settings, or use torch.where"
+            f"tracing stopped in {where}: {type(error).__name__}: {first_line} ({ADVICE})"
         ) from error
     finally:
         for module, mode in modes.items():

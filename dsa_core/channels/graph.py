@@ -1,4 +1,5 @@
-"""The channel graph: groups of channels that must be kept or removed together, and where each one lies."""
+"""The channel graph: groups of channels that must be kept or removed together, and where each one
+lies."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,9 @@ class Layer:
         weight: name of the weight in the state dict.
         shape: shape of the dense weight.
         coefficient: MACs of one example for each pair of entries of the weight's first two axes.
-        out_channels, in_channels: place of every channel in the flat vector of prunable channels, -1 if it
-            always stays. `in_channels` is None for a depthwise convolution, which makes and reads none.
+        out_channels, in_channels: place of every channel in the flat vector of prunable channels,
+            -1 if it always stays. `in_channels` is None for a depthwise convolution, which makes
+            and reads none.
     """
 
     name: str
@@ -52,7 +54,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Norm:
-    """A batch normalisation: names of its scale and shift, and the place of each of its channels."""
+    """A batch normalisation: names of its scale and shift, and the place of each of its
+    channels."""
 
     weight: str
     bias: str | None
@@ -68,13 +71,15 @@ class ChannelGraph:
 
     Attributes:
         groups: all groups, prunable and frozen, in the order of the network.
-        axes: for each parameter and buffer, axis -> flat channel of every position, int64, -1 if it stays.
+        axes: for each parameter and buffer, axis -> flat channel of every position, int64, -1 if it
+            stays.
         layers: what costs MACs, in order.
         norms: batch normalisations, in order.
         parameters: the shape of every parameter.
         fixed_macs: MACs of products of activations, which no keep ratio changes.
         frozen: reason -> number of layer channels that stay for it.
-        unknown_ops: operators without a rule, and how often they occurred; all they touch is frozen.
+        unknown_ops: operators without a rule, and how often they occurred; all they touch is
+            frozen.
         unused: parameters that the traced forward never reads; surgery leaves them as they are.
         input_shape: shape of the traced input.
     """
@@ -158,11 +163,12 @@ def shorten(names: Sequence[str], most: int = 4) -> str:
 def trace(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> ChannelGraph:
     """Follow every channel of a network through one forward pass in evaluation mode.
 
-    The exported graph is run once with channel ids in place of activations; ids that meet in an elementwise
-    operator are united, ids that an operator mixes are frozen. Channels made and read by the same layers form
-    a group. This is the topological grouping of DSA: cut at every ordinary convolution, what stays connected
-    shares one keep ratio and one mask. Where channels of one layer are read by different layers, the group is
-    split further than there, which keeps the cost an exact quadratic form.
+    The exported graph is run once with channel ids in place of activations; ids that meet in an
+    elementwise operator are united, ids that an operator mixes are frozen. Channels made and read
+    by the same layers form a group. This is the topological grouping of DSA: cut at every ordinary
+    convolution, what stays connected shares one keep ratio and one mask. Where channels of one
+    layer are read by different layers, the group is split further than there, which keeps the cost
+    an exact quadratic form.
 
     Args:
         model: any network that `torch.export` accepts; it is not changed.
@@ -175,7 +181,9 @@ def trace(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> ChannelGrap
     """
     inputs = example if isinstance(example, tuple) else (example,)
     program = export(model, inputs)
-    tracer = Tracer(RULES)
+    names = state_aliases(model)
+    first = {alias: name for name, aliases in names.items() for alias in aliases}
+    tracer = Tracer(RULES, first)
     tracer.run(program)
     if not tracer.layers:
         raise TraceError(
@@ -188,8 +196,9 @@ def assemble(tracer: Tracer, model: nn.Module, input_shape: tuple[int, ...]) -> 
     """Turn ids into classes, classes into groups, and number the prunable channels."""
     mark_elements(tracer)
     classes = tracer.book.classes()
-    layers = list(tracer.layers.values())
-    grouping = group_classes(tracer, classes, layers)
+    layers = tracer.layers.values()
+    parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    grouping = group_classes(tracer, classes, parameters)
     flat = grouping.flat
     aliases = state_aliases(model)
     axes = {n: {a: flat(ids) for a, ids in by_axis.items()} for n, by_axis in tracer.axes.items()}
@@ -202,11 +211,11 @@ def assemble(tracer: Tracer, model: nn.Module, input_shape: tuple[int, ...]) -> 
         axes={alias: v for n, v in axes.items() if v for alias in aliases.get(n, [n])},
         layers=tuple(flat_layer(t, tuple(state[t.weight].shape), flat) for t in layers),
         norms=tuple(Norm(t.weight, t.bias, flat(t.ids)) for t in tracer.norms),
-        parameters={n: tuple(p.shape) for n, p in model.named_parameters()},
+        parameters=parameters,
         fixed_macs=tracer.fixed_macs,
         frozen=grouping.frozen,
         unknown_ops=tracer.unknown_ops,
-        unused=tuple(tracer.unused),
+        unused=tuple(n for n in parameters if n not in tracer.read),
         input_shape=input_shape,
     )
 
@@ -217,23 +226,53 @@ def flat_layer(
     """The layer with flat channels in place of ids."""
     read = None if traced.in_ids is None else flat(traced.in_ids)
     return Layer(
-        traced.name, traced.kind, traced.weight, shape, traced.coefficient, flat(traced.out_ids), read
-    )  # fmt: skip
+        name=traced.name,
+        kind=traced.kind,
+        weight=traced.weight,
+        shape=shape,
+        coefficient=traced.coefficient,
+        out_channels=flat(traced.out_ids),
+        in_channels=read,
+    )
 
 
 def mark_elements(tracer: Tracer) -> None:
-    """Find the axis of each parameter that met channels element by element (a scale for each channel, say)."""
+    """Find the axis of each parameter that met channels element by element.
+
+    A scale for each channel is such a parameter.
+    """
     classes = tracer.book.classes()
     made = torch.zeros(len(classes), dtype=torch.bool)
     made[classes[torch.cat([t.out_ids for t in tracer.layers.values()])]] = True
+    channel = torch.where(made[classes], classes, NO_CHANNEL)
     for name, value in tracer.elements.items():
-        if not value.touched:
-            continue
-        ids = torch.where(made[classes[value.base]], value.base, NO_CHANNEL)
-        varying = Ids.of(torch.where(ids >= 0, classes[value.base], NO_CHANNEL))
-        axes = [axis for axis in range(len(varying.shape)) if varying.varies(axis)]
-        if len(axes) == 1:
-            line = ids.movedim(axes[0], 0).flatten(1)[:, 0]
-            tracer.mark_axis(name, axes[0], line)
-        elif axes or (ids >= 0).any():
-            tracer.book.freeze(ids, f"{name} holds channels on several axes")
+        if value.touched:
+            mark_elementwise(tracer, name, value.base, channel)
+
+
+def mark_elementwise(tracer: Tracer, name: str, elements: Tensor, channel: Tensor) -> None:
+    """Find the axis of one parameter along which its elements belong to channels.
+
+    Args:
+        elements: the ids of its elements, in its shape.
+        channel: id -> class if it is a channel that a layer makes, else -1.
+    """
+    marked = tracer.axes.get(name, {})
+    if marked and elements.ndim > 1:  # a weight of a layer that is also used otherwise
+        reason = f"{name} is used in two ways"
+        tracer.book.freeze(elements, reason)
+        for ids in marked.values():
+            tracer.book.freeze(ids, reason)
+        return
+    if marked:
+        tracer.mark_axis(name, 0, elements)
+        return
+    classes = channel[elements]
+    varying = Ids.of(classes)
+    axes = [axis for axis in range(elements.ndim) if varying.varies(axis)]
+    if len(axes) == 1:
+        line = elements.movedim(axes[0], 0).flatten(1)[:, 0]
+        has = classes.movedim(axes[0], 0).flatten(1)[:, 0] >= 0
+        tracer.mark_axis(name, axes[0], torch.where(has, line, NO_CHANNEL))
+    elif bool((classes >= 0).any()):
+        tracer.book.freeze(elements, f"{name} holds channels on several axes or as a whole")

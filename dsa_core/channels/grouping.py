@@ -1,5 +1,7 @@
-"""From ids to groups: united ids are one channel; channels made and read alike share a keep ratio."""
+"""From ids to groups: united ids are one channel; channels made and read alike share a keep
+ratio."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +15,16 @@ ALONE = "one channel alone: nothing to remove"
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that share a keep ratio. A channel of a group may be several channels of a layer, tied.
+    """Channels that share a keep ratio. A channel of a group may be several channels of a layer,
+    tied.
 
     Attributes:
-        name: the first layer that makes these channels.
+        name: the first layer that makes these channels; "#2" is added for its second group.
         size: number of channels.
         members: the layers that make them, in the order of the network.
         frozen: why they must all stay, or None if the group can be pruned.
-        start: place of the group's first channel in the flat vector of prunable channels; -1 if frozen.
+        start: place of the group's first channel in the flat vector of prunable channels; -1 if
+            frozen.
     """
 
     name: str
@@ -52,18 +56,20 @@ class Grouping:
 
 
 def group_classes(tracer: Tracer, classes: Tensor, layers: list[LayerTrace]) -> Grouping:
-    """Collect classes that lie alike in every parameter, and that are frozen for the same reason."""
-    makers = [layer for layer in layers if layer.in_ids is not None]
+    """Collect classes that lie alike in every parameter, and that are frozen for the same
+    reason."""
+    makers = [layer for layer in tracer.layers.values() if layer.in_ids is not None]
     made = torch.cat([layer.out_ids for layer in makers])
     ordered = in_order(classes[made])  # classes that are channels, first made first
     reasons, names = reasons_of_classes(tracer, classes)
-    marks = fingerprints(tracer, classes)
+    marks = fingerprints(tracer, classes, parameters)
     keys = np.stack([marks[ordered.numpy()], reasons[ordered].numpy().astype(np.uint64)])
     _, label = np.unique(keys, axis=1, return_inverse=True)
     labels = torch.from_numpy(label.reshape(-1))
     members = members_of(makers, classes, ordered, labels)
     flat_of_class = torch.full((int(classes.max()) + 1,), -1)
-    groups, frozen, start = [], dict.fromkeys(names, 0), 0
+    groups: list[Group] = []
+    frozen, start = dict.fromkeys(names, 0), 0
     channels_of_class = torch.bincount(classes[made], minlength=len(flat_of_class))
     for value in in_order(labels).tolist():
         mine = ordered[labels == value]
@@ -74,9 +80,18 @@ def group_classes(tracer: Tracer, classes: Tensor, layers: list[LayerTrace]) -> 
         else:
             frozen[why] = frozen.get(why, 0) + int(channels_of_class[mine].sum())
         where = start if why is None else -1
-        groups.append(Group(members[value][0], len(mine), members[value], why, where))
+        name = unique_name(members[value][0], {g.name for g in groups})
+        groups.append(Group(name, len(mine), members[value], why, where))
         start += len(mine) if why is None else 0
     return Grouping(tuple(groups), classes, flat_of_class, {r: n for r, n in frozen.items() if n})
+
+
+def unique_name(name: str, taken: set[str]) -> str:
+    """A layer may begin several groups: the second is called "name#2"."""
+    count = 1
+    while (candidate := name if count == 1 else f"{name}#{count}") in taken:
+        count += 1
+    return candidate
 
 
 def in_order(values: Tensor) -> Tensor:
@@ -94,15 +109,16 @@ def reasons_of_classes(tracer: Tracer, classes: Tensor) -> tuple[Tensor, list[st
     return reasons, names
 
 
-def fingerprints(tracer: Tracer, classes: Tensor) -> np.ndarray:
-    """A number for each class: equal where it lies equally often on the same axes of the same parameters.
+def fingerprints(tracer: Tracer, classes: Tensor, parameters: Collection[str]) -> np.ndarray:
+    """A number for each class: equal where it lies equally often on the same axes of the same
+    parameters.
 
     The counts are hashed with random 64-bit factors, so that the cost is one pass over all axes.
     """
     factors = np.random.default_rng(0)
     marks = np.zeros(int(classes.max()) + 1, dtype=np.uint64)
-    for by_axis in tracer.axes.values():
-        for ids in by_axis.values():
+    for name in parameters:  # buffers cost nothing: where channels lie in them is no matter
+        for ids in tracer.axes.get(name, {}).values():
             found, counts = np.unique(classes[ids[ids >= 0]].numpy(), return_counts=True)
             factor = factors.integers(1, 2**63, dtype=np.uint64)
             marks[found] += counts.astype(np.uint64) * factor

@@ -1,8 +1,10 @@
 """Channel ids: what flows through the network in place of activations.
 
-Every output channel of every convolution and linear layer gets an integer id of its own. An activation of
-shape (N, C, H, W) is then a tensor of ids of that shape, held compactly: size 1 along every axis on which
-the id does not change. `NO_CHANNEL` marks positions that hold no channel, such as zero padding.
+Every output channel of every convolution and linear layer gets an integer id of its own. An
+activation of
+shape (N, C, H, W) is then a tensor of ids of that shape, held compactly: size 1 along every axis on
+which the id does not change. `NO_CHANNEL` marks positions that hold no channel, such as zero
+padding.
 """
 
 from collections.abc import Sequence
@@ -108,14 +110,18 @@ class IdBook:
         if len(ids):
             self.frozen.append((reason, ids))
 
+    def tie(self, rows: Tensor) -> Tensor:
+        """Unite the rows of ids (r, n) position by position; returns one id for each, (n,)."""
+        if len(rows) == 1:
+            return rows[0]
+        line = rows.amax(0)  # any id that is there; NO_CHANNEL only if all are
+        self.unite(line, rows)
+        return line
+
     def fold(self, ids: Ids, axis: int) -> Tensor:
         """Unite over all axes but one; returns the ids along that axis, shape (shape[axis],)."""
-        rows = ids.base.movedim(axis, 0).flatten(1)
-        line = rows[:, 0]
-        if rows.shape[1] > 1:
-            for column in rows.unique(dim=1).unbind(1):
-                line = self.unite(line, column)
-        return line.expand(ids.shape[axis])
+        lines = ids.base.movedim(axis, 0).flatten(1)
+        return self.tie(lines.T).expand(ids.shape[axis])
 
     def classes(self) -> Tensor:
         """The class of every id under all unions, int64, shape (count,)."""

@@ -14,14 +14,15 @@ TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def convolution(tracer: Tracer, call: Call) -> Ids | list[Ids]:
     """Read the input channels, make fresh output channels.
 
-    With `groups` > 1 the same position of every group is united, on both sides, so that each group loses
-    as many channels. A depthwise convolution hands its input channels through.
+    With `groups` > 1 the same position of every group is united, on both sides, so that each group
+    loses as many channels. A depthwise convolution hands its input channels through.
     """
     weight, x = call.args["weight"], call.args["input"]
     name = call.state("weight")
     transposed = call.op in TRANSPOSED
     if name is None or len(call.shape) != len(weight.shape):
-        tracer.fixed_macs += prod(weight.shape[1:]) * prod(call.shape) // tracer.batch
+        positions = x.shape if transposed else call.shape
+        tracer.fixed_macs += prod(weight.shape[1:]) * prod(positions) // tracer.batch
         return tracer.opaque(call, "convolution with a computed weight or without a batch axis")
     groups = call.args["groups"]
     in_ids = tracer.book.fold(x, 1)
@@ -32,14 +33,14 @@ def convolution(tracer: Tracer, call: Call) -> Ids | list[Ids]:
         tracer.mark_axis(name, 0, out_ids)
         layer = LayerTrace(call.module, "depthwise", name, coefficient, out_ids, None)
     else:
-        in_ids = tie_rows(tracer, in_ids.reshape(groups, -1))
+        in_row = tracer.book.tie(in_ids.reshape(groups, -1))
         out_ids = tracer.book.fresh(call.shape[1])
-        out_row = tie_rows(tracer, out_ids.reshape(groups, -1))[0]
+        out_row = tracer.book.tie(out_ids.reshape(groups, -1))
         axis_out, axis_in = (1, 0) if transposed else (0, 1)
         tracer.mark_axis(name, axis_out, out_row if transposed else out_ids)
-        tracer.mark_axis(name, axis_in, in_ids.flatten() if transposed else in_ids[0])
+        tracer.mark_axis(name, axis_in, in_ids if transposed else in_row)
         kind = "conv_transpose" if transposed else "conv"
-        layer = LayerTrace(call.module, kind, name, coefficient, out_ids, in_ids.flatten())
+        layer = LayerTrace(call.module, kind, name, coefficient, out_ids, in_ids)
     add_layer(tracer, layer)
     mark_bias(tracer, call, out_ids)
     return Ids.along(out_ids, 1, call.shape)
@@ -76,13 +77,6 @@ def add_layer(tracer: Tracer, layer: LayerTrace) -> None:
     tracer.layers[layer.weight] = layer
 
 
-def tie_rows(tracer: Tracer, ids: Tensor) -> Tensor:
-    """Unite the rows of ids (rows, n) position by position."""
-    if len(ids) > 1:
-        tracer.book.unite(ids[:1], ids[1:])
-    return ids
-
-
 def mark_bias(tracer: Tracer, call: Call, ids: Tensor) -> None:
     """A bias belongs to the output channels; one that was computed cannot be cut."""
     if call.args.get("bias") is None:
@@ -106,7 +100,7 @@ def batch_norm(tracer: Tracer, call: Call) -> Ids:
             tracer.book.freeze(ids, f"computed {argument} ({call.module})")
     if (weight := call.state("weight")) is not None:
         tracer.norms.append(NormTrace(weight, call.state("bias"), ids))
-    return x
+    return Ids(x.base, x.shape)
 
 
 def layer_norm(tracer: Tracer, call: Call) -> Ids:
@@ -115,22 +109,29 @@ def layer_norm(tracer: Tracer, call: Call) -> Ids:
     first = len(x.shape) - len(call.args["normalized_shape"])
     if any(x.varies(axis) for axis in range(first, len(x.shape))):
         tracer.book.freeze(x.base, f"LayerNorm over channels ({call.module})")
-    return x
+    return Ids(x.base, x.shape)
 
 
 def group_norm(tracer: Tracer, call: Call) -> Ids:
     """Normalise over sets of channels, which therefore stay."""
     x = call.args["input"]
     tracer.book.freeze(x.base, f"GroupNorm mixes channels ({call.module})")
-    return x
+    return Ids(x.base, x.shape)
 
 
 def prelu(tracer: Tracer, call: Call) -> Ids:
     """A slope for each channel, or one for all."""
     x, name = call.args["self"], call.state("weight")
-    if name is not None and call.args["weight"].shape[0] > 1:
+    if name is None:
+        tracer.opaque(call, "PReLU with a computed slope")
+    elif prod(call.args["weight"].shape) > 1:
         tracer.mark_axis(name, 0, tracer.book.fold(x, 1))
-    return x
+    return Ids(x.base, x.shape)
+
+
+def computed_weight(tracer: Tracer, call: Call) -> list[Ids]:
+    """A weight computed from parameters (weight normalisation): these stay as they are."""
+    return tracer.opaque(call, "weight normalisation")
 
 
 RULES: dict[str, Rule] = {
@@ -142,6 +143,7 @@ RULES: dict[str, Rule] = {
     "rms_norm": layer_norm,
     "group_norm": group_norm,
     "prelu": prelu,
+    "_weight_norm": computed_weight,
 }
 
 __all__ = ["RULES"]

@@ -9,8 +9,8 @@ from dsa_core.channels.tracer import Call, Rule, StateIds, Tracer
 def elementwise(tracer: Tracer, call: Call) -> Ids | list[Ids]:
     """Channels that meet at a position are united; broadcasting as torch does.
 
-    A tensor of size one on an axis along which channels lie (a spatial gate, a scale for all channels)
-    serves all of them: it is not united with any, and stays.
+    A tensor of size one on an axis along which channels lie (a spatial gate, a scale for all
+    channels) serves all of them: it is not united with any, and stays.
     """
     rank = len(call.shape)
     operands = [(v, (1,) * (rank - len(v.shape)) + v.shape) for v in call.tensors()]
@@ -56,6 +56,8 @@ def spatial(tracer: Tracer, call: Call) -> Ids:
     """Pooling and resizing act on each channel by itself: the same channels on another grid."""
     x = call.tensors()[0]
     axis = 1 if len(x.shape) > 2 else 0
+    if any(x.varies(other) for other in range(len(x.shape)) if other != axis):
+        tracer.book.freeze(x.base, f"{call.op} over channels ({call.module})")
     return Ids.along(tracer.book.fold(x, axis), axis, call.shape)
 
 
@@ -85,16 +87,17 @@ def reduction(tracer: Tracer, call: Call) -> Ids | list[Ids]:
 
 
 def along_axis(tracer: Tracer, call: Call) -> Ids:
-    """Softmax, cumulative sums: over space each channel by itself; over channels they mix, and stay."""
+    """Softmax, cumulative sums: over space each channel by itself; over channels they mix, and
+    stay."""
     x = call.tensors()[0]
     if x.varies(call.args["dim"]):
         tracer.book.freeze(x.base, f"{call.op} over channels ({call.module})")
-    return x
+    return Ids(x.base, x.shape)
 
 
 def product(tracer: Tracer, call: Call) -> list[Ids]:
     """A product of activations mixes their channels; its MACs are a constant of the cost."""
-    a, b = call.tensors()[-2:]
+    a = call.tensors()[-2]
     contraction = a.shape[-1] if call.op != "einsum" else contracted(call)
     tracer.fixed_macs += prod(call.shape) * contraction // tracer.batch
     return tracer.opaque(call, f"{call.op} of activations")
@@ -123,36 +126,43 @@ def lookup(tracer: Tracer, call: Call) -> list[Ids]:
     return tracer.opaque(call, f"{call.op} by fixed positions")
 
 
-def factory(tracer: Tracer, call: Call) -> Ids:
-    """A new constant tensor holds no channel."""
-    return Ids.constant(call.shape)
+def fixed_shape(tracer: Tracer, call: Call) -> Ids:
+    """A new constant tensor of written-down shape."""
+    return tracer.fixed(call.shape)
+
+
+def same_shape(tracer: Tracer, call: Call) -> Ids:
+    """A new constant tensor of the shape of another, which follows that one's channels."""
+    return Ids(call.tensors()[0].base, call.shape)
 
 
 UNARY = (
-    "relu relu6 silu gelu elu selu celu leaky_relu sigmoid tanh hardswish hardsigmoid hardtanh softplus mish "
-    "logsigmoid abs neg exp expm1 log log1p sqrt rsqrt square reciprocal sin cos erf floor ceil round sign "
-    "clamp clamp_min clamp_max pow threshold hardshrink softshrink log_sigmoid rrelu nan_to_num zero fill "
-    "masked_fill eq ne lt le gt ge logical_not isnan"
+    "relu relu6 silu gelu elu selu celu leaky_relu sigmoid tanh hardswish hardsigmoid hardtanh "
+    "softplus mish logsigmoid abs neg exp expm1 log log1p sqrt rsqrt square reciprocal sin cos erf "
+    "floor ceil round sign clamp clamp_min clamp_max pow threshold hardshrink softshrink "
+    "log_sigmoid rrelu nan_to_num zero fill masked_fill eq ne lt le gt ge logical_not isnan"
 )
 BINARY = (
-    "add sub rsub mul div true_divide floor_divide remainder maximum minimum where lerp addcmul addcdiv "
-    "atan2 logical_and logical_or bitwise_and bitwise_or __and__ __or__ multiply subtract divide"
-)
+    "add sub rsub mul div true_divide floor_divide remainder maximum minimum where lerp addcmul "
+    "addcdiv atan2 logical_and logical_or bitwise_and bitwise_or __and __or multiply subtract "
+    "divide"
 POOLS = (
-    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "adaptive_avg_pool3d adaptive_max_pool2d lp_pool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d "
-    "upsample_bilinear2d upsample_bicubic2d upsample_linear1d upsample_trilinear3d _upsample_nearest_exact2d "
-    "_upsample_bilinear2d_aa"
+    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
+    "adaptive_avg_pool2d adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d "
+    "upsample_nearest3d upsample_bilinear2d upsample_bicubic2d upsample_linear1d "
+    "upsample_trilinear3d _upsample_nearest_exact2d _upsample_bilinear2d_aa"
 )
-REDUCTIONS = "mean sum amax amin prod var std logsumexp linalg_vector_norm norm argmax argmin any all var_mean std_mean"
+REDUCTIONS = (
+    "mean sum amax amin prod var std logsumexp linalg_vector_norm norm argmax argmin any all "
+    "var_mean std_mean"
+)
 
-FACTORIES = (
-    "new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like rand_like "
-    "randn_like"
-)
+NEW = "new_zeros new_ones new_full new_empty"
+LIKE = "zeros_like ones_like full_like empty_like rand_like randn_like"
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(FACTORIES.split(), factory),
+    **dict.fromkeys(NEW.split(), fixed_shape),
+    **dict.fromkeys(LIKE.split(), same_shape),
     **dict.fromkeys(UNARY.split() + BINARY.split(), elementwise),
     **dict.fromkeys(POOLS.split(), spatial),
     **dict.fromkeys(("adaptive_max_pool2d", "max_pool2d_with_indices"), spatial_pair),

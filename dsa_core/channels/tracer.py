@@ -1,8 +1,8 @@
-"""Run a network once on channel ids instead of numbers (abstract interpretation of its exported graph)."""
+"""Run a network once on channel ids instead of numbers: abstract interpretation of its graph."""
 
 import operator
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -11,17 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
-from torch.fx import Node
+from torch.export.graph_signature import InputKind, InputSpec
+from torch.fx import Graph, GraphModule, Node
 
 from dsa_core.channels.export import name_of_module
 from dsa_core.channels.ids import NO_CHANNEL, IdBook, Ids
 from dsa_core.errors import TraceError
 
+REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")  # `with torch.no_grad():` and so on
+ONLY_SHAPES = (
+    "_assert_tensor_metadata",
+    "sym_size",
+    "sym_numel",
+    "sym_stride",
+    "sym_is_contiguous",
+)
+
 
 @dataclass
 class LayerTrace:
-    """A layer that costs MACs: those of one example are `coefficient * rows * columns` of its weight."""
+    """A layer that costs MACs: for one example `coefficient * rows * columns` of its weight."""
 
     name: str
     kind: str
@@ -55,16 +64,10 @@ class Call:
         """The shape of the (first) result."""
         return self.shapes[0]
 
-    def tensors(self) -> list["Ids"]:
+    def tensors(self) -> list[Ids]:
         """Every tensor among the arguments, in order."""
-        found: list[Ids] = []
-        for value in self.args.values():
-            found += [
-                v
-                for v in (value if isinstance(value, list | tuple) else [value])
-                if isinstance(v, Ids)
-            ]
-        return found
+        values = [v if isinstance(v, list | tuple) else [v] for v in self.args.values()]
+        return [v for listed in values for v in listed if isinstance(v, Ids)]
 
     def state(self, argument: str) -> str | None:
         """The state-dict name, if this argument is a parameter or buffer as it stands."""
@@ -106,9 +109,15 @@ Rule = Callable[["Tracer", Call], Any]
 
 @dataclass
 class Tracer:
-    """The state of one interpretation: ids given out so far, and what was learned on the way."""
+    """The state of one interpretation: ids given out so far, and what was learned on the way.
+
+    Attributes:
+        rules: what each operator does to ids.
+        aliases: every name of a parameter or buffer -> its first name; tied weights have several.
+    """
 
     rules: dict[str, Rule]
+    aliases: Mapping[str, str]
     book: IdBook = field(default_factory=IdBook)
     axes: dict[str, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
     elements: dict[str, StateIds] = field(default_factory=dict)
@@ -116,22 +125,17 @@ class Tracer:
     norms: list[NormTrace] = field(default_factory=list)
     unknown_ops: dict[str, int] = field(default_factory=dict)
     pinned: dict[str, str] = field(default_factory=dict)
-    unused: list[str] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
     fixed_macs: int = 0
     batch: int = 0
 
     def run(self, program: ExportedProgram) -> None:
         """Interpret the whole graph, then freeze what leaves the network."""
-        env: dict[Node, Any] = {}
-        for node in program.graph.nodes:
-            if node.op == "placeholder":
-                env[node] = self._placeholder(program, node)
-            elif node.op == "call_function":
-                env[node] = self._call(node, env)
-            elif node.op == "get_attr":
-                env[node] = None  # a sub-graph; the operator that uses it is refused in _call
-            elif node.op == "output":
-                self._outputs(node, env)
+        specs = {s.arg.name: s for s in program.graph_signature.input_specs}
+        holders = [n for n in program.graph.nodes if n.op == "placeholder"]
+        inputs = [self._placeholder(specs[node.name], node) for node in holders]
+        for value in self._graph(program.graph, inputs, program.graph_module):
+            self.book.freeze(value.base, "network output")
         for name, reason in self.pinned.items():
             for ids in self.axes.get(name, {}).values():
                 self.book.freeze(ids, reason)
@@ -139,7 +143,7 @@ class Tracer:
                 self.book.freeze(self.elements[name].base, reason)
 
     def mark_axis(self, name: str, axis: int, ids: Tensor) -> None:
-        """Note that an axis of a parameter or buffer carries these ids, uniting with what it carried."""
+        """Note that an axis of a parameter or buffer carries these ids, with what it carried."""
         before = self.axes[name].get(axis)
         self.axes[name][axis] = ids if before is None else self.book.unite(before, ids)
 
@@ -159,48 +163,77 @@ class Tracer:
         self.book.freeze(ids, reason)
         return Ids.constant(shape, int(ids[0]))
 
-    def _placeholder(self, program: ExportedProgram, node: Node) -> Ids:
-        spec = next(s for s in program.graph_signature.input_specs if s.arg.name == node.name)
+    def fixed(self, shape: tuple[int, ...]) -> Ids:
+        """A constant. Its shape cannot change, so the channels that it meets one by one stay."""
+        if prod(shape) <= 1:
+            return Ids.constant(shape)
+        return self.frozen_ids(shape, "meets a constant of fixed shape")
+
+    def _placeholder(self, spec: InputSpec, node: Node) -> Ids:
         shape = tuple(node.meta["val"].shape)
         if spec.kind == InputKind.USER_INPUT:
-            axis = 1 if len(shape) > 1 else 0
             self.batch = self.batch or (shape[0] if len(shape) > 1 else 1)
-            ids = self.book.fresh(shape[axis])
-            self.book.freeze(ids, "network input")
-            return Ids.along(ids, axis, shape)
+            return self.frozen_ids(shape, "network input")
         if spec.kind == InputKind.CONSTANT_TENSOR:
-            many = node.meta["val"].numel() > 1
-            return (
-                self.frozen_ids(shape, f"constant {spec.target}") if many else Ids.constant(shape)
-            )
-        name = str(spec.target)
-        if name not in self.elements:
-            self.elements[name] = StateIds(self.book, shape, name)
-        if not node.users and spec.kind == InputKind.PARAMETER:
-            self.unused.append(name)
-        return self.elements[name]
+            return self.fixed(shape)
+        name = self.aliases.get(str(spec.target), str(spec.target))
+        if node.users:
+            self.read.add(name)
+        return self.elements.setdefault(name, StateIds(self.book, shape, name))
+
+    def _graph(self, graph: Graph, inputs: Sequence[Any], owner: GraphModule) -> list[Ids]:
+        """Interpret a graph; returns the tensors that it returns."""
+        env: dict[Node, Any] = {}
+        feed = iter(inputs)
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                env[node] = next(feed)
+            elif node.op == "get_attr":
+                env[node] = self._attribute(node, owner)
+            elif node.op == "call_function":
+                env[node] = self._call(node, env)
+        returned = torch.utils._pytree.tree_leaves(graph.output_node().args)
+        values = [env[v] for v in returned if isinstance(v, Node)]
+        return [v for v in values if isinstance(v, Ids)]
+
+    def _attribute(self, node: Node, owner: GraphModule) -> Any:
+        value = operator.attrgetter(str(node.target))(owner)
+        return self.fixed(tuple(value.shape)) if isinstance(value, Tensor) else value
 
     def _call(self, node: Node, env: dict[Node, Any]) -> Any:
         if node.target is operator.getitem:
             return env[node.args[0]][node.args[1]]  # type: ignore[index]
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            return self._region(node, env)
         call = bind(node, env)
         if not call.shapes:
+            if call.tensors() and call.op not in ONLY_SHAPES:
+                self.opaque(call, f"{call.op} reads values")
             return None
         if all(value.empty for value in call.tensors()):
-            results: Any = [Ids.constant(shape) for shape in call.shapes]
+            results: Any = [self.fixed(shape) for shape in call.shapes]
         elif call.op in self.rules:
             results = self.rules[call.op](self, call)
         else:
             self.unknown_ops[str(node.target)] = self.unknown_ops.get(str(node.target), 0) + 1
             results = self.opaque(call, f"unknown op {node.target}")
         if isinstance(node.meta["val"], list | tuple):
-            return results
+            return results if isinstance(results, list) else [results] * len(call.shapes)
         return results[0] if isinstance(results, list) else results
 
-    def _outputs(self, node: Node, env: dict[Node, Any]) -> None:
-        for value in torch.utils._pytree.tree_leaves(node.args):
-            if isinstance(value, Node) and isinstance(env[value], Ids):
-                self.book.freeze(env[value].base, "network output")
+    def _region(self, node: Node, env: dict[Node, Any]) -> Any:
+        """A part that runs in another mode is followed; branches and loops are refused."""
+        args: list[Any] = [env[a] if isinstance(a, Node) else a for a in node.args]
+        bodies = [i for i, a in enumerate(args) if isinstance(a, GraphModule)]
+        name = getattr(node.target, "_name", str(node.target))
+        if name not in REGIONS or len(bodies) != 1:
+            raise TraceError(
+                f"{name_of_module(node) or 'the network'}: torch.{name} is control flow, through "
+                "which a channel cannot be followed. Trace the part before and the part after it, "
+                "or replace the branch by a fixed one or by torch.where"
+            )
+        body: Any = args[bodies[0]]
+        return self._graph(body.graph, args[bodies[0] + 1 :], body)
 
 
 def bind(node: Node, env: dict[Node, Any]) -> Call:
@@ -208,8 +241,8 @@ def bind(node: Node, env: dict[Node, Any]) -> Call:
     module = name_of_module(node)
     if not isinstance(node.target, torch._ops.OpOverload):
         raise TraceError(
-            f"{module or 'the network'}: {node.target} is control flow; a channel cannot be followed through it. "
-            "Trace the part before and after it, or replace the branch by a fixed one"
+            f"{module or 'the network'}: {node.target} computes with the value of a tensor, "
+            "through which a channel cannot be followed. Compute with shapes or settings instead"
         )
     schema = node.target._schema.arguments
     args: dict[str, Any] = {

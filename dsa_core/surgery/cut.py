@@ -1,0 +1,168 @@
+"""Cut channels out of a network: the same classes, smaller tensors."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from dsa_core.channels import ChannelGraph
+from dsa_core.channels.export import failing_module
+from dsa_core.errors import SurgeryError
+
+
+def prune(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
+    """Return a smaller copy of a network, of the same classes; the given one is not touched.
+
+    The pruned network computes what the dense one computes with the dropped channels masked at
+    their consumers, to float tolerance.
+
+    Args:
+        model: the network that was traced into `graph`.
+        keep: which prunable channels stay, bool, shape (graph.n_channels,).
+
+    Raises:
+        SurgeryError: a group would lose all its channels, or `keep` or the model does not fit the
+            graph.
+    """
+    check_keep(graph, keep)
+    check_model(graph, model)
+    pruned = duplicate(model)
+    always = torch.cat([keep.cpu(), torch.ones(1, dtype=torch.bool)])  # place -1: stays
+    done: dict[int, Tensor] = {}
+    for name, by_axis in graph.axes.items():
+        owner, _, attribute = name.rpartition(".")
+        module = module_at(pruned, owner)
+        tensor = getattr(module, attribute)
+        if id(tensor) not in done:
+            done[id(tensor)] = cut(tensor, by_axis, always, name)
+        replace(module, attribute, done[id(tensor)])
+    for module in pruned.modules():
+        resize(module)
+    return pruned
+
+
+def check_keep(graph: ChannelGraph, keep: Tensor) -> None:
+    """Refuse a choice of channels that does not fit the graph."""
+    if keep.dtype != torch.bool or keep.shape != (graph.n_channels,):
+        raise SurgeryError(
+            f"keep must be bool of shape ({graph.n_channels},), one entry for each prunable "
+            f"channel; got {keep.dtype} {tuple(keep.shape)}"
+        )
+    for group in graph.prunable:
+        if not keep[group.start : group.start + group.size].any():
+            raise SurgeryError(
+                f"group {group.name} would keep none of its {group.size} channels: keep one at "
+                "least, or remove the layers yourself"
+            )
+
+
+def check_model(graph: ChannelGraph, model: nn.Module) -> None:
+    """Refuse a network whose parameters are not those that were traced."""
+    own = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    for name in [*graph.parameters, *own]:
+        found, wanted = own.get(name), graph.parameters.get(name)
+        if found != wanted:
+            raise SurgeryError(
+                f"parameter {name!r}: the graph has {wanted or 'none'}, the model "
+                f"{found or 'none'}: the model is not the one that was traced; trace it again"
+            )
+
+
+def duplicate(model: nn.Module) -> nn.Module:
+    """A copy that shares nothing with the network."""
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        raise SurgeryError(
+            f"the network cannot be copied: {error}. A module holds a computed tensor (old-style "
+            "weight_norm or spectral_norm?): use torch.nn.utils.parametrizations instead"
+        ) from error
+
+
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """The submodule at a path, with an error that names it."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        raise SurgeryError(
+            f"the model has no module {path!r}: it is not the one that was traced"
+        ) from error
+
+
+def cut(tensor: Tensor, by_axis: dict[int, Tensor], always: Tensor, name: str) -> Tensor:
+    """Keep the positions of each axis whose channel stays."""
+    result = tensor.detach()
+    for axis, channels in by_axis.items():
+        if tensor.shape[axis] != len(channels):
+            raise SurgeryError(
+                f"{name} has {tensor.shape[axis]} positions on axis {axis}, the graph has "
+                f"{len(channels)}: the model is not the one that was traced"
+            )
+        index = always[channels].nonzero()[:, 0].to(tensor.device)
+        result = result.index_select(axis, index)
+    result = result.clone(memory_format=torch.preserve_format)
+    return (
+        nn.Parameter(result, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else result
+    )
+
+
+def replace(module: nn.Module, attribute: str, tensor: Tensor) -> None:
+    """Put a tensor in the place of a parameter or buffer."""
+    if attribute in module._parameters:
+        module._parameters[attribute] = tensor  # type: ignore[assignment]
+    else:
+        module._buffers[attribute] = tensor
+
+
+def resize(module: nn.Module) -> None:
+    """Make a module's own numbers agree with the tensors it holds."""
+    weight = getattr(module, "weight", None)
+    if weight is None:  # a BatchNorm without scale still has its statistics
+        weight = getattr(module, "running_mean", None)
+    if not isinstance(weight, Tensor):
+        return
+    if isinstance(module, nn.modules.conv._ConvNd):
+        resize_convolution(module, weight)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = len(weight)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(weight)
+
+
+def resize_convolution(conv: nn.modules.conv._ConvNd, weight: Tensor) -> None:
+    """Channels of a convolution; a depthwise one has as many groups as input channels."""
+    depthwise = conv.groups > 1 and weight.shape[1] == 1 and not conv.transposed
+    if depthwise:
+        multiplier = conv.out_channels // conv.in_channels
+        conv.out_channels = weight.shape[0]
+        conv.in_channels = conv.groups = weight.shape[0] // multiplier
+        return
+    rows, columns = weight.shape[0], weight.shape[1] * conv.groups
+    if conv.transposed:
+        conv.in_channels, conv.out_channels = rows, columns
+    else:
+        conv.out_channels, conv.in_channels = rows, columns
+
+
+def try_forward(model: nn.Module, example: Tensor) -> Tensor:
+    """Run a pruned network once, without touching its statistics.
+
+    Raises:
+        SurgeryError: it cannot run (a width written into some `forward`, say); names the module and
+            the line.
+    """
+    modes = {m: m.training for m in model.modules()}
+    try:
+        with torch.no_grad():
+            return model.eval()(example)
+    except Exception as error:
+        where = failing_module(model, error)
+        raise SurgeryError(
+            f"the pruned network cannot run: {where}: {error}. A width is probably written into "
+            "that forward: take it from the tensor's shape, or keep the group by a floor of 1"
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

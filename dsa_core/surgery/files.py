@@ -1,0 +1,188 @@
+"""Save and load a pruned network: what was kept as JSON, the numbers as safetensors, no code."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from dsa_core import models
+from dsa_core.channels import ChannelGraph, trace
+from dsa_core.errors import SurgeryError
+from dsa_core.surgery.cut import check_keep, prune
+
+FORMAT = 1
+ARCHITECTURE, WEIGHTS = "architecture.json", "model.safetensors"
+ENTRIES: dict[str, type] = {
+    "format": int,
+    "model": str,
+    "num_classes": int,
+    "input_shape": list,
+    "groups": dict,
+    "tensors": dict,
+    "versions": dict,
+}
+
+
+def save(
+    folder: str | Path, model: nn.Module, graph: ChannelGraph, keep: Tensor, *, name: str
+) -> Path:
+    """Write a pruned network: `architecture.json` (what was kept, no code), `model.safetensors`.
+
+    Args:
+        folder: made if needed; each file is written whole or not at all.
+        model: the pruned network, as `prune` returned it.
+        graph: of the dense network.
+        keep: as it was given to `prune`.
+        name: of the dense network, as `models.build` knows it, or any label for one of your own.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SurgeryError: `keep` does not fit the graph.
+    """
+    check_keep(graph, keep)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    kept = {g.name: keep[g.start : g.start + g.size].nonzero()[:, 0] for g in graph.prunable}
+    architecture: dict[str, Any] = {
+        "format": FORMAT,
+        "model": name,
+        "num_classes": int(graph.layers[-1].shape[0]),
+        "input_shape": list(graph.input_shape),
+        "groups": {g.name: {"size": g.size, "kept": kept[g.name].tolist()} for g in graph.prunable},
+        "tensors": {k: describe(v) for k, v in tensors.items()},
+        "versions": {"torch": torch.__version__.split("+")[0]},
+    }
+    architecture["sha256"] = {entry: digest(architecture[entry]) for entry in ENTRIES}
+    write_atomically(folder / WEIGHTS, save_tensors(tensors))
+    write_atomically(folder / ARCHITECTURE, json.dumps(architecture, indent=1).encode())
+    return folder
+
+
+def describe(tensor: Tensor) -> dict[str, Any]:
+    """Shape, type and digest of a tensor's bytes."""
+    raw = tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    return {
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "sha256": hashlib.sha256(raw).hexdigest(),
+    }
+
+
+def digest(entry: Any) -> str:
+    """Digest of one entry of the architecture."""
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; what was there before stays if this fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Load a pruned network. Nothing is unpickled and no code is read.
+
+    Args:
+        folder: as `save` wrote it.
+        model: the dense network, for one that `models.build` does not know by name; not changed.
+
+    Returns:
+        The pruned network in evaluation mode, on the CPU, bit for bit as it was saved.
+
+    Raises:
+        SurgeryError: a file is missing, damaged or does not fit; names the entry.
+    """
+    folder = Path(folder)
+    architecture = read_architecture(folder / ARCHITECTURE)
+    tensors = read_weights(folder / WEIGHTS, architecture["tensors"])
+    if model is None:
+        model = models.build(architecture["model"], num_classes=architecture["num_classes"])
+    some = next(model.parameters())
+    example = torch.zeros(architecture["input_shape"], dtype=some.dtype, device=some.device)
+    graph = trace(model, example)
+    pruned = prune(model, graph, kept_channels(graph, architecture["groups"]))
+    own = pruned.state_dict()
+    for key in own.keys() | tensors.keys():
+        found = tuple(tensors[key].shape) if key in tensors else "nothing"
+        wanted = tuple(own[key].shape) if key in own else "nothing"
+        if found != wanted:
+            raise SurgeryError(
+                f"{folder / WEIGHTS}: entry {key!r}: the network needs {wanted}, found {found}"
+            )
+    own.update(tensors)  # keeps the metadata that some networks ask for
+    pruned.load_state_dict(own, assign=True)
+    return pruned.eval()
+
+
+def read_architecture(path: Path) -> dict[str, Any]:
+    """Read and check `architecture.json`."""
+    try:
+        found = json.loads(path.read_bytes().decode())
+    except (OSError, ValueError) as error:
+        raise SurgeryError(f"{path}: cannot be read: {error}") from error
+    for entry, kind in {**ENTRIES, "sha256": dict}.items():
+        if not isinstance(found, dict) or not isinstance(found.get(entry), kind):
+            raise SurgeryError(f"{path}: entry {entry!r} is missing or is not a {kind.__name__}")
+    if found["format"] != FORMAT:
+        raise SurgeryError(
+            f"{path}: entry 'format' is {found['format']}, this version reads {FORMAT}"
+        )
+    for entry in ENTRIES:
+        if digest(found[entry]) != found["sha256"].get(entry):
+            raise SurgeryError(f"{path}: entry {entry!r} was changed after it was written")
+    return found
+
+
+def read_weights(path: Path, described: dict[str, Any]) -> dict[str, Tensor]:
+    """Read the tensors, and compare each with its description."""
+    try:
+        tensors = load_tensors(path.read_bytes())
+    except Exception as error:  # safetensors' own error class derives from Exception only
+        raise SurgeryError(f"{path}: cannot be read: {error}") from error
+    for key in sorted(described.keys() | tensors.keys()):
+        if key not in tensors or key not in described:
+            raise SurgeryError(
+                f"{path}: entry {key!r} is in only one of {WEIGHTS} and {ARCHITECTURE}"
+            )
+        if describe(tensors[key]) != described[key]:
+            raise SurgeryError(
+                f"{path}: entry {key!r} does not match its description in {ARCHITECTURE}"
+            )
+    return tensors
+
+
+def kept_channels(graph: ChannelGraph, groups: dict[str, Any]) -> Tensor:
+    """The flat mask of kept channels that a file describes."""
+    keep = torch.zeros(graph.n_channels, dtype=torch.bool)
+    names = {g.name for g in graph.prunable}
+    if names != set(groups):
+        raise SurgeryError(
+            f"entry 'groups': network and file differ in {sorted(names ^ set(groups))}"
+        )
+    for group in graph.prunable:
+        entry = groups[group.name]
+        kept = torch.tensor(entry["kept"], dtype=torch.int64)
+        fits = len(kept) and int(kept.min()) >= 0 and int(kept.max()) < group.size
+        if entry["size"] != group.size or not fits:
+            raise SurgeryError(
+                f"entry 'groups': {group.name!r} has {group.size} channels, the file keeps "
+                f"{kept.tolist()} of {entry['size']}"
+            )
+        keep[group.start + kept] = True
+    return keep
