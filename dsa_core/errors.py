@@ -1,5 +1,8 @@
 """The exceptions of this library: each says what was wanted, what came, and what to do."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class DSAError(Exception):
     """Base of every error that this library raises on purpose."""
@@ -27,3 +30,11 @@ class DataError(DSAError, RuntimeError):
 
 class ConfigError(DSAError, ValueError):
     """A name or a setting is unknown; the message suggests the nearest right one."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an error message: the nearest known name, then all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f": did you mean {close[0]!r}?" if close else "."
+    return f"{hint} Known are {', '.join(names)}"

@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 from dsa_core.allocators import dsa, uniform
 from dsa_core.allocators.allocation import Allocation, Update
-from dsa_core.allocators.search import OnStep, SearchConfig, SearchData, ratio_gradient
+from dsa_core.allocators.config import OnStep, SearchConfig, SearchData
+from dsa_core.allocators.gradient import ratio_gradient
+from dsa_core.allocators.search import Problem, search
 
 ALLOCATORS: dict[str, Callable[..., Allocation]] = {
     "dsa": dsa.allocate,
@@ -15,10 +17,12 @@ __all__ = [
     "ALLOCATORS",
     "Allocation",
     "OnStep",
+    "Problem",
     "SearchConfig",
     "SearchData",
     "Update",
     "dsa",
     "ratio_gradient",
+    "search",
     "uniform",
 ]

@@ -4,7 +4,8 @@ from torch import nn
 
 from dsa_core.admm import make_optimizer
 from dsa_core.allocators.allocation import Allocation
-from dsa_core.allocators.search import OnStep, SearchConfig, SearchData, search
+from dsa_core.allocators.config import OnStep, SearchConfig, SearchData
+from dsa_core.allocators.search import Problem, search
 from dsa_core.channels import ChannelGraph
 from dsa_core.cost import Budget, Cost
 
@@ -21,13 +22,22 @@ def allocate(
 ) -> Allocation:
     """Search keep ratios by DSA, from random weights (with a warm-up) or from a trained network.
 
-    Weights and keep ratios are trained in turn, in place: weights on `data.weights` under masks drawn from
-    the keep probabilities, keep ratios on `data.ratios` under the budget.
+    Weights and keep ratios are trained in turn, in place: weights on `data.weights` under masks drawn
+    from the keep probabilities, keep ratios on `data.ratios` under the budget.
 
-    Deviations from the paper in the default configuration, each with its reason in `docs` of the part named:
-    masks act at the consumers of a channel, not after BatchNorm (`masks`); the gradient is the mean-field one
-    (`masks.estimator_mask`); the ADMM steps are made in log ratios and meet the budget from both sides
-    (`admm.priced`). `SearchConfig(optimizer="paper", estimator="straight_through", ...)` follows the paper.
+    Deviations from the paper in the default configuration; each is explained where it is made:
+    masks act at the consumers of a channel, not after BatchNorm (`masks`); the gradient is the
+    mean-field one (`masks.estimator_mask`); the ADMM steps are made in log ratios and meet the budget
+    from both sides (`admm.Priced`). `optimizer="paper", estimator="straight_through"` follows it.
+
+    Args:
+        model: dense network on its device; it is trained in place.
+        graph: of the model.
+        budget: to reach.
+        data: batches for the weights and for the keep ratios.
+        config: how to search.
+        seed: of the masks.
+        on_step: called with every update of the keep ratios; True ends the search at once.
 
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164).
     """
@@ -37,7 +47,5 @@ def allocate(
     optimizer = make_optimizer(
         config.optimizer, cost.relative, floors=floors, settings=config.settings
     )
-    return search(
-        model, graph, budget, data, config,
-        method="dsa", optimizer=optimizer, use_gradient=True, seed=seed, on_step=on_step,
-    )  # fmt: skip
+    problem = Problem("dsa", model, graph, budget, data, config, optimizer, seed)
+    return search(problem, on_step)

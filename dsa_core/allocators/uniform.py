@@ -4,13 +4,16 @@ from torch import Tensor, nn
 
 from dsa_core.admm import KeepRatioOptimizer, Residuals, uniform_ratio
 from dsa_core.allocators.allocation import Allocation
-from dsa_core.allocators.search import OnStep, SearchConfig, SearchData, search
+from dsa_core.allocators.config import OnStep, SearchConfig, SearchData
+from dsa_core.allocators.search import Problem, search
 from dsa_core.channels import ChannelGraph
 from dsa_core.cost import Budget, Cost, QuadraticForm
 
 
 class UniformRatios(KeepRatioOptimizer):
-    """Follows the budget with one ratio for all groups, solved from F(alpha) = B; looks at no gradient."""
+    """Follows the budget with one ratio for all groups, solved from F(alpha) = B."""
+
+    uses_gradient = False
 
     def __init__(self, cost: QuadraticForm, floors: Tensor) -> None:
         super().__init__(cost, floors, {"alpha": floors.new_ones(len(floors))})
@@ -40,14 +43,13 @@ def allocate(
 ) -> Allocation:
     """Give every group the same keep ratio.
 
-    The network is trained under masks exactly as in the search of DSA, with the same schedule of budget and
-    sharpness, so that the difference to DSA is the allocation alone. The paper has no such row.
+    The network is trained under masks exactly as in the search of DSA, with the same schedule of
+    budget and sharpness, so that the difference to DSA is the allocation alone. The paper has no
+    such row.
     """
     cost = Cost.of(graph, budget.resource)
     budget.check(cost)
     floors = budget.least_counts(cost).double() / cost.sizes
-    return search(
-        model, graph, budget, data, config,
-        method="uniform", optimizer=UniformRatios(cost.relative, floors), use_gradient=False, seed=seed,
-        on_step=on_step,
-    )  # fmt: skip
+    optimizer = UniformRatios(cost.relative, floors)
+    problem = Problem("uniform", model, graph, budget, data, config, optimizer, seed)
+    return search(problem, on_step)

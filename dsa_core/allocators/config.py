@@ -1,0 +1,68 @@
+"""The settings of a search, and what it learns from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dsa_core.admm import PaperSettings, PricedSettings
+from dsa_core.allocators.allocation import Update
+from dsa_core.data import BatchSource, Task
+from dsa_core.masks import Estimator, Importance
+from dsa_core.training import TrainConfig
+
+OnStep = Callable[[Update], bool | None]
+
+
+class SearchConfig(BaseModel):
+    """How an allocator searches; frozen, and an unknown name is an error.
+
+    Attributes:
+        train: the weights' training; `train.epochs` counts the search and its warm-up.
+        warmup_epochs: plain epochs before the first mask (20 in the paper, from random weights).
+        optimizer: of the keep ratios, "priced" or "paper" (see `admm`).
+        settings: of that optimiser; None for its defaults.
+        estimator: of the keep-ratio gradient.
+        importance: what ranks the channels of a group.
+        ratio_every: weight steps for each update of the keep ratios (20 in the paper).
+        sharpness_first, sharpness_last: beta2 at the ends of the search, geometric in between.
+        anneal_fraction: share of the search in which the budget falls from the dense cost to what is
+            asked; 0 asks for it at once, as the paper does. The rest trains at the fixed budget.
+        prob_floor: smallest keep probability while weights train (0.01 in the authors' released code).
+        fix_when_met: change no keep ratio once the budget is met (the paper's flow).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: TrainConfig
+    warmup_epochs: int = Field(default=0, ge=0)
+    optimizer: str = "priced"
+    settings: PricedSettings | PaperSettings | None = None
+    estimator: Estimator = "mean_field"
+    importance: Importance = "gamma_first"
+    ratio_every: int = Field(default=2, ge=1)
+    sharpness_first: float = Field(default=5.0, gt=0)
+    sharpness_last: float = Field(default=20.0, gt=0)
+    anneal_fraction: float = Field(default=0.6, ge=0, le=1)
+    prob_floor: float = Field(default=0.0, ge=0, lt=1)
+    fix_when_met: bool = False
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """What a search learns from: DSA gives 90 % of the training set to the weights, 10 % to the ratios.
+
+    Attributes:
+        weights: batches that train the weights.
+        ratios: batches that give the keep ratios their gradient.
+        task: loss and score.
+        checkpoint: file to save to after each epoch and to resume from, or None.
+        progress: show a bar.
+    """
+
+    weights: BatchSource
+    ratios: BatchSource
+    task: Task
+    checkpoint: Path | None = None
+    progress: bool = True

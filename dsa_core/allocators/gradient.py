@@ -1,0 +1,49 @@
+"""The gradient of the validation loss with respect to the keep ratios."""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dsa_core.channels import ChannelGraph
+from dsa_core.data import Task
+from dsa_core.masks import Estimator, estimator_mask, keep_probs, masked_parameters
+from dsa_core.training import Precision, autocast, place
+
+
+def ratio_gradient(
+    model: nn.Module,
+    graph: ChannelGraph,
+    alpha: Tensor,
+    b: Tensor,
+    batch: tuple[Tensor, Tensor],
+    *,
+    task: Task,
+    sharpness: float,
+    estimator: Estimator,
+    precision: Precision,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the validation loss with respect to the keep ratios, on one batch.
+
+    BatchNorm uses the statistics of the batch under the mask, as the weights' training does; the running
+    ones are not touched (open in the paper).
+
+    Args:
+        alpha: keep ratios, shape (K,).
+        b: importance, shape (n,).
+        batch: (x, targets).
+
+    Returns:
+        dL/dalpha, shape (K,), in the type of alpha; and the loss, shape ().
+    """
+    alpha = alpha.detach().requires_grad_()
+    p = keep_probs(b, alpha, graph, sharpness=sharpness)
+    mask = estimator_mask(p, estimator, generator=generator)
+    weights = {name: value.detach() for name, value in model.named_parameters()}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    state = weights | masked_parameters(weights, graph, mask) | buffers
+    x, y = batch
+    with autocast(precision, x.device):
+        loss = task.loss(functional_call(model, state, (place(x, precision),)).float(), y)
+    (gradient,) = torch.autograd.grad(loss, alpha)
+    return gradient, loss.detach()

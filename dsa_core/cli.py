@@ -1,0 +1,263 @@
+"""The command line: `dsa run | report | groups | check | data`; `python -m dsa_core` is the same."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dsa_core.errors import BudgetError, ConfigError, DSAError
+
+if TYPE_CHECKING:
+    from dsa_core.record import Record
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Budgeted pruning by differentiable sparsity allocation: given a network and a budget, find "
+    "how many channels each layer may keep, cut the rest out, and fine-tune.",
+)
+WIDE = 200  # columns of a table that goes to a file or a pipe
+
+
+class Form(StrEnum):
+    """How a table is written."""
+
+    text = "text"
+    markdown = "markdown"
+    csv = "csv"
+
+
+MODEL_HELP = "a name of ours or of torchvision, or package.module:factory"
+PRESET_HELP = (
+    "quick: digits, 1-2 minutes; cpu-short: CIFAR-10, under 90 minutes on 2 cores; "
+    "paper: CIFAR-10, 300 epochs from random weights"
+)
+METHOD_HELP = "dsa or uniform; may be given several times [default: dsa]"
+BUDGET_HELP = "macs=RATIO or params=RATIO, RATIO in (0, 1] of the dense network"
+DATASET_HELP = "digits, cifar10, cifar100, fashion_mnist, or folder:PATH [default: the preset's]"
+FLOOR_HELP = "GROUP=RATIO, the least that a group keeps; * is every other group"
+OUT_HELP = "folder of the runs; a run that is there is continued, or shown if complete"
+ROOT_HELP = "folder of the datasets [default: $DSA_DATA, else ./data]"
+
+
+@app.command("run")
+def run_command(
+    preset: Annotated[str, typer.Option(help=PRESET_HELP)] = "quick",
+    method: Annotated[list[str] | None, typer.Option(help=METHOD_HELP)] = None,
+    budget: Annotated[str, typer.Option(help=BUDGET_HELP)] = "macs=0.5",
+    model: Annotated[str | None, typer.Option(help=f"{MODEL_HELP} [default: the preset's]")] = None,
+    dataset: Annotated[str | None, typer.Option(help=DATASET_HELP)] = None,
+    floor: Annotated[list[str] | None, typer.Option(help=FLOOR_HELP)] = None,
+    divisor: Annotated[int, typer.Option(help="kept channels are multiples of this")] = 1,
+    seed: Annotated[int, typer.Option(help="of weights, batches and masks")] = 0,
+    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs"),
+    data: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
+    force: Annotated[bool, typer.Option(help="start anew even if the run is there")] = False,
+    quiet: Annotated[bool, typer.Option(help="no progress bars")] = False,
+) -> None:
+    """Search, cut and fine-tune; print a table, write records and a picture of the allocation."""
+    from dsa_core.experiment import configure, run
+    from dsa_core.files import write_atomically
+    from dsa_core.plots import allocation_figure, png
+
+    resource, ratio = parse_budget(budget)
+    configs = [
+        configure(
+            preset,
+            method=name,
+            model=model,
+            dataset=dataset,
+            resource=resource,  # type: ignore[arg-type]
+            ratio=ratio,
+            floors=parse_floors(floor or []),
+            divisor=divisor,
+            seed=seed,
+        )
+        for name in method or ["dsa"]
+    ]
+    records = [run(c, out, data_root=data, progress=not quiet, force=force) for c in configs]
+    show(records, Form.text)
+    names = "-".join(c.method for c in configs)
+    picture = out / f"allocation-{configs[0].folder.replace(configs[0].method, names, 1)}.png"
+    write_atomically(picture, png(allocation_figure(records)))
+    for config in configs:
+        print(f"record:  {out / config.folder / 'record.json'}")
+    print(f"picture: {picture}")
+
+
+def parse_budget(text: str) -> tuple[str, float]:
+    """Read "macs=0.5"."""
+    resource, _, value = text.partition("=")
+    try:
+        ratio = float(value)
+    except ValueError:
+        ratio = float("nan")
+    if resource not in ("macs", "params") or not 0 < ratio <= 1:
+        raise BudgetError(
+            f"--budget must be macs=RATIO or params=RATIO with RATIO in (0, 1], got {text!r}"
+        )
+    return resource, ratio
+
+
+def parse_floors(texts: list[str]) -> dict[str, float]:
+    """Read "layer1.0.conv1=0.25"."""
+    floors = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        try:
+            floors[name] = float(value)
+        except ValueError:
+            raise BudgetError(f"--floor must be GROUP=RATIO, got {text!r}") from None
+    return floors
+
+
+@app.command("report")
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(help="folders with runs")],
+    form: Annotated[Form, typer.Option("--format", help="text, markdown or csv")] = Form.text,
+) -> None:
+    """Gather records into a table: a row for each method and budget, mean and spread over seeds."""
+    from dsa_core.record import find_records
+
+    records = find_records(*runs)
+    if not records:
+        raise ConfigError(
+            f"no record.json below {', '.join(map(str, runs))}: is a run still going?"
+        )
+    show(records, form)
+
+
+def show(records: "Sequence[Record]", form: Form) -> None:
+    """Print a table of records."""
+    from dsa_core import report
+
+    if form is Form.text:
+        console().print(report.as_table(records))
+    else:
+        print(
+            report.as_markdown(records) if form is Form.markdown else report.as_csv(records),
+            end="\n",
+        )
+
+
+def console() -> Console:
+    """A console that does not fold tables when nobody looks."""
+    return Console() if sys.stdout.isatty() else Console(width=WIDE)
+
+
+@app.command("groups")
+def groups_command(
+    model: Annotated[
+        str, typer.Argument(help="a name of ours or of torchvision, or package.module:factory")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """Show the channel groups of a network: what must be kept or removed together, and what stays."""
+    from dsa_core import models
+    from dsa_core.channels import trace
+    from dsa_core.cost import Cost
+
+    network = models.build(model)
+    graph = trace(network, models.example_input(model))
+    macs, params = Cost.of(graph, "macs").dense, Cost.of(graph, "params").dense
+    if not as_json:
+        print(graph)
+        print(
+            f"{macs / 1e6:.2f} M MACs, {params / 1e6:.3f} M parameters, {len(graph.prunable)} prunable groups"
+        )
+        return
+    groups = [
+        {"name": g.name, "size": g.size, "members": g.members, "prunable": g.frozen is None}
+        for g in graph.groups
+    ]
+    found = {
+        "model": model,
+        "groups": groups,
+        "prunable_groups": len(graph.prunable),
+        "macs": macs,
+        "params": params,
+        "frozen": [{"reason": reason, "channels": n} for reason, n in graph.frozen.items()],
+        "unknown_ops": graph.unknown_ops,
+    }
+    print(json.dumps(found, indent=1))
+
+
+@app.command("check")
+def check_command(
+    names: Annotated[list[str] | None, typer.Argument(help=f"networks: {MODEL_HELP}")] = None,
+    zoo: Annotated[bool, typer.Option(help="ours and torchvision's classification models")] = False,
+    keep: Annotated[float, typer.Option(help="share of every group that stays")] = 0.5,
+    as_json: Annotated[bool, typer.Option("--json", help="a list of JSON objects")] = False,
+) -> None:
+    """Test a network of yours: does pruning it give what masking it gives?
+
+    Trace it, drop random channels, compare masked with pruned output and predicted with counted MACs,
+    save it, load it, compare again.
+    """
+    from dsa_core.check import check, summary, zoo_names
+
+    chosen = list(names or []) + (zoo_names() if zoo else [])
+    if not chosen:
+        raise ConfigError("name a network, or ask for --zoo")
+    rows = []
+    for name in chosen:
+        rows.append(check(name, keep=keep))
+        if not as_json:
+            r = rows[-1]
+            diff = "-" if r.max_abs_diff is None else f"{r.max_abs_diff:.1e}"
+            print(
+                f"{r.status:7} {r.model:24} {r.groups:4d} groups  masked - pruned {diff:8} "
+                f"MACs {r.macs_predicted} / {r.macs_counted}  {r.seconds:6.1f} s  {r.reason}",
+                flush=True,
+            )
+    print(json.dumps([r.model_dump() for r in rows], indent=1) if as_json else summary(rows))
+    if any(r.status != "ok" for r in rows):
+        raise typer.Exit(1)
+
+
+@app.command("data")
+def data_command(
+    name: Annotated[str | None, typer.Argument(help="dataset to look for; none lists all")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="folder [default: $DSA_DATA, else ./data]")
+    ] = None,
+    download: Annotated[bool, typer.Option(help="fetch it if it is missing")] = False,
+) -> None:
+    """Show which datasets are there, or download one."""
+    from dsa_core import data
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("dataset", "classes", "train", "test", "state"):
+        table.add_column(column)
+    for each in [name] if name else data.names():
+        try:
+            found = data.load(each, root, download=download)
+            sizes = [str(found.num_classes), str(found.count("train")), str(found.count("test"))]
+            table.add_row(each, *sizes, "ready")
+        except DSAError as error:
+            if name:
+                raise
+            table.add_row(each, "", "", "", f"not there: {error}")
+    console().print(table)
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one line, exit code 2."""
+    try:
+        app()
+    except (DSAError, ValueError) as error:
+        if os.environ.get("DSA_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'interrupted'}", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,147 @@
+"""The record of one run: what was asked, what came out, how long it took, on what. JSON."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dsa_core.errors import ConfigError
+from dsa_core.files import write_atomically
+from dsa_core.latency import Latency
+
+FILE = "record.json"
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown entry is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CostRecord(Strict):
+    """One resource.
+
+    Attributes:
+        dense: of the whole network, in units (MACs of one example, or parameters).
+        asked_ratio: of the dense cost; None for a resource that was not limited.
+        relaxed_ratio: cost of the relaxed keep ratios, of the dense cost.
+        whole: predicted for the whole channels kept, in units.
+        counted: measured on the pruned network by torch's own counters, in units.
+    """
+
+    dense: int
+    asked_ratio: float | None
+    relaxed_ratio: float
+    whole: int
+    counted: int
+
+    @property
+    def ratio(self) -> float:
+        """Counted cost of the pruned network as a ratio of the dense one."""
+        return self.counted / self.dense
+
+
+class Scores(Strict):
+    """The task's score on the test set (for classification the accuracy in [0, 1]).
+
+    Attributes:
+        dense: before the search; None if the search started from random weights.
+        pruned: right after the cut and the recalibration of BatchNorm.
+        fine_tuned: at the end.
+        masked_loss: loss on the validation part under the final hard mask, before the cut.
+    """
+
+    dense: float | None
+    pruned: float
+    fine_tuned: float
+    masked_loss: float
+
+
+class GroupRecord(Strict):
+    """One prunable channel group."""
+
+    name: str
+    size: int
+    kept: int
+    keep_ratio: float
+
+
+class Record(Strict):
+    """One run.
+
+    Attributes:
+        schema_version: of this layout.
+        config_hash: of the configuration in `config.json`.
+        budget_met: whether the counted cost is within what was asked.
+        seconds, epochs: by phase: "dense", "search", "fine_tune".
+        dense_reused: whether an earlier run trained the dense network (its seconds count here too).
+        latency: of the dense and the pruned network.
+        versions: of python, torch, torchvision, dsa_core.
+        git_commit: of the source tree, if it is one.
+    """
+
+    schema_version: Literal[1] = 1
+    config_hash: str
+    method: str
+    model: str
+    dataset: str
+    preset: str
+    seed: int
+    resource: Literal["macs", "params"]
+    asked_ratio: float
+    budget_met: bool
+    costs: dict[Literal["macs", "params"], CostRecord]
+    score_name: str
+    scores: Scores
+    groups: tuple[GroupRecord, ...]
+    seconds: dict[str, float]
+    epochs: dict[str, int]
+    dense_reused: bool
+    latency: dict[str, Latency]
+    precision: str
+    versions: dict[str, str]
+    device: str
+    git_commit: str | None
+    notes: dict[str, str | float | bool] = {}
+
+    @property
+    def total_seconds(self) -> float:
+        """All phases together."""
+        return sum(self.seconds.values())
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write `record.json` atomically."""
+    path = folder / FILE
+    write_atomically(path, record.model_dump_json(indent=1) + "\n")
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        ConfigError: the file is not a record; names the first entry that is wrong.
+    """
+    try:
+        return Record.model_validate_json(path.read_text())
+    except ValidationError as error:
+        first = error.errors()[0]
+        entry = ".".join(map(str, first["loc"])) or "the file"
+        raise ConfigError(f"{path}: {entry}: {first['msg']}") from error
+
+
+def find_records(*roots: Path) -> list[Record]:
+    """Read all records below some folders, in the order of their paths.
+
+    Raises:
+        ConfigError: a folder is missing, or a file is not a record.
+    """
+    records = []
+    for root in roots:
+        if not root.exists():
+            raise ConfigError(
+                f"{root} does not exist: give the folder that `dsa run --out` wrote to"
+            )
+        records += [read_record(path) for path in sorted(root.rglob(FILE))]
+    return records

@@ -1,0 +1,119 @@
+"""Records gathered into a table: one row for each method and budget, mean and spread over seeds."""
+
+import csv
+import io
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+
+from dsa_core.record import Record
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in their seed only."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def first(self) -> Record:
+        """Any of them, for what they share."""
+        return self.records[0]
+
+    def show(self, value: Callable[[Record], float], form: str) -> str:
+        """Mean over seeds, and the sample standard deviation where there are several."""
+        values = [value(r) for r in self.records]
+        mean = form.format(statistics.fmean(values))
+        if len(values) == 1:
+            return mean
+        return f"{mean} ± {form.format(statistics.stdev(values))}"
+
+
+def rows_of(records: Sequence[Record]) -> list[Row]:
+    """Group records by everything but the seed, in the order of network, budget, method."""
+    groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
+    for r in records:
+        groups[r.model, r.dataset, r.preset, r.resource, -r.asked_ratio, r.method].append(r)
+    return [Row(tuple(groups[key])) for key in sorted(groups, key=str)]
+
+
+def budget_state(row: Row) -> str:
+    """How many seeds met the budget: "yes", "MISSED", or "2 of 3"."""
+    met = sum(r.budget_met for r in row.records)
+    if met == len(row.records):
+        return "yes"
+    return "MISSED" if met == 0 else f"{met} of {len(row.records)}"
+
+
+def dense_score(row: Row) -> str:
+    """The dense network's score, or a dash for a search from random weights."""
+    if row.first.scores.dense is None:
+        return "-"
+    return row.show(lambda r: 100 * (r.scores.dense or 0.0), "{:.2f}")
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "network": lambda row: row.first.model,
+    "data": lambda row: row.first.dataset,
+    "method": lambda row: row.first.method,
+    "seeds": lambda row: str(len(row.records)),
+    "asked %": lambda row: f"{100 * row.first.asked_ratio:g} {row.first.resource}",
+    "MACs %": lambda row: row.show(lambda r: 100 * r.costs["macs"].ratio, "{:.2f}"),
+    "MACs M": lambda row: row.show(lambda r: r.costs["macs"].counted / 1e6, "{:.3f}"),
+    "params %": lambda row: row.show(lambda r: 100 * r.costs["params"].ratio, "{:.2f}"),
+    "met": budget_state,
+    "dense": dense_score,
+    "before": lambda row: row.show(lambda r: 100 * r.scores.pruned, "{:.2f}"),
+    "after": lambda row: row.show(lambda r: 100 * r.scores.fine_tuned, "{:.2f}"),
+    "masked loss": lambda row: row.show(lambda r: r.scores.masked_loss, "{:.3f}"),
+    "ms dense": lambda row: row.show(lambda r: r.latency["dense"].median_ms, "{:.1f}"),
+    "ms pruned": lambda row: row.show(lambda r: r.latency["pruned"].median_ms, "{:.1f}"),
+    "search s": lambda row: row.show(lambda r: r.seconds["search"], "{:.0f}"),
+    "total s": lambda row: row.show(lambda r: r.total_seconds, "{:.0f}"),
+}
+CAPTION = (
+    "before, after: test {score} in % before and after fine-tuning. MACs %, params %: counted on "
+    "the pruned network. ms: forward pass of {batch} examples."
+)
+
+
+def cells(records: Sequence[Record]) -> list[list[str]]:
+    """The table's rows, without its head."""
+    return [[column(row) for column in COLUMNS.values()] for row in rows_of(records)]
+
+
+def caption(records: Sequence[Record]) -> str:
+    """What the columns mean."""
+    r = records[0]
+    return CAPTION.format(score=r.score_name, batch=r.latency["dense"].batch)
+
+
+def as_table(records: Sequence[Record]) -> Table:
+    """For a terminal."""
+    table = Table(box=box.SIMPLE_HEAD, caption=caption(records), pad_edge=False)
+    for name in COLUMNS:
+        left = name in ("network", "data", "method")
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
+    for row in cells(records):
+        table.add_row(*row)
+    return table
+
+
+def as_markdown(records: Sequence[Record]) -> str:
+    """For a README."""
+    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *cells(records)]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{table}\n\n{caption(records)}"
+
+
+def as_csv(records: Sequence[Record]) -> str:
+    """For a spreadsheet."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(cells(records))
+    return buffer.getvalue()
