@@ -96,7 +96,8 @@ def try_forward_dense(name: str, model: nn.Module, example: Tensor) -> None:
         where = failing_module(model, error)
         raise ConfigError(
             f"{name} does not accept an input of shape {tuple(example.shape)}: "
-            f"in {where}: {error}. A factory says its shape in its attribute input_shape = (channels, height, width)"
+            f"in {where}: {error}. A factory says "
+            "its shape in its attribute input_shape = (channels, height, width)"
         ) from error
 
 

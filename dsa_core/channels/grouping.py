@@ -55,9 +55,8 @@ class Grouping:
         return torch.where(ids >= 0, self.flat_of_class[self.classes[ids.clamp_min(0)]], -1)
 
 
-def group_classes(tracer: Tracer, classes: Tensor, layers: list[LayerTrace]) -> Grouping:
-    """Collect classes that lie alike in every parameter, and that are frozen for the same
-    reason."""
+def group_classes(tracer: Tracer, classes: Tensor, parameters: Collection[str]) -> Grouping:
+    """Collect classes that lie alike in all parameters and are frozen for the same reason."""
     makers = [layer for layer in tracer.layers.values() if layer.in_ids is not None]
     made = torch.cat([layer.out_ids for layer in makers])
     ordered = in_order(classes[made])  # classes that are channels, first made first

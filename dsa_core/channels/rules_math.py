@@ -146,6 +146,7 @@ BINARY = (
     "add sub rsub mul div true_divide floor_divide remainder maximum minimum where lerp addcmul "
     "addcdiv atan2 logical_and logical_or bitwise_and bitwise_or __and __or multiply subtract "
     "divide"
+)
 POOLS = (
     "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d "
