@@ -6,7 +6,8 @@ from dsa_core.allocators import dsa, uniform
 from dsa_core.allocators.allocation import Allocation, Update
 from dsa_core.allocators.config import OnStep, SearchConfig, SearchData
 from dsa_core.allocators.gradient import ratio_gradient
-from dsa_core.allocators.search import Problem, search
+from dsa_core.allocators.problem import Problem
+from dsa_core.allocators.search import search
 
 ALLOCATORS: dict[str, Callable[..., Allocation]] = {
     "dsa": dsa.allocate,

@@ -12,6 +12,9 @@ from dsa_core.cost import Budget, Cost, Resource, round_to_channels
 from dsa_core.errors import BudgetError
 from dsa_core.masks import top_channels
 
+MET = 1e-9  # relative: the relaxed cost lands on the budget to a few roundings, from either side
+TOLERANCE = 1e-3  # a budget this close below the lowest cost passed is still answered
+
 
 @dataclass(frozen=True)
 class Update:
@@ -107,18 +110,20 @@ class Allocation:
         """
         budget = replace(self.budget, macs=macs, params=params)
         cost = self._cost(budget.resource)
-        ratios = torch.tensor([u.keep_ratios for u in self.updates] or [self.keep_ratios.tolist()])
-        ratios = torch.cat([ratios.double(), self.keep_ratios[None]])
-        path = torch.stack([cost.relative(r) for r in ratios])
-        if not float(path.min()) * (1 - 1e-3) <= budget.ratio <= 1:
+        passed = [*(u.keep_ratios for u in self.updates), tuple(self.keep_ratios.tolist())]
+        ratios = torch.tensor(passed, dtype=torch.float64)
+        form = cost.relative
+        path = torch.stack([form(r) for r in ratios])
+        if budget.ratio < float(path.min()) * (1 - TOLERANCE):
             raise BudgetError(
-                f"the search went from {float(path.max()):.3f} to {float(path.min()):.3f} of the dense "
-                f"{budget.resource}; {budget.ratio:g} is outside. Search again with that budget"
+                f"{budget.resource}={budget.ratio:g} is outside of what this search passed: it went "
+                f"from 1 down to {float(path.min()):.4f} of the dense {budget.resource}. Ask for "
+                "that or more, or search again with the lower budget"
             )
-        above = (path >= budget.ratio).nonzero()[:, 0]
+        above = (path >= budget.ratio * (1 - MET)).nonzero()[:, 0]
         nearest = ratios[int(above[-1]) if len(above) else int(path.argmax())]
         floors = budget.least_counts(cost) / cost.sizes
-        shifted, _ = shift_to_budget(nearest.log(), cost.relative, budget.ratio, floors)
+        shifted, _ = shift_to_budget(nearest.log(), form, budget.ratio, floors)
         chosen = shifted.exp()
         counts = round_to_channels(chosen, cost, budget)
         return replace(self, budget=budget, keep_ratios=chosen, counts=counts)

@@ -3,16 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from dsa_core.admm import PaperSettings, PricedSettings
 from dsa_core.allocators.allocation import Update
 from dsa_core.data import BatchSource, Task
-from dsa_core.masks import Estimator, Importance
+from dsa_core.masks import Estimator
 from dsa_core.training import TrainConfig
 
 OnStep = Callable[[Update], bool | None]
+# "taylor" is left out: it lives on the gradients of the step before, which a checkpoint does not hold
+SearchImportance = Literal["gamma_first", "gamma_all", "l1", "l2"]
 
 
 class SearchConfig(BaseModel):
@@ -24,7 +27,7 @@ class SearchConfig(BaseModel):
         optimizer: of the keep ratios, "priced" or "paper" (see `admm`).
         settings: of that optimiser; None for its defaults.
         estimator: of the keep-ratio gradient.
-        importance: what ranks the channels of a group.
+        importance: what ranks the channels of a group, see `masks.importance`.
         ratio_every: weight steps for each update of the keep ratios (20 in the paper).
         sharpness_first, sharpness_last: beta2 at the ends of the search, geometric in between.
         anneal_fraction: share of the search in which the budget falls from the dense cost to what is
@@ -40,7 +43,7 @@ class SearchConfig(BaseModel):
     optimizer: str = "priced"
     settings: PricedSettings | PaperSettings | None = None
     estimator: Estimator = "mean_field"
-    importance: Importance = "gamma_first"
+    importance: SearchImportance = "gamma_first"
     ratio_every: int = Field(default=2, ge=1)
     sharpness_first: float = Field(default=5.0, gt=0)
     sharpness_last: float = Field(default=20.0, gt=0)

@@ -5,7 +5,8 @@ from torch import nn
 from dsa_core.admm import make_optimizer
 from dsa_core.allocators.allocation import Allocation
 from dsa_core.allocators.config import OnStep, SearchConfig, SearchData
-from dsa_core.allocators.search import Problem, search
+from dsa_core.allocators.problem import Problem
+from dsa_core.allocators.search import search
 from dsa_core.channels import ChannelGraph
 from dsa_core.cost import Budget, Cost
 

@@ -29,9 +29,16 @@ def ratio_gradient(
     ones are not touched (open in the paper).
 
     Args:
+        model: in training mode; neither its weights nor its statistics are changed.
+        graph: of the model.
         alpha: keep ratios, shape (K,).
         b: importance, shape (n,).
-        batch: (x, targets).
+        batch: (x, targets), on the model's device.
+        task: gives the loss.
+        sharpness: beta2.
+        estimator: see `masks.estimator_mask`.
+        precision: number format of the forward pass.
+        generator: of the mask, for an estimator that samples.
 
     Returns:
         dL/dalpha, shape (K,), in the type of alpha; and the loss, shape ().

@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dsa_core.admm import KeepRatioOptimizer, Residuals, budget_at, sharpness_at, step_scale_at
-from dsa_core.allocators.allocation import Allocation, Update
-from dsa_core.allocators.config import OnStep, SearchConfig, SearchData
+from dsa_core.admm import Residuals, budget_at, sharpness_at, step_scale_at
+from dsa_core.allocators.allocation import MET, Allocation, Update
+from dsa_core.allocators.config import OnStep
 from dsa_core.allocators.gradient import ratio_gradient
-from dsa_core.channels import ChannelGraph
-from dsa_core.cost import Budget, Cost, round_to_channels
+from dsa_core.allocators.problem import Problem
+from dsa_core.cost import Cost, round_to_channels
 from dsa_core.data import step_seed
 from dsa_core.errors import ConfigError, TrainingError
 from dsa_core.kernels import inexactness
@@ -31,48 +32,9 @@ from dsa_core.training import (
     place_model,
     save_checkpoint,
     set_lr,
-    shapes_fingerprint,
 )
 
 NO_STEP = Residuals(primal=0.0, dual=0.0, budget=0.0, price=0.0, price_spread=0.0, clipped=0)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Everything that decides how a search goes.
-
-    Attributes:
-        method: name of the allocator.
-        model: dense network, trained or not, on its device; it is trained in place.
-        graph: of the model.
-        budget: to reach.
-        data: what it learns from.
-        config: how.
-        optimizer: moves the keep ratios.
-        seed: of the masks.
-    """
-
-    method: str
-    model: nn.Module
-    graph: ChannelGraph
-    budget: Budget
-    data: SearchData
-    config: SearchConfig
-    optimizer: KeepRatioOptimizer
-    seed: int
-
-    def fingerprint(self) -> dict[str, str]:
-        """What a checkpoint must agree with."""
-        weights = {f"weights {k}": v for k, v in self.data.weights.fingerprint().items()}
-        ratios = {f"ratios {k}": v for k, v in self.data.ratios.fingerprint().items()}
-        own = {
-            "method": self.method,
-            "seed": str(self.seed),
-            "budget": repr(self.budget),
-            "model": shapes_fingerprint(self.model),
-            "config": self.config.model_dump_json(),
-        }
-        return weights | ratios | own
 
 
 def search(problem: Problem, on_step: OnStep | None = None) -> Allocation:
@@ -92,7 +54,7 @@ def search(problem: Problem, on_step: OnStep | None = None) -> Allocation:
         KeyboardInterrupt: as it came, with a word on how to go on.
     """
     run = SearchRun(problem)
-    run.restore()
+    run.prepare()
     stopped = False
     try:
         while run.epoch < problem.config.train.epochs and not stopped:
@@ -100,9 +62,7 @@ def search(problem: Problem, on_step: OnStep | None = None) -> Allocation:
             if not stopped:
                 run.save()
     except KeyboardInterrupt:
-        path = problem.data.checkpoint
-        word = f"the same call goes on from {path}" if path else "there was no checkpoint to keep"
-        raise KeyboardInterrupt(f"search interrupted after {run.epoch} epochs; {word}") from None
+        raise KeyboardInterrupt(run.interrupted()) from None
     finally:
         run.meter.close()
     return run.allocation(stopped)
@@ -131,14 +91,37 @@ class SearchRun:
         self.epoch = 0
         self.updates: list[Update] = []
         self.epochs: list[dict[str, float]] = []
-        self.precision = self._precision()
         self.meter = Meter(self.total, 0, self.data.task.score_name, show=self.data.progress)
+
+    def prepare(self) -> None:
+        """Go on from the checkpoint if there is one, else choose a precision and write the first."""
+        path = self.data.checkpoint
+        if path is not None and path.exists():
+            self._restore(load_checkpoint(path, self.problem.fingerprint()))
+            return
+        self.precision = self._choose_precision()
+        place_model(self.model, self.precision)
+        self.save()
 
     def train_epoch(self, on_step: OnStep | None) -> bool:
         """Train one epoch; return whether `on_step` ended it."""
         started, first = time.perf_counter(), self.epoch * self.per_epoch
         self.model.train()
         self.meter.start_epoch(self.epoch, check_every=1 if self.device.type == "cpu" else 20)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):  # of dropout and the like
+            torch.manual_seed(step_seed(self.problem.seed, "search epoch", self.epoch))
+            stopped = self._train_steps(first, on_step)
+        self._check(self.meter.flush())
+        if self.meter.n:
+            record = {"epoch": self.epoch, **self.meter.means()}
+            record["masked"] = float(first >= self.warmup)
+            self.epochs.append({**record, "seconds": time.perf_counter() - started})
+        self.epoch += not stopped
+        return stopped
+
+    def _train_steps(self, first: int, on_step: OnStep | None) -> bool:
+        """Take the steps of the epoch that begins at step `first`."""
         ratio_batches = self.data.ratios.forever(self._updates_before(first))
         for step, (x, y) in enumerate(self.data.weights.epoch(self.epoch), start=first):
             if step >= self.warmup and (step - self.warmup) % self.config.ratio_every == 0:
@@ -147,10 +130,6 @@ class SearchRun:
                     return True
             loss, score = self._train_step(step, x.to(self.device), y.to(self.device))
             self._check(self.meter.add(loss, score, len(x)))
-        self._check(self.meter.flush())
-        record = {"epoch": self.epoch, **self.meter.means(), "masked": float(first >= self.warmup)}
-        self.epochs.append({**record, "seconds": time.perf_counter() - started})
-        self.epoch += 1
         return False
 
     def allocation(self, stopped: bool) -> Allocation:
@@ -175,7 +154,9 @@ class SearchRun:
         )
 
     def save(self) -> None:
-        """Write everything the next epoch depends on."""
+        """Write everything the next epoch depends on, if it is sound."""
+        for name, value in self.model.state_dict().items():
+            self._check_finite(name, value)
         if self.data.checkpoint is None:
             return
         state = {
@@ -190,12 +171,14 @@ class SearchRun:
         }
         save_checkpoint(self.data.checkpoint, state)
 
-    def restore(self) -> None:
-        """Go on from the checkpoint, if there is one."""
-        path = self.data.checkpoint
-        if path is None or not path.exists():
-            return
-        state = load_checkpoint(path, self.problem.fingerprint())
+    def interrupted(self) -> str:
+        """Say how to go on after Ctrl-C."""
+        path, done = self.data.checkpoint, f"{self.epoch} of {self.config.train.epochs} epochs"
+        if path is None:
+            return f"search interrupted after {done}; without a checkpoint the next one starts anew"
+        return f"search interrupted; {done} are saved: the same call goes on from {path}"
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.precision = Precision(**state["precision"])
         place_model(self.model, self.precision)
         self.model.load_state_dict(state["model"])
@@ -208,19 +191,17 @@ class SearchRun:
         self.epoch = int(state["epoch"])
         self.meter.bar.update(self.epoch * self.per_epoch)
 
-    def _precision(self) -> Precision:
+    def _choose_precision(self) -> Precision:
         x, y = next(self.data.weights.epoch(0))
         y = y.to(self.device)
         self.model.train()
-        chosen = choose_precision(
+        return choose_precision(
             self.model,
             x.to(self.device),
             loss=lambda outputs: self.data.task.loss(outputs, y),
             precision=self.config.train.precision,
             channels_last=self.config.train.channels_last,
         )
-        place_model(self.model, chosen)
-        return chosen
 
     def _updates_before(self, step: int) -> int:
         return max(0, -(-(step - self.warmup) // self.config.ratio_every))
@@ -238,12 +219,14 @@ class SearchRun:
         ratio, part = self.problem.budget.ratio, self.config.anneal_fraction
         wanted = budget_at(*self._clock(step), start=1.0, end=ratio, anneal_fraction=part)
         alpha, sharpness = self.optimizer.keep_ratios, self._sharpness(step)
-        b = importance(self.model, self.graph, self.config.importance)
+        b = self._importance()
         gradient, loss = torch.zeros_like(alpha), torch.tensor(torch.nan)
         residuals = NO_STEP
-        if not (self.config.fix_when_met and float(self.form(alpha)) <= ratio):
+        if not (self.config.fix_when_met and float(self.form(alpha)) <= ratio * (1 + MET)):
             if self.optimizer.uses_gradient:
                 gradient, loss = self._gradient(alpha, b, step, next(batches))
+                self._check_finite(f"the validation loss before step {step}", loss)
+                self._check_finite(f"the keep ratios' gradient before step {step}", gradient)
             scale = step_scale_at(*self._clock(step))
             residuals = self.optimizer.step(gradient, wanted, step_scale=scale)
         alpha = self.optimizer.keep_ratios
@@ -300,16 +283,25 @@ class SearchRun:
 
     @torch.no_grad()
     def _mask(self, step: int) -> Tensor:
-        b = importance(self.model, self.graph, self.config.importance)
         ratios, floor = self.optimizer.keep_ratios, self.config.prob_floor
-        p = keep_probs(b, ratios, self.graph, sharpness=self._sharpness(step), floor=floor)
+        b, sharpness = self._importance(), self._sharpness(step)
+        p = keep_probs(b, ratios, self.graph, sharpness=sharpness, floor=floor)
         seed = step_seed(self.problem.seed, "mask", step)
         return sample_mask(p, torch.Generator(self.device).manual_seed(seed))
 
+    def _importance(self) -> Tensor:
+        b = importance(self.model, self.graph, self.config.importance)
+        self._check_finite("the importance of a channel", b)
+        return b
+
     def _check(self, bad: int | None) -> None:
         if bad is not None:
+            self._check_finite(f"the loss of step {bad}", torch.tensor(torch.nan))
+
+    def _check_finite(self, name: str, value: Tensor) -> None:
+        if not bool(value.isfinite().all()):
             raise TrainingError(
-                f"the loss is not finite in epoch {self.epoch}, step {bad} of {self.per_epoch}. The "
-                f"last good checkpoint is {self.data.checkpoint or 'none: no path was given'}. Try a "
-                "smaller lr, a clip_norm, or precision='fp32'"
+                f"{name} is not finite in epoch {self.epoch} of the search ({self.per_epoch} steps "
+                f"each). The last good checkpoint is {self.data.checkpoint or '(no path was given)'}"
+                ". Try a smaller lr, a clip_norm, or precision='fp32'"
             )

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from dsa_core import models
 from dsa_core.channels import ChannelGraph, trace
 from dsa_core.errors import SurgeryError
+from dsa_core.files import write_atomically
 from dsa_core.surgery.cut import check_keep, prune
 
 FORMAT = 1
@@ -80,19 +80,6 @@ def describe(tensor: Tensor) -> dict[str, Any]:
 def digest(entry: Any) -> str:
     """Digest of one entry of the architecture."""
     return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; what was there before stays if this fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:

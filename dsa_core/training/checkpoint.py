@@ -1,6 +1,5 @@
 """Checkpoints that are whole or not there, and that fit or are refused."""
 
-import os
 import pickle
 import zipfile
 import zlib
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from dsa_core.errors import TrainingError
+from dsa_core.files import atomic_file
 
 FORMAT = 1
 
@@ -19,23 +19,13 @@ FORMAT = 1
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint so that a crash at any moment leaves the old file or the new one.
 
-    Written beside `path`, flushed to the disk, then moved over it, which is one atomic step.
-
     Args:
         path: the file; its folder is made.
         state: tensors, numbers, strings, and lists and dicts of them. Its entry "fingerprint", dict
             of strings, says what the checkpoint belongs to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        torch.save({"format": FORMAT, **state}, file)
 
 
 def load_checkpoint(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Any]:
