@@ -183,13 +183,23 @@ def trace(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> ChannelGrap
     program = export(model, inputs)
     names = state_aliases(model)
     first = {alias: name for name, aliases in names.items() for alias in aliases}
-    tracer = Tracer(RULES, first)
+    tracer = Tracer(RULES, first, pinned=fixed_widths(model))
     tracer.run(program)
     if not tracer.layers:
         raise TraceError(
             "the network has no convolution and no linear layer: there is nothing to prune"
         )
     return assemble(tracer, model, tuple(inputs[0].shape))
+
+
+def fixed_widths(model: nn.Module) -> dict[str, str]:
+    """Parameters of modules that check their own width in forward, with the reason to keep them."""
+    return {
+        f"{name}.{parameter}" if name else parameter: f"attention module of fixed width ({name})"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+        for parameter, _ in module.named_parameters()
+    }
 
 
 def assemble(tracer: Tracer, model: nn.Module, input_shape: tuple[int, ...]) -> ChannelGraph:

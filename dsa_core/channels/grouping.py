@@ -19,7 +19,8 @@ class Group:
     tied.
 
     Attributes:
-        name: the first layer that makes these channels; "#2" is added for its second group.
+        name: the first layer that makes these channels; "#2" is added for its second
+            prunable group.
         size: number of channels.
         members: the layers that make them, in the order of the network.
         frozen: why they must all stay, or None if the group can be pruned.
@@ -79,7 +80,8 @@ def group_classes(tracer: Tracer, classes: Tensor, parameters: Collection[str]) 
         else:
             frozen[why] = frozen.get(why, 0) + int(channels_of_class[mine].sum())
         where = start if why is None else -1
-        name = unique_name(members[value][0], {g.name for g in groups})
+        taken = {g.name for g in groups if (g.frozen is None) == (why is None)}
+        name = unique_name(members[value][0], taken)
         groups.append(Group(name, len(mine), members[value], why, where))
         start += len(mine) if why is None else 0
     return Grouping(tuple(groups), classes, flat_of_class, {r: n for r, n in frozen.items() if n})

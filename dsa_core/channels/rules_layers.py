@@ -129,11 +129,6 @@ def prelu(tracer: Tracer, call: Call) -> Ids:
     return Ids(x.base, x.shape)
 
 
-def computed_weight(tracer: Tracer, call: Call) -> list[Ids]:
-    """A weight computed from parameters (weight normalisation): these stay as they are."""
-    return tracer.opaque(call, "weight normalisation")
-
-
 RULES: dict[str, Rule] = {
     **dict.fromkeys(CONVOLUTIONS + TRANSPOSED, convolution),
     "linear": linear,
@@ -143,7 +138,6 @@ RULES: dict[str, Rule] = {
     "rms_norm": layer_norm,
     "group_norm": group_norm,
     "prelu": prelu,
-    "_weight_norm": computed_weight,
 }
 
 __all__ = ["RULES"]

@@ -133,7 +133,7 @@ def resize(module: nn.Module) -> None:
 
 def resize_convolution(conv: nn.modules.conv._ConvNd, weight: Tensor) -> None:
     """Channels of a convolution; a depthwise one has as many groups as input channels."""
-    depthwise = conv.groups > 1 and weight.shape[1] == 1 and not conv.transposed
+    depthwise = conv.groups == conv.in_channels > 1 and not conv.transposed
     if depthwise:
         multiplier = conv.out_channels // conv.in_channels
         conv.out_channels = weight.shape[0]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dsa_core import models
 from dsa_core.channels import ChannelGraph, trace
-from dsa_core.errors import SurgeryError
+from dsa_core.errors import SurgeryError, TraceError
 from dsa_core.files import write_atomically
 from dsa_core.surgery.cut import check_keep, prune
 
@@ -102,7 +102,13 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         model = models.build(architecture["model"], num_classes=architecture["num_classes"])
     some = next(model.parameters())
     example = torch.zeros(architecture["input_shape"], dtype=some.dtype, device=some.device)
-    graph = trace(model, example)
+    try:
+        graph = trace(model, example)
+    except TraceError as error:
+        raise SurgeryError(
+            f"entry 'input_shape': the network that was given does not take an input of shape "
+            f"{tuple(example.shape)}; is it the dense one that was pruned? {error}"
+        ) from error
     pruned = prune(model, graph, kept_channels(graph, architecture["groups"]))
     own = pruned.state_dict()
     for key in own.keys() | tensors.keys():

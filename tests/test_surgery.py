@@ -1,0 +1,311 @@
+"""Masked == pruned on every toy network, in value and in gradient; files; errors."""
+
+import copy
+import json
+import pickle
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from problems_networks import TOYS, Toy, chain, conv
+from torch import Tensor, nn
+
+from dsa_core import models
+from dsa_core.channels import ChannelGraph, trace
+from dsa_core.check import count_macs, random_channels, randomise
+from dsa_core.cost import Cost
+from dsa_core.errors import SurgeryError
+from dsa_core.masks import masked, masked_call
+from dsa_core.surgery import load, prune, save, try_forward
+
+IDS = [toy.name for toy in TOYS]
+TIGHT = {"rtol": 1e-10, "atol": 1e-10}  # float64, some dozens of roundings
+
+
+@cache
+def traced_once(build: Toy, seed: int) -> tuple[nn.Module, ChannelGraph]:
+    torch.manual_seed(seed)
+    model = build.build().double()
+    graph = trace(model, torch.randn(2, *build.shape, dtype=torch.float64))
+    randomise(model)
+    return model.eval(), graph
+
+
+def prepared(build: Toy, seed: int = 0) -> tuple[nn.Module, ChannelGraph, Tensor]:
+    """A toy in float64 with random statistics, its graph, and an input; traced once."""
+    model, graph = traced_once(build, seed)
+    return copy.deepcopy(model), graph, torch.randn(3, *build.shape, dtype=torch.float64)
+
+
+def counts_of(graph: ChannelGraph, keep: Tensor) -> Tensor:
+    return torch.stack([keep[g.start : g.start + g.size].sum() for g in graph.prunable])
+
+
+def cut_like(graph: ChannelGraph, name: str, tensor: Tensor, keep: Tensor) -> Tensor:
+    """The entries of a dense tensor that survive the cut."""
+    for axis, channels in graph.axes.get(name, {}).items():
+        stays = torch.tensor([c < 0 or bool(keep[c]) for c in channels.tolist()])
+        tensor = tensor.index_select(axis, stays.nonzero()[:, 0])
+    return tensor
+
+
+@pytest.mark.parametrize("ratio", [0.4, 0.7])
+@pytest.mark.parametrize("toy", TOYS, ids=IDS)
+def test_masked_equals_pruned(toy: Toy, ratio: float) -> None:
+    model, graph, x = prepared(toy)
+    keep = random_channels(graph, ratio, seed=int(10 * ratio))
+    pruned = prune(model, graph, keep)
+    with torch.no_grad(), masked(model, graph, keep.double()):
+        wanted = model(x)
+    torch.testing.assert_close(try_forward(pruned, x), wanted, **TIGHT)
+    assert not torch.equal(model(x), wanted)
+    counts = counts_of(graph, keep)
+    assert Cost.of(graph, "macs").at(counts) == count_macs(pruned, x)
+    assert Cost.of(graph, "params").at(counts) == sum(p.numel() for p in pruned.parameters())
+    assert Cost.of(graph, "macs").dense == count_macs(model, x)
+    assert Cost.of(graph, "params").dense == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("toy", TOYS, ids=IDS)
+def test_gradients_of_kept_weights_agree_in_training_mode(toy: Toy) -> None:
+    model, graph, x = prepared(toy)
+    keep = random_channels(graph, 0.5, seed=1)
+    pruned = prune(model, graph, keep).train()
+    model.train()
+    out = masked_call(model, graph, keep.double(), x)
+    weights = torch.randn_like(out)
+    (out * weights).sum().backward()
+    (pruned(x) * weights).sum().backward()
+    dense = dict(model.named_parameters())
+    for name, parameter in pruned.named_parameters():
+        gradient = dense[name].grad
+        assert (gradient is None) == (parameter.grad is None), name
+        if gradient is not None:
+            kept = cut_like(graph, name, gradient, keep)
+            torch.testing.assert_close(parameter.grad, kept, **TIGHT, msg=lambda m, n=name: n + m)
+
+
+@pytest.mark.parametrize("toy", TOYS, ids=IDS)
+def test_training_leaves_the_statistics_of_kept_channels_equal(toy: Toy) -> None:
+    model, graph, x = prepared(toy)
+    keep = random_channels(graph, 0.5, seed=2)
+    pruned = prune(model, graph, keep).train()
+    model.train()
+    masked_call(model, graph, keep.double(), x)
+    pruned(x)
+    dense = dict(model.named_buffers())
+    for name, buffer in pruned.named_buffers():
+        kept = cut_like(graph, name, dense[name], keep)
+        torch.testing.assert_close(buffer, kept, **TIGHT)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet20_a", "resnet8", "vgg16_cifar"])
+def test_our_networks(name: str) -> None:
+    shape = tuple(models.example_input(name).shape[1:])
+    toy = Toy(name, lambda: models.build(name), {}, (), shape)
+    model, graph, x = prepared(toy)
+    for seed, ratio in enumerate([0.1, 0.5]):
+        keep = random_channels(graph, ratio, seed=seed)
+        with torch.no_grad(), masked(model, graph, keep.double()):
+            wanted = model(x)
+        torch.testing.assert_close(try_forward(prune(model, graph, keep), x), wanted, **TIGHT)
+
+
+def test_pruning_a_pruned_network_again() -> None:
+    model, graph, x = prepared(Toy("resnet8", lambda: models.build("resnet8"), {}, (), (1, 8, 8)))
+    half = prune(model, graph, random_channels(graph, 0.5, seed=0))
+    again = trace(half, x)
+    keep = random_channels(again, 0.5, seed=1)
+    with torch.no_grad(), masked(half, again, keep.double()):
+        wanted = half(x)
+    torch.testing.assert_close(try_forward(prune(half, again, keep), x), wanted, **TIGHT)
+
+
+def test_modules_know_their_new_sizes() -> None:
+    toy = next(t for t in TOYS if t.name == "depthwise")
+    model, graph, _ = prepared(toy)
+    keep = torch.ones(graph.n_channels, dtype=torch.bool)
+    keep[:4] = False  # of the six channels of the first group, that pass both depthwise layers
+    pruned = prune(model, graph, keep)
+    assert (pruned.a[0].out_channels, pruned.a[1].num_features) == (2, 2)
+    assert (pruned.d.in_channels, pruned.d.out_channels, pruned.d.groups) == (2, 2, 2)
+    assert (pruned.m.in_channels, pruned.m.out_channels, pruned.m.groups) == (2, 4, 2)
+    assert (pruned.p.in_channels, pruned.p.out_channels) == (4, 5)
+    assert type(pruned.a) is type(model.a)
+
+
+def test_tied_weights_stay_tied() -> None:
+    model, graph, _ = prepared(next(t for t in TOYS if t.name == "tied modules"))
+    pruned = prune(model, graph, random_channels(graph, 0.5, seed=0))
+    assert pruned.t1.weight is pruned.t2.weight
+    assert pruned.t1.weight.shape[:2] == (3, 3)
+
+
+@pytest.mark.parametrize("spoil", ["shape", "dtype", "empty"])
+def test_a_choice_that_does_not_fit_is_refused_and_nothing_changes(spoil: str) -> None:
+    model, graph, _ = prepared(TOYS[0])
+    before = copy.deepcopy(model.state_dict())
+    keep = torch.ones(graph.n_channels, dtype=torch.bool)
+    keep = {"shape": keep[1:], "dtype": keep.long(), "empty": keep.clone()}[spoil]
+    if spoil == "empty":
+        keep[:6] = False
+    given = keep.clone()
+    with pytest.raises(
+        SurgeryError, match=r"a\.0 would keep none" if spoil == "empty" else "keep must"
+    ):
+        prune(model, graph, keep)
+    torch.testing.assert_close(keep, given, rtol=0, atol=0)
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+
+
+def test_pruning_leaves_the_given_network_and_tensors_alone() -> None:
+    model, graph, x = prepared(TOYS[1])
+    model.train()
+    keep = random_channels(graph, 0.5, seed=0)
+    before, given = copy.deepcopy(model.state_dict()), keep.clone()
+    pruned = prune(model, graph, keep)
+    with torch.no_grad():
+        for parameter in pruned.parameters():
+            parameter.fill_(7.0)
+    pruned(x)
+    assert model.training
+    torch.testing.assert_close(keep, given, rtol=0, atol=0)
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+
+
+def test_the_wrong_network_for_a_graph_is_named() -> None:
+    _, graph, _ = prepared(TOYS[0])
+    other = chain(8, a=nn.Sequential(conv(3, 5), nn.BatchNorm2d(5), nn.ReLU()), b=conv(5, 8))
+    with pytest.raises(SurgeryError, match=r"'a\.0\.weight': the graph has \(6, 3, 3, 3\)"):
+        prune(other, graph, torch.ones(graph.n_channels, dtype=torch.bool))
+    extra = TOYS[0].build()
+    extra.add_module("more", nn.Linear(2, 2))
+    with pytest.raises(SurgeryError, match=r"'more\.weight': the graph has none"):
+        prune(extra, graph, torch.ones(graph.n_channels, dtype=torch.bool))
+
+
+class HardCoded(nn.Module):
+    """Its forward holds the width of the dense network."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, 6 * 8 * 8)
+
+
+def test_a_width_written_into_forward_is_named_with_its_line() -> None:
+    model = nn.Sequential(conv(3, 6))
+    model.add_module("flat", HardCoded())
+    model.add_module("head", nn.Linear(384, 3))
+    x = torch.randn(1, 3, 8, 8)
+    graph = trace(model, x)
+    pruned = prune(model, graph, random_channels(graph, 0.5, seed=0)).train()
+    with pytest.raises(SurgeryError, match=r"flat \(HardCoded, test_surgery.py:\d+\)"):
+        try_forward(pruned, x)
+    assert pruned.training
+
+
+def saved(folder: Path) -> tuple[nn.Module, nn.Module, Tensor]:
+    """A small network, pruned and saved: (dense, pruned, input)."""
+    model, graph, x = prepared(Toy("resnet8", lambda: models.build("resnet8"), {}, (), (1, 8, 8)))
+    keep = random_channels(graph, 0.5, seed=3)
+    pruned = prune(model, graph, keep)
+    save(folder, pruned, graph, keep, name="resnet8")
+    return model, pruned, x
+
+
+def test_saved_and_loaded_is_equal_to_the_bit(tmp_path: Path) -> None:
+    model, pruned, x = saved(tmp_path / "new" / "folder")
+    for again in (load(tmp_path / "new" / "folder"), load(tmp_path / "new" / "folder", model)):
+        torch.testing.assert_close(try_forward(again, x), try_forward(pruned, x), rtol=0, atol=0)
+        for key, value in pruned.state_dict().items():
+            assert again.state_dict()[key].dtype == value.dtype
+            torch.testing.assert_close(again.state_dict()[key], value, rtol=0, atol=0)
+    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == [
+        "architecture.json",
+        "model.safetensors",
+    ]
+
+
+def test_loading_does_not_unpickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _, _ = saved(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("unpickled")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    load(tmp_path, model)
+
+
+@pytest.mark.parametrize("where", [0.02, 0.3, 0.6, 0.999])
+def test_one_changed_byte_of_the_weights_is_found(tmp_path: Path, where: float) -> None:
+    model, _, _ = saved(tmp_path)
+    path = tmp_path / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[int(where * len(raw))] ^= 1
+    path.write_bytes(bytes(raw))
+    with pytest.raises(SurgeryError, match=r"entry '|cannot be read"):
+        load(tmp_path, model)
+
+
+ENTRIES = ["format", "model", "num_classes", "input_shape", "groups", "tensors", "versions"]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_changed_or_missing_entry_is_named(tmp_path: Path, entry: str) -> None:
+    model, _, _ = saved(tmp_path)
+    path = tmp_path / "architecture.json"
+    found = json.loads(path.read_text())
+    changed = {
+        "format": 2,
+        "model": "resnet20",
+        "num_classes": 11,
+        "input_shape": [1, 1, 8, 9],
+        "groups": found["groups"] | {"conv1": {"size": 16, "kept": [0]}},
+        "tensors": {k: v | {"shape": [1]} for k, v in found["tensors"].items()},
+        "versions": {"torch": "0"},
+    }[entry]
+    path.write_text(json.dumps(found | {entry: changed}))
+    with pytest.raises(SurgeryError, match=f"'{entry}'"):
+        load(tmp_path, model)
+    path.write_text(json.dumps({k: v for k, v in found.items() if k != entry}))
+    with pytest.raises(SurgeryError, match=f"entry '{entry}' is missing"):
+        load(tmp_path, model)
+
+
+def test_files_that_are_missing_or_cut_short(tmp_path: Path) -> None:
+    model, _, _ = saved(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(SurgeryError, match=r"model\.safetensors: cannot be read"):
+        load(tmp_path, model)
+    (tmp_path / "architecture.json").unlink()
+    with pytest.raises(SurgeryError, match=r"architecture\.json: cannot be read"):
+        load(tmp_path, model)
+
+
+def test_files_of_another_network_name_the_entry(tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(SurgeryError, match="entry 'groups': network and file differ"):
+        load(tmp_path, nn.Sequential(conv(1, 4), nn.Flatten(), nn.Linear(256, 3)))
+    with pytest.raises(SurgeryError, match="entry 'input_shape'"):
+        load(tmp_path, TOYS[1].build())
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, graph, _ = prepared(TOYS[0])
+    keep = random_channels(graph, 0.5, seed=0)
+    save(tmp_path, prune(model, graph, keep), graph, keep, name="toy")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def fail(_: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    keep = random_channels(graph, 0.9, seed=1)
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path, prune(model, graph, keep), graph, keep, name="toy")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
