@@ -44,6 +44,11 @@ class CheckRow(BaseModel):
     seconds: float = 0.0
 
 
+def zoo_names() -> list[str]:
+    """List every network by name: ours, then torchvision's classification models."""
+    return models.names(torchvision=True)
+
+
 def check(
     name: str,
     *,
