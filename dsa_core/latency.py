@@ -7,6 +7,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from dsa_core.training import mode
+
+WARM_UP = 3  # passes that are not counted
+
 
 class Latency(BaseModel):
     """Time of a forward pass of one batch.
@@ -31,18 +35,22 @@ class Latency(BaseModel):
 
 @torch.no_grad()
 def latency(model: nn.Module, x: Tensor, *, repeats: int = 15) -> Latency:
-    """Time forward passes in evaluation mode, float32; the model's mode comes back."""
-    was_training = model.training
-    model.eval()
+    """Time forward passes in evaluation mode, float32; every module's own mode comes back.
+
+    Args:
+        model: on the device of x.
+        x: one batch.
+        repeats: timed passes, at least 1.
+    """
     times = []
-    for i in range(repeats + 3):
-        synchronise(x.device)
-        start = time.perf_counter()
-        model(x)
-        synchronise(x.device)
-        if i >= 3:
+    with mode(model, training=False):
+        for _ in range(repeats + WARM_UP):
+            synchronise(x.device)
+            start = time.perf_counter()
+            model(x)
+            synchronise(x.device)
             times.append(1e3 * (time.perf_counter() - start))
-    model.train(was_training)
+    times = times[WARM_UP:]
     return Latency(
         median_ms=statistics.median(times),
         min_ms=min(times),

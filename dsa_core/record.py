@@ -13,9 +13,9 @@ FILE = "record.json"
 
 
 class Strict(BaseModel):
-    """Frozen, and an unknown entry is an error."""
+    """Frozen, and an unknown entry is an error; JSON has no NaN and infinity: they become text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class CostRecord(Strict):
@@ -72,6 +72,8 @@ class Record(Strict):
     Attributes:
         schema_version: of this layout.
         config_hash: of the configuration in `config.json`.
+        series: of the same without the seed; "" in records that did not have it yet.
+        floors, divisor: what else was asked, see `Budget`.
         budget_met: whether the counted cost is within what was asked.
         seconds, epochs: by phase: "dense", "search", "fine_tune".
         dense_reused: whether an earlier run trained the dense network (its seconds count here too).
@@ -82,6 +84,7 @@ class Record(Strict):
 
     schema_version: Literal[1] = 1
     config_hash: str
+    series: str = ""
     method: str
     model: str
     dataset: str
@@ -89,6 +92,8 @@ class Record(Strict):
     seed: int
     resource: Literal["macs", "params"]
     asked_ratio: float
+    floors: dict[str, float] = {}
+    divisor: int = 1
     budget_met: bool
     costs: dict[Literal["macs", "params"], CostRecord]
     score_name: str

@@ -25,8 +25,10 @@ class Update:
         budget: what was asked for at that moment, ratio of the dense cost.
         cost: relaxed cost of `keep_ratios`, ratio of the dense cost.
         sharpness: beta2.
-        inexactness: sum of p (1 - p) over all channels: the variance of the number of channels kept.
-        loss: validation loss under the estimator's masks; NaN for an allocator that takes no gradient.
+        inexactness: sum of p (1 - p) over all channels: the variance of the number of channels
+            kept.
+        loss: validation loss under the estimator's masks; NaN for an allocator that takes no
+            gradient.
         price: mean price of the groups between their bounds, in units of loss per log cost.
         price_spread: its spread over those groups; 0 at an optimum.
         primal, dual: residuals of the ADMM step.
@@ -101,9 +103,9 @@ class Allocation:
     def at(self, *, macs: float | None = None, params: float | None = None) -> "Allocation":
         """The allocation for another budget that the search passed on its way down.
 
-        The keep ratios are those of the last update at or above the asked cost, shifted on it (a common
-        factor, which leaves the prices as they are), then rounded to whole channels; channels are ranked
-        by the importance at the end of the search.
+        The keep ratios are those of the last update at or above the asked cost, shifted on it (a
+        common factor, which leaves the prices as they are), then rounded to whole channels;
+        channels are ranked by the importance at the end of the search.
 
         Raises:
             BudgetError: the search never passed that cost; names the range it did.
@@ -116,7 +118,7 @@ class Allocation:
         path = torch.stack([form(r) for r in ratios])
         if budget.ratio < float(path.min()) * (1 - TOLERANCE):
             raise BudgetError(
-                f"{budget.resource}={budget.ratio:g} is outside of what this search passed: it went "
+                f"{budget.resource}={budget.ratio:g} is below what this search passed: it went "
                 f"from 1 down to {float(path.min()):.4f} of the dense {budget.resource}. Ask for "
                 "that or more, or search again with the lower budget"
             )

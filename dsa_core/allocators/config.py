@@ -14,7 +14,7 @@ from dsa_core.masks import Estimator
 from dsa_core.training import TrainConfig
 
 OnStep = Callable[[Update], bool | None]
-# "taylor" is left out: it lives on the gradients of the step before, which a checkpoint does not hold
+# "taylor" is left out: it lives on the gradients of the step before, which no checkpoint holds
 SearchImportance = Literal["gamma_first", "gamma_all", "l1", "l2"]
 
 
@@ -30,9 +30,10 @@ class SearchConfig(BaseModel):
         importance: what ranks the channels of a group, see `masks.importance`.
         ratio_every: weight steps for each update of the keep ratios (20 in the paper).
         sharpness_first, sharpness_last: beta2 at the ends of the search, geometric in between.
-        anneal_fraction: share of the search in which the budget falls from the dense cost to what is
-            asked; 0 asks for it at once, as the paper does. The rest trains at the fixed budget.
-        prob_floor: smallest keep probability while weights train (0.01 in the authors' released code).
+        anneal_fraction: share of the search in which the budget falls from the dense cost to what
+            is asked; 0 asks for it at once, as the paper does. The rest trains at the fixed budget.
+        prob_floor: smallest keep probability while weights train (0.01 in the authors' released
+            code).
         fix_when_met: change no keep ratio once the budget is met (the paper's flow).
     """
 
@@ -54,7 +55,7 @@ class SearchConfig(BaseModel):
 
 @dataclass(frozen=True)
 class SearchData:
-    """What a search learns from: DSA gives 90 % of the training set to the weights, 10 % to the ratios.
+    """What a search learns from: DSA gives 90 % of the data to the weights, 10 % to the ratios.
 
     Attributes:
         weights: batches that train the weights.

@@ -23,13 +23,14 @@ def allocate(
 ) -> Allocation:
     """Search keep ratios by DSA, from random weights (with a warm-up) or from a trained network.
 
-    Weights and keep ratios are trained in turn, in place: weights on `data.weights` under masks drawn
-    from the keep probabilities, keep ratios on `data.ratios` under the budget.
+    Weights and keep ratios are trained in turn, in place: weights on `data.weights` under masks
+    drawn from the keep probabilities, keep ratios on `data.ratios` under the budget.
 
     Deviations from the paper in the default configuration; each is explained where it is made:
     masks act at the consumers of a channel, not after BatchNorm (`masks`); the gradient is the
-    mean-field one (`masks.estimator_mask`); the ADMM steps are made in log ratios and meet the budget
-    from both sides (`admm.Priced`). `optimizer="paper", estimator="straight_through"` follows it.
+    mean-field one (`masks.estimator_mask`); the ADMM steps are made in log ratios and meet the
+    budget from both sides (`admm.Priced`). `optimizer="paper", estimator="straight_through"`
+    follows it.
 
     Args:
         model: dense network on its device; it is trained in place.

@@ -25,8 +25,8 @@ def ratio_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the validation loss with respect to the keep ratios, on one batch.
 
-    BatchNorm uses the statistics of the batch under the mask, as the weights' training does; the running
-    ones are not touched (open in the paper).
+    BatchNorm uses the statistics of the batch under the mask, as the weights' training does; the
+    running ones are not touched (open in the paper).
 
     Args:
         model: in training mode; neither its weights nor its statistics are changed.

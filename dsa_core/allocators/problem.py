@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dsa_core.admm import KeepRatioOptimizer
+from dsa_core.admm import KeepRatioOptimizer, budget_at, sharpness_at
 from dsa_core.allocators.config import SearchConfig, SearchData
 from dsa_core.channels import ChannelGraph
 from dsa_core.cost import Budget
+from dsa_core.errors import ConfigError
 from dsa_core.training import shapes_fingerprint
 
 
@@ -34,6 +35,42 @@ class Problem:
     config: SearchConfig
     optimizer: KeepRatioOptimizer
     seed: int
+
+    def __post_init__(self) -> None:
+        epochs, warmup = self.config.train.epochs, self.config.warmup_epochs
+        if warmup >= epochs:
+            raise ConfigError(
+                f"warmup_epochs={warmup} leaves no epoch to search in: train.epochs={epochs} "
+                "counts the warm-up too"
+            )
+
+    @property
+    def per_epoch(self) -> int:
+        """Weight steps of an epoch."""
+        return len(self.data.weights)
+
+    @property
+    def warmup(self) -> int:
+        """Plain weight steps before the first mask."""
+        return self.config.warmup_epochs * self.per_epoch
+
+    def clock(self, step: int) -> tuple[int, int]:
+        """Steps of the search done, and in all: its clock starts after the warm-up."""
+        return step - self.warmup, self.config.train.epochs * self.per_epoch - self.warmup
+
+    def sharpness(self, step: int) -> float:
+        """Give beta2 of a weight step."""
+        first, last = self.config.sharpness_first, self.config.sharpness_last
+        return sharpness_at(*self.clock(step), first=first, last=last)
+
+    def budget_at(self, step: int) -> float:
+        """Give what is asked for at a weight step, of the dense cost."""
+        ratio, part = self.budget.ratio, self.config.anneal_fraction
+        return budget_at(*self.clock(step), start=1.0, end=ratio, anneal_fraction=part)
+
+    def updates_before(self, step: int) -> int:
+        """Count the updates of the keep ratios made before a weight step."""
+        return max(0, -(-(step - self.warmup) // self.config.ratio_every))
 
     def fingerprint(self) -> dict[str, str]:
         """What a checkpoint must agree with."""

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dsa_core.admm import Residuals, budget_at, sharpness_at, step_scale_at
+from dsa_core.admm import Residuals, step_scale_at
 from dsa_core.allocators.allocation import MET, Allocation, Update
 from dsa_core.allocators.config import OnStep
 from dsa_core.allocators.gradient import ratio_gradient
 from dsa_core.allocators.problem import Problem
 from dsa_core.cost import Cost, round_to_channels
 from dsa_core.data import step_seed
-from dsa_core.errors import ConfigError, TrainingError
+from dsa_core.errors import TrainingError
 from dsa_core.kernels import inexactness
 from dsa_core.masks import importance, keep_probs, masked_parameters, sample_mask
 from dsa_core.training import (
@@ -40,9 +40,9 @@ NO_STEP = Residuals(primal=0.0, dual=0.0, budget=0.0, price=0.0, price_spread=0.
 def search(problem: Problem, on_step: OnStep | None = None) -> Allocation:
     """Train the weights under sampled masks, and move the keep ratios down to the budget.
 
-    First order, as in DARTS: the keep ratios' gradient is that of the validation loss at the present
-    weights. All randomness is a function of (seed, step), so that a run that was killed goes on from
-    its checkpoint, written after every epoch, to the same bits.
+    First order, as in DARTS: the keep ratios' gradient is that of the validation loss at the
+    present weights. All randomness is a function of (seed, epoch, step), so that a run that was
+    killed goes on from its checkpoint, written after every epoch, to the same bits.
 
     Args:
         problem: see `Problem`.
@@ -80,21 +80,15 @@ class SearchRun:
         self.device = device_of_model(self.model)
         self.offsets = self.graph.offsets.to(self.device)
         self.sgd = make_sgd(self.model, self.config.train)
-        self.per_epoch = len(self.data.weights)
-        self.warmup = self.config.warmup_epochs * self.per_epoch
+        self.per_epoch, self.warmup = problem.per_epoch, problem.warmup
         self.total = self.config.train.epochs * self.per_epoch
-        if self.warmup >= self.total:
-            raise ConfigError(
-                f"warmup_epochs={self.config.warmup_epochs} leaves no epoch to search in: "
-                f"train.epochs={self.config.train.epochs} counts the warm-up too"
-            )
         self.epoch = 0
         self.updates: list[Update] = []
         self.epochs: list[dict[str, float]] = []
         self.meter = Meter(self.total, 0, self.data.task.score_name, show=self.data.progress)
 
     def prepare(self) -> None:
-        """Go on from the checkpoint if there is one, else choose a precision and write the first."""
+        """Go on from the checkpoint, or choose a precision and write the first one."""
         path = self.data.checkpoint
         if path is not None and path.exists():
             self._restore(load_checkpoint(path, self.problem.fingerprint()))
@@ -122,7 +116,7 @@ class SearchRun:
 
     def _train_steps(self, first: int, on_step: OnStep | None) -> bool:
         """Take the steps of the epoch that begins at step `first`."""
-        ratio_batches = self.data.ratios.forever(self._updates_before(first))
+        ratio_batches = self.data.ratios.forever(self.problem.updates_before(first))
         for step, (x, y) in enumerate(self.data.weights.epoch(self.epoch), start=first):
             if step >= self.warmup and (step - self.warmup) % self.config.ratio_every == 0:
                 self.updates.append(self._update(step, ratio_batches))
@@ -203,22 +197,10 @@ class SearchRun:
             channels_last=self.config.train.channels_last,
         )
 
-    def _updates_before(self, step: int) -> int:
-        return max(0, -(-(step - self.warmup) // self.config.ratio_every))
-
-    def _clock(self, step: int) -> tuple[int, int]:
-        """Steps of the search done, and in all: its clock starts after the warm-up."""
-        return step - self.warmup, self.total - self.warmup
-
-    def _sharpness(self, step: int) -> float:
-        first, last = self.config.sharpness_first, self.config.sharpness_last
-        return sharpness_at(*self._clock(step), first=first, last=last)
-
     def _update(self, step: int, batches: Iterator[tuple[Tensor, Tensor]]) -> Update:
         """Move the keep ratios once."""
-        ratio, part = self.problem.budget.ratio, self.config.anneal_fraction
-        wanted = budget_at(*self._clock(step), start=1.0, end=ratio, anneal_fraction=part)
-        alpha, sharpness = self.optimizer.keep_ratios, self._sharpness(step)
+        ratio, wanted = self.problem.budget.ratio, self.problem.budget_at(step)
+        alpha, sharpness = self.optimizer.keep_ratios, self.problem.sharpness(step)
         b = self._importance()
         gradient, loss = torch.zeros_like(alpha), torch.tensor(torch.nan)
         residuals = NO_STEP
@@ -227,7 +209,7 @@ class SearchRun:
                 gradient, loss = self._gradient(alpha, b, step, next(batches))
                 self._check_finite(f"the validation loss before step {step}", loss)
                 self._check_finite(f"the keep ratios' gradient before step {step}", gradient)
-            scale = step_scale_at(*self._clock(step))
+            scale = step_scale_at(*self.problem.clock(step))
             residuals = self.optimizer.step(gradient, wanted, step_scale=scale)
         alpha = self.optimizer.keep_ratios
         p = keep_probs(b, alpha, self.graph, sharpness=sharpness)
@@ -256,7 +238,7 @@ class SearchRun:
             b,
             (batch[0].to(self.device), batch[1].to(self.device)),
             task=self.data.task,
-            sharpness=self._sharpness(step),
+            sharpness=self.problem.sharpness(step),
             estimator=self.config.estimator,
             precision=self.precision,
             generator=torch.Generator(self.device).manual_seed(seed),
@@ -284,7 +266,7 @@ class SearchRun:
     @torch.no_grad()
     def _mask(self, step: int) -> Tensor:
         ratios, floor = self.optimizer.keep_ratios, self.config.prob_floor
-        b, sharpness = self._importance(), self._sharpness(step)
+        b, sharpness = self._importance(), self.problem.sharpness(step)
         p = keep_probs(b, ratios, self.graph, sharpness=sharpness, floor=floor)
         seed = step_seed(self.problem.seed, "mask", step)
         return sample_mask(p, torch.Generator(self.device).manual_seed(seed))
@@ -302,6 +284,6 @@ class SearchRun:
         if not bool(value.isfinite().all()):
             raise TrainingError(
                 f"{name} is not finite in epoch {self.epoch} of the search ({self.per_epoch} steps "
-                f"each). The last good checkpoint is {self.data.checkpoint or '(no path was given)'}"
-                ". Try a smaller lr, a clip_norm, or precision='fp32'"
+                f"each). The last good checkpoint: {self.data.checkpoint or 'no path was given'}. "
+                "Try a smaller lr, a clip_norm, or precision='fp32'"
             )

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dsa_core.allocators import ALLOCATORS
 from dsa_core.cost import Budget, Resource
@@ -35,6 +35,18 @@ class RunConfig(BaseModel):
     preset: Preset
     seed: int = 0
 
+    @field_validator("method")
+    @classmethod
+    def _known(cls, method: str) -> str:
+        if method not in ALLOCATORS:
+            raise ConfigError(f"unknown method {method!r}{nearest(method, ALLOCATORS)}")
+        return method
+
+    @field_validator("floors")
+    @classmethod
+    def _sorted(cls, floors: dict[str, float]) -> dict[str, float]:
+        return dict(sorted(floors.items()))  # the order they were given in must not change the hash
+
     @property
     def budget(self) -> Budget:
         """The budget as the cost model takes it."""
@@ -45,6 +57,11 @@ class RunConfig(BaseModel):
     def hash(self) -> str:
         """Ten hexadecimal digits that name this configuration."""
         return short_hash(self.model_dump_json())
+
+    @property
+    def series(self) -> str:
+        """Ten digits that name the configuration without its seed: the runs to average over."""
+        return short_hash(self.model_copy(update={"seed": 0}).model_dump_json())
 
     @property
     def folder(self) -> str:

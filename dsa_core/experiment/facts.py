@@ -34,10 +34,17 @@ def processor() -> str:
 
 def git_commit() -> str | None:
     """The commit of the source tree, "+" behind it if files were changed; None outside of one."""
-    here = Path(__file__).parent
+    ours = git("ls-files", "--error-unmatch", __file__)  # an installed copy lies in no tree of ours
+    return ours and git("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
+
+
+def git(*words: str) -> str | None:
+    """What a git command prints when run beside this file; None if it fails."""
+    command, here = ["git", *words], Path(__file__).parent
     try:
-        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+        found = subprocess.run(
+            command, cwd=here, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip() or None

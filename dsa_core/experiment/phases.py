@@ -9,7 +9,6 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from dsa_core import models
 from dsa_core.allocators import ALLOCATORS, Allocation, SearchData
 from dsa_core.channels import ChannelGraph
 from dsa_core.data import BatchSource, Dataset, FolderDataset, Task, split, step_seed
@@ -17,7 +16,15 @@ from dsa_core.experiment.config import RunConfig
 from dsa_core.files import write_atomically
 from dsa_core.masks import masked
 from dsa_core.surgery import prune
-from dsa_core.training import TrainConfig, TrainResult, evaluate, recalibrate_batchnorm, train
+from dsa_core.training import (
+    FP32,
+    TrainConfig,
+    TrainResult,
+    evaluate,
+    place_model,
+    recalibrate_batchnorm,
+    train,
+)
 
 EVAL_BATCH = 500
 
@@ -97,21 +104,26 @@ class DenseNetwork:
     reused: bool
 
 
-def dense_network(shop: Workshop) -> DenseNetwork:
-    """Train the dense network, or take the one that an earlier run left in `out/dense/`."""
+def dense_network(shop: Workshop, model: nn.Module) -> DenseNetwork:
+    """Train the dense network in place, or take the one that a run left in `out/dense/`."""
     config, settings = shop.config, shop.config.preset.dense
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = models.build(config.model, num_classes=shop.dataset.num_classes).to(shop.device)
     if settings is None:
         return DenseNetwork(model, None, 0.0, 0, reused=False)
     folder = shop.out / "dense" / config.dense_folder
     done = folder / "dense.json"
-    if done.exists():
-        model.load_state_dict(load_tensors((folder / "model.safetensors").read_bytes()))
-        facts = json.loads(done.read_text())
-        shop.say(f"dense {config.model}: {facts['score']:.2%} (trained before, {folder})")
-        return DenseNetwork(model, facts["score"], facts["seconds"], facts["epochs"], reused=True)
+    if not done.exists():
+        train_dense(shop, model, settings, folder)
+    facts = json.loads(done.read_text())
+    model.load_state_dict(load_tensors((folder / "model.safetensors").read_bytes()))
+    reused = facts.get("trained_by") != config.hash  # a run that was killed later finds its own
+    word = f"trained before, {folder}" if reused else f"on the test set, {folder}"
+    shop.say(f"dense {config.model}: {facts['score']:.2%} {shop.task.score_name} ({word})")
+    return DenseNetwork(model, facts["score"], facts["seconds"], facts["epochs"], reused=reused)
+
+
+def train_dense(shop: Workshop, model: nn.Module, settings: TrainConfig, folder: Path) -> None:
+    """Train the dense network in place, and write it to its folder."""
+    config = shop.config
     shop.say(f"dense {config.model}: training {settings.epochs} epochs of {config.dataset}")
     result = train(
         model,
@@ -122,14 +134,18 @@ def dense_network(shop: Workshop) -> DenseNetwork:
         checkpoint=folder / "train.pt",
         progress=shop.progress,
     )
-    score = shop.score(model)
-    shop.say(f"dense {config.model}: {score:.2%} {shop.task.score_name} on the test set")
+    place_model(model, FP32)
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     write_atomically(folder / "model.safetensors", save_tensors(tensors))
-    facts = {"score": score, "seconds": result.seconds, "epochs": len(result.history)}
-    whole = facts | {"config": settings.model_dump(), "history": result.history}
-    write_atomically(done, json.dumps(whole, indent=1) + "\n")
-    return DenseNetwork(model, score, result.seconds, len(result.history), reused=False)
+    facts = {
+        "trained_by": config.hash,
+        "score": shop.score(model),
+        "seconds": result.seconds,
+        "epochs": len(result.history),
+        "config": settings.model_dump(),
+        "history": result.history,
+    }
+    write_atomically(folder / "dense.json", json.dumps(facts, indent=1) + "\n")
 
 
 def find_allocation(
@@ -173,7 +189,7 @@ def fine_tune(shop: Workshop, pruned: nn.Module) -> TrainResult:
     """Train the pruned network in place, on the whole training set."""
     settings = shop.config.preset.fine_tune
     shop.say(f"{shop.config.method}: fine-tuning {settings.epochs} epochs")
-    return train(
+    result = train(
         pruned,
         shop.training("fine-tune", settings),
         shop.task,
@@ -182,6 +198,8 @@ def fine_tune(shop: Workshop, pruned: nn.Module) -> TrainResult:
         checkpoint=shop.checkpoints / "fine_tune.pt",
         progress=shop.progress,
     )
+    place_model(pruned, FP32)  # the score and the latency are of plain float32
+    return result
 
 
 def write_history(folder: Path, allocation: Allocation) -> None:

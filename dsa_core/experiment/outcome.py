@@ -1,0 +1,119 @@
+"""What a run found, and the record of it."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from dsa_core.allocators import Allocation
+from dsa_core.check import count_macs
+from dsa_core.cost import Cost, Resource
+from dsa_core.data import Dataset, FolderDataset
+from dsa_core.experiment.facts import device_name, git_commit, versions
+from dsa_core.experiment.phases import DenseNetwork, Workshop
+from dsa_core.latency import latency
+from dsa_core.record import CostRecord, GroupRecord, Record, Scores
+from dsa_core.training import TrainResult
+
+RESOURCES: tuple[Resource, ...] = ("macs", "params")
+LATENCY_BATCH = 128
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the phases of a run returned.
+
+    Attributes:
+        dense: the network it started from.
+        allocation: what the search found.
+        masked_loss: loss on the ratios' part of the training set under the final hard mask.
+        pruned: the network that was cut and fine-tuned.
+        before, after: its score on the test set before and after the fine-tuning.
+        tuned: how the fine-tuning went.
+    """
+
+    dense: DenseNetwork
+    allocation: Allocation
+    masked_loss: float
+    pruned: nn.Module
+    before: float
+    after: float
+    tuned: TrainResult
+
+
+def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
+    """Write down a run; costs are counted and latencies measured here."""
+    config, dense, found = shop.config, outcome.dense, outcome.allocation
+    costs = {r: cost_record(shop, outcome, example, r) for r in RESOURCES}
+    x = some_examples(shop.dataset).to(shop.device)
+    return Record(
+        config_hash=config.hash,
+        series=config.series,
+        method=config.method,
+        model=config.model,
+        dataset=config.dataset,
+        preset=config.preset_name,
+        seed=config.seed,
+        resource=config.resource,
+        asked_ratio=config.ratio,
+        floors=config.floors,
+        divisor=config.divisor,
+        budget_met=costs[config.resource].ratio <= config.ratio + 1e-9,
+        costs=costs,
+        score_name=shop.task.score_name,
+        scores=Scores(
+            dense=dense.score,
+            pruned=outcome.before,
+            fine_tuned=outcome.after,
+            masked_loss=outcome.masked_loss,
+        ),
+        groups=group_records(found),
+        seconds=phases(dense.seconds, found.seconds, outcome.tuned.seconds),
+        epochs=phases(dense.epochs, len(found.epochs), len(outcome.tuned.history)),
+        dense_reused=dense.reused,
+        latency={"dense": latency(dense.model, x), "pruned": latency(outcome.pruned, x)},
+        precision=outcome.tuned.precision,
+        versions=versions(),
+        device=device_name(shop.device),
+        git_commit=git_commit(),
+        notes=found.notes,
+    )
+
+
+def phases(dense: T, search: T, fine_tune: T) -> dict[str, T]:
+    """Name one number for each phase."""
+    return {"dense": dense, "search": search, "fine_tune": fine_tune}
+
+
+def some_examples(dataset: Dataset | FolderDataset) -> Tensor:
+    """A batch of test examples to time the networks on."""
+    x, _ = next(iter(dataset.batches("test", batch_size=LATENCY_BATCH).epoch(0)))
+    return x
+
+
+def cost_record(
+    shop: Workshop, outcome: Outcome, example: Tensor, resource: Resource
+) -> CostRecord:
+    """Asked, relaxed, predicted and counted cost of one resource."""
+    config, found = shop.config, outcome.allocation
+    if resource == "macs":
+        counted = count_macs(outcome.pruned, example)
+    else:
+        counted = sum(p.numel() for p in outcome.pruned.parameters())
+    return CostRecord(
+        dense=Cost.of(found.graph, resource).dense,
+        asked_ratio=config.ratio if config.resource == resource else None,
+        relaxed_ratio=found.relaxed_cost(resource),
+        whole=found.whole_cost(resource),
+        counted=counted,
+    )
+
+
+def group_records(allocation: Allocation) -> tuple[GroupRecord, ...]:
+    """Kept channels of every group."""
+    groups, counts = allocation.graph.prunable, allocation.counts.tolist()
+    return tuple(
+        GroupRecord(name=group.name, size=group.size, kept=kept, keep_ratio=ratio)
+        for group, kept, ratio in zip(groups, counts, allocation.keep_ratios.tolist(), strict=True)
+    )

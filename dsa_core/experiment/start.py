@@ -1,0 +1,76 @@
+"""What can be known before anything is trained: the network fits the data, and the budget it."""
+
+import torch
+from torch import Tensor, nn
+
+from dsa_core import models
+from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels.export import failing_module
+from dsa_core.cost import Cost
+from dsa_core.data import Dataset, FolderDataset
+from dsa_core.errors import ConfigError
+from dsa_core.experiment.config import RunConfig
+
+
+def start(
+    config: RunConfig, dataset: Dataset | FolderDataset, example: Tensor
+) -> tuple[nn.Module, ChannelGraph]:
+    """Build the network from its seed and trace it; refuse at once what would fail hours later.
+
+    Args:
+        config: of the run.
+        dataset: says how many classes.
+        example: zeros in the shape of one example, on the device of the run.
+
+    Raises:
+        ConfigError: the network is unknown, or does not take pictures of this shape.
+        TraceError: it cannot be traced.
+        BudgetError: the budget is out of range, or below the cost of its floors.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = models.build(config.model, num_classes=dataset.num_classes).to(example.device)
+    try_pictures(config, model, example)
+    graph = trace(model, example)
+    config.budget.check(Cost.of(graph, config.resource))
+    return model, graph
+
+
+def example_of(dataset: Dataset | FolderDataset) -> Tensor:
+    """Zeros in the shape of one example, shape (1, C, H, W)."""
+    x, _ = next(iter(dataset.batches("test", batch_size=1).epoch(0)))
+    return torch.zeros_like(x)
+
+
+def try_pictures(config: RunConfig, model: nn.Module, example: Tensor) -> None:
+    """Run the network once, in evaluation mode; its mode comes back.
+
+    Raises:
+        ConfigError: it does not take pictures of this shape; says what it is made for.
+    """
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(example)
+    except Exception as error:
+        raise ConfigError(
+            f"{config.model} does not take the pictures of {config.dataset}, "
+            f"{by(tuple(example.shape[1:]))}{made_for(config.model)}: "
+            f"{failing_module(model, error)}: {error}. Name another network (resnet20 and the like take 3x32x32, resnet8 takes "
+            "1x8x8), or another dataset"
+        ) from error
+    finally:
+        model.train(was_training)
+
+
+def made_for(name: str) -> str:
+    """Say what shape of pictures a network is made for, if it tells."""
+    try:
+        return f" (it is made for {by(tuple(models.example_input(name).shape[1:]))})"
+    except ConfigError:
+        return ""
+
+
+def by(shape: tuple[int, ...]) -> str:
+    """Write a shape: 3x32x32."""
+    return "x".join(map(str, shape))
