@@ -56,8 +56,8 @@ def try_pictures(config: RunConfig, model: nn.Module, example: Tensor) -> None:
         raise ConfigError(
             f"{config.model} does not take the pictures of {config.dataset}, "
             f"{by(tuple(example.shape[1:]))}{made_for(config.model)}: "
-            f"{failing_module(model, error)}: {error}. Name another network (resnet20 and the like take 3x32x32, resnet8 takes "
-            "1x8x8), or another dataset"
+            f"{failing_module(model, error)}: {error}. Name another network "
+            "(resnet20 and the like take 3x32x32, resnet8 takes 1x8x8), or another dataset"
         ) from error
     finally:
         model.train(was_training)
