@@ -151,7 +151,7 @@ def estimator_mask(
     if estimator == "mean_field":
         return p
     if estimator == "straight_through":
-        return sample_mask(p, generator) + p - p.detach()
+        return sample_mask(p, generator) + (p - p.detach())  # the bracket is exactly 0
     if estimator == "relaxed":
         uniform = torch.rand(p.shape, generator=generator, device=p.device, dtype=p.dtype)
         eps = torch.finfo(p.dtype).eps

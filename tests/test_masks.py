@@ -1,0 +1,312 @@
+"""Keep probabilities, estimators, importance by hand, and a network under masks."""
+
+import math
+
+import pytest
+import torch
+from problems_networks import chain, conv
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dsa_core import models
+from dsa_core.channels import ChannelGraph, trace
+from dsa_core.errors import ConfigError
+from dsa_core.masks import (
+    TINY,
+    estimator_mask,
+    importance,
+    keep_probs,
+    masked,
+    masked_call,
+    masked_parameters,
+    sample_mask,
+    top_channels,
+)
+
+
+@pytest.fixture
+def small() -> tuple[nn.Module, ChannelGraph]:
+    """resnet8 in float64 with random scales."""
+    torch.manual_seed(0)
+    model = models.build("resnet8").double().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.2, 2.0)
+            nn.init.normal_(module.bias)
+    return model, trace(model, models.example_input("resnet8").double())
+
+
+def sums(p: Tensor, graph: ChannelGraph) -> Tensor:
+    return torch.stack([p[g.start : g.start + g.size].sum() for g in graph.prunable])
+
+
+@pytest.mark.parametrize("sharpness", [0.05, 1.0, 20.0, 1e3])
+def test_keep_probabilities_sum_to_the_kept_channels(small, sharpness: float) -> None:  # type: ignore[no-untyped-def]
+    model, graph = small
+    alpha = torch.rand(len(graph.prunable), dtype=torch.float64) * 0.9 + 0.05
+    p = keep_probs(importance(model, graph).double(), alpha, graph, sharpness=sharpness)
+    torch.testing.assert_close(sums(p, graph), alpha * graph.sizes, rtol=1e-9, atol=1e-9)
+
+
+def test_keep_probabilities_are_the_sigmoid_log_function(small) -> None:  # type: ignore[no-untyped-def]
+    """p = 1 / (1 + (b / beta1)^-beta2): the odds over b^beta2 are one number for a whole group."""
+    model, graph = small
+    b = importance(model, graph).double()
+    p = keep_probs(b, torch.full((6,), 0.4).double(), graph, sharpness=2.0)
+    for g in graph.prunable:
+        part = slice(g.start, g.start + g.size)
+        ratio = p[part] / (1 - p[part]) / b[part] ** 2
+        torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-8, atol=0)
+
+
+def test_gradient_of_keep_probabilities_to_the_ratios(small) -> None:  # type: ignore[no-untyped-def]
+    """sum over a group of dp_i / dalpha = C (the sum is alpha C)."""
+    model, graph = small
+    alpha = torch.full((6,), 0.4, dtype=torch.float64, requires_grad=True)
+    keep_probs(importance(model, graph).double(), alpha, graph, sharpness=3.0).sum().backward()
+    torch.testing.assert_close(alpha.grad, graph.sizes.double(), rtol=1e-9, atol=1e-9)
+
+
+def test_floor_raises_only_what_lies_below(small) -> None:  # type: ignore[no-untyped-def]
+    model, graph = small
+    b, alpha = importance(model, graph).double(), torch.full((6,), 0.3).double()
+    plain = keep_probs(b, alpha, graph, sharpness=30.0)
+    floored = keep_probs(b, alpha, graph, sharpness=30.0, floor=0.01)
+    assert float(plain.min()) < 0.01
+    torch.testing.assert_close(floored, torch.where(plain < 0.01, 0.01, plain))
+
+
+def test_mean_field_is_the_probability_itself() -> None:
+    p = torch.rand(5, requires_grad=True)
+    assert estimator_mask(p, "mean_field") is p
+
+
+def test_straight_through_is_a_sample_with_the_gradient_of_p() -> None:
+    g = torch.Generator().manual_seed(0)
+    p = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=torch.float64, requires_grad=True)
+    n = 4000
+    masks = torch.stack([estimator_mask(p, "straight_through", generator=g) for _ in range(n)])
+    assert set(masks.detach().unique().tolist()) <= {0.0, 1.0}
+    # standard error of the mean <= 1 / (2 sqrt n) = 0.008; four of them
+    torch.testing.assert_close(masks.mean(0), p, rtol=0, atol=2 / math.sqrt(n))
+    weights = torch.arange(5.0, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((masks[0] * weights).sum(), p)
+    torch.testing.assert_close(gradient, weights)
+
+
+def test_relaxed_masks_sharpen_to_samples_and_flatten_to_a_half() -> None:
+    """P(mask > 1/2) = p at every temperature; temperature to 0 gives 0 or 1, to infinity 1/2."""
+    p = torch.full((20_000,), 0.3, dtype=torch.float64, requires_grad=True)
+    for temperature in (1e-4, 0.5, 1e4):
+        g = torch.Generator().manual_seed(1)
+        mask = estimator_mask(p, "relaxed", generator=g, temperature=temperature)
+        assert float((mask > 0.5).double().mean()) == pytest.approx(0.3, abs=0.015)
+        if temperature == 1e-4:
+            assert float(torch.minimum(mask, 1 - mask).detach().max()) < 0.5
+            assert float((mask * (1 - mask)).detach().mean()) < 1e-3
+        if temperature == 1e4:
+            torch.testing.assert_close(mask, torch.full_like(mask, 0.5), rtol=0, atol=1e-2)
+    # d sigmoid((logit p + l) / T) / dp = m (1 - m) / (T p (1 - p))
+    g = torch.Generator().manual_seed(2)
+    mask = estimator_mask(p, "relaxed", generator=g, temperature=0.5)
+    (gradient,) = torch.autograd.grad(mask.sum(), p)
+    torch.testing.assert_close(gradient, mask * (1 - mask) / (0.5 * p * (1 - p)))
+
+
+def test_relaxed_masks_are_finite_at_the_ends() -> None:
+    p = torch.tensor([0.0, 1.0], requires_grad=True)
+    mask = estimator_mask(p, "relaxed")
+    assert bool(torch.isfinite(mask).all())
+    torch.testing.assert_close(mask, torch.tensor([0.0, 1.0]), rtol=0, atol=1e-5)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ConfigError, match="straight_through"):
+        estimator_mask(torch.rand(3), "gumbel")  # type: ignore[arg-type]
+    model = models.build("resnet8")
+    with pytest.raises(ConfigError, match="gamma_first"):
+        importance(model, trace(model, models.example_input("resnet8")), "gama")  # type: ignore[arg-type]
+
+
+def test_samples_have_no_gradient_and_follow_the_generator() -> None:
+    p = torch.full((50,), 0.5, requires_grad=True)
+    one, two = (sample_mask(p, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert not one.requires_grad
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+class Hand(nn.Module):
+    """conv a with BN, conv b with BN, added; read by c, which has no BN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.na = nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)
+        self.b, self.nb = nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)
+        self.c, self.d = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 1, 1)
+        with torch.no_grad():
+            self.a.weight.copy_(torch.tensor([3.0, -1.0])[:, None, None, None])
+            self.b.weight.copy_(torch.tensor([4.0, 2.0])[:, None, None, None])
+            self.na.weight.copy_(torch.tensor([-0.5, 0.25]))
+            self.nb.weight.copy_(torch.tensor([1.5, -0.75]))
+            self.c.weight.copy_(torch.tensor([[1.0, 2.0], [-3.0, 4.0]])[:, :, None, None])
+            self.d.weight.copy_(torch.tensor([[5.0, -6.0]])[:, :, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.d(self.c((self.na(self.a(x)) + self.nb(self.b(x))).relu()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second"),
+    [  # first group: a and b (two channels); second: c, which has no BatchNorm: L1 instead
+        ("gamma_first", [0.5, 0.25], [3.0, 7.0]),
+        ("gamma_all", [(0.5 + 1.5) / 2, (0.25 + 0.75) / 2], [3.0, 7.0]),
+        ("l1", [3.0 + 4.0, 1.0 + 2.0], [3.0, 7.0]),
+        ("l2", [5.0, math.sqrt(5.0)], [math.sqrt(5.0), 5.0]),
+        # gradients of one half each: |sum w / 2| over the consumers c (columns) and d
+        ("taylor", [abs(1 - 3) / 2, (2 + 4) / 2], [5 / 2, 6 / 2]),
+    ],
+)
+def test_importance_by_hand(kind, first, second) -> None:  # type: ignore[no-untyped-def]
+    model = Hand().eval()
+    graph = trace(model, torch.randn(1, 1, 4, 4))
+    assert [g.members for g in graph.prunable] == [("a", "b"), ("c",)]
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.5)
+    found = importance(model, graph, kind)
+    torch.testing.assert_close(found, torch.tensor([*first, *second]))
+    assert not found.requires_grad
+
+
+def test_importance_is_positive_also_for_dead_channels() -> None:
+    model = Hand()
+    nn.init.zeros_(model.na.weight)
+    graph = trace(model, torch.randn(1, 1, 4, 4))
+    assert importance(model, graph)[:2].tolist() == pytest.approx([TINY, TINY])
+
+
+def test_taylor_without_gradients_says_what_to_do() -> None:
+    model = Hand()
+    with pytest.raises(ValueError, match="call backward"):
+        importance(model, trace(model, torch.randn(1, 1, 4, 4)), "taylor")
+
+
+def test_top_channels_takes_the_largest_and_on_ties_the_first(small) -> None:  # type: ignore[no-untyped-def]
+    _, graph = small
+    b = torch.ones(graph.n_channels)
+    b[graph.prunable[1].start + 5] = 2.0
+    counts = torch.tensor([3, 2, *[1] * 4])
+    keep = top_channels(b, counts, graph)
+    assert keep[:16].nonzero()[:, 0].tolist() == [0, 1, 2]
+    second = keep[graph.prunable[1].start :][: graph.prunable[1].size]
+    assert second.nonzero()[:, 0].tolist() == [0, 5]
+    assert sums(keep, graph).tolist() == counts.tolist()
+
+
+def test_mask_of_ones_changes_nothing(small) -> None:  # type: ignore[no-untyped-def]
+    model, graph = small
+    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    ones = torch.ones(graph.n_channels, dtype=torch.float64)
+    torch.testing.assert_close(masked_call(model, graph, ones, x), model(x), rtol=0, atol=0)
+
+
+def test_gradient_to_the_mask_by_finite_differences(small) -> None:  # type: ignore[no-untyped-def]
+    model, graph = small
+    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    target = torch.randn(2, 10, dtype=torch.float64)
+    g = torch.Generator().manual_seed(0)
+    mask = torch.rand(graph.n_channels, generator=g, dtype=torch.float64, requires_grad=True)
+
+    def loss(m: Tensor) -> Tensor:
+        return ((masked_call(model, graph, m, x) - target) ** 2).mean()
+
+    (gradient,) = torch.autograd.grad(loss(mask), mask)
+    for i in range(0, graph.n_channels, 37):
+        step = torch.zeros_like(mask)
+        step[i] = 1e-6
+        with torch.no_grad():
+            slope = (loss(mask + step) - loss(mask - step)) / 2e-6
+        torch.testing.assert_close(gradient[i], slope, rtol=1e-5, atol=1e-7)
+
+
+def test_masked_parameters_touch_consumers_only(small) -> None:  # type: ignore[no-untyped-def]
+    model, graph = small
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    found = masked_parameters(
+        dict(model.named_parameters()), graph, torch.zeros(graph.n_channels).double()
+    )
+    assert set(found) == {name for name, _, _ in graph.consumers}
+    assert "conv1.weight" not in found  # it reads the picture
+    assert all(bool((value == 0).all()) for value in found.values())
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+
+
+def test_weights_come_back_to_the_bit_also_when_the_body_raises(small) -> None:  # type: ignore[no-untyped-def]
+    model, graph = small
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    mask = torch.rand(graph.n_channels, dtype=torch.float64)
+    given = mask.clone()
+
+    def fail() -> None:
+        with masked(model, graph, mask):
+            assert not torch.equal(model.linear.weight, before["linear.weight"])
+            raise KeyError("body")
+
+    with pytest.raises(KeyError, match="body"):
+        fail()
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    torch.testing.assert_close(mask, given, rtol=0, atol=0)
+
+
+def test_masks_and_networks_that_do_not_fit_are_refused(small) -> None:  # type: ignore[no-untyped-def]
+    model, graph = small
+    with pytest.raises(ValueError, match=rf"mask must have shape \({graph.n_channels},\)"):
+        masked_call(model, graph, torch.ones(3), torch.randn(1, 1, 8, 8))
+    other = chain(4, a=conv(1, 4))
+    with (
+        pytest.raises(ValueError, match="no such parameter"),
+        masked(other, graph, torch.ones(graph.n_channels)),
+    ):
+        pass
+
+
+def briefly_trained() -> tuple[nn.Module, Tensor, Tensor]:
+    """A small network after some steps on a problem of four classes."""
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.add_module("conv", nn.Conv2d(1, 8, 3, padding=1))
+    model.add_module("norm", nn.BatchNorm2d(8))
+    model.add_module("relu", nn.ReLU())
+    model.add_module("pool", nn.AdaptiveAvgPool2d(2))
+    model.add_module("flat", nn.Flatten())
+    model.add_module("head", nn.Linear(32, 4))
+    y = torch.arange(64) % 4
+    x = 0.5 * torch.randn(64, 1, 6, 6)
+    for i in range(64):
+        x[i, 0, 3 * (y[i] // 2) : 3 * (y[i] // 2) + 3, 3 * (y[i] % 2) : 3 * (y[i] % 2) + 3] += 1
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.2)
+    for _ in range(30):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimiser.step()
+    return model.eval(), x, y
+
+
+def test_dropped_channels_get_a_gradient_only_when_masked_at_their_consumers() -> None:
+    """Between BatchNorm and ReLU a mask of zero meets ReLU'(0) = 0: the price of a dropped channel
+    is lost. At the consumers, after the ReLU, it is what the channel would do for the loss."""
+    model, x, y = briefly_trained()
+    graph = trace(model, x)
+    dropped = torch.arange(8) % 2 == 0
+    mask = (~dropped).float().requires_grad_()
+    loss = nn.functional.cross_entropy(masked_call(model, graph, mask, x), y)
+    (at_consumers,) = torch.autograd.grad(loss, mask)
+    scaled = {
+        "norm.weight": model.norm.weight * mask,
+        "norm.bias": model.norm.bias * mask,  # the mask times the output of the BatchNorm
+    }
+    loss_before = nn.functional.cross_entropy(functional_call(model, scaled, (x,)), y)
+    (before_relu,) = torch.autograd.grad(loss_before, mask)
+    torch.testing.assert_close(loss, loss_before)  # the same network, two gradients
+    assert bool((at_consumers[dropped].abs() > 1e-4).all())
+    assert bool((before_relu[dropped] == 0).all())
