@@ -137,12 +137,17 @@ def test_factory_by_import_path(tmp_path: Path, monkeypatch):
         "shaped.input_shape = (4,)\n"
         "def wrong(num_classes):\n    return 'a string'\n"
         "number = 3\n"
+        "def plain():\n    return nn.Conv2d(3, 4, 40)\n"
+        "def odd():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 2))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert models.build("my_nets:tiny", num_classes=6).out_features == 6
     assert models.example_input("my_nets:shaped", 5).shape == (5, 4)
+    assert models.build("my_nets:plain").out_channels == 4  # takes no num_classes
+    assert models.example_input("my_nets:tiny", 5).shape == (5, 4)  # guessed from the first layer
+    assert models.example_input("my_nets:plain").shape == (1, 3, 224, 224)
     for name, words in {
-        "my_nets:tiny": "input_shape",
+        "my_nets:odd": "input_shape",
         "my_nets:absent": "cannot be imported",
         "no_such_package:f": "package.module:factory",
         "my_nets:number": "int, not a function",

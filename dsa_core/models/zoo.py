@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -41,6 +42,7 @@ TORCHVISION_EXTRA: dict[str, dict[str, bool]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
+USUAL_SIZES = (224, 32, 28, 64, 96, 128, 256, 299, 16, 8)  # pixels, for a network that does not say
 TORCHVISION_SIZE = {"inception_v3": 299}  # pixels; all others take 224
 
 
@@ -56,8 +58,8 @@ def build(name: str, *, num_classes: int = 10) -> nn.Module:
     and from weight 1, bias 0 in BatchNorm; torchvision's and a user's start as their own code says.
 
     Args:
-        name: one of `names(torchvision=True)`, or `package.module:factory`, a function that takes
-            `num_classes` and returns a module.
+        name: one of `names(torchvision=True)`, or `package.module:factory`, a function that returns
+            a module; it is given `num_classes` if it takes an argument of that name.
         num_classes: outputs, at least 1.
 
     Returns:
@@ -73,7 +75,7 @@ def build(name: str, *, num_classes: int = 10) -> nn.Module:
         _initialise(model)
         return model
     if ":" in name:
-        return _checked(name, _factory(name)(num_classes=num_classes))
+        return _made_by(name, num_classes)
     _require_torchvision(name)
     from torchvision.models import get_model
 
@@ -84,14 +86,14 @@ def build(name: str, *, num_classes: int = 10) -> nn.Module:
 def example_input(name: str, batch: int = 1) -> Tensor:
     """Give an input of the right shape for `name`: normal noise, always the same.
 
-    A factory `package.module:factory` says its shape in an attribute `input_shape` = (channels,
-    height, width).
+    A factory `package.module:factory` may say its shape in an attribute `input_shape` = (channels,
+    height, width); otherwise the first of some usual shapes that its network accepts is taken.
 
     Returns:
         Float32, shape (batch, channels, height, width).
 
     Raises:
-        ConfigError: the name is unknown, or a factory has no `input_shape`.
+        ConfigError: the name is unknown, or no usual shape fits a factory's network.
     """
     shape = (batch, *_input_shape(name))
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -102,12 +104,7 @@ def _input_shape(name: str) -> tuple[int, ...]:
         return OWN[name][1]
     if ":" in name:
         shape = getattr(_factory(name), "input_shape", None)
-        if shape is None:
-            raise ConfigError(
-                f"{name!r} does not say what it takes: set its attribute `input_shape` to "
-                "(channels, height, width), for example `factory.input_shape = (3, 32, 32)`"
-            )
-        return tuple(shape)
+        return tuple(shape) if shape is not None else _guessed_shape(name)
     _require_torchvision(name)
     size = TORCHVISION_SIZE.get(name, 224)
     return (3, size, size)
@@ -154,7 +151,41 @@ def _factory(name: str) -> Factory:
     return factory
 
 
-def _checked(name: str, model: Any) -> nn.Module:
+def _made_by(name: str, num_classes: int) -> nn.Module:
+    """Call a user's factory, with `num_classes` if it takes that."""
+    factory = _factory(name)
+    try:
+        takes = inspect.signature(factory).parameters
+    except ValueError:  # some callables written in C do not tell
+        takes = {}  # type: ignore[assignment]
+    model: Any = factory(num_classes=num_classes) if "num_classes" in takes else factory()
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model {name!r} made a {type(model).__name__}, wanted an nn.Module")
     return model
+
+
+def _guessed_shape(name: str) -> tuple[int, ...]:
+    """Try usual shapes on a user's network, whose first layer tells the number of channels."""
+    model = _made_by(name, 10).eval()
+    for shape in _usual_shapes(model):
+        try:
+            with torch.no_grad():
+                model(torch.zeros(1, *shape))
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            continue
+        return shape
+    raise ConfigError(
+        f"{name!r} does not say what it takes, and no usual shape fits: set its attribute "
+        "`input_shape` to (channels, height, width), such as `factory.input_shape = (3, 32, 32)`"
+    )
+
+
+def _usual_shapes(model: nn.Module) -> list[tuple[int, ...]]:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return [(module.in_channels, size, size) for size in USUAL_SIZES]
+        if isinstance(module, nn.Conv1d):
+            return [(module.in_channels, size) for size in USUAL_SIZES]
+        if isinstance(module, nn.Linear):
+            return [(module.in_features,), (USUAL_SIZES[-1], module.in_features)]
+    return []
