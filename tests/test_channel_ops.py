@@ -69,8 +69,9 @@ def test_blocks_of_a_reshape_have_equal_products(shape: list[int], data: st.Data
 
 
 def test_second_group_of_a_layer_gets_a_number() -> None:
-    assert unique_name("a", set()) == "a"
-    assert unique_name("a", {"a", "a#2"}) == "a#3"
+    taken: set[str] = {"b"}
+    assert [unique_name("a", taken) for _ in range(3)] == ["a", "a#2", "a#3"]
+    assert taken == {"a", "a#2", "a#3", "b"}
 
 
 class Random(nn.Module):

@@ -71,8 +71,8 @@ def group_classes(tracer: Tracer, classes: Tensor, parameters: Collection[str]) 
     groups: list[Group] = []
     frozen, start = dict.fromkeys(names, 0), 0
     channels_of_class = torch.bincount(classes[made], minlength=len(flat_of_class))
-    for value in in_order(labels).tolist():
-        mine = ordered[labels == value]
+    taken: dict[bool, set[str]] = {True: set(), False: set()}
+    for value, mine in parts(ordered, labels):
         reason = int(reasons[mine[0]])
         why = names[reason] if reason >= 0 else (ALONE if len(mine) == 1 else None)
         if why is None:
@@ -80,18 +80,25 @@ def group_classes(tracer: Tracer, classes: Tensor, parameters: Collection[str]) 
         else:
             frozen[why] = frozen.get(why, 0) + int(channels_of_class[mine].sum())
         where = start if why is None else -1
-        taken = {g.name for g in groups if (g.frozen is None) == (why is None)}
-        name = unique_name(members[value][0], taken)
+        name = unique_name(members[value][0], taken[why is None])
         groups.append(Group(name, len(mine), members[value], why, where))
         start += len(mine) if why is None else 0
     return Grouping(tuple(groups), classes, flat_of_class, {r: n for r, n in frozen.items() if n})
 
 
+def parts(values: Tensor, labels: Tensor) -> list[tuple[int, Tensor]]:
+    """The values of each label, in the order in which the labels first appear."""
+    order = labels.argsort(stable=True)
+    pieces = values[order].split(torch.bincount(labels).tolist())
+    return [(label, pieces[label]) for label in in_order(labels).tolist()]
+
+
 def unique_name(name: str, taken: set[str]) -> str:
-    """A layer may begin several groups: the second is called "name#2"."""
+    """A layer may begin several groups: the second is called "name#2"; notes the name as taken."""
     count = 1
     while (candidate := name if count == 1 else f"{name}#{count}") in taken:
         count += 1
+    taken.add(candidate)
     return candidate
 
 
