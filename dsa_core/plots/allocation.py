@@ -1,18 +1,13 @@
-"""Figures from records; nothing here trains or reads files."""
+"""Kept channels of every group, from records."""
 
-import io
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dsa_core.errors import ConfigError
+from dsa_core.plots.style import COLOURS, DENSE, blank_figure, open_axes
 from dsa_core.record import Record
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-DENSE = "#BBBBBB"
 
 
 def allocation_figure(records: Sequence[Record]) -> Figure:
@@ -30,8 +25,7 @@ def allocation_figure(records: Sequence[Record]) -> Figure:
             raise ConfigError(
                 f"{r.model} and {records[0].model} have other groups: draw them apart"
             )
-    figure = Figure(figsize=(max(6.0, 0.62 * len(names) + 2.0), 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(max(6.0, 0.62 * len(names) + 2.0), 3.8)
     axes = figure.add_subplot()
     draw_allocation(axes, records)
     return figure
@@ -58,7 +52,7 @@ def draw_allocation(axes: Axes, records: Sequence[Record]) -> None:
         f"{first.model} on {first.dataset}, {100 * first.asked_ratio:g} % of {first.resource} asked",
         fontsize=10,
     )
-    axes.spines[["top", "right"]].set_visible(False)
+    open_axes(axes)
     axes.legend(frameon=False, fontsize=8)
 
 
@@ -67,10 +61,3 @@ def label(record: Record) -> str:
     cost, score = record.costs[record.resource].ratio, record.scores.fine_tuned
     shown = f"{100 * score:.2f} % {record.score_name}"
     return f"{record.method}: {100 * cost:.1f} % {record.resource}, {shown}"
-
-
-def png(figure: Figure, *, dpi: int = 140) -> bytes:
-    """The figure as the bytes of a PNG file, on white so that it reads in dark mode too."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
-    return buffer.getvalue()

@@ -1,0 +1,30 @@
+"""What all figures share: colours, a blank figure without pyplot's state, PNG bytes."""
+
+import io
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+DENSE = "#BBBBBB"
+
+
+def blank_figure(width: float, height: float) -> Figure:
+    """Make an empty figure of a size in inches, white, with a layout that leaves room for labels."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def open_axes(axes: Axes) -> None:
+    """Take away the upper and right edges of the box."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def png(figure: Figure, *, dpi: int = 140) -> bytes:
+    """The figure as the bytes of a PNG file, on white so that it reads in dark mode too."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    return buffer.getvalue()
