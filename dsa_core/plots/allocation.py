@@ -48,10 +48,8 @@ def draw_allocation(axes: Axes, records: Sequence[Record]) -> None:
     axes.set_ylabel("channels kept")
     axes.set_xlabel("channel group, named by its first layer")
     first = records[0]
-    axes.set_title(
-        f"{first.model} on {first.dataset}, {100 * first.asked_ratio:g} % of {first.resource} asked",
-        fontsize=10,
-    )
+    asked = f"{100 * first.asked_ratio:g} % of {first.resource} asked"
+    axes.set_title(f"{first.model} on {first.dataset}, {asked}", fontsize=10)
     open_axes(axes)
     axes.legend(frameon=False, fontsize=8)
 

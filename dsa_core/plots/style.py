@@ -12,7 +12,7 @@ DENSE = "#BBBBBB"
 
 
 def blank_figure(width: float, height: float) -> Figure:
-    """Make an empty figure of a size in inches, white, with a layout that leaves room for labels."""
+    """Make an empty figure of a size in inches, white, with room for its labels."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
