@@ -1,0 +1,87 @@
+"""Grading: right answers pass, wrong ones are told what differs, undone ones do not fail."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dsa_core.exercises import grade, try_it
+
+INPUTS = [(torch.tensor([1.0, -2.0]),), (torch.tensor([0.0, 3.0]),)]
+
+
+def twice(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+def grade_twice(learner: Callable[..., Any]) -> None:
+    grade("twice", learner, twice, INPUTS, hint="add x to itself")
+
+
+def undone(x: Tensor) -> Tensor:
+    raise NotImplementedError
+
+
+def test_a_right_answer_in_another_form_passes(capsys) -> None:
+    grade_twice(lambda x: (x + x).double())
+    assert "right on all 2" in capsys.readouterr().out
+    grade("sum", lambda x: x.sum(), lambda x: float(x.sum()), INPUTS, hint="-")
+    grade("list", lambda x: x.tolist(), lambda x: x, INPUTS, hint="-")
+
+
+@pytest.mark.parametrize(
+    ("learner", "message"),
+    [
+        (lambda x: x * x, "entries differ, by up to"),
+        (lambda x: None, "return` missing"),
+        (lambda x: (2 * x)[:1], "shapes differ"),
+        (lambda x: x / 0 * 0, "nan"),
+        (lambda x: x.no_such_thing, "AttributeError"),
+        (lambda x: x.mul_(2), "changes its argument"),
+        (lambda x: "two", "returned a str"),
+    ],
+)
+def test_a_wrong_answer_is_told_what_differs(learner, message: str) -> None:
+    with pytest.raises(AssertionError, match=message) as caught:
+        grade_twice(learner)
+    assert "add x to itself" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "wrong"),
+    [
+        (1.0, 1.01),
+        (3, "x"),
+        ({"a": 1.0}, {"b": 1.0}),
+        ({"a": 1.0}, {"a": 2.0}),
+        ((1.0, 2.0), (1.0,)),
+        ([1.0, 2.0], [1.0, 3.0]),
+        (["a"], ["b"]),
+        ("yes", "no"),
+        (True, False),
+        ({1, 2}, {1}),
+    ],
+)
+def test_every_kind_of_answer_is_compared(wanted, wrong) -> None:
+    grade("kind", lambda: wanted, lambda: wanted, [()], hint="-")
+    with pytest.raises(AssertionError, match="not yet right, on input 1 of 1"):
+        grade("kind", lambda: wrong, lambda: wanted, [()], hint="-")
+
+
+def test_an_exercise_not_begun_is_no_failure(capsys) -> None:
+    try_it(grade_twice, undone)
+    assert "undone: not done yet" in capsys.readouterr().out
+    with pytest.raises(NotImplementedError):
+        grade_twice(undone)
+
+
+def test_a_wrong_answer_fails_also_when_tried() -> None:
+    with pytest.raises(AssertionError):
+        try_it(grade_twice, lambda x: x)
+
+
+def test_comparing_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no inputs"):
+        grade("none", twice, twice, [], hint="-")
