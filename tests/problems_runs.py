@@ -1,0 +1,165 @@
+"""Small searches, networks and records that several tests share; each is made once a process."""
+
+import copy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dsa_core import data, models
+from dsa_core.allocators import ALLOCATORS, Allocation, OnStep, SearchConfig, SearchData
+from dsa_core.channels import ChannelGraph, trace
+from dsa_core.cost import Budget
+from dsa_core.experiment import Preset, RunConfig
+from dsa_core.latency import Latency
+from dsa_core.record import CostRecord, GroupRecord, Record, Scores
+from dsa_core.training import TrainConfig, train
+
+TASK = data.classification()
+PLAIN: dict[str, Any] = {"precision": "fp32", "channels_last": False}  # nothing to measure
+
+
+@cache
+def digits() -> data.Dataset:
+    return data.load("digits")
+
+
+@cache
+def graph8() -> ChannelGraph:
+    return trace(fresh(), torch.zeros(1, 1, 8, 8))
+
+
+def fresh(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return models.build("resnet8")
+
+
+@cache
+def _trained() -> nn.Module:
+    model = fresh()
+    config = TrainConfig(epochs=3, lr=0.1, **PLAIN)
+    batches = digits().batches("train", batch_size=64, indices=torch.arange(640))
+    train(model, batches, TASK, config, seed=0, progress=False)
+    return model
+
+
+def trained() -> nn.Module:
+    """A resnet8 that knows most digits; a copy of its own for each caller."""
+    return copy.deepcopy(_trained())
+
+
+def search_config(**changes: Any) -> SearchConfig:
+    """Five epochs; `epochs`, `lr` and `schedule` are of the weights' training."""
+    weights = {"epochs": 5, "lr": 0.02, "schedule": "constant", **PLAIN}
+    weights |= {key: changes.pop(key) for key in list(changes) if key in weights}
+    return SearchConfig(train=TrainConfig(**weights), **changes)
+
+
+def search_data(checkpoint: Path | None = None) -> SearchData:
+    """Four steps of 64 an epoch for the weights, two batches for the ratios."""
+    some = {"drop_last": True, "batch_size": 64}
+    weights = digits().batches("train", indices=torch.arange(256), seed=1, **some)
+    ratios = digits().batches("train", indices=torch.arange(256, 400), seed=2, **some)
+    return SearchData(weights, ratios, TASK, checkpoint=checkpoint, progress=False)
+
+
+def allocate(
+    method: str,
+    model: nn.Module,
+    budget: Budget | None = None,
+    config: SearchConfig | None = None,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_step: OnStep | None = None,
+) -> Allocation:
+    return ALLOCATORS[method](
+        model,
+        graph8(),
+        budget or Budget(macs=0.5),
+        search_data(checkpoint),
+        config or search_config(),
+        seed=seed,
+        on_step=on_step,
+    )
+
+
+@cache
+def found(method: str, resource: str = "macs", ratio: float = 0.5) -> Allocation:
+    """A search from the trained network, down to half of the MACs."""
+    return allocate(method, trained(), Budget(**{resource: ratio}))
+
+
+def tiny_preset(**changes: Any) -> Preset:
+    """A whole run in seconds."""
+    settings: dict[str, Any] = {
+        "model": "resnet8",
+        "dataset": "digits",
+        "dense": TrainConfig(epochs=2, lr=0.1, batch_size=256, **PLAIN),
+        "search": SearchConfig(
+            train=TrainConfig(epochs=2, lr=0.02, batch_size=256, schedule="constant", **PLAIN),
+            ratio_every=2,
+        ),
+        "fine_tune": TrainConfig(epochs=2, lr=0.05, batch_size=256, **PLAIN),
+        "weights_fraction": 0.8,
+        "norm_batches": 2,
+    }
+    return Preset(**settings | changes)
+
+
+def tiny_run(**changes: Any) -> RunConfig:
+    settings = {"model": "resnet8", "dataset": "digits", "ratio": 0.5, "preset": tiny_preset()}
+    return RunConfig(**settings | changes)
+
+
+def some_record(**changes: Any) -> Record:
+    """A record with round numbers: 50 of 100 M MACs, 0.4 of 1 M parameters."""
+    milliseconds = {"repeats": 15, "batch": 128, "threads": 1, "device": "cpu"}
+    settings: dict[str, Any] = {
+        "config_hash": "0123456789",
+        "series": "9876543210",
+        "method": "dsa",
+        "model": "resnet20",
+        "dataset": "cifar10",
+        "preset": "cpu-short",
+        "seed": 0,
+        "resource": "macs",
+        "asked_ratio": 0.5,
+        "budget_met": True,
+        "costs": {
+            "macs": CostRecord(
+                dense=100_000_000,
+                asked_ratio=0.5,
+                relaxed_ratio=0.5,
+                whole=50_000_000,
+                counted=50_000_000,
+            ),
+            "params": CostRecord(
+                dense=1_000_000,
+                asked_ratio=None,
+                relaxed_ratio=0.4,
+                whole=400_000,
+                counted=400_000,
+            ),
+        },
+        "score_name": "accuracy",
+        "scores": Scores(dense=0.9, pruned=0.7, fine_tuned=0.88, masked_loss=0.5),
+        "groups": tuple(
+            GroupRecord(name=f"conv{i}", size=16, kept=8 + i, keep_ratio=(8 + i) / 16)
+            for i in range(4)
+        ),
+        "seconds": {"dense": 100.0, "search": 50.0, "fine_tune": 25.0},
+        "epochs": {"dense": 15, "search": 4, "fine_tune": 4},
+        "dense_reused": False,
+        "latency": {
+            "dense": Latency(median_ms=20.0, min_ms=19.0, **milliseconds),
+            "pruned": Latency(median_ms=12.0, min_ms=11.0, **milliseconds),
+        },
+        "precision": "fp32",
+        "versions": {"python": "3.11"},
+        "device": "CPU",
+        "git_commit": None,
+    }
+    return Record(**settings | changes)

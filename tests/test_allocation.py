@@ -1,0 +1,123 @@
+"""One search answers for every budget it passed: `Allocation.at`."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems_runs import found, graph8
+
+from dsa_core.allocators import Allocation
+from dsa_core.cost import Budget, Cost
+from dsa_core.errors import BudgetError
+
+SIZES = graph8().sizes
+
+
+@pytest.mark.parametrize("method", ["dsa", "uniform"])
+@pytest.mark.parametrize("resource", ["macs", "params"])
+@given(share=st.floats(0, 1))
+@settings(max_examples=25, deadline=None)
+def test_every_budget_on_the_way(method, resource, share):
+    passed = found(method)
+    lowest = passed.relaxed_cost(resource)
+    ratio = lowest + share * (1 - lowest)
+    answer = passed.at(**{resource: ratio})
+    cost = Cost.of(graph8(), resource)
+    assert answer.budget == Budget(**{resource: ratio})
+    assert answer.relaxed_cost() == pytest.approx(ratio, rel=1e-6)
+    assert answer.whole_cost() == cost.at(answer.counts) <= ratio * cost.dense * (1 + 1e-9)
+    assert answer.met
+    assert bool(((answer.counts >= 1) & (answer.counts <= SIZES)).all())
+    # less than one more channel of the cheapest group is unused
+    one_more = [cost.at(answer.counts + step) for step in torch.eye(len(SIZES)).long()]
+    pairs = zip(one_more, answer.counts, SIZES, strict=True)
+    fits = [c <= ratio * cost.dense for c, k, n in pairs if k < n]
+    assert not any(fits)
+
+
+def test_its_own_budget_is_its_own_answer():
+    for method in ("dsa", "uniform"):
+        passed = found(method)
+        again = passed.at(macs=0.5)
+        assert torch.equal(again.counts, passed.counts)
+        torch.testing.assert_close(again.keep_ratios, passed.keep_ratios, rtol=1e-9, atol=0)
+
+
+def test_an_update_on_the_way_is_taken_as_it_is():
+    passed = found("dsa")
+    for update in passed.updates[1:6]:  # those before the budget was met
+        ratios = passed.at(macs=update.cost).keep_ratios
+        wanted = torch.tensor(update.keep_ratios, dtype=torch.float64)
+        torch.testing.assert_close(ratios, wanted, rtol=1e-9, atol=0)
+
+
+def test_in_between_is_a_shift_of_the_update_above():
+    passed = found("dsa")
+    above, below = passed.updates[3:5]
+    ratio = (above.cost * below.cost) ** 0.5
+    moved = passed.at(macs=ratio).keep_ratios.log() - torch.tensor(above.keep_ratios).double().log()
+    free = passed.at(macs=ratio).keep_ratios < 1
+    assert bool(free.any())
+    # float32 logs of the update's ratios: 1e-6
+    assert float(moved[free].max() - moved[free].min()) < 1e-5
+    assert float(moved[free].max()) < 0
+
+
+def test_whole_channels_come_by_importance():
+    answer = found("dsa").at(macs=0.7)
+    for group, count in zip(graph8().prunable, answer.counts.tolist(), strict=True):
+        part = slice(group.start, group.start + group.size)
+        b, keep = answer.importance[part], answer.keep[part]
+        assert int(keep.sum()) == count
+        if count < group.size:
+            assert float(b[keep].min()) >= float(b[~keep].max())
+
+
+def test_the_dense_budget_keeps_everything():
+    assert torch.equal(found("dsa").at(macs=1.0).counts, SIZES)
+
+
+@pytest.mark.parametrize("ratio", [0.499, 0.3, 0.01])
+def test_below_the_range_is_an_error(ratio):
+    with pytest.raises(BudgetError, match=r"macs=0\.\d+ is below.*down to 0\.5000.*search again"):
+        found("dsa").at(macs=ratio)
+    assert found("dsa").at(macs=0.4996).whole_ratio() <= 0.4996  # within the tolerance
+
+
+def test_a_budget_must_be_one_resource_in_range():
+    with pytest.raises(BudgetError, match="one resource"):
+        found("dsa").at()
+    with pytest.raises(BudgetError, match="one resource"):
+        found("dsa").at(macs=0.5, params=0.5)
+    with pytest.raises(BudgetError, match=r"in \(0, 1\]"):
+        found("dsa").at(macs=1.2)
+
+
+def test_divisor_and_floors_hold_on_the_way():
+    passed = found("dsa")
+    name = passed.graph.prunable[0].name
+    strict = Allocation(
+        "dsa",
+        passed.graph,
+        Budget(macs=0.5, divisor=8, floors={name: 0.75}),
+        passed.keep_ratios,
+        passed.importance,
+        passed.counts,
+        updates=passed.updates,
+    )
+    answer = strict.at(macs=0.6)
+    assert answer.met
+    assert bool((answer.counts % 8 == 0).all())
+    assert int(answer.counts[0]) >= 12
+    assert float(answer.keep_ratios[0]) >= 0.75
+
+
+def test_without_a_history_only_the_end_is_known():
+    passed = found("dsa")
+    bare = Allocation(
+        "mine", passed.graph, passed.budget, passed.keep_ratios, passed.importance, passed.counts
+    )
+    assert torch.equal(bare.at(macs=0.5).counts, passed.counts)
+    assert bare.at(macs=0.8).met
+    with pytest.raises(BudgetError):
+        bare.at(macs=0.4)

@@ -1,0 +1,330 @@
+"""The search: it meets its budget, its history is its schedule, and no interruption changes a bit."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from problems_runs import (
+    PLAIN,
+    TASK,
+    allocate,
+    found,
+    fresh,
+    graph8,
+    search_config,
+    search_data,
+    trained,
+)
+from pydantic import ValidationError
+from torch import nn
+
+from dsa_core.admm import PaperSettings
+from dsa_core.allocators import ALLOCATORS, Allocation, Update
+from dsa_core.allocators.uniform import UniformRatios
+from dsa_core.channels import trace
+from dsa_core.cost import Budget, Cost
+from dsa_core.errors import BudgetError, ConfigError, TrainingError
+from dsa_core.training import TrainConfig, train
+
+STEPS = 20  # five epochs of four steps
+
+
+def same(a: nn.Module, b: nn.Module) -> None:
+    torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
+
+
+def same_way(a: Allocation, b: Allocation) -> None:
+    """Everything but the seconds, bit for bit."""
+    assert [repr(u) for u in a.updates] == [repr(u) for u in b.updates]  # repr: NaN equals NaN
+    clean = [[{k: v for k, v in e.items() if k != "seconds"} for e in x.epochs] for x in (a, b)]
+    assert clean[0] == clean[1]
+    torch.testing.assert_close(a.keep_ratios, b.keep_ratios, rtol=0, atol=0)
+    torch.testing.assert_close(a.importance, b.importance, rtol=0, atol=0)
+    assert torch.equal(a.counts, b.counts)
+
+
+# ------------------------------------------------------------------ the budget
+
+
+@pytest.mark.parametrize("method", ["dsa", "uniform"])
+@pytest.mark.parametrize(("resource", "ratio"), [("macs", 0.5), ("params", 0.3)])
+def test_the_budget_is_met_from_both_sides(method, resource, ratio):
+    allocation = found(method, resource, ratio)
+    cost = Cost.of(graph8(), resource)
+    assert abs(allocation.relaxed_cost() - ratio) < 1e-3 * ratio
+    assert allocation.whole_cost() == cost.at(allocation.counts) <= ratio * cost.dense
+    assert allocation.whole_ratio() == allocation.whole_cost() / cost.dense
+    assert allocation.met
+    kept = [int(allocation.keep[g.start : g.start + g.size].sum()) for g in graph8().prunable]
+    assert kept == allocation.counts.tolist()
+
+
+def test_uniform_gives_every_group_the_same_ratio():
+    for update in found("uniform").updates:
+        assert max(update.keep_ratios) - min(update.keep_ratios) < 1e-12
+        assert math.isnan(update.loss)
+    ratios = found("dsa").keep_ratios
+    assert float(ratios.max() - ratios.min()) > 0.05  # and the data say otherwise
+
+
+def test_uniform_respects_floors():
+    cost = Cost.of(graph8(), "macs")
+    floors = torch.full((len(cost.sizes),), 1 / 16, dtype=torch.float64)
+    floors[2] = 0.9
+    ratios = UniformRatios(cost.relative, floors)
+    residuals = ratios.step(torch.zeros_like(floors), 0.4)
+    alpha = ratios.keep_ratios
+    assert float(alpha[2]) == 0.9
+    others = alpha[torch.arange(len(alpha)) != 2]
+    assert float(others.max() - others.min()) < 1e-12
+    assert abs(float(cost.relative(alpha)) - 0.4) < 1e-9
+    assert abs(residuals.budget) < 1e-9
+
+
+@pytest.mark.parametrize("method", ["dsa", "uniform"])
+def test_an_unreachable_budget_is_refused_before_any_step(method):
+    model = trained()
+    with pytest.raises(BudgetError, match=r"cannot be reached.*Ask for 0\.\d+ or more"):
+        allocate(method, model, Budget(macs=0.3, floors={"*": 0.9}))
+    same(model, trained())
+
+
+# ------------------------------------------------------------------ the history
+
+
+def test_the_history_is_the_schedule():
+    updates, ratio = found("dsa").updates, 0.5
+    assert [u.step for u in updates] == list(range(0, STEPS, 2))
+    form, sizes = Cost.of(graph8(), "macs").relative, graph8().sizes.double()
+    for u in updates:
+        share = min(1.0, u.step / (0.6 * STEPS))
+        assert u.budget == pytest.approx(ratio**share, rel=1e-12)
+        assert u.sharpness == pytest.approx(5 * 4 ** (u.step / (STEPS - 1)), rel=1e-12)
+        alpha = torch.tensor(u.keep_ratios, dtype=torch.float64)
+        assert u.cost == pytest.approx(float(form(alpha)), rel=1e-12)
+        assert u.cost == pytest.approx(u.budget, rel=1e-6)
+        assert bool(((alpha >= 1 / sizes) & (alpha <= 1)).all())
+        assert math.isfinite(u.loss) and u.loss > 0
+        assert 0 <= u.inexactness <= float(sizes.sum()) / 4
+    assert updates[-1].keep_ratios == tuple(found("dsa").keep_ratios.tolist())
+
+
+def test_epochs_are_recorded():
+    allocation = found("dsa")
+    assert [e["epoch"] for e in allocation.epochs] == list(range(5))
+    assert all(e["masked"] == 1 and e["train_loss"] > 0 for e in allocation.epochs)
+    assert allocation.seconds == sum(e["seconds"] for e in allocation.epochs) > 0
+    assert allocation.notes["stopped"] is False
+
+
+def test_ratio_every_sets_the_number_of_updates():
+    allocation = allocate("uniform", trained(), config=search_config(ratio_every=3))
+    assert [u.step for u in allocation.updates] == [0, 3, 6, 9, 12, 15, 18]
+
+
+# ------------------------------------------------------------------ stopping, warm-up, fixing
+
+
+def test_on_step_ends_the_search_at_once():
+    seen: list[Update] = []
+
+    def third(update: Update) -> bool:
+        seen.append(update)
+        return len(seen) == 3
+
+    allocation = allocate("dsa", trained(), on_step=third)
+    assert allocation.updates == tuple(seen)
+    assert [u.step for u in seen] == [0, 2, 4]
+    assert allocation.notes["stopped"] is True
+    assert (
+        allocation.met
+    )  # rounded to whole channels within the budget, though the way was not over
+    everything = allocate("uniform", trained(), on_step=lambda update: None)
+    assert len(everything.updates) == STEPS / 2
+
+
+def test_warm_up_is_plain_training():
+    model, plain, config = fresh(), fresh(), search_config(warmup_epochs=2)
+    allocation = allocate("dsa", model, config=config, on_step=lambda update: True)
+    train(
+        plain,
+        search_data().weights,
+        TASK,
+        config.train.model_copy(update={"epochs": 2}),
+        seed=0,
+        progress=False,
+    )
+    same(model, plain)
+    (first,) = allocation.updates
+    assert (first.step, first.budget, first.sharpness) == (8, 1.0, 5.0)
+    assert [e["masked"] for e in allocation.epochs] == [0.0, 0.0]
+
+
+def test_the_clock_starts_after_the_warm_up():
+    config = search_config(warmup_epochs=2)
+    updates = allocate("uniform", fresh(), config=config).updates
+    assert [u.step for u in updates] == [8, 10, 12, 14, 16, 18]
+    for u in updates:
+        done, total = u.step - 8, 12
+        assert u.budget == pytest.approx(0.5 ** min(1.0, done / (0.6 * total)), rel=1e-12)
+        assert u.sharpness == pytest.approx(5 * 4 ** (done / (total - 1)), rel=1e-12)
+
+
+@pytest.mark.parametrize("method", ["dsa", "uniform"])
+def test_from_scratch(method):
+    config = search_config(warmup_epochs=1, lr=0.1)
+    allocation = allocate(method, fresh(), config=config)
+    assert abs(allocation.relaxed_cost() - 0.5) < 5e-4
+    losses = [e["train_loss"] for e in allocation.epochs]
+    assert losses[-1] < losses[0]
+
+
+def test_a_warm_up_must_leave_something():
+    with pytest.raises(ConfigError, match="warmup_epochs=5 leaves no epoch"):
+        allocate("dsa", fresh(), config=search_config(warmup_epochs=5))
+
+
+def test_fixed_once_met():
+    config = search_config(fix_when_met=True, anneal_fraction=0.3)
+    updates = allocate("dsa", trained(), config=config).updates
+    met = [i for i, u in enumerate(updates) if u.cost <= 0.5 * (1 + 1e-6)]
+    assert 0 < met[0] < len(updates) - 2
+    assert {u.keep_ratios for u in updates[met[0] :]} == {updates[met[0]].keep_ratios}
+    assert math.isfinite(updates[met[0]].loss)
+    assert all(math.isnan(u.loss) for u in updates[met[0] + 1 :])
+
+
+def test_the_way_of_the_paper_runs():
+    config = search_config(
+        warmup_epochs=1,
+        optimizer="paper",
+        settings=PaperSettings(theta_lr=5.0),
+        estimator="straight_through",
+        ratio_every=1,
+        sharpness_first=0.05,
+        anneal_fraction=0.0,
+        prob_floor=0.01,
+        fix_when_met=True,
+    )
+    allocation = allocate("dsa", fresh(), Budget(macs=0.8), config)
+    assert allocation.met
+    assert all(u.budget == 0.8 for u in allocation.updates)
+    assert min(allocation.updates[-1].keep_ratios) < 0.95  # it moved
+
+
+# ------------------------------------------------------------------ numbers that break
+
+
+def test_a_loss_that_is_not_finite_stops_the_search(tmp_path):
+    path = tmp_path / "search.pt"
+    config = search_config(lr=1e12)
+    with pytest.raises(TrainingError, match=r"not finite in epoch 0.*search\.pt.*smaller lr"):
+        allocate("dsa", trained(), config=config, checkpoint=path)
+    state = torch.load(path, weights_only=True)
+    assert state["epoch"] == 0
+    torch.testing.assert_close(state["model"], dict(trained().state_dict()), rtol=0, atol=0)
+
+
+def test_broken_weights_are_named(tmp_path):
+    model = trained()
+    with torch.no_grad():
+        model.bn1.weight[3] = torch.nan
+    with pytest.raises(TrainingError, match=r"bn1\.weight is not finite"):
+        allocate("dsa", model)
+    model = trained()
+    with torch.no_grad():
+        model.linear.bias[3] = torch.inf
+    with pytest.raises(TrainingError, match=r"linear\.bias is not finite"):
+        allocate("uniform", model)
+
+
+# ------------------------------------------------------------------ the same bits
+
+
+def test_same_seed_same_bits_other_seed_other_masks():
+    before = torch.get_rng_state()
+    models = [trained() for _ in range(3)]
+    a, b, c = (allocate("dsa", m, seed=s) for m, s in zip(models, (0, 0, 1), strict=True))
+    assert torch.equal(torch.get_rng_state(), before)  # the caller's random numbers are their own
+    same(models[0], models[1])
+    same_way(a, b)
+    assert a.updates[0].loss == c.updates[0].loss  # mean field draws no mask
+    assert a.updates[-1].loss != c.updates[-1].loss  # but the weights were trained under others
+    assert not torch.equal(models[0][0].weight, models[2][0].weight)
+
+
+def stop_after(n: int):
+    seen = []
+
+    def stop(update: Update) -> None:
+        seen.append(update)
+        if len(seen) == n:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+@pytest.mark.parametrize("method", ["dsa", "uniform"])
+def test_interrupted_and_resumed_is_bit_identical(method, tmp_path):
+    path, whole, model = tmp_path / "search.pt", trained(), trained()
+    undisturbed = allocate(method, whole)
+    for n, epochs in ((1, 0), (5, 2), (4, 3)):  # each resume begins at the last finished epoch
+        word = rf"{epochs} of 5 epochs are saved: the same call goes on from .*search\.pt"
+        with pytest.raises(KeyboardInterrupt, match=word):
+            allocate(method, model, checkpoint=path, on_step=stop_after(n))
+        model = fresh(seed=n)  # what is in memory does not matter
+    resumed = allocate(method, model, checkpoint=path)
+    same(whole, model)
+    same_way(undisturbed, resumed)
+    again = fresh()
+    same_way(undisturbed, allocate(method, again, checkpoint=path))  # nothing left to do
+    same(whole, again)
+
+
+def test_interrupted_without_a_checkpoint():
+    with pytest.raises(KeyboardInterrupt, match="without a checkpoint the next one starts anew"):
+        allocate("uniform", trained(), on_step=stop_after(2))
+
+
+def test_dropout_is_resumed_too(tmp_path):
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(288, 10)
+        return nn.Sequential(*layers)
+
+    def go(model: nn.Module, path: Path | None = None, on_step=None) -> Allocation:
+        graph = trace(model, torch.zeros(1, 1, 8, 8))
+        budget, config = Budget(macs=0.5), search_config(importance="l2")
+        data = search_data(path)
+        return ALLOCATORS["dsa"](model, graph, budget, data, config, seed=0, on_step=on_step)
+
+    torch.manual_seed(5)
+    whole, model, path = make(), make(), tmp_path / "search.pt"
+    undisturbed = go(whole)
+    with pytest.raises(KeyboardInterrupt):
+        go(model, path, stop_after(5))
+    torch.manual_seed(6)
+    same_way(undisturbed, go(model, path))
+    same(whole, model)
+
+
+def test_a_checkpoint_of_another_search_is_refused(tmp_path):
+    path = tmp_path / "search.pt"
+    allocate("uniform", trained(), config=search_config(epochs=1), checkpoint=path)
+    with pytest.raises(TrainingError, match=r"different run.*budget was .*0\.5.*is now .*0\.4"):
+        allocate("uniform", trained(), Budget(macs=0.4), search_config(epochs=1), checkpoint=path)
+    with pytest.raises(TrainingError, match="method was 'uniform' and is now 'dsa'"):
+        allocate("dsa", trained(), config=search_config(epochs=1), checkpoint=path)
+    with pytest.raises(TrainingError, match="seed was '0' and is now '1'"):
+        allocate("uniform", trained(), config=search_config(epochs=1), seed=1, checkpoint=path)
+
+
+def test_the_settings_know_their_names():
+    with pytest.raises(ValidationError, match="ratio_evry"):
+        search_config(ratio_evry=2)
+    with pytest.raises(ValidationError, match="gamma_first"):
+        search_config(importance="taylor")
+    with pytest.raises(ConfigError, match="did you mean 'priced'"):
+        allocate("dsa", trained(), config=search_config(optimizer="price"))
+    assert TrainConfig(epochs=1, **PLAIN) == TrainConfig(epochs=1, **PLAIN)
