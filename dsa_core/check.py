@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsa_core import models
@@ -100,9 +101,9 @@ def try_forward_dense(name: str, model: nn.Module, example: Tensor) -> None:
     except Exception as error:
         where = failing_module(model, error)
         raise ConfigError(
-            f"{name} does not accept an input of shape {tuple(example.shape)}: "
-            f"in {where}: {error}. A factory says "
-            "its shape in its attribute input_shape = (channels, height, width)"
+            f"{name} does not accept an input of shape {tuple(example.shape)}: in {where}: "
+            f"{error}. A factory says its shape in its attribute input_shape = (channels, height, "
+            "width)"
         ) from error
 
 
@@ -117,14 +118,15 @@ def compare(
     files: bool,
 ) -> CheckRow:
     """The comparisons themselves, in evaluation mode."""
+    if not graph.prunable:
+        return CheckRow(model=name, status="failed", reason=f"nothing to prune: {graph.report()}")
     chosen = random_channels(graph, keep, seed)
     model.eval()
     pruned = prune(model, graph, chosen)
-    dense = try_forward(model, x)
+    dense = together(try_forward(model, x))
     with torch.no_grad(), masked(model, graph, chosen.to(x.dtype)):
-        wanted = model(x)
-    found = try_forward(pruned, x)
-    difference = float((wanted - found).abs().max() / wanted.abs().max().clamp_min(1e-30))
+        wanted = together(model(x))
+    difference = distance(wanted, together(try_forward(pruned, x)))
     counts = torch.stack([chosen[g.start : g.start + g.size].sum() for g in graph.prunable])
     row = CheckRow(
         model=name,
@@ -145,6 +147,18 @@ def compare(
     return row
 
 
+def together(output: object) -> Tensor:
+    """All numbers that a network returns, in one vector."""
+    return torch.cat([t.flatten() for t in tree_leaves(output) if isinstance(t, Tensor)])
+
+
+def distance(wanted: Tensor, found: Tensor) -> float:
+    """The largest difference, relative to the largest entry; infinite if the shapes differ."""
+    if wanted.shape != found.shape:
+        return float("inf")
+    return float((wanted - found).abs().max() / wanted.abs().max().clamp_min(1e-30))
+
+
 def reloads(
     name: str, model: nn.Module, pruned: nn.Module, graph: ChannelGraph, keep: Tensor, x: Tensor
 ) -> bool:
@@ -152,7 +166,7 @@ def reloads(
     with tempfile.TemporaryDirectory() as folder:
         save(folder, pruned, graph, keep, name=name)
         again = load(folder, model)
-    return torch.equal(try_forward(again, x), try_forward(pruned, x))
+    return torch.equal(together(try_forward(again, x)), together(try_forward(pruned, x)))
 
 
 def random_channels(graph: ChannelGraph, keep: float, seed: int) -> Tensor:

@@ -113,8 +113,12 @@ def test_data_dependent_branch_is_refused_by_name() -> None:
     model = nn.Sequential()
     model.add_module("stem", conv(3, 4))
     model.add_module("gate", Branch())
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model.gate.eval()
     with pytest.raises(TraceError, match=r"gate \(Branch, test_channels.py:\d+\)"):
         trace(model, torch.randn(1, 3, 8, 8))
+    assert [m.training for m in model] == [True, False]
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
 
 
 def test_same_class_elsewhere_does_not_take_the_blame() -> None:

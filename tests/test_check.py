@@ -37,7 +37,8 @@ factory.input_shape = (2, 5, 7)  # type: ignore[attr-defined]
 
 
 def shapeless(num_classes: int = 10) -> nn.Module:
-    return factory()
+    """Takes pictures of 5 x 7 only, and does not say so."""
+    return nn.Sequential(conv(2, 4), nn.Flatten(), nn.Linear(4 * 5 * 7, 3))
 
 
 def wrong_shape(num_classes: int = 10) -> nn.Module:
@@ -90,6 +91,39 @@ def test_what_the_graph_cannot_see_is_found_by_the_comparison(
     assert row.reason
 
 
+class Two(nn.Module):
+    """Returns two tensors in a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = conv(3, 8), conv(8, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.b(self.a(x).relu())
+        return {"map": x, "mean": x.mean((2, 3))}
+
+
+@pytest.mark.parametrize(
+    ("network", "status", "words"),
+    [(Two(), "ok", ""), (nn.Sequential(conv(3, 4)), "failed", "nothing to prune.*network output")],
+)
+def test_any_output_and_networks_without_choice(
+    monkeypatch: pytest.MonkeyPatch, network: nn.Module, status: str, words: str
+) -> None:
+    monkeypatch.setattr(models, "build", lambda name: network)
+    monkeypatch.setattr(models, "example_input", lambda name: torch.randn(1, 3, 8, 8))
+    row = check("mine")
+    assert row.status == status, row.reason
+    assert re.search(words, row.reason)
+
+
+def test_distance_is_relative_and_sees_shapes() -> None:
+    one = torch.tensor([4.0, -2.0])
+    assert check_module.distance(one, one) == 0
+    assert check_module.distance(one, torch.tensor([4.0, -1.0])) == 0.25
+    assert check_module.distance(one, torch.tensor([4.0])) == float("inf")
+
+
 def test_a_wrong_prediction_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_module, "count_macs", lambda model, x: 1)
     row = check("resnet8")
@@ -124,7 +158,7 @@ def test_randomise_leaves_no_constant_scale() -> None:
     randomise(model)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.numel() > 1 and tensor.is_floating_point() and "shortcut.before" not in name:
-            assert float(tensor.std()) > 0, name
+            assert float(tensor.detach().std()) > 0, name
 
 
 def test_summary_counts_and_names_the_largest_difference() -> None:
