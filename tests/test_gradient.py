@@ -43,9 +43,10 @@ class Toy(nn.Module):
 
     def forward(self, x: Tensor, m: Tensor | None = None) -> Tensor:
         """With a mask m (9,): on the channels after the ReLU, not on the weights."""
-        m = torch.ones(9, dtype=x.dtype) if m is None else m
-        x = self.na(self.a(x)).relu() * m[:5].view(1, -1, 1, 1)
-        x = self.nb(self.b(x)).relu() * m[5:].view(1, -1, 1, 1)
+        x = self.na(self.a(x)).relu()
+        x = x if m is None else x * m[:5].view(1, -1, 1, 1)
+        x = self.nb(self.b(x)).relu()
+        x = x if m is None else x * m[5:].view(1, -1, 1, 1)
         return self.head(x.mean((2, 3)))
 
 
@@ -80,14 +81,14 @@ def test_mean_field_against_finite_differences(alpha, sharpness):
         p = keep_probs(b, alpha, graph, sharpness=sharpness)
         twin = Toy().double()
         twin.load_state_dict(model.state_dict())
-        return float(TASK.loss(twin(x, p), y).double())
+        return float(TASK.loss(twin(x, p), y))
 
     gradient, value = gradient_of(model, graph, alpha, b, (x, y), sharpness=sharpness)
-    h = 1e-4 * torch.eye(2, dtype=torch.float64)
-    # the loss is computed in float32 (`.float()`): differences of 1e-7 / 1e-4
-    wanted = torch.tensor([(loss(alpha + e) - loss(alpha - e)) / 2e-4 for e in h])
-    assert_close(gradient, wanted.double(), rtol=1e-3, atol=2e-3)
-    assert float(value) == pytest.approx(loss(alpha), rel=1e-6)
+    h = 1e-5 * torch.eye(2, dtype=torch.float64)
+    wanted = [(loss(alpha + e) - loss(alpha - e)) / 2e-5 for e in h]
+    # truncation h^2 times third derivatives of up to sharpness^3
+    assert_close(gradient, torch.tensor(wanted, dtype=torch.float64), rtol=1e-5, atol=1e-7)
+    assert float(value) == pytest.approx(loss(alpha), rel=1e-12)
 
 
 def linear_chain() -> tuple[nn.Module, ChannelGraph, tuple[Tensor, Tensor], Tensor]:
@@ -125,7 +126,7 @@ def test_straight_through_uses_one_sample():
     )
     a, second, head = model
     by_hand = head(second(a(batch[0]) * m[:4]) * m[4:]).mean()
-    assert float(loss) == pytest.approx(float(by_hand), rel=1e-5)
+    assert float(loss) == pytest.approx(by_hand.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("estimator", ["mean_field", "straight_through", "relaxed"])
@@ -138,7 +139,8 @@ def test_weights_and_statistics_are_not_touched(estimator):
         model, graph, alpha, importance(model, graph), (x, y), estimator=estimator
     )
     assert (gradient.dtype, gradient.shape, loss.shape) == (torch.float64, (6,), ())
-    assert bool(gradient.isfinite().all()) and not loss.requires_grad and not alpha.requires_grad
+    assert bool(gradient.isfinite().all())
+    assert not (loss.requires_grad or alpha.requires_grad)
     assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert all(p.grad is None for p in model.parameters())
 
@@ -153,7 +155,7 @@ def test_finite_at_the_dense_network(estimator, sharpness):
     )
     assert bool(gradient.isfinite().all())
     plain = TASK.loss(model(batch[0]), batch[1])
-    assert float(loss) == pytest.approx(float(plain), rel=1e-5)  # every channel is kept
+    assert float(loss) == pytest.approx(plain.item(), rel=1e-9)  # every channel is kept
 
 
 # ------------------------------------------------------------------ where the mask acts
@@ -162,8 +164,8 @@ def test_finite_at_the_dense_network(estimator, sharpness):
 # uniform keep ratios, 35 % of the MACs. Truth: the price of each group by finite differences, one
 # eighth of its channels more or less kept, hard top-k masks. Sharpness 20, all estimates over the
 # same 400 examples. Spearman's correlation with the truth over the groups, mean of three seeds:
-# mean field at the consumers .65, straight-through at the consumers .88, straight-through between
-# BatchNorm and ReLU .32.
+# mean field at the consumers .66, straight-through at the consumers .81, straight-through between
+# BatchNorm and ReLU .41.
 
 RATIO, SHARPNESS, SEEDS = 0.35, 20.0, (0, 1, 2)
 
@@ -309,7 +311,7 @@ def test_prices_at_the_consumers_follow_the_truth_and_before_the_relu_do_not():
     print(f"mean field {mean_field:.2f}, straight-through {straight:.2f}, before ReLU {before:.2f}")
     assert mean_field > 0.4
     assert straight > 0.6
-    assert before < straight - 0.3
+    assert before < straight - 0.2
 
 
 @pytest.mark.slow

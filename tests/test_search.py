@@ -1,4 +1,4 @@
-"""The search: it meets its budget, its history is its schedule, and no interruption changes a bit."""
+"""The search: it meets its budget, follows its schedule, and no interruption changes a bit."""
 
 import math
 from pathlib import Path
@@ -105,7 +105,7 @@ def test_the_history_is_the_schedule():
         assert u.cost == pytest.approx(float(form(alpha)), rel=1e-12)
         assert u.cost == pytest.approx(u.budget, rel=1e-6)
         assert bool(((alpha >= 1 / sizes) & (alpha <= 1)).all())
-        assert math.isfinite(u.loss) and u.loss > 0
+        assert 0 < u.loss < math.inf
         assert 0 <= u.inexactness <= float(sizes.sum()) / 4
     assert updates[-1].keep_ratios == tuple(found("dsa").keep_ratios.tolist())
 

@@ -51,6 +51,7 @@ def ratio_gradient(
     state = weights | masked_parameters(weights, graph, mask) | buffers
     x, y = batch
     with autocast(precision, x.device):
-        loss = task.loss(functional_call(model, state, (place(x, precision),)).float(), y)
+        outputs = functional_call(model, state, (place(x, precision),))
+        loss = task.loss(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), y)
     (gradient,) = torch.autograd.grad(loss, alpha)
     return gradient, loss.detach()
