@@ -140,12 +140,12 @@ def show(records: "Sequence[Record]", form: Form) -> None:
     from dsa_core import report
 
     if form is Form.text:
-        console().print(report.as_table(records))
+        screen = console()
+        screen.print(report.as_table(records, width=screen.width))
+    elif form is Form.markdown:
+        print(report.as_markdown(records))
     else:
-        print(
-            report.as_markdown(records) if form is Form.markdown else report.as_csv(records),
-            end="\n",
-        )
+        print(report.as_csv(records), end="")
 
 
 def console() -> Console:
@@ -199,8 +199,8 @@ def check_command(
 ) -> None:
     """Test a network of yours: does pruning it give what masking it gives?
 
-    Trace it, drop random channels, compare masked with pruned output and predicted with counted MACs,
-    save it, load it, compare again.
+    Trace it, drop random channels, compare masked with pruned output and predicted with counted
+    MACs, save it, load it, compare again.
     """
     from dsa_core.check import check, summary, zoo_names
 
@@ -250,7 +250,12 @@ def data_command(
 
 
 def main() -> None:
-    """Run the command line; errors of ours are one line, exit code 2."""
+    """Run the command line.
+
+    Exit codes: 0 done; 1 a network failed `dsa check`; 2 an error, told in a line (with
+        DSA_TRACEBACK
+    set, where it arose); 130 stopped by Ctrl-C.
+    """
     try:
         app()
     except (DSAError, ValueError) as error:

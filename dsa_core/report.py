@@ -35,10 +35,18 @@ class Row:
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
     """Group records by everything but the seed, in the order of network, budget, method."""
-    groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
+    groups: dict[tuple[str | float, ...], list[Record]] = defaultdict(list)
     for r in records:
-        groups[r.model, r.dataset, r.preset, r.resource, -r.asked_ratio, r.method].append(r)
-    return [Row(tuple(groups[key])) for key in sorted(groups, key=str)]
+        budget = (r.resource, -r.asked_ratio, -r.divisor)
+        groups[r.model, r.dataset, r.preset, *budget, r.method, r.series].append(r)
+    return [Row(tuple(groups[key])) for key in sorted(groups)]
+
+
+def asked(row: Row) -> str:
+    """The budget, and what else was asked of the channels kept."""
+    r = row.first
+    divisor = f", in {r.divisor}s" if r.divisor > 1 else ""
+    return f"{100 * r.asked_ratio:g} {r.resource}{divisor}{', floors' if r.floors else ''}"
 
 
 def budget_state(row: Row) -> str:
@@ -59,9 +67,10 @@ def dense_score(row: Row) -> str:
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "network": lambda row: row.first.model,
     "data": lambda row: row.first.dataset,
+    "preset": lambda row: row.first.preset,
     "method": lambda row: row.first.method,
     "seeds": lambda row: str(len(row.records)),
-    "asked %": lambda row: f"{100 * row.first.asked_ratio:g} {row.first.resource}",
+    "asked %": asked,
     "MACs %": lambda row: row.show(lambda r: 100 * r.costs["macs"].ratio, "{:.2f}"),
     "MACs M": lambda row: row.show(lambda r: r.costs["macs"].counted / 1e6, "{:.3f}"),
     "params %": lambda row: row.show(lambda r: 100 * r.costs["params"].ratio, "{:.2f}"),
@@ -75,6 +84,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "search s": lambda row: row.show(lambda r: r.seconds["search"], "{:.0f}"),
     "total s": lambda row: row.show(lambda r: r.total_seconds, "{:.0f}"),
 }
+WORDS = ("network", "data", "preset", "method")  # set flush left
 CAPTION = (
     "before, after: test {score} in % before and after fine-tuning. MACs %, params %: counted on "
     "the pruned network. ms: forward pass of {batch} examples."
@@ -92,14 +102,23 @@ def caption(records: Sequence[Record]) -> str:
     return CAPTION.format(score=r.score_name, batch=r.latency["dense"].batch)
 
 
-def as_table(records: Sequence[Record]) -> Table:
-    """For a terminal."""
+def as_table(records: Sequence[Record], *, width: int) -> Table:
+    """For a terminal of some width; where it is too narrow, a column for each run.
+
+    Args:
+        records: at least one.
+        width: columns of the terminal.
+    """
+    lines = [list(COLUMNS), *cells(records)]
+    wide = sum(2 + max(map(len, column)) for column in zip(*lines, strict=True))
+    if wide > width:
+        lines = [list(line) for line in zip(*lines, strict=True)]
     table = Table(box=box.SIMPLE_HEAD, caption=caption(records), pad_edge=False)
-    for name in COLUMNS:
-        left = name in ("network", "data", "method")
+    for i, name in enumerate(lines[0]):
+        left = i == 0 or (wide <= width and name in WORDS)
         table.add_column(name, justify="left" if left else "right", overflow="fold")
-    for row in cells(records):
-        table.add_row(*row)
+    for line in lines[1:]:
+        table.add_row(*line)
     return table
 
 
