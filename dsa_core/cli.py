@@ -1,4 +1,4 @@
-"""The command line: `dsa run | report | groups | check | data`; `python -m dsa_core` is the same."""
+"""The command line: `dsa run | report | groups | check | data`, also `python -m dsa_core`."""
 
 import json
 import os
@@ -21,10 +21,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Budgeted pruning by differentiable sparsity allocation: given a network and a budget, find "
-    "how many channels each layer may keep, cut the rest out, and fine-tune.",
+    help="Budgeted pruning by differentiable sparsity allocation: given a network and a budget, "
+    "find how many channels each layer may keep, cut the rest out, and fine-tune.",
 )
-WIDE = 200  # columns of a table that goes to a file or a pipe
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+GO_ON = "Give the same `dsa run` command again to go on"
+WIDE = 220  # columns of a table that goes to a file or a pipe
 
 
 class Form(StrEnum):
@@ -35,17 +37,23 @@ class Form(StrEnum):
     csv = "csv"
 
 
-MODEL_HELP = "a name of ours or of torchvision, or package.module:factory"
+ZOO_HELP = "all of ours and all classifiers of torchvision (takes hours)"
+MODEL_HELP = "resnet20, resnet56, resnet8, ..., a torchvision name, or package.module:factory"
 PRESET_HELP = (
     "quick: digits, 1-2 minutes; cpu-short: CIFAR-10, under 90 minutes on 2 cores; "
     "paper: CIFAR-10, 300 epochs from random weights"
 )
-METHOD_HELP = "dsa or uniform; may be given several times [default: dsa]"
+METHOD_HELP = "dsa or uniform; give it twice for both (default: dsa)"
 BUDGET_HELP = "macs=RATIO or params=RATIO, RATIO in (0, 1] of the dense network"
-DATASET_HELP = "digits, cifar10, cifar100, fashion_mnist, or folder:PATH [default: the preset's]"
-FLOOR_HELP = "GROUP=RATIO, the least that a group keeps; * is every other group"
+DATASET_HELP = "digits, cifar10, cifar100, fashion_mnist, or folder:PATH (default: the preset's)"
+FLOOR_HELP = (
+    "GROUP=RATIO, the least that a group keeps, may be given several times; * is every other "
+    "group; `dsa groups MODEL` lists the names"
+)
+DIVISOR_HELP = "kept channels are multiples of this, or the whole group; 8 suits many processors"
+FORCE_HELP = "search and fine-tune anew even if the run is there; a dense network is used again"
 OUT_HELP = "folder of the runs; a run that is there is continued, or shown if complete"
-ROOT_HELP = "folder of the datasets [default: $DSA_DATA, else ./data]"
+ROOT_HELP = "folder of the datasets (default: the variable DSA_DATA, else ./data)"
 
 
 @app.command("run")
@@ -53,17 +61,24 @@ def run_command(
     preset: Annotated[str, typer.Option(help=PRESET_HELP)] = "quick",
     method: Annotated[list[str] | None, typer.Option(help=METHOD_HELP)] = None,
     budget: Annotated[str, typer.Option(help=BUDGET_HELP)] = "macs=0.5",
-    model: Annotated[str | None, typer.Option(help=f"{MODEL_HELP} [default: the preset's]")] = None,
+    model: Annotated[str | None, typer.Option(help=f"{MODEL_HELP} (default: the preset's)")] = None,
     dataset: Annotated[str | None, typer.Option(help=DATASET_HELP)] = None,
     floor: Annotated[list[str] | None, typer.Option(help=FLOOR_HELP)] = None,
-    divisor: Annotated[int, typer.Option(help="kept channels are multiples of this")] = 1,
+    divisor: Annotated[int, typer.Option(min=1, help=DIVISOR_HELP)] = 1,
     seed: Annotated[int, typer.Option(help="of weights, batches and masks")] = 0,
     out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs"),
     data: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
-    force: Annotated[bool, typer.Option(help="start anew even if the run is there")] = False,
-    quiet: Annotated[bool, typer.Option(help="no progress bars")] = False,
+    force: Annotated[bool, typer.Option("--force", help=FORCE_HELP)] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="no progress bars, only the table")
+    ] = False,
 ) -> None:
-    """Search, cut and fine-tune; print a table, write records and a picture of the allocation."""
+    """Search, cut and fine-tune; print a table, write records and a picture of the allocation.
+
+    Stopped or killed, the same command goes on where it was.
+
+    Example: dsa run --preset cpu-short --method dsa --method uniform --budget macs=0.5
+    """
     from dsa_core.experiment import configure, run
     from dsa_core.files import write_atomically
     from dsa_core.plots import allocation_figure, png
@@ -83,7 +98,11 @@ def run_command(
         )
         for name in method or ["dsa"]
     ]
-    records = [run(c, out, data_root=data, progress=not quiet, force=force) for c in configs]
+    try:
+        records = [run(c, out, data_root=data, progress=not quiet, force=force) for c in configs]
+    except KeyboardInterrupt as stop:  # typer would end without a word
+        print(f"\n{stop or 'interrupted'}. {GO_ON}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
     show(records, Form.text)
     names = "-".join(c.method for c in configs)
     picture = out / f"allocation-{configs[0].folder.replace(configs[0].method, names, 1)}.png"
@@ -121,7 +140,7 @@ def parse_floors(texts: list[str]) -> dict[str, float]:
 
 @app.command("report")
 def report_command(
-    runs: Annotated[list[Path], typer.Argument(help="folders with runs")],
+    runs: Annotated[list[Path], typer.Argument(help="folders that `dsa run --out` wrote to")],
     form: Annotated[Form, typer.Option("--format", help="text, markdown or csv")] = Form.text,
 ) -> None:
     """Gather records into a table: a row for each method and budget, mean and spread over seeds."""
@@ -155,12 +174,13 @@ def console() -> Console:
 
 @app.command("groups")
 def groups_command(
-    model: Annotated[
-        str, typer.Argument(help="a name of ours or of torchvision, or package.module:factory")
-    ],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
-    """Show the channel groups of a network: what must be kept or removed together, and what stays."""
+    """Show the channel groups of a network: what is kept or removed together, and what stays.
+
+    Example: dsa groups resnet20
+    """
     from dsa_core import models
     from dsa_core.channels import trace
     from dsa_core.cost import Cost
@@ -171,7 +191,8 @@ def groups_command(
     if not as_json:
         print(graph)
         print(
-            f"{macs / 1e6:.2f} M MACs, {params / 1e6:.3f} M parameters, {len(graph.prunable)} prunable groups"
+            f"{macs / 1e6:.2f} M MACs, {params / 1e6:.3f} M parameters, "
+            f"{len(graph.prunable)} prunable groups"
         )
         return
     groups = [
@@ -193,8 +214,10 @@ def groups_command(
 @app.command("check")
 def check_command(
     names: Annotated[list[str] | None, typer.Argument(help=f"networks: {MODEL_HELP}")] = None,
-    zoo: Annotated[bool, typer.Option(help="ours and torchvision's classification models")] = False,
-    keep: Annotated[float, typer.Option(help="share of every group that stays")] = 0.5,
+    zoo: Annotated[bool, typer.Option("--zoo", help=ZOO_HELP)] = False,
+    keep: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="share of every group that stays")
+    ] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="a list of JSON objects")] = False,
 ) -> None:
     """Test a network of yours: does pruning it give what masking it gives?
@@ -226,10 +249,8 @@ def check_command(
 @app.command("data")
 def data_command(
     name: Annotated[str | None, typer.Argument(help="dataset to look for; none lists all")] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="folder [default: $DSA_DATA, else ./data]")
-    ] = None,
-    download: Annotated[bool, typer.Option(help="fetch it if it is missing")] = False,
+    root: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
+    download: Annotated[bool, typer.Option("--download", help="fetch it if it is missing")] = False,
 ) -> None:
     """Show which datasets are there, or download one."""
     from dsa_core import data
@@ -263,6 +284,3 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'interrupted'}", file=sys.stderr)
-        sys.exit(130)

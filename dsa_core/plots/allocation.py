@@ -28,16 +28,23 @@ def allocation_figure(records: Sequence[Record]) -> Figure:
     first, n = records[0], len(records[0].groups)
     rows = -(-n // PER_ROW)
     figure = blank_figure(8.0, 1.3 + 2.4 * rows)
-    every = figure.subplots(rows, 1, sharey=True, squeeze=False)[:, 0]
+    every = figure.subplots(rows, 1, squeeze=False)[:, 0]
     each = -(-n // rows)  # rows of equal length; the last may be shorter
     for i, axes in enumerate(every):
         draw_allocation(axes, records, shown=range(i * each, min((i + 1) * each, n)))
         axes.set_xlim(-0.6, each - 0.4)
     every[-1].set_xlabel("channel group, named by its first layer")
     asked = f"{100 * first.asked_ratio:g} % of the {UNITS[first.resource]} asked"
-    figure.suptitle(f"{first.model} on {first.dataset}, {asked}", fontsize=11)
     drawn, names = every[0].get_legend_handles_labels()
-    figure.legend(drawn, names, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    figure.legend(
+        drawn,
+        names,
+        title=f"{first.model} on {first.dataset}, {asked}",
+        loc="outside upper center",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
