@@ -1,6 +1,7 @@
 """Figures from data: pure functions that return a matplotlib `Figure`; one family a file."""
 
 from dsa_core.plots.allocation import allocation_figure, draw_allocation, label
+from dsa_core.plots.search import search_figure
 from dsa_core.plots.style import COLOURS, DENSE, blank_figure, open_axes, png
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "label",
     "open_axes",
     "png",
+    "search_figure",
 ]

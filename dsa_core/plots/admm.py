@@ -63,7 +63,7 @@ def landscape_figure(
         optimum: drawn as a star, shape (2,).
         levels: lines of the loss, at its quantiles on the grid.
     """
-    figure = blank_figure(6.4, 5.6)
+    figure = blank_figure(6.8, 4.7)
     axes = figure.add_subplot()
     a, loss, cost = ground.ratios.numpy(), ground.loss.T.numpy(), ground.cost.T.numpy()
     axes.contourf(a, a, cost, levels=[budget, float(cost.max()) + 1], colors=[DENSE], alpha=0.35)
