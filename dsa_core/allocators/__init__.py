@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from dsa_core.allocators import dsa, uniform
-from dsa_core.allocators.allocation import Allocation, Update
+from dsa_core.allocators.allocation import Allocation, Update, ratios_on_path
 from dsa_core.allocators.config import OnStep, SearchConfig, SearchData
 from dsa_core.allocators.gradient import ratio_gradient
 from dsa_core.allocators.problem import Problem
@@ -24,6 +24,7 @@ __all__ = [
     "Update",
     "dsa",
     "ratio_gradient",
+    "ratios_on_path",
     "search",
     "uniform",
 ]

@@ -113,22 +113,41 @@ class Allocation:
         budget = replace(self.budget, macs=macs, params=params)
         cost = self._cost(budget.resource)
         passed = [*(u.keep_ratios for u in self.updates), tuple(self.keep_ratios.tolist())]
-        ratios = torch.tensor(passed, dtype=torch.float64)
-        form = cost.relative
-        path = torch.stack([form(r) for r in ratios])
-        if budget.ratio < float(path.min()) * (1 - TOLERANCE):
-            raise BudgetError(
-                f"{budget.resource}={budget.ratio:g} is below what this search passed: it went "
-                f"from 1 down to {float(path.min()):.4f} of the dense {budget.resource}. Ask for "
-                "that or more, or search again with the lower budget"
-            )
-        above = (path >= budget.ratio * (1 - MET)).nonzero()[:, 0]
-        nearest = ratios[int(above[-1]) if len(above) else int(path.argmax())]
-        floors = budget.least_counts(cost) / cost.sizes
-        shifted, _ = shift_to_budget(nearest.log(), form, budget.ratio, floors)
-        chosen = shifted.exp()
+        chosen = ratios_on_path(torch.tensor(passed, dtype=torch.float64), cost, budget)
         counts = round_to_channels(chosen, cost, budget)
         return replace(self, budget=budget, keep_ratios=chosen, counts=counts)
 
     def _cost(self, resource: Resource | None) -> Cost:
         return Cost.of(self.graph, resource or self.budget.resource)
+
+
+def ratios_on_path(passed: Tensor, cost: Cost, budget: Budget) -> Tensor:
+    """Read from the way of one search the keep ratios for another budget.
+
+    They are those of the last update whose cost is not below the budget, shifted on it: a factor
+    common to all groups, which leaves the prices as they are.
+
+    Args:
+        passed: keep ratios of every update in order, the final ones last, shape (T, K), in (0, 1].
+        cost: of the resource that the budget names.
+        budget: what is asked now, with its floors and its divisor.
+
+    Returns:
+        Relaxed keep ratios, float64, shape (K,), on the budget.
+
+    Raises:
+        BudgetError: the search never passed that cost; names the range it did.
+    """
+    form = cost.relative
+    path = torch.stack([form(r) for r in passed])
+    if budget.ratio < float(path.min()) * (1 - TOLERANCE):
+        raise BudgetError(
+            f"{budget.resource}={budget.ratio:g} is below what this search passed: it went "
+            f"from 1 down to {float(path.min()):.4f} of the dense {budget.resource}. Ask for "
+            "that or more, or search again with the lower budget"
+        )
+    above = (path >= budget.ratio * (1 - MET)).nonzero()[:, 0]
+    nearest = passed[int(above[-1]) if len(above) else int(path.argmax())]
+    floors = budget.least_counts(cost) / cost.sizes
+    shifted, _ = shift_to_budget(nearest.log(), form, budget.ratio, floors)
+    return shifted.exp()
