@@ -1,0 +1,71 @@
+"""Notebook 02: every check passes its answer and refuses what is usually got wrong."""
+
+import pytest
+
+from dsa_core.exercises import n02
+
+
+def first_match_only(n, pairs):
+    """Looks one step far: a - b - c leaves c with b."""
+    label = list(range(n))
+    for i, j in pairs:
+        label[max(i, j)] = min(i, j)
+    return label
+
+
+def moves_one_id(n, pairs):
+    """Gives a new label to the id, not to its whole class."""
+    label = list(range(n))
+    for i, j in pairs:
+        label[i] = label[j] = min(label[i], label[j])
+    return label
+
+
+def with_loops(n, pairs):
+    """Right in another way: walk to the root."""
+    parent = list(range(n))
+
+    def root(i):
+        return i if parent[i] == i else root(parent[i])
+
+    for i, j in pairs:
+        parent[max(root(i), root(j))] = min(root(i), root(j))
+    return [root(i) for i in range(n)]
+
+
+RIGHT = [
+    (n02.check_united, n02.united),
+    (n02.check_united, with_loops),
+    (n02.check_kept_after_concat, n02.kept_after_concat),
+    (n02.check_conv_macs, n02.conv_macs),
+    (n02.check_shuffled, n02.shuffled),
+]
+WRONG = [
+    (n02.check_united, first_match_only),
+    (n02.check_united, moves_one_id),
+    (n02.check_united, lambda n, pairs: list(range(n))),
+    (n02.check_kept_after_concat, lambda sizes, kept: [c for part in kept for c in part]),
+    (  # offsets from what is left, not from what was there
+        n02.check_kept_after_concat,
+        lambda sizes, kept: [
+            sum(map(len, kept[:i])) + c for i, part in enumerate(kept) for c in part
+        ],
+    ),
+    (n02.check_conv_macs, lambda i, o, k, s, d: i * o * k * s * s),
+    (n02.check_conv_macs, lambda i, o, k, s, d: i * o * k * k * s * s),
+    (n02.check_conv_macs, lambda i, o, k, s, d: 2 * o * (1 if d else i) * k * k * s * s),
+    (n02.check_shuffled, lambda channels, groups: list(range(channels))),
+    (n02.check_shuffled, lambda channels, groups: n02.shuffled(channels, channels // groups)),
+]
+
+
+@pytest.mark.parametrize(("check", "answer"), RIGHT)
+def test_right_answers_pass(check, answer, capsys) -> None:
+    check(answer)
+    assert "right on all" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("check", "answer"), WRONG)
+def test_usual_mistakes_are_refused_with_a_hint(check, answer) -> None:
+    with pytest.raises(AssertionError, match="hint"):
+        check(answer)

@@ -1,0 +1,94 @@
+"""The instruments of notebook 03: the truth by finite differences, and where a mask may act."""
+
+import pytest
+import torch
+from problems_networks import cbr, chain
+from torch import Tensor
+from torch.testing import assert_close
+
+from dsa_core import data, masked_call, trace
+from dsa_core.exercises import mask_place
+from dsa_core.exercises.mask_place import Probe
+
+TASK = data.classification()
+
+
+def probe(alpha: tuple[float, float] = (0.5, 0.5)) -> Probe:
+    torch.manual_seed(0)
+    model = chain(8, a=cbr(3, 8), b=cbr(8, 8)).train()
+    graph = trace(model, torch.zeros(1, 3, 8, 8))
+    batches = [(torch.randn(16, 3, 8, 8), torch.randint(3, (16,))) for _ in range(2)]
+    b = torch.rand(16) + 0.1
+    return Probe(
+        model, graph, torch.tensor(alpha, dtype=torch.float64), b, batches, TASK, sharpness=5.0
+    )
+
+
+def top(b: Tensor, count: int) -> Tensor:
+    return (b >= b.sort(descending=True).values[count - 1]).float()
+
+
+def test_finite_differences_by_hand() -> None:
+    p = probe()
+    found = mask_place.finite_difference(p)
+
+    def loss(first: int, second: int) -> float:
+        mask = torch.cat([top(p.b[:8], first), top(p.b[8:], second)])
+        with torch.no_grad():
+            losses = [TASK.loss(masked_call(p.model, p.graph, mask, x), y) for x, y in p.batches]
+        return float(sum(losses)) / 2
+
+    # half of 8 channels are 4; an eighth of 8 is 1 channel, so the ratios are 2/8 apart
+    wanted = [(loss(5, 4) - loss(3, 4)) / 0.25, (loss(4, 5) - loss(4, 3)) / 0.25]
+    assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-4, atol=1e-5)
+
+
+def test_finite_differences_stay_within_the_group() -> None:
+    assert bool(mask_place.finite_difference(probe((1.0, 1 / 8))).isfinite().all())
+
+
+def test_neither_place_changes_the_network() -> None:
+    p = probe()
+    before = {name: value.clone() for name, value in p.model.state_dict().items()}
+    placed = mask_place.before_the_relu(p, passes=3, seed=0)
+    at = mask_place.at_the_consumers(p, "straight_through", passes=3, seed=0)
+    assert placed.shape == at.shape == (2,)
+    assert_close(p.model.state_dict(), before, rtol=0, atol=0)
+    assert all(not m._forward_hooks for m in p.model.modules())
+    assert_close(placed, mask_place.before_the_relu(p, passes=3, seed=0))
+    assert not torch.equal(placed, mask_place.before_the_relu(p, passes=3, seed=1))
+
+
+def test_a_mask_on_the_norms_hits_their_output_and_is_taken_off() -> None:
+    p = probe()
+    mask, x = torch.ones(16), p.batches[0][0]
+    mask[2] = 0
+    with (
+        pytest.raises(KeyError),
+        mask_place.masked_norms(p.model, p.graph, mask) as model,
+    ):
+        first = model.a[:2](x)
+        assert bool((first[:, 2] == 0).all()) and not bool((first[:, 1] == 0).all())
+        raise KeyError
+    assert not bool((p.model.a[:2](x)[:, 2] == 0).all())
+
+
+def test_before_the_relu_a_dropped_channel_has_no_gradient() -> None:
+    """With m z before a ReLU, d relu(m z) / dm at m = 0 is z ReLU'(0) = 0; after it, relu(z)."""
+    p = probe()
+    x, y = p.batches[0]
+    mask = torch.ones(16)
+    mask[2] = 0
+    mask.requires_grad_()
+    with mask_place.masked_norms(p.model, p.graph, mask) as model:
+        inside = torch.autograd.grad(TASK.loss(model(x), y), mask)[0]
+    outside = torch.autograd.grad(TASK.loss(masked_call(p.model, p.graph, mask, x), y), mask)[0]
+    assert float(inside[2]) == 0.0
+    assert float(outside[2]) != 0.0
+
+
+@pytest.mark.slow
+def test_a_prepared_network_knows_digits_under_masks() -> None:
+    p = mask_place.prepare(0, epochs=(2, 1))
+    assert (len(p.graph.prunable), len(p.batches), len(p.batches[0][1])) == (9, 2, 400)
+    assert p.loss(torch.ones(p.graph.n_channels)) < 1.5  # chance is log 10 = 2.3
