@@ -1,0 +1,95 @@
+"""The parameters of a notebook: which there are, of what type, and whether values fit them."""
+
+import ast
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from dsa_core.errors import ConfigError, nearest
+
+Value: TypeAlias = bool | int | float | str | list[Any]
+SCALARS: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str}
+TYPES: dict[str, Any] = SCALARS | {f"list[{name}]": list[t] for name, t in SCALARS.items()}  # type: ignore[valid-type]
+
+
+class Parameter(BaseModel):
+    """One line of the notebook's cell tagged `parameters`: `name: type = default  # help`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    type: str
+    default: Value
+    help: str
+
+    def fit(self, value: object) -> Value:
+        """The value as the parameter's type takes it; a whole number is also a float, no more.
+
+        Raises:
+            ConfigError: it is of another type.
+        """
+        try:
+            fitted: Value = TypeAdapter(TYPES[self.type]).validate_python(value, strict=True)
+        except ValidationError:
+            raise ConfigError(
+                f"parameter {self.name!r} ({self.help or 'no help'}) must be {self.type}, "
+                f"got {value!r} ({type(value).__name__})"
+            ) from None
+        return fitted
+
+
+def parameters_of(notebook: Path) -> dict[str, Parameter]:
+    """Read the parameters that a notebook takes, without running it.
+
+    Raises:
+        ConfigError: there is no such notebook, it has no parameters, or one of them is not written
+            `name: type = value  # help` with a type of `TYPES`.
+    """
+    from papermill import inspect_notebook  # takes seconds to import
+
+    if not notebook.is_file():
+        raise ConfigError(f"there is no notebook {notebook}")
+    found = inspect_notebook(braces_kept(notebook))
+    if not found:
+        raise ConfigError(
+            f"{notebook.name} takes no parameters: tag one cell `parameters`, with a line "
+            "`name: type = value  # help` for each"
+        )
+    return {name: read(notebook, info) for name, info in found.items()}
+
+
+def read(notebook: Path, info: dict[str, str]) -> Parameter:
+    """One parameter, from what papermill found out about it (all of it text)."""
+    name, kind = info["name"], info["inferred_type_name"]
+    if kind not in TYPES:
+        raise ConfigError(
+            f"{notebook.name}: parameter {name!r} has the type {kind!r}; give it one of "
+            f"{', '.join(TYPES)}"
+        )
+    try:
+        default = ast.literal_eval(info["default"])
+    except (ValueError, SyntaxError):
+        raise ConfigError(
+            f"{notebook.name}: the default of parameter {name!r} must be a plain value, "
+            f"got {info['default']}"
+        ) from None
+    bare = Parameter(name=name, type=kind, default="", help=info["help"])
+    return bare.model_copy(update={"default": bare.fit(default)})
+
+
+def fit_all(known: dict[str, Parameter], given: dict[str, Any]) -> dict[str, Value]:
+    """All parameters of a run: the given values, the defaults for the others.
+
+    Raises:
+        ConfigError: a name is unknown (the nearest right one is named), or a value does not fit.
+    """
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"the notebook takes no parameter {name!r}{nearest(name, known)}")
+    return {n: p.fit(given[n]) if n in given else p.default for n, p in known.items()}
+
+
+def braces_kept(path: Path) -> str:
+    """A path as papermill takes it: it would fill in parameters where it finds braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
