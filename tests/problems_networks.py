@@ -254,349 +254,150 @@ TOYS = [
         lambda: chain(5, a=cbr(3, 8), g=conv(8, 12, groups=4), r=R(), c=conv(12, 5)),
         {"a.0": 2, "g": 3, "c": 5},
     ),
-    Toy(
-        "concat",
-        lambda: Net(dense, 15, a=conv(3, 4), b=conv(4, 6), c=conv(10, 5)),
-        {"a": 4, "b": 6, "c": 5},
-    ),
-    Toy(
-        "squeeze and excite",
-        lambda: Net(gate, 8, a=cbr(3, 8), down=conv(8, 4, 1), up=conv(4, 8, 1)),
-        {"a.0": 8, "down": 4},
-    ),
-    Toy(
-        "shuffle",
-        lambda: chain(5, a=cbr(3, 8), s=shuffle, d=conv(8, 8, groups=8), c=conv(8, 5)),
-        {"a.0": 4, "c": 5},
-    ),
-    Toy(
-        "nn.ChannelShuffle",
-        lambda: chain(5, a=cbr(3, 8), s=nn.ChannelShuffle(4), c=conv(8, 5)),
-        {"a.0": 2, "c": 5},
-    ),
-    Toy(
-        "pixel shuffle",
-        lambda: chain(5, a=conv(3, 8), s=nn.PixelShuffle(2), c=conv(2, 5)),
-        {"a": 2, "c": 5},
-    ),
-    Toy(
-        "pixel unshuffle",
-        lambda: chain(5, a=conv(3, 4), s=nn.PixelUnshuffle(2), c=conv(16, 5)),
-        {"a": 4, "c": 5},
-    ),
+    Toy("concat", lambda: Net(dense, 15, a=conv(3, 4), b=conv(4, 6), c=conv(10, 5)),
+        {"a": 4, "b": 6, "c": 5}),
+    Toy("squeeze and excite", lambda: Net(
+        gate, 8, a=cbr(3, 8), down=conv(8, 4, 1), up=conv(4, 8, 1)),
+        {"a.0": 8, "down": 4}),
+    Toy("shuffle", lambda: chain(5, a=cbr(3, 8), s=shuffle, d=conv(8, 8, groups=8), c=conv(8, 5)),
+        {"a.0": 4, "c": 5}),
+    Toy("nn.ChannelShuffle", lambda: chain(5, a=cbr(3, 8), s=nn.ChannelShuffle(4), c=conv(8, 5)),
+        {"a.0": 2, "c": 5}),
+    Toy("pixel shuffle", lambda: chain(5, a=conv(3, 8), s=nn.PixelShuffle(2), c=conv(2, 5)),
+        {"a": 2, "c": 5}),
+    Toy("pixel unshuffle", lambda: chain(5, a=conv(3, 4), s=nn.PixelUnshuffle(2), c=conv(16, 5)),
+        {"a": 4, "c": 5}),
     Toy(
         "flatten",
         lambda: nn.Sequential(
-            conv(3, 4),
-            nn.AdaptiveAvgPool2d(3),
-            nn.Flatten(),
-            nn.Linear(36, 8),
-            R(),
-            nn.Linear(8, 3),
+            conv(3, 4), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(36, 8), R(),
+            nn.Linear(8, 3)
         ),
         {"0": 4, "3": 8},
     ),
-    Toy(
-        "chunk",
-        lambda: chain(5, a=conv(3, 8), m=lambda x: torch.mul(*x.chunk(2, 1)), c=conv(4, 5)),
-        {"a": 4, "c": 5},
-    ),
+    Toy("chunk", lambda: chain(
+        5, a=conv(3, 8), m=lambda x: torch.mul(*x.chunk(2, 1)), c=conv(4, 5)),
+        {"a": 4, "c": 5}),
     Toy("glu", lambda: chain(5, a=conv(3, 8), m=nn.GLU(1), c=conv(4, 5)), {"a": 4, "c": 5}),
-    Toy(
-        "split",
-        lambda: chain(5, a=conv(3, 8), m=lambda x: torch.mul(*x.split(4, 1)), c=conv(4, 5)),
-        {"c": 5},
-        ("split into fixed widths",),
-    ),
-    Toy(
-        "maxout",
-        lambda: chain(
-            5, a=conv(3, 8), m=lambda x: x.view(-1, 2, x.shape[1] // 2, 8, 8).amax(1), c=conv(4, 5)
-        ),
-        {"a": 4, "c": 5},
-    ),
-    Toy(
-        "pieces by width",
-        lambda: chain(
-            5, a=conv(3, 8), m=lambda x: x.view(len(x), -1, 2, 8, 8).amax(2), c=conv(4, 5)
-        ),
-        {"a": 4, "c": 5},
-    ),
-    Toy(
-        "three pieces",
-        lambda: chain(
-            5, a=conv(3, 8), m=lambda x: x.view(len(x), 2, 2, 2, 8, 8).sum((2, 3)), c=conv(2, 5)
-        ),
-        {"c": 5},
-        ("reshape cuts",),
-    ),
-    Toy(
-        "unflatten and unbind", lambda: Net(pieces, 5, a=conv(3, 6), b=conv(3, 5)), {"a": 3, "b": 5}
-    ),
-    Toy(
-        "unbind",
-        lambda: chain(5, a=conv(3, 2), m=lambda x: sum(x.unbind(1))[:, None], b=conv(1, 5)),
-        {"b": 5},
-        ("unbind",),
-    ),
+    Toy("split", lambda: chain(
+        5, a=conv(3, 8), m=lambda x: torch.mul(*x.split(4, 1)), c=conv(4, 5)),
+        {"c": 5}, ("split into fixed widths",)),
+    Toy("maxout", lambda: chain(
+        5, a=conv(3, 8), m=lambda x: x.view(-1, 2, x.shape[1] // 2, 8, 8).amax(1), c=conv(4, 5)),
+        {"a": 4, "c": 5}),
+    Toy("pieces by width", lambda: chain(
+        5, a=conv(3, 8), m=lambda x: x.view(len(x), -1, 2, 8, 8).amax(2), c=conv(4, 5)),
+        {"a": 4, "c": 5}),
+    Toy("three pieces", lambda: chain(
+        5, a=conv(3, 8), m=lambda x: x.view(len(x), 2, 2, 2, 8, 8).sum((2, 3)), c=conv(2, 5)),
+        {"c": 5}, ("reshape cuts",)),
+    Toy("unflatten and unbind", lambda: Net(
+        pieces, 5, a=conv(3, 6), b=conv(3, 5)), {"a": 3, "b": 5}),
+    Toy("unbind", lambda: chain(
+        5, a=conv(3, 2), m=lambda x: sum(x.unbind(1))[:, None], b=conv(1, 5)),
+        {"b": 5}, ("unbind",)),
     Toy(  # the second transposed layer ties its halves, on both sides
         "transposed",
         lambda: chain(
-            5,
-            a=cbr(3, 4),
-            t=nn.ConvTranspose2d(4, 6, 2, stride=2),
-            r=R(),
-            u=nn.ConvTranspose2d(6, 4, 3, groups=2),
-            q=R(),
-            c=conv(4, 5),
+            5, a=cbr(3, 4), t=nn.ConvTranspose2d(4, 6, 2, stride=2), r=R(),
+            u=nn.ConvTranspose2d(6, 4, 3, groups=2), q=R(), c=conv(4, 5),
         ),
         {"a.0": 4, "t": 3, "u": 2, "c": 5},
     ),
     Toy(
         "layer norm",
-        lambda: Net(
-            transformer,
-            6,
-            **patches(
-                norm=nn.LayerNorm(6),
-                norm2=nn.LayerNorm(6),
-                fc1=nn.Linear(6, 9),
-                fc2=nn.Linear(9, 6),
-            ),
-        ),
+        lambda: Net(transformer, 6, **patches(
+            norm=nn.LayerNorm(6), norm2=nn.LayerNorm(6), fc1=nn.Linear(6, 9), fc2=nn.Linear(9, 6))),
         {"fc1": 9},
         ("LayerNorm over channels",),
     ),
     Toy(
         "attention",
-        lambda: Net(
-            attention,
-            6,
-            **patches(
-                mha=nn.MultiheadAttention(6, 2, batch_first=True),
-                fc1=nn.Linear(6, 9),
-                fc2=nn.Linear(9, 6),
-            ),
-        ),
+        lambda: Net(attention, 6, **patches(
+            mha=nn.MultiheadAttention(6, 2, batch_first=True),
+            fc1=nn.Linear(6, 9), fc2=nn.Linear(9, 6))),
         {"fc1": 9},
         ("attention module of fixed width",),
     ),
-    Toy(
-        "class token",
-        lambda: Net(
-            tokens,
-            7,
-            token=torch.randn(1, 1, 6),
-            place=torch.randn(1, 5, 6),
-            **patches(fc=nn.Linear(6, 7)),
-        ),
-        {"patch": 6, "fc": 7},
-    ),
-    Toy(
-        "layer scale",
-        lambda: Net(scaled, 6, a=conv(3, 6), b=conv(6, 6), scale=torch.randn(6, 1, 1)),
-        {"a": 6},
-    ),
-    Toy(
-        "scalar scale",
-        lambda: Net(scaled, 6, a=conv(3, 6), b=conv(6, 6), scale=torch.randn(1)),
-        {"a": 6},
-    ),
-    Toy(
-        "spatial gate",
-        lambda: Net(spatial_gate, 6, a=conv(3, 6), g=conv(6, 1)),
-        {"a": 6},
-        ("broadcast over channels",),
-    ),
-    Toy(
-        "prelu",
-        lambda: chain(5, a=conv(3, 6), r=nn.PReLU(6, 0.3), b=conv(6, 5), q=nn.PReLU()),
-        {"a": 6, "b": 5},
-    ),
-    Toy(
-        "tied in time",
-        lambda: Net(lambda n, x: n.t(n.t(n.a(x)).relu()), 6, a=cbr(3, 6), t=conv(6, 6)),
-        A,
-    ),
+    Toy("class token", lambda: Net(
+        tokens, 7, token=torch.randn(1, 1, 6), place=torch.randn(1, 5, 6),
+        **patches(fc=nn.Linear(6, 7))), {"patch": 6, "fc": 7}),
+    Toy("layer scale", lambda: Net(
+        scaled, 6, a=conv(3, 6), b=conv(6, 6), scale=torch.randn(6, 1, 1)), {"a": 6}),
+    Toy("scalar scale", lambda: Net(
+        scaled, 6, a=conv(3, 6), b=conv(6, 6), scale=torch.randn(1)), {"a": 6}),
+    Toy("spatial gate", lambda: Net(spatial_gate, 6, a=conv(3, 6), g=conv(6, 1)), {"a": 6},
+        ("broadcast over channels",)),
+    Toy("prelu", lambda: chain(
+        5, a=conv(3, 6), r=nn.PReLU(6, 0.3), b=conv(6, 5), q=nn.PReLU()), {"a": 6, "b": 5}),
+    Toy("tied in time", lambda: Net(
+        lambda n, x: n.t(n.t(n.a(x)).relu()), 6, a=cbr(3, 6), t=conv(6, 6)), A),
     Toy("tied modules", tied_modules, {"a.0": 6, "d": 6}),
     Toy("weight norm", normalised, {"c": 4}, ("computed weight",)),
-    Toy(
-        "computed weight",
-        lambda: Net(softmax_weight, 5, a=conv(3, 6), w=torch.randn(4, 6, 1, 1), c=conv(4, 5)),
-        {"c": 5},
-        ("computed weight",),
-    ),
-    Toy(
-        "weight used twice",
-        lambda: Net(used_twice, 5, a=conv(3, 6), fc=nn.Linear(6, 4), c=nn.Linear(6, 5)),
-        {"c": 5},
-        ("matmul",),
-    ),
-    Toy(
-        "mean over channels",
-        lambda: Net(over_channels, 5, a=conv(3, 6), b=conv(6, 5)),
-        {"b": 5},
-        ("mean over channels",),
-    ),
-    Toy(
-        "group norm",
-        lambda: chain(5, a=conv(3, 6), n=nn.GroupNorm(2, 6), b=conv(6, 5)),
-        {"b": 5},
-        ("GroupNorm",),
-    ),
-    Toy(
-        "unknown op",
-        lambda: chain(5, a=conv(3, 6), u=torch.sinc, b=conv(6, 5)),
-        {"b": 5},
-        ("unknown op aten.sinc",),
-    ),
-    Toy(
-        "unused module",
-        lambda: Net(lambda n, x: n.a(x).relu(), 6, a=conv(3, 6), spare=conv(3, 4)),
-        {"a": 6},
-    ),
-    Toy(
-        "flip",
-        lambda: chain(5, a=conv(3, 6), f=lambda x: torch.cat([x, x.flip(1)], 1), b=conv(12, 5)),
-        {"a": 6, "b": 5},
-    ),
-    Toy(
-        "roll",
-        lambda: chain(
-            5,
-            a=conv(3, 6),
-            s=lambda x: x.roll(3, 2),
-            b=conv(6, 4),
-            f=lambda x: x.roll(1, 1),
-            c=conv(4, 5),
-        ),
-        {"a": 6, "c": 5},
-        ("roll by a fixed number",),
-    ),
-    Toy(
-        "stack and sum",
-        lambda: Net(stacked, 5, a=conv(3, 4), b=conv(3, 4), c=conv(4, 5)),
-        {"a": 4, "c": 5},
-    ),
-    Toy(
-        "side by side",
-        lambda: Net(side_by_side, 5, a=conv(3, 4), b=conv(3, 4), c=conv(4, 5)),
-        {"a": 4, "c": 5},
-    ),
-    Toy(
-        "two groups of one layer",
-        lambda: Net(two_parts, 5, d=conv(3, 8), a=conv(3, 4), b=conv(3, 4), c=conv(8, 5)),
-        {"d": 4, "d#2": 4, "c": 5},
-    ),
-    Toy(
-        "constant",
-        lambda: Net(constant_meets, 5, a=conv(3, 6), b=conv(6, 5)),
-        {"b": 5},
-        ("constant of fixed shape",),
-    ),
-    Toy(
-        "zeros of the same shape",
-        lambda: chain(
-            5, a=conv(3, 6), z=lambda x: torch.cat([x, torch.zeros_like(x)], 1), b=conv(12, 5)
-        ),
-        {"a": 6, "b": 5},
-    ),
-    Toy(
-        "zeros of fixed shape",
-        lambda: Net(fixed_zeros, 5, a=conv(3, 4), d=conv(4, 6), b=conv(6, 5)),
-        {"a": 4, "b": 5},
-        ("constant of fixed shape",),
-    ),
-    Toy(
-        "written in place",
-        lambda: Net(in_place, 5, a=conv(3, 6), c=conv(6, 5)),
-        {"c": 5},
-        ("in-place copy",),
-    ),
-    Toy(
-        "crop of channels",
-        lambda: chain(5, a=conv(3, 6), s=lambda x: F.pad(x, (0, 0, 0, 0, -1, -1)), b=conv(4, 5)),
-        {"b": 5},
-        ("pad that cuts",),
-    ),
-    Toy(
-        "slice of channels",
-        lambda: chain(5, a=conv(3, 6), s=lambda x: x[:, 1:-1].narrow(2, 1, 4), b=conv(4, 5)),
-        {"b": 5},
-        ("slice with fixed bounds",),
-    ),
-    Toy(
-        "repeat",
-        lambda: chain(
-            5, a=conv(3, 6), s=lambda x: x.repeat(1, 2, 1, 1).tile(1, 1, 2, 1), b=conv(12, 5)
-        ),
-        {"a": 6, "b": 5},
-    ),
+    Toy("computed weight", lambda: Net(
+        softmax_weight, 5, a=conv(3, 6), w=torch.randn(4, 6, 1, 1), c=conv(4, 5)), {"c": 5},
+        ("computed weight",)),
+    Toy("weight used twice", lambda: Net(
+        used_twice, 5, a=conv(3, 6), fc=nn.Linear(6, 4), c=nn.Linear(6, 5)), {"c": 5},
+        ("matmul",)),
+    Toy("mean over channels", lambda: Net(over_channels, 5, a=conv(3, 6), b=conv(6, 5)), {"b": 5},
+        ("mean over channels",)),
+    Toy("group norm", lambda: chain(
+        5, a=conv(3, 6), n=nn.GroupNorm(2, 6), b=conv(6, 5)), {"b": 5}, ("GroupNorm",)),
+    Toy("unknown op", lambda: chain(5, a=conv(3, 6), u=torch.sinc, b=conv(6, 5)), {"b": 5},
+        ("unknown op aten.sinc",)),
+    Toy("unused module", lambda: Net(
+        lambda n, x: n.a(x).relu(), 6, a=conv(3, 6), spare=conv(3, 4)), {"a": 6}),
+    Toy("flip", lambda: chain(
+        5, a=conv(3, 6), f=lambda x: torch.cat([x, x.flip(1)], 1), b=conv(12, 5)),
+        {"a": 6, "b": 5}),
+    Toy("roll", lambda: chain(
+        5, a=conv(3, 6), s=lambda x: x.roll(3, 2), b=conv(6, 4), f=lambda x: x.roll(1, 1),
+        c=conv(4, 5)), {"a": 6, "c": 5}, ("roll by a fixed number",)),
+    Toy("stack and sum", lambda: Net(stacked, 5, a=conv(3, 4), b=conv(3, 4), c=conv(4, 5)),
+        {"a": 4, "c": 5}),
+    Toy("side by side", lambda: Net(side_by_side, 5, a=conv(3, 4), b=conv(3, 4), c=conv(4, 5)),
+        {"a": 4, "c": 5}),
+    Toy("two groups of one layer", lambda: Net(
+        two_parts, 5, d=conv(3, 8), a=conv(3, 4), b=conv(3, 4), c=conv(8, 5)),
+        {"d": 4, "d#2": 4, "c": 5}),
+    Toy("constant", lambda: Net(constant_meets, 5, a=conv(3, 6), b=conv(6, 5)), {"b": 5},
+        ("constant of fixed shape",)),
+    Toy("zeros of the same shape", lambda: chain(
+        5, a=conv(3, 6), z=lambda x: torch.cat([x, torch.zeros_like(x)], 1), b=conv(12, 5)),
+        {"a": 6, "b": 5}),
+    Toy("zeros of fixed shape", lambda: Net(
+        fixed_zeros, 5, a=conv(3, 4), d=conv(4, 6), b=conv(6, 5)), {"a": 4, "b": 5},
+        ("constant of fixed shape",)),
+    Toy("written in place", lambda: Net(in_place, 5, a=conv(3, 6), c=conv(6, 5)), {"c": 5},
+        ("in-place copy",)),
+    Toy("crop of channels", lambda: chain(
+        5, a=conv(3, 6), s=lambda x: F.pad(x, (0, 0, 0, 0, -1, -1)), b=conv(4, 5)), {"b": 5},
+        ("pad that cuts",)),
+    Toy("slice of channels", lambda: chain(
+        5, a=conv(3, 6), s=lambda x: x[:, 1:-1].narrow(2, 1, 4), b=conv(4, 5)), {"b": 5},
+        ("slice with fixed bounds",)),
+    Toy("repeat", lambda: chain(
+        5, a=conv(3, 6), s=lambda x: x.repeat(1, 2, 1, 1).tile(1, 1, 2, 1), b=conv(12, 5)),
+        {"a": 6, "b": 5}),
     Toy("without gradient", lambda: Net(region, 5, a=conv(3, 6), b=conv(6, 5)), {"a": 6, "b": 5}),
-    Toy(
-        "upsampling",
-        lambda: Net(upsampled, 5, a=conv(3, 4), b=conv(4, 6), c=conv(10, 5)),
-        {"a": 4, "b": 6, "c": 5},
-    ),
-    Toy(
-        "product of activations",
-        lambda: Net(matrix, 5, a=conv(3, 6), fc=nn.Linear(6, 4), fc2=nn.Linear(4, 5)),
-        {"fc": 4, "fc2": 5},
-        ("matmul",),
-    ),
-    Toy(
-        "norms without scale",
-        lambda: chain(
-            5,
-            a=conv(3, 6),
-            n=nn.BatchNorm2d(6, affine=False),
-            p=nn.ReflectionPad2d(1),
-            b=conv(6, 5),
-            i=nn.InstanceNorm2d(5, affine=True),
-        ),
-        {"a": 6, "b": 5},
-    ),
-    Toy(
-        "one dimension",
-        lambda: nn.Sequential(
-            nn.Conv1d(2, 6, 3),
-            nn.BatchNorm1d(6),
-            R(),
-            nn.MaxPool1d(2),
-            nn.Conv1d(6, 5, 3),
-            nn.Flatten(),
-            nn.Linear(15, 3),
-        ),
-        {"0": 6, "4": 5},
-        (),
-        (2, 12),
-    ),
-    Toy(
-        "three dimensions",
-        lambda: nn.Sequential(
-            nn.Conv3d(2, 6, 3),
-            nn.BatchNorm3d(6),
-            R(),
-            nn.AdaptiveAvgPool3d(1),
-            nn.Flatten(),
-            nn.Linear(6, 3),
-        ),
-        {"0": 6},
-        (),
-        (2, 4, 4, 4),
-    ),
-    Toy(
-        "rows of features",
-        lambda: nn.Sequential(nn.Linear(7, 6), R(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)),
-        {"0": 6, "2": 5},
-        (),
-        (7,),
-    ),
-    Toy(
-        "tokens in",
-        lambda: nn.Sequential(nn.Linear(4, 6), R(), nn.Linear(6, 3)),
-        {"0": 6},
-        (),
-        (5, 4),
-    ),
-]
+    Toy("upsampling", lambda: Net(upsampled, 5, a=conv(3, 4), b=conv(4, 6), c=conv(10, 5)),
+        {"a": 4, "b": 6, "c": 5}),
+    Toy("product of activations", lambda: Net(
+        matrix, 5, a=conv(3, 6), fc=nn.Linear(6, 4), fc2=nn.Linear(4, 5)), {"fc": 4, "fc2": 5},
+        ("matmul",)),
+    Toy("norms without scale", lambda: chain(
+        5, a=conv(3, 6), n=nn.BatchNorm2d(6, affine=False), p=nn.ReflectionPad2d(1), b=conv(6, 5),
+        i=nn.InstanceNorm2d(5, affine=True)), {"a": 6, "b": 5}),
+    Toy("one dimension", lambda: nn.Sequential(
+        nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6), R(), nn.MaxPool1d(2), nn.Conv1d(6, 5, 3),
+        nn.Flatten(), nn.Linear(15, 3)), {"0": 6, "4": 5}, (), (2, 12)),
+    Toy("three dimensions", lambda: nn.Sequential(
+        nn.Conv3d(2, 6, 3), nn.BatchNorm3d(6), R(), nn.AdaptiveAvgPool3d(1), nn.Flatten(),
+        nn.Linear(6, 3)), {"0": 6}, (), (2, 4, 4, 4)),
+    Toy("rows of features", lambda: nn.Sequential(
+        nn.Linear(7, 6), R(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), {"0": 6, "2": 5}, (),
+        (7,)),
+    Toy("tokens in", lambda: nn.Sequential(nn.Linear(4, 6), R(), nn.Linear(6, 3)), {"0": 6}, (),
+        (5, 4)),
+]  # fmt: skip
