@@ -273,9 +273,8 @@ def data_command(
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 0 done; 1 a network failed `dsa check`; 2 an error, told in a line (with
-        DSA_TRACEBACK
-    set, where it arose); 130 stopped by Ctrl-C.
+    Exit codes: 0 done; 1 a network failed `dsa check`; 2 an error, told in a line (set the variable
+    DSA_TRACEBACK to see where it arose); 130 stopped by Ctrl-C.
     """
     try:
         app()

@@ -1,0 +1,337 @@
+"""A run: configuration, phases, record; and one that is killed ends as if it were not."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from problems_runs import PLAIN, digits, fresh, tiny_preset, tiny_run
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from dsa_core.allocators import SearchConfig
+from dsa_core.errors import BudgetError, ConfigError, DataError
+from dsa_core.experiment import PRESETS, RunConfig, configure, presets, run
+from dsa_core.experiment.facts import git, versions
+from dsa_core.record import FILE, Record, read_record
+from dsa_core.surgery import load
+from dsa_core.training import TrainConfig, evaluate
+
+TIMED = {
+    "seconds",
+    "latency",
+    "git_commit",
+}  # what may differ between two runs of one configuration
+
+# ------------------------------------------------------------------ configuration
+
+
+def test_the_hash_is_the_same_in_another_process():
+    code = (
+        "from dsa_core.experiment import configure;"
+        "c = configure('quick', ratio=0.3, floors={'b': .2, 'a': .1}, seed=4);"
+        "print(c.hash, c.series, c.folder, c.dense_folder)"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "12345"}
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    here = configure("quick", ratio=0.3, floors={"a": 0.1, "b": 0.2}, seed=4)  # another order
+    assert found.stdout.split() == [here.hash, here.series, here.folder, here.dense_folder]
+
+
+def test_the_hash_knows_every_setting():
+    one = configure("quick")
+    others = [
+        configure("quick", seed=1),
+        configure("quick", ratio=0.51),
+        configure("quick", resource="params"),
+        configure("quick", method="uniform"),
+        configure("quick", divisor=8),
+        configure("quick", floors={"*": 0.1}),
+        configure("cpu-short"),
+        one.model_copy(update={"preset": one.preset.model_copy(update={"norm_batches": 21})}),
+    ]
+    assert len({c.hash for c in [one, *others]}) == 1 + len(others)
+    assert [c.series == one.series for c in others] == [True] + [False] * 7
+    assert len({c.folder for c in [one, *others]}) == 1 + len(others)
+    assert RunConfig.model_validate_json(one.model_dump_json()) == one
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_read_back_from_their_file(name):
+    config = configure(name)
+    assert RunConfig.model_validate_json(config.model_dump_json()).hash == config.hash
+    assert config.model == config.preset.model
+
+
+def test_unknown_names():
+    with pytest.raises(ConfigError, match="unknown preset 'cpu': did you mean 'cpu-short'"):
+        configure("cpu")
+    with pytest.raises(ConfigError, match="unknown method 'unifrom': did you mean 'uniform'"):
+        configure("quick", method="unifrom")
+    with pytest.raises(ValueError, match="did you mean 'uniform'"):
+        tiny_run(method="unifrom")
+    with pytest.raises(ValidationError, match="colour"):
+        tiny_run(colour="red")
+    with pytest.raises(ValidationError, match="ratio"):
+        tiny_run(ratio=1.5)
+
+
+def test_a_folder_name_has_nothing_a_path_would_trip_over():
+    config = tiny_run(model="my.nets:make/it", dataset="folder:/data/flowers")
+    assert "/" not in config.folder + config.dense_folder
+    assert ":" not in config.folder
+
+
+# ------------------------------------------------------------------ one run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, RunConfig, Record]:
+    out, config = tmp_path_factory.mktemp("runs"), tiny_run()
+    return out, config, run(config, out, progress=False)
+
+
+def test_the_folder_of_a_run(finished):
+    out, config, record = finished
+    folder = out / config.folder
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json",
+        "record.json",
+        "history.json",
+        "checkpoints",
+        "pruned",
+    }
+    assert RunConfig.model_validate_json((folder / "config.json").read_text()) == config
+    assert read_record(folder / FILE) == record
+    history = json.loads((folder / "history.json").read_text())
+    assert history["groups"] == [g.name for g in record.groups]
+    assert history["updates"]["step"] == [0, 2, 4, 6]  # two epochs of four steps, every second one
+    assert {len(v) for v in history["updates"].values()} == {4}
+
+
+def test_the_record_is_what_the_files_hold(finished):
+    out, config, record = finished
+    assert (record.config_hash, record.series, record.seed) == (config.hash, config.series, 0)
+    macs, params = record.costs["macs"], record.costs["params"]
+    assert macs.counted == macs.whole <= 0.5 * macs.dense
+    assert record.budget_met
+    assert macs.relaxed_ratio == pytest.approx(0.5, rel=1e-3)
+    assert (macs.asked_ratio, params.asked_ratio) == (0.5, None)
+    assert params.dense == sum(p.numel() for p in fresh().parameters())
+    pruned = load(out / config.folder / "pruned")
+    assert params.counted == params.whole == sum(p.numel() for p in pruned.parameters())
+    test = digits().batches("test", batch_size=500)
+    score = evaluate(pruned, test, tiny_task()).score
+    assert score == pytest.approx(record.scores.fine_tuned, abs=1e-6)
+    assert record.epochs == {"dense": 2, "search": 2, "fine_tune": 2}
+    assert all(s > 0 for s in record.seconds.values())
+    assert [g.kept for g in record.groups] == [
+        len(entry["kept"]) for entry in architecture(out / config.folder)["groups"].values()
+    ]
+    assert record.versions == versions()
+    assert record.latency["dense"].batch == 128
+
+
+def tiny_task():
+    from dsa_core.data import classification
+
+    return classification()
+
+
+def architecture(folder: Path) -> dict:
+    return json.loads((folder / "pruned" / "architecture.json").read_text())
+
+
+def test_a_finished_run_is_read_not_run(finished, capsys):
+    out, config, record = finished
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    assert run(config, out) == record
+    assert "done before" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_force_runs_again_to_the_same_result(finished):
+    out, config, record = finished
+    again = run(config, out, progress=False, force=True)
+    assert not again.dense_reused  # this configuration trained it
+    assert again.model_dump(exclude=TIMED) == record.model_dump(exclude=TIMED)
+    assert again.seconds["search"] != record.seconds["search"]
+
+
+def test_the_dense_network_is_shared_and_counted(finished):
+    out, _, record = finished
+    dense = list((out / "dense").rglob("model.safetensors"))
+    stamp = dense[0].stat().st_mtime_ns
+    other = run(tiny_run(method="uniform"), out, progress=False)
+    assert list((out / "dense").rglob("model.safetensors")) == dense
+    assert dense[0].stat().st_mtime_ns == stamp
+    assert (record.dense_reused, other.dense_reused) == (False, True)
+    assert other.seconds["dense"] == record.seconds["dense"] > 0
+    assert other.scores.dense == record.scores.dense
+    assert len({round(g.keep_ratio, 9) for g in other.groups}) == 1
+
+
+def test_from_random_weights(tmp_path):
+    search = SearchConfig(
+        train=TrainConfig(epochs=2, lr=0.1, batch_size=256, **PLAIN), warmup_epochs=1
+    )
+    config = tiny_run(preset=tiny_preset(dense=None, search=search), resource="params")
+    record = run(config, tmp_path, progress=False)
+    assert (record.scores.dense, record.seconds["dense"], record.epochs["dense"]) == (None, 0, 0)
+    assert not (tmp_path / "dense").exists()
+    assert record.costs["params"].counted <= 0.5 * record.costs["params"].dense
+
+
+# ------------------------------------------------------------------ refused before training
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"ratio": 0.001}, BudgetError, "cannot be reached"),
+        ({"floors": {"layer9": 0.5}}, BudgetError, "no prunable group is named"),
+        (
+            {"model": "resnet20"},
+            ConfigError,
+            r"pictures of digits, 1x8x8 \(it is made for 3x32x32\)",
+        ),
+        ({"model": "inception_v3"}, ConfigError, r"digits, 1x8x8 \(it is made for 3x299x299\)"),
+        ({"model": "resnet21"}, ConfigError, "did you mean 'resnet20'"),
+        ({"dataset": "digit"}, ConfigError, "did you mean 'digits'"),
+        ({"dataset": "cifar10"}, DataError, "nowhere"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(changes, error, words, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(error, match=words):
+        run(tiny_run(**changes), out, data_root=tmp_path / "nowhere", progress=False)
+    assert not out.exists()
+
+
+def test_a_network_for_large_pictures_on_small_ones(monkeypatch):
+    from dsa_core.experiment.start import start
+
+    config = tiny_run(model="alexnet", dataset="cifar10")
+    with pytest.raises(ConfigError, match=r"3x32x32 \(it is made for 3x224x224\).*resnet20"):
+        start(config, digits(), torch.zeros(1, 3, 32, 32))
+
+
+def test_git_outside_of_a_tree():
+    assert git("no-such-command") is None
+
+
+# ------------------------------------------------------------------ killed and interrupted
+
+PRELOAD = ["torch", "dsa_core.cli", "dsa_core.experiment", "sklearn.datasets", "problems_runs"]
+
+
+def long_preset():
+    weights = {"batch_size": 64, **PLAIN}
+    search = SearchConfig(train=TrainConfig(epochs=5, lr=0.02, schedule="constant", **weights))
+    dense, tune = (TrainConfig(epochs=5, lr=lr, **weights) for lr in (0.1, 0.05))
+    return tiny_preset(dense=dense, search=search, fine_tune=tune)
+
+
+def run_long(out: str) -> None:
+    torch.set_num_threads(1)
+    run(tiny_run(preset=long_preset()), Path(out), progress=False)
+
+
+def run_command_line(out: str) -> None:
+    """As `dsa run --preset long --out OUT` would, with its messages in a file."""
+    torch.set_num_threads(1)
+    presets.PRESETS["long"] = long_preset
+    log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.argv = ["dsa", "run", "--preset", "long", "--out", out, "--quiet"]
+    from dsa_core.cli import main
+
+    main()
+
+
+@cache
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+def start_process(target, out: Path):
+    process = processes().Process(target=target, args=(str(out),))
+    process.start()
+    return process
+
+
+def epochs_done(out: Path, pattern: str) -> int:
+    for path in out.glob(pattern):
+        state = torch.load(path, weights_only=True)
+        return int(state["epoch"]) if "epoch" in state else len(state["history"])
+    return -1
+
+
+def wait_for(out: Path, pattern: str, epochs: int) -> None:
+    limit = time.monotonic() + 120
+    while epochs_done(out, pattern) < epochs:
+        assert time.monotonic() < limit, f"no {pattern} after {epochs} epochs"
+        time.sleep(0.03)
+
+
+PHASES = ("dense/*/train.pt", "resnet8*/checkpoints/search.pt", "resnet8*/checkpoints/fine_tune.pt")
+
+
+@pytest.mark.slow
+def test_killed_in_every_phase_changes_no_bit(tmp_path):
+    whole, killed, moment = tmp_path / "whole", tmp_path / "killed", random.Random()
+    undisturbed = start_process(run_long, whole)
+    undisturbed.join(180)
+    assert undisturbed.exitcode == 0
+    for phase in PHASES:
+        process = start_process(run_long, killed)
+        wait_for(killed, phase, 1)
+        time.sleep(moment.uniform(0.0, 0.2))
+        process.kill()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+    last = start_process(run_long, killed)
+    last.join(180)
+    assert last.exitcode == 0
+    folder = tiny_run(preset=long_preset()).folder
+    records = [read_record(out / folder / FILE) for out in (whole, killed)]
+    a, b = (r.model_dump(exclude=TIMED) for r in records)
+    assert a == b
+    assert [sorted(r.seconds) for r in records] == [["dense", "fine_tune", "search"]] * 2
+    weights = [load_file(out / folder / "pruned" / "model.safetensors") for out in (whole, killed)]
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+    histories = [json.loads((out / folder / "history.json").read_text()) for out in (whole, killed)]
+    assert histories[0]["updates"] == histories[1]["updates"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    out = tmp_path / "runs"
+    for phase in PHASES[:2]:
+        process = start_process(run_command_line, out)
+        wait_for(out, phase, 1)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+        assert process.exitcode == 130
+    log = (tmp_path / "runs.log").read_text()
+    assert "training interrupted" in log
+    assert "search interrupted" in log
+    assert log.count("Give the same `dsa run` command again to go on") == 2
+    assert "Traceback" not in log
+    last = start_process(run_command_line, out)
+    last.join(180)
+    assert last.exitcode == 0
+    assert len(list(out.rglob(FILE))) == 1
+    assert len(list(out.glob("allocation-*.png"))) == 1

@@ -1,0 +1,99 @@
+"""Records: whole, checked, and found again."""
+
+import json
+
+import pytest
+from problems_runs import some_record
+from pydantic import ValidationError
+
+from dsa_core.errors import ConfigError
+from dsa_core.files import atomic_file, write_atomically
+from dsa_core.record import FILE, Record, Scores, find_records, read_record, write_record
+
+
+def test_round_trip(tmp_path):
+    record = some_record(notes={"stopped": False, "precision": "fp32", "share": 0.5})
+    path = write_record(tmp_path / "run", record)
+    assert path == tmp_path / "run" / FILE
+    assert read_record(path) == record
+    assert [p.name for p in path.parent.iterdir()] == [FILE]
+    assert read_record(path).total_seconds == 175
+    assert read_record(path).costs["params"].ratio == 0.4
+
+
+def test_numbers_that_json_lacks_survive(tmp_path):
+    scores = Scores(dense=0.9, pruned=0.1, fine_tuned=0.1, masked_loss=float("inf"))
+    path = write_record(tmp_path, some_record(scores=scores))
+    json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(f"not JSON: {text}"))
+    assert read_record(path).scores.masked_loss == float("inf")
+
+
+def changed(tmp_path, change) -> str:
+    """The error on reading a record that was changed."""
+    path = write_record(tmp_path, some_record())
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+    with pytest.raises(ConfigError) as caught:
+        read_record(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_wrong_entry_is_named(tmp_path):
+    assert "seed: " in changed(tmp_path, lambda r: r.update(seed="many"))
+    assert "scores.pruned: Field required" in changed(tmp_path, lambda r: r["scores"].pop("pruned"))
+    assert "groups.2.kept: " in changed(tmp_path, lambda r: r["groups"][2].update(kept=1.5))
+    assert "colour: Extra inputs" in changed(tmp_path, lambda r: r.update(colour="red"))
+    assert "resource: " in changed(tmp_path, lambda r: r.update(resource="joules"))
+    assert "schema_version: " in changed(tmp_path, lambda r: r.update(schema_version=2))
+    assert "costs.latency" in changed(tmp_path, lambda r: r["costs"].update(latency={}))
+
+
+def test_not_json(tmp_path):
+    (tmp_path / FILE).write_text('{"seed": 0')
+    with pytest.raises(ConfigError, match=r"record\.json: the file: Invalid JSON"):
+        read_record(tmp_path / FILE)
+
+
+def test_a_record_of_before_the_series_is_read(tmp_path):
+    path = write_record(tmp_path, some_record())
+    old = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("series", "divisor")}
+    path.write_text(json.dumps(old))
+    assert read_record(path) == some_record(series="")
+
+
+def test_records_are_frozen():
+    with pytest.raises(ValidationError):
+        some_record().seed = 1
+    assert Record.model_fields.keys() >= {"config_hash", "versions", "device", "git_commit"}
+
+
+def test_find_records(tmp_path):
+    for name in ("b", "a", "deep/er"):
+        write_record(tmp_path / name, some_record(device=name))
+    (tmp_path / "a" / "config.json").write_text("{}")
+    assert [r.device for r in find_records(tmp_path)] == ["a", "b", "deep/er"]
+    both = find_records(tmp_path / "deep", tmp_path / "a")
+    assert [r.device for r in both] == ["deep/er", "a"]
+    (tmp_path / "empty").mkdir()
+    assert find_records(tmp_path / "empty") == []
+    with pytest.raises(ConfigError, match="nowhere does not exist: give the folder"):
+        find_records(tmp_path / "nowhere")
+
+
+def test_files_are_whole_or_not_there(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    write_atomically(path, "first")
+    write_atomically(path, b"second")
+    assert path.read_bytes() == b"second"
+
+    def half() -> None:
+        with atomic_file(path) as file:
+            file.write(b"thi")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        half()
+    assert path.read_bytes() == b"second"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]

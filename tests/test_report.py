@@ -1,0 +1,131 @@
+"""The table: a row for each series of seeds, with mean and sample standard deviation."""
+
+import csv
+import io
+import statistics
+
+import pytest
+from problems_runs import some_record
+from rich.console import Console
+
+from dsa_core.record import Scores
+from dsa_core.report import COLUMNS, as_csv, as_markdown, as_table, rows_of
+
+ACCURACIES = (0.88, 0.90, 0.86)
+
+
+def three_seeds():
+    return [
+        some_record(
+            seed=i,
+            config_hash=str(i),
+            scores=Scores(dense=0.9 + 0.01 * i, pruned=0.7, fine_tuned=a, masked_loss=0.5),
+            seconds={"dense": 100.0, "search": 50.0 + 10 * i, "fine_tune": 25.0},
+        )
+        for i, a in enumerate(ACCURACIES)
+    ]
+
+
+def row_of(records) -> dict[str, str]:
+    (row,) = csv.DictReader(io.StringIO(as_csv(records)))
+    return row
+
+
+def shown(records, width: int) -> str:
+    screen = Console(width=width, file=io.StringIO(), record=True)
+    screen.print(as_table(records, width=width))
+    return screen.export_text()
+
+
+def test_one_run():
+    assert row_of([some_record()]) == {
+        "network": "resnet20",
+        "data": "cifar10",
+        "preset": "cpu-short",
+        "method": "dsa",
+        "seeds": "1",
+        "asked %": "50 macs",
+        "MACs %": "50.00",
+        "MACs M": "50.000",
+        "params %": "40.00",
+        "met": "yes",
+        "dense": "90.00",
+        "before": "70.00",
+        "after": "88.00",
+        "masked loss": "0.500",
+        "ms dense": "20.0",
+        "ms pruned": "12.0",
+        "search s": "50",
+        "total s": "175",
+    }
+
+
+def test_mean_and_spread_over_seeds():
+    row = row_of(three_seeds())
+    # by hand: mean (88 + 90 + 86) / 3 = 88, deviations 0, 2, -2: sqrt(8 / 2) = 2
+    assert row["after"] == "88.00 ± 2.00"
+    assert row["dense"] == "91.00 ± 1.00"
+    assert row["before"] == "70.00 ± 0.00"
+    assert row["search s"] == "60 ± 10"
+    assert row["seeds"] == "3"
+    assert statistics.stdev(100 * a for a in ACCURACIES) == pytest.approx(2)
+
+
+def test_a_missed_budget_is_shown():
+    met, missed = some_record(), some_record(seed=1, budget_met=False)
+    assert row_of([met])["met"] == "yes"
+    assert row_of([missed])["met"] == "MISSED"
+    assert row_of([met, missed])["met"] == "1 of 2"
+    assert "MISSED" in as_markdown([missed])
+    assert "MISSED" in shown([missed], 220)
+
+
+def test_untrained_start_has_no_dense_score():
+    scores = Scores(dense=None, pruned=0.7, fine_tuned=0.88, masked_loss=0.5)
+    assert row_of([some_record(scores=scores)])["dense"] == "-"
+
+
+def test_rows_are_in_order_and_different_settings_are_never_averaged():
+    records = [
+        some_record(method=method, asked_ratio=ratio, series=f"{method}{ratio}")
+        for ratio in (0.25, 0.75, 0.5)
+        for method in ("uniform", "dsa")
+    ]
+    order = [(r.first.asked_ratio, r.first.method) for r in rows_of(records)]
+    assert order == [(ratio, m) for ratio in (0.75, 0.5, 0.25) for m in ("dsa", "uniform")]
+    apart = [some_record(series="a"), some_record(series="b", seed=1)]
+    assert len(rows_of(apart)) == 2
+    assert len(rows_of([some_record(divisor=8, series=""), some_record(series="")])) == 2
+
+
+def test_what_else_was_asked():
+    assert row_of([some_record(divisor=8)])["asked %"] == "50 macs, in 8s"
+    assert row_of([some_record(floors={"*": 0.1})])["asked %"] == "50 macs, floors"
+
+
+def test_markdown():
+    head, rule, row, empty, caption = as_markdown([some_record()]).splitlines()
+    assert head == "| " + " | ".join(COLUMNS) + " |"
+    assert rule == "| " + " | ".join(["---"] * len(COLUMNS)) + " |"
+    assert row.count("|") == len(COLUMNS) + 1
+    assert "| 88.00 |" in row
+    assert empty == ""
+    assert "test accuracy in %" in caption
+    assert "128 examples" in caption
+
+
+def test_csv_is_only_the_table():
+    assert as_csv(three_seeds()).count("\n") == 2
+
+
+@pytest.mark.parametrize("width", [220, 100, 80])
+def test_a_narrow_terminal_gets_a_column_for_each_run(width):
+    other = some_record(method="uniform", series="other")
+    text = shown([some_record(), other], width)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    for value in ("resnet20", "uniform", "88.00", "50.000", "masked loss"):
+        assert value in text  # whole, not folded
+    accuracies = [line for line in lines if "88.00" in line]
+    assert len(accuracies) == (2 if width == 220 else 1)
+    assert (lines[1].split()[:2] == ["network", "data"]) == (width == 220)
