@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ class Workshop:
         out: folder of all runs.
         dataset, task, device: as loaded.
         progress: show bars and say what happens.
+        home: folder of this run; None for `out/<run>`.
     """
 
     config: RunConfig
@@ -46,11 +48,12 @@ class Workshop:
     task: Task
     device: torch.device
     progress: bool
+    home: Path | None = None
 
     @property
     def folder(self) -> Path:
         """The folder of this run."""
-        return self.out / self.config.folder
+        return self.home or self.out / self.config.folder
 
     @property
     def checkpoints(self) -> Path:
@@ -105,14 +108,20 @@ class DenseNetwork:
 
 
 def dense_network(shop: Workshop, model: nn.Module) -> DenseNetwork:
-    """Train the dense network in place, or take the one that a run left in `out/dense/`."""
+    """Train the dense network in place, or take the one that a run left in `out/dense/`.
+
+    Of runs that go side by side one trains it, and the others wait.
+    """
     config, settings = shop.config, shop.config.preset.dense
     if settings is None:
         return DenseNetwork(model, None, 0.0, 0, reused=False)
     folder = shop.out / "dense" / config.dense_folder
     done = folder / "dense.json"
     if not done.exists():
-        train_dense(shop, model, settings, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if not done.exists():
+                train_dense(shop, model, settings, folder)
     facts = json.loads(done.read_text())
     model.load_state_dict(load_tensors((folder / "model.safetensors").read_bytes()))
     reused = facts.get("trained_by") != config.hash  # a run that was killed later finds its own

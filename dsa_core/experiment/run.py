@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 from dsa_core.data import classification, load
+from dsa_core.errors import ConfigError
 from dsa_core.experiment.config import RunConfig
 from dsa_core.experiment.outcome import Outcome, record_of
 from dsa_core.experiment.phases import (
@@ -24,18 +25,21 @@ def run(
     config: RunConfig,
     out: Path,
     *,
+    folder: Path | None = None,
     data_root: Path | None = None,
     progress: bool = True,
     force: bool = False,
 ) -> Record:
     """Run one configuration, or go on with it where it was left.
 
-    Writes `out/<run>/` with config.json, record.json, history.json (keep ratios of every update),
-    checkpoints/ and pruned/. The dense network goes to `out/dense/`, where other runs find it.
+    Writes `out/<run>/`, or `folder`, with config.json, record.json, history.json (keep ratios of
+    every update), checkpoints/ and pruned/. The dense network goes to `out/dense/`, where other
+    runs find it.
 
     Args:
         config: what to do.
         out: folder of this and other runs.
+        folder: of this run alone, where another name than `config.folder` is wanted.
         data_root: folder of the datasets; None for DSA_DATA, else ./data.
         progress: show bars and say what happens.
         force: search and fine-tune anew, even if there is a record of this configuration; the dense
@@ -45,20 +49,35 @@ def run(
         The record; read from the file if the run was complete already.
 
     Raises:
-        ConfigError, DataError, TraceError, BudgetError: before anything is trained.
+        ConfigError, DataError, TraceError, BudgetError: before anything is trained. One reason is a
+            record of another configuration in `folder`.
         TrainingError: a loss is not finite, or a checkpoint does not fit.
         KeyboardInterrupt: as it came; the same call goes on.
     """
-    shop = Workshop(
-        config, out, load(config.dataset, data_root), classification(), device_of(), progress
-    )
+    dataset = load(config.dataset, data_root)
+    shop = Workshop(config, out, dataset, classification(), device_of(), progress, folder)
     if force:
         forget(shop)
     if (shop.folder / FILE).exists():
         shop.say(f"{config.method}: done before, {shop.folder}")
-        return read_record(shop.folder / FILE)
+        return record_there(shop)
     record = walk(shop)
     write_record(shop.folder, record)
+    return record
+
+
+def record_there(shop: Workshop) -> Record:
+    """The record that an earlier call has left.
+
+    Raises:
+        ConfigError: it is of another configuration.
+    """
+    record = read_record(shop.folder / FILE)
+    if record.config_hash != shop.config.hash:
+        raise ConfigError(
+            f"{shop.folder} holds a run of another configuration ({record.config_hash}, this is "
+            f"{shop.config.hash}): give this one another folder, or remove that"
+        )
     return record
 
 
