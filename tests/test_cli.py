@@ -1,0 +1,166 @@
+"""The command line: help that suffices, errors in one line, exit codes."""
+
+import json
+import sys
+
+import pytest
+from problems_runs import some_record, tiny_preset
+from typer.testing import CliRunner
+
+from dsa_core.cli import app, main, parse_budget, parse_floors
+from dsa_core.errors import BudgetError
+from dsa_core.experiment import presets
+from dsa_core.record import write_record
+
+
+def dsa(monkeypatch, capsys, *words: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    monkeypatch.setattr(sys, "argv", ["dsa", *map(str, words)])
+    code = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    found = capsys.readouterr()
+    return code, found.out, found.err
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["report"], ["groups"], ["check"], ["data"]])
+def test_help(command):
+    found = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "100", "TERM": "dumb"})
+    assert found.exit_code == 0
+    words = {
+        "run": ["--preset", "cpu-short", "macs=RATIO", "DSA_DATA", "goes on where", "GROUP=RATIO"],
+        "report": ["markdown", "csv", "dsa run --out"],
+        "groups": ["--json", "package.module:factory", "resnet20"],
+        "check": ["--zoo", "--keep", "masking"],
+        "data": ["--download", "DSA_DATA"],
+    }
+    names = words.get(command[0], []) if command else list(words)
+    assert [w for w in names if w not in " ".join(found.output.split())] == []
+
+
+def test_run_then_again_then_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(presets.PRESETS, "quick", tiny_preset)
+    command = ["run", "--method", "dsa", "--method", "uniform", "--out", tmp_path, "--quiet"]
+    command += ["--budget", "macs=0.5", "--divisor", "2", "--floor", "*=0.25"]
+    code, out, _ = dsa(monkeypatch, capsys, *command)
+    assert code == 0
+    assert "50 macs, in 2s, floors" in out
+    (picture,) = tmp_path.glob("*.png")
+    assert f"picture: {picture}" in out
+    assert "dsa-uniform" in picture.name
+    records = sorted(tmp_path.rglob("record.json"))
+    assert len(records) == 2
+    assert all(f"record:  {path}" in out for path in records)
+    stamps = [path.stat().st_mtime_ns for path in records]
+    assert dsa(monkeypatch, capsys, *command)[0] == 0
+    assert [path.stat().st_mtime_ns for path in records] == stamps
+    code, out, _ = dsa(monkeypatch, capsys, "report", tmp_path, "--format", "csv")
+    assert code == 0
+    assert len(out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "--preset", "quik"], "did you mean 'quick'"),
+        (["run", "--method", "unifrom"], "did you mean 'uniform'"),
+        (["run", "--model", "resnet21"], "did you mean 'resnet20'"),
+        (["run", "--dataset", "cifar"], "did you mean 'cifar1"),
+        (["run", "--budget", "half"], "macs=RATIO or params=RATIO"),
+        (["run", "--budget", "macs=1.5"], "RATIO in (0, 1]"),
+        (["run", "--budget", "flops=0.5"], "got 'flops=0.5'"),
+        (["run", "--budget", "macs=0.0001"], "cannot be reached"),
+        (["run", "--floor", "conv1"], "GROUP=RATIO"),
+        (["run", "--floor", "conv9=0.5"], "no prunable group is named"),
+        (["run", "--floor", "conv1=5"], "must be in [0, 1]"),
+        (["run", "--model", "resnet20", "--dataset", "cifar10"], "DSA_DATA"),
+        (["groups", "resnet21"], "did you mean 'resnet20'"),
+        (["groups", "no.such:net"], "cannot be imported"),
+        (["check"], "name a network"),
+        (["report", "nowhere"], "does not exist: give the folder"),
+        (["data", "digit"], "did you mean 'digits'"),
+        (["data", "cifar10"], "DSA_DATA"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_two(words, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DSA_DATA", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    code, _, error = dsa(monkeypatch, capsys, *words)
+    assert code == 2
+    assert error.startswith("error: ")
+    assert told in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("words", [["runn"], ["run", "--divisor", "0"], ["run", "--buget", "1"]])
+def test_wrong_usage(words, monkeypatch, capsys):
+    assert dsa(monkeypatch, capsys, *words)[0] == 2
+
+
+def test_a_traceback_on_request(monkeypatch, capsys):
+    monkeypatch.setenv("DSA_TRACEBACK", "1")
+    with pytest.raises(BudgetError):
+        dsa(monkeypatch, capsys, "run", "--budget", "half")
+
+
+def test_groups_as_json(monkeypatch, capsys):
+    code, out, _ = dsa(monkeypatch, capsys, "groups", "resnet20", "--json")
+    found = json.loads(out)
+    assert code == 0
+    keys = ["model", "groups", "prunable_groups", "macs", "params", "frozen", "unknown_ops"]
+    assert list(found) == keys
+    assert (found["model"], found["prunable_groups"]) == ("resnet20", 12)
+    assert found["macs"] == pytest.approx(40.81e6, rel=1e-3)
+    assert sum(g["prunable"] for g in found["groups"]) == 12
+    assert all(set(entry) == {"reason", "channels"} for entry in found["frozen"])
+    assert sum(entry["channels"] for entry in found["frozen"]) == 10  # the classes
+
+
+def test_groups_as_text(monkeypatch, capsys):
+    code, out, _ = dsa(monkeypatch, capsys, "groups", "resnet8")
+    assert code == 0
+    assert "6 prunable groups" in out
+    assert "layer2.0.conv1" in out
+
+
+def test_check(monkeypatch, capsys):
+    code, out, _ = dsa(monkeypatch, capsys, "check", "resnet8", "--json")
+    (row,) = json.loads(out)
+    assert code == 0
+    assert {"model", "status", "reason", "groups", "max_abs_diff", "seconds"} <= set(row)
+    assert (row["status"], row["groups"]) == ("ok", 6)
+    assert row["macs_predicted"] == row["macs_counted"]
+    code, out, _ = dsa(monkeypatch, capsys, "check", "resnet21")
+    assert code == 1
+    assert "did you mean 'resnet20'" in out
+
+
+def test_report_forms(tmp_path, monkeypatch, capsys):
+    write_record(tmp_path / "a", some_record(budget_met=False))
+    for form, word in (("text", "MISSED"), ("markdown", "| MISSED |"), ("csv", ",MISSED,")):
+        code, out, _ = dsa(monkeypatch, capsys, "report", tmp_path, "--format", form)
+        assert code == 0
+        assert word in out
+    (tmp_path / "empty").mkdir()
+    code, _, error = dsa(monkeypatch, capsys, "report", tmp_path / "empty")
+    assert code == 2
+    assert "is a run still going?" in error
+
+
+def test_data_lists_what_is_there(tmp_path, monkeypatch, capsys):
+    code, out, _ = dsa(monkeypatch, capsys, "data", "--root", tmp_path)
+    assert code == 0
+    assert "digits" in out
+    assert "1437" in out
+    assert "not there" in out
+
+
+def test_small_parsers():
+    assert parse_budget("params=0.25") == ("params", 0.25)
+    assert parse_floors(["a=b=0.5", "*=0"]) == {"a=b": 0.5, "*": 0.0}
+    for text in ("macs", "macs=", "macs=nan", "macs=0", "=0.5"):
+        with pytest.raises(BudgetError):
+            parse_budget(text)

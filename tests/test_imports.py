@@ -1,0 +1,71 @@
+"""Imports go one way, and importing the library has no effect."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import dsa_core as dsa
+
+ROOT = Path(__file__).parents[1]
+LATE = (
+    "jupyter",
+    "jupyterlab",
+    "ipywidgets",
+    "papermill",
+    "seaborn",
+    "pandas",
+    "matplotlib",
+    "typer",
+)
+
+PROBE = """
+import json, sys, torch
+def settings():
+    return [torch.get_num_threads(), torch.get_num_interop_threads(), str(torch.get_default_dtype()),
+            torch.get_rng_state().sum().item(), torch.initial_seed(), torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(),
+            torch.backends.cudnn.benchmark, str(torch.get_default_device())]
+torch.manual_seed(3)
+before = settings()
+import dsa_core
+after = settings()
+late = sorted({name.partition('.')[0] for name in sys.modules})
+json.dump([before, after, late], sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def probe() -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error::DeprecationWarning:dsa_core", "-c", PROBE]
+    return subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+def test_importing_prints_nothing_and_changes_no_setting(probe):
+    assert probe.stdout == ""
+    before, after, _ = json.loads(probe.stderr)  # and nothing else was written there
+    assert before == after
+
+
+def test_importing_is_light(probe):
+    _, _, loaded = json.loads(probe.stderr)
+    assert "torch" in loaded
+    assert not set(LATE) & set(loaded)
+
+
+def test_every_public_name_is_there_and_documented():
+    assert len(set(dsa.__all__)) == len(dsa.__all__)
+    for name in dsa.__all__:
+        value = getattr(dsa, name)
+        if callable(value) or hasattr(value, "__path__"):
+            assert value.__doc__, name
+    assert dsa.__version__ == version("dsa_core")
+
+
+def test_imports_go_one_way():
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
