@@ -1,4 +1,4 @@
-"""The command line: `dsa run | report | groups | check | data`, also `python -m dsa_core`."""
+"""The command line, `dsa` or `python -m dsa_core`: run, batch, report, groups, check, data."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dsa_core.batch.cli import batch_command
 from dsa_core.errors import BudgetError, ConfigError, DSAError
 
 if TYPE_CHECKING:
@@ -270,11 +271,14 @@ def data_command(
     console().print(table)
 
 
+app.command("batch")(batch_command)
+
+
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 0 done; 1 a network failed `dsa check`; 2 an error, told in a line (set the variable
-    DSA_TRACEBACK to see where it arose); 130 stopped by Ctrl-C.
+    Exit codes: 0 done; 1 a network failed `dsa check`, or a run of a batch failed; 2 an error, told
+    in a line (set the variable DSA_TRACEBACK to see where it arose); 130 stopped by Ctrl-C.
     """
     try:
         app()
