@@ -35,6 +35,6 @@ class ConfigError(DSAError, ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an error message: the nearest known name, then all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f": did you mean {close[0]!r}?" if close else "."
     return f"{hint} Known are {', '.join(names)}"

@@ -25,7 +25,8 @@ LATE = (
 PROBE = """
 import json, sys, torch
 def settings():
-    return [torch.get_num_threads(), torch.get_num_interop_threads(), str(torch.get_default_dtype()),
+    return [torch.get_num_threads(), torch.get_num_interop_threads(),
+            str(torch.get_default_dtype()),
             torch.get_rng_state().sum().item(), torch.initial_seed(), torch.is_grad_enabled(),
             torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(),
             torch.backends.cudnn.benchmark, str(torch.get_default_device())]
