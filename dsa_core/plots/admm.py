@@ -163,6 +163,7 @@ def price_figure(
     prices: Mapping[str, Sequence[float]],
     *,
     errors: Mapping[str, Sequence[float]] | None = None,
+    linear_below: float | None = None,
 ) -> Figure:
     """The price of a MAC in every group, one bar for each allocation.
 
@@ -170,6 +171,8 @@ def price_figure(
         names: of the groups.
         prices: label -> price of each group, in loss per log cost; below 0 = more channels help.
         errors: label -> standard error of each.
+        linear_below: None for a linear axis; else the axis is logarithmic either way beyond this
+            size, so that large prices do not hide small ones.
     """
     figure = blank_figure(max(6.0, 0.75 * len(names) + 2.0), 3.6)
     axes = figure.add_subplot()
@@ -182,6 +185,9 @@ def price_figure(
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
     axes.set_xlabel("channel group, named by its first layer")
     axes.set_ylabel("price: loss per log cost")
+    if linear_below is not None:
+        axes.set_yscale("symlog", linthresh=linear_below)
+        axes.set_ylabel("price: loss per log cost\n(logarithmic away from 0)")
     axes.legend(frameon=False, fontsize=8)
     open_axes(axes)
     return figure
