@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import nbformat
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from dsa_core.errors import ConfigError, nearest
@@ -11,6 +12,8 @@ from dsa_core.errors import ConfigError, nearest
 Value: TypeAlias = bool | int | float | str | list[Any]
 SCALARS: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str}
 TYPES: dict[str, Any] = SCALARS | {f"list[{name}]": list[t] for name, t in SCALARS.items()}  # type: ignore[valid-type]
+
+LINE = "each as one line `name: type = value  # help`"
 
 
 class Parameter(BaseModel):
@@ -50,13 +53,28 @@ def parameters_of(notebook: Path) -> dict[str, Parameter]:
 
     if not notebook.is_file():
         raise ConfigError(f"there is no notebook {notebook}")
+    names = assigned(notebook)
+    if not names:
+        raise ConfigError(f"{notebook.name} takes no parameters: tag one cell `parameters`, {LINE}")
     found = inspect_notebook(braces_kept(notebook))
-    if not found:
-        raise ConfigError(
-            f"{notebook.name} takes no parameters: tag one cell `parameters`, with a line "
-            "`name: type = value  # help` for each"
-        )
+    for name in names:
+        if name not in found:
+            raise ConfigError(f"{notebook.name}: parameter {name!r} cannot be read; write {LINE}")
     return {name: read(notebook, info) for name, info in found.items()}
+
+
+def assigned(notebook: Path) -> list[str]:
+    """Every name that the cell sets; papermill passes over lines that it does not understand."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
+    lines = ast.parse(tagged[0]).body if tagged else []
+    targets = [
+        target
+        for line in lines
+        if isinstance(line, ast.Assign | ast.AnnAssign)
+        for target in (line.targets if isinstance(line, ast.Assign) else [line.target])
+    ]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def read(notebook: Path, info: dict[str, str]) -> Parameter:

@@ -1,0 +1,493 @@
+"""A notebook over a grid: parameters are refused early, runs are processes, state is files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import Executor, Future
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from dsa_core.batch import RunState, jobs_of, local_pool, pools, read_spec, read_state, run, view
+from dsa_core.batch import run_batch as run_all
+from dsa_core.batch import worker as worker_module
+from dsa_core.batch.cli import whole_paths
+from dsa_core.batch.parameters import fit_all, parameters_of
+from dsa_core.batch.run import run_job, states_of
+from dsa_core.batch.spec import Job
+from dsa_core.batch.state import log, write_state
+from dsa_core.batch.worker import PARAMETERS, work
+from dsa_core.cli import app
+from dsa_core.errors import ConfigError
+
+PARAMETERS_CELL = """\
+fast: bool = True  # seconds
+seed: int = 0  # of everything
+method: str = "dsa"  # an allocator
+ratio: float = 0.5  # of the dense cost
+widths: list[int] = [8, 16]  # of layers
+out: str = ""  # folder of this run"""
+
+
+def notebook(folder: Path, *cells: str, parameters: str = PARAMETERS_CELL) -> Path:
+    book = nbformat.v4.new_notebook()
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    book.metadata["language_info"] = {"name": "python"}
+    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    book.cells = [first, *(nbformat.v4.new_code_cell(cell) for cell in cells)]
+    path = folder / "some.ipynb"
+    nbformat.write(book, path)
+    return path
+
+
+def batch(folder: Path, text: str = "", *cells: str) -> list[Job]:
+    notebook(folder, *cells)
+    file = folder / "grid.yaml"
+    file.write_text(f"notebook: some.ipynb\n{text}")
+    return jobs_of(read_spec(file))
+
+
+GRID = "parameters: {method: [dsa, uniform], ratio: [0.5, 1], fast: false}\nseeds: [0, 1]\n"
+
+
+# the grid and its parameters
+
+
+def test_every_parameter_is_seen_with_type_default_and_help(tmp_path):
+    found = parameters_of(notebook(tmp_path))
+    assert [(p.name, p.type, p.default) for p in found.values()] == [
+        ("fast", "bool", True),
+        ("seed", "int", 0),
+        ("method", "str", "dsa"),
+        ("ratio", "float", 0.5),
+        ("widths", "list[int]", [8, 16]),
+        ("out", "str", ""),
+    ]
+    assert found["ratio"].help == "of the dense cost"
+
+
+def test_the_grid_is_the_product_of_its_lists_and_seeds(tmp_path):
+    jobs = batch(tmp_path, GRID)
+    points = [(j.parameters["method"], j.parameters["ratio"], j.parameters["seed"]) for j in jobs]
+    assert points == [(m, r, s) for m in ("dsa", "uniform") for r in (0.5, 1.0) for s in (0, 1)]
+    assert all(j.parameters["fast"] is False for j in jobs)
+    assert all(j.parameters["widths"] == [8, 16] for j in jobs)  # the notebook's default
+    assert all("out" not in j.parameters and j.takes_out for j in jobs)
+    assert jobs[0].id.startswith("dsa-ratio0.5-seed0-")
+    assert len({j.id for j in jobs}) == len(jobs) == 8
+
+
+def test_the_hash_names_the_values_and_nothing_else(tmp_path):
+    one = batch(tmp_path, "parameters: {method: dsa, ratio: 1}\ntimeout_minutes: 1\n")[0]
+    same = batch(tmp_path, "parameters: {ratio: 1.0, fast: true, method: dsa}\nminutes_each: 2\n")[
+        0
+    ]
+    other = batch(tmp_path, "parameters: {method: dsa, ratio: 0.25}\n")[0]
+    assert one.config_hash == same.config_hash != other.config_hash
+
+
+def test_a_list_parameter_takes_a_list_of_lists(tmp_path):
+    jobs = batch(tmp_path, "parameters: {widths: [[8], [8, 16]]}\n")
+    assert [j.parameters["widths"] for j in jobs] == [[8], [8, 16]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("parameters: {ratoi: 0.5}", "no parameter 'ratoi': did you mean 'ratio'"),
+        ("parameters: {ratio: half}", "'ratio'.*must be float, got 'half'"),
+        ("parameters: {ratio: [0.5, true]}", "'ratio'.*must be float, got True"),
+        ("parameters: {fast: 1}", "'fast'.*must be bool, got 1"),
+        ("parameters: {method: 3}", "'method'.*must be str, got 3"),
+        ("parameters: {widths: [8, 16]}", r"'widths'.*must be list\[int\], got 8"),
+        ("parameters: {ratio: []}", "'ratio' has an empty list"),
+        ("parameters: {ratio: [0.5, 0.5]}", "is there twice"),
+        ("parameters: {seed: 3}", "give seeds as"),
+        ("parameters: {out: here}", "no parameter 'out'"),
+        ("seeds: [1.5]", "seeds.0: "),
+        ("seeds: []", "seeds: "),
+        ("seed: [1]", "no entry 'seed': did you mean 'seeds'"),
+        ("timeout_minutes: 0", "timeout_minutes: "),
+    ],
+)
+def test_what_is_wrong_is_refused_and_named(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        batch(tmp_path, text + "\n")
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("seed: int = 0\nratio: float | None = 0.5", "parameter 'ratio' cannot be read"),
+        ("ratio = 0.5", "parameter 'ratio' has the type"),
+        ("ratio: float = 1 / 2", "must be a plain value"),
+        ("ratio: float = 'x'", "'ratio'.*must be float, got 'x'"),
+        ("", "takes no parameters"),
+    ],
+)
+def test_a_notebook_with_parameters_that_cannot_be_read(tmp_path, cell, message):
+    with pytest.raises(ConfigError, match=message):
+        parameters_of(notebook(tmp_path, parameters=cell))
+
+
+def test_files_that_are_missing_or_no_batch(tmp_path):
+    file = tmp_path / "b.yaml"
+    with pytest.raises(ConfigError, match="there is no batch"):
+        read_spec(file)
+    file.write_text("a: [")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        read_spec(file)
+    file.write_text("- a\n")
+    with pytest.raises(ConfigError, match="must hold `notebook:`"):
+        read_spec(file)
+    file.write_text("notebook: none.ipynb\n")
+    with pytest.raises(ConfigError, match="there is no notebook"):
+        jobs_of(read_spec(file))
+
+
+def test_a_whole_number_is_a_float_and_nothing_else_is_converted(tmp_path):
+    known = parameters_of(notebook(tmp_path))
+    assert isinstance(fit_all(known, {"ratio": 1})["ratio"], float)
+    with pytest.raises(ConfigError, match="must be int"):
+        fit_all(known, {"seed": 1.0})
+
+
+# state, plan, table
+
+
+def test_a_run_counts_as_done_only_with_its_hash_and_its_record(tmp_path):
+    job = batch(tmp_path)[0]
+    assert read_state(tmp_path, job).state == "planned"
+    done = RunState(id=job.id, config_hash=job.config_hash, state="done", record=True)
+    write_state(tmp_path, done)
+    assert read_state(tmp_path, job).state == "planned"  # the record is not there
+    (tmp_path / "record.json").write_text("{}")
+    assert read_state(tmp_path, job) == done
+    changed = job.model_copy(update={"config_hash": "other"})
+    assert read_state(tmp_path, changed).state == "planned"
+    (tmp_path / "run.json").write_text('{"id": ')
+    assert read_state(tmp_path, job).state == "planned"
+
+
+def states(*names: str) -> list[RunState]:
+    return [
+        RunState(id=f"run{i}", config_hash="x", state=name, seconds=60.0 * (i + 1))
+        for i, name in enumerate(names)
+    ]
+
+
+def test_the_estimate_is_the_rounds_left_times_the_median(tmp_path):
+    batch(tmp_path, "minutes_each: 7\n")
+    spec = read_spec(tmp_path / "grid.yaml")
+    # 5 left by 2 at a time = 3 rounds
+    assert "about 21 min" in view.estimate(spec, states(*["planned"] * 5), 2)
+    found = view.estimate(spec, states("done", "done", "done", *["planned"] * 4, "failed"), 2)
+    assert "5 of 8 runs" in found
+    assert "120 s" not in found
+    assert "2 min each" in found  # the median of 1, 2, 3 minutes, not what the file says
+    assert "about 6 min" in found
+    unknown = spec.model_copy(update={"minutes_each": None})
+    assert "not known yet" in view.estimate(unknown, states("planned"), 1)
+
+
+def rendered(what: object) -> str:
+    screen = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    screen.print(what)
+    return screen.export_text()
+
+
+def test_the_table_shows_what_runs_and_failed_before_what_is_planned():
+    many = states(*["planned"] * 50, "failed", "running")
+    text = rendered(view.live_table(many))
+    assert text.index("run51") < text.index("run50") < text.index("run0 ")
+    assert "50 planned" in text
+    assert "1 running" in text
+    assert text.count("planned") < 50  # not every row fits
+
+
+def test_the_plan_says_what_becomes_of_every_run(tmp_path):
+    batch(tmp_path)
+    spec = read_spec(tmp_path / "grid.yaml")
+    text = rendered(view.plan(spec, states("done", "failed", "running", "planned"), 1))
+    for word in ("skip, done", "run again", "resume", "3 of 4 runs"):
+        assert word in text
+
+
+def test_the_log_only_grows(tmp_path):
+    for state in states("done", "failed"):
+        log(tmp_path, state)
+    lines = (tmp_path / "batch.log").read_text().splitlines()
+    assert [line.split()[1] for line in lines] == ["done", "failed"]
+
+
+# the worker, its kernel replaced
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    job = batch(tmp_path)[0]
+    (tmp_path / PARAMETERS).write_text(job.model_dump_json())
+    return job, tmp_path
+
+
+def test_a_done_run_is_not_run_again(prepared, monkeypatch):
+    calls = []
+    monkeypatch.setattr(worker_module, "execute", lambda *_: calls.append(1))
+    assert [work(prepared[1]).state, work(prepared[1]).state] == ["done", "done"]
+    assert len(calls) == 1
+
+
+def test_a_kernel_that_does_not_start_gets_a_second_try_and_no_third(prepared, monkeypatch):
+    errors = [RuntimeError("Kernel died before replying to kernel_info")]
+
+    def execute(*_: object) -> None:
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(worker_module, "execute", execute)
+    assert work(prepared[1]).state == "done"
+    (prepared[1] / "run.json").unlink()
+    errors += [RuntimeError("Kernel died before replying to kernel_info")] * 2
+    assert work(prepared[1]).state == "failed"
+    errors += [RuntimeError("something else")] * 2
+    state = work(prepared[1])
+    assert (state.state, state.error, len(errors)) == ("failed", "RuntimeError: something else", 1)
+
+
+class Later(Executor):
+    """A pool that does nothing by itself."""
+
+    def submit(self, _function, *arguments):
+        future: Future[RunState] = Future()
+        future.set_exception(OSError(f"no room for {arguments[0].parameters['method']}"))
+        return future
+
+
+def test_a_run_that_cannot_be_started_has_failed_and_the_others_go_on(tmp_path):
+    jobs = batch(tmp_path, GRID)
+    found = run_all(jobs, tmp_path / "b", Later())
+    assert {s.state for s in found} == {"failed"}
+    assert found[0].error == "OSError: no room for dsa"
+    assert len((tmp_path / "b" / "batch.log").read_text().splitlines()) == 8
+
+
+def test_two_processes_do_not_work_on_one_batch(tmp_path):
+    (tmp_path / "b").mkdir()
+    with (
+        run.only_one(tmp_path / "b"),
+        pytest.raises(ConfigError, match="another process works on"),
+    ):
+        run_all([], tmp_path / "b", Later())
+
+
+# real kernels
+
+STAMP = (
+    "from pathlib import Path\n"
+    "with open(Path(out) / 'calls', 'a') as f: f.write('x')\n"
+    "print(method, ratio, seed)"
+)
+
+
+@pytest.mark.slow
+def test_a_failing_run_names_its_cell_and_leaves_the_others_alone(tmp_path):
+    bad = "if method == 'uniform':\n    raise ValueError('no such thing\\nas this')"
+    jobs = batch(tmp_path, "parameters: {method: [dsa, uniform]}\n", STAMP, bad, "1 + 1")
+    home = tmp_path / "with {braces}"
+    with local_pool(2) as pool:
+        good, failed = run_all(jobs, home, pool)
+    assert (good.state, failed.state) == ("done", "failed")
+    assert "ValueError: no such thing" in failed.error
+    assert "as this" in failed.traceback
+    assert "\x1b" not in failed.traceback
+    saved = nbformat.read(home / failed.id / "some.ipynb", as_version=4)
+    assert saved.cells[failed.cell].source == bad  # the number is that of the saved notebook
+    executed = nbformat.read(home / good.id / "some.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].data["text/plain"] == "2"
+    assert json.loads((home / good.id / PARAMETERS).read_text())["parameters"]["method"] == "dsa"
+    with local_pool(1) as pool:
+        run_all(jobs, home, pool)
+    calls = {s.id: len((home / s.id / "calls").read_text()) for s in (good, failed)}
+    assert calls == {good.id: 1, failed.id: 2}  # done is skipped, failed runs again
+    lines = (home / "batch.log").read_text().splitlines()
+    assert Counter(line.split()[1] for line in lines) == {"done": 1, "failed": 2}
+
+
+@pytest.mark.slow
+def test_a_cell_and_a_run_that_take_too_long_are_stopped(tmp_path):
+    sleep = f"import os\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+    sleep += "import time; time.sleep(600)"
+    job = batch(tmp_path, "", sleep)[0].model_copy(update={"cell_timeout_s": 1.0})
+    state = run_job(job, tmp_path / "cell", {})
+    assert state.state == "timeout"
+    assert "a cell took longer" in state.error
+    (tmp_path / "pid").unlink()
+    job = job.model_copy(update={"cell_timeout_s": 600.0, "timeout_s": 20.0})
+    state = run_job(job, tmp_path / "run", {})
+    assert state.state == "timeout"
+    assert "the run took longer" in state.error
+    assert state.seconds >= 20
+    gone((tmp_path / "pid").read_text())
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_interrupted_and_a_killed_batch_takes_its_kernels_along(tmp_path):
+    sleep = f"import os\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+    sleep += "import time; time.sleep(600)"
+    batch(tmp_path, "", sleep)
+    command = [sys.executable, "-m", "dsa_core", "batch", "grid.yaml"]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
+    kernel = wait_for(tmp_path / "pid")
+    assert next(tmp_path.glob("runs/grid/*/run.json")).read_text().count('"running"') == 1
+    os.kill(process.pid, signal.SIGKILL)  # of the batch alone, not of its group
+    process.wait()
+    gone(kernel)
+    job = jobs_of(read_spec(tmp_path / "grid.yaml"))[0]
+    assert states_of([job], tmp_path / "runs" / "grid")[0].state == "running"  # = interrupted
+
+
+def wait_for(path: Path, seconds: float = 120.0) -> str:
+    end = time.monotonic() + seconds
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.1)
+    return path.read_text()
+
+
+def gone(pid: str) -> None:
+    """The process ends within 20 s."""
+    try:
+        psutil.Process(int(pid)).wait(20)
+    except psutil.NoSuchProcess:
+        return
+
+
+# clusters
+
+
+@pytest.mark.slow
+def test_runs_on_a_cluster_of_two(tmp_path):
+    distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    jobs = batch(tmp_path, "seeds: [0, 1]\n", STAMP)
+    local = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with (
+        distributed.LocalCluster(**local) as cluster,
+        pools.scheduler_pool(cluster.scheduler_address) as pool,
+    ):
+        found = run_all(jobs, tmp_path / "b", pool)
+    assert [s.state for s in found] == ["done", "done"]
+    assert all((tmp_path / "b" / s.id / "calls").read_text() == "x" for s in found)
+
+
+def test_a_cluster_without_its_packages_or_its_scheduler(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with (
+        pytest.raises(ConfigError, match=r"pip install 'dsa_core\[cluster\]'"),
+        pools.scheduler_pool("tcp://localhost:1"),
+    ):
+        pass
+
+
+def test_slurm_submits_one_job_for_each_worker(monkeypatch):
+    asked = {}
+
+    class Cluster:
+        scheduler_address = "tcp://there"
+
+        def scale(self, jobs):
+            asked["jobs"] = jobs
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            asked["closed"] = True
+
+    class Client:
+        def __init__(self, address, timeout):
+            asked["address"] = address
+
+        def get_executor(self, **_):
+            return Later()
+
+        __enter__, __exit__ = Cluster.__enter__, lambda *_: None
+
+    found = {
+        "dask_jobqueue": type("m", (), {"SLURMCluster": Cluster}),
+        "distributed": type("m", (), {"Client": Client}),
+    }
+    monkeypatch.setattr(pools, "needed", found.get)
+    with pools.slurm_pool(3):
+        pass
+    assert asked == {"jobs": 3, "address": "tcp://there", "closed": True}
+
+
+def test_slurm_without_settings_says_where_they_go():
+    pytest.importorskip("dask_jobqueue", reason="the extra `cluster` is not installed")
+    with pytest.raises(ConfigError, match=r"jobqueue\.yaml"), pools.slurm_pool(1):
+        pass
+
+
+def test_threads_are_shared_among_workers(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert pools.threads_of(1) == {}
+    assert pools.threads_of(3) == {"OMP_NUM_THREADS": "2"}
+    assert pools.threads_of(16) == {"OMP_NUM_THREADS": "1"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert pools.threads_of(3) == {}
+
+
+# the command
+
+
+def test_dry_run_prints_the_plan_and_starts_nothing(tmp_path, monkeypatch):
+    batch(tmp_path, GRID + "minutes_each: 2\nwaits_for: patience\n")
+    monkeypatch.setattr(run, "run_job", None)
+    out = tmp_path / "runs"
+    words = ["batch", str(tmp_path / "grid.yaml"), "--dry-run", "--out", str(out), "--workers", "2"]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0
+    assert "8 of 8 runs to do, 2 at a time" in found.output
+    assert "about 8 min" in found.output  # 4 rounds of 2
+    assert "note: patience" in found.output
+    assert not out.exists()
+
+
+def test_exit_code_1_and_the_traceback_where_a_run_fails(tmp_path, monkeypatch):
+    batch(tmp_path)
+
+    def fail(job, folder, environment):
+        text = "cell 3: ValueError: x"
+        state = RunState(
+            id=job.id,
+            config_hash=job.config_hash,
+            state="failed",
+            error=text,
+            traceback="at line 7",
+        )
+        write_state(folder, state)
+        return state
+
+    monkeypatch.setattr(run, "run_job", fail)
+    words = ["batch", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "runs")]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 1
+    assert "cell 3: ValueError: x" in found.output
+    assert "at line 7" in found.output
+
+
+def test_a_relative_data_folder_stays_the_same_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DSA_DATA", "here")
+    assert whole_paths() == {"DSA_DATA": str(tmp_path / "here")}
+    monkeypatch.delenv("DSA_DATA")
+    assert whole_paths() == {}
