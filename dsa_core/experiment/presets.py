@@ -30,6 +30,21 @@ class Preset(BaseModel):
     norm_batches: int = Field(default=50, ge=1)
 
 
+def tiny() -> Preset:
+    """Seconds, for notebooks and tests: digits, and nothing that has to be measured first."""
+    train = TrainConfig(epochs=4, lr=0.1, batch_size=64, precision="fp32", channels_last=False)
+    search = {"epochs": 6, "lr": 0.02, "schedule": "constant"}
+    return Preset(
+        model="resnet8",
+        dataset="digits",
+        dense=train,
+        search=SearchConfig(train=train.model_copy(update=search), ratio_every=1),
+        fine_tune=train.model_copy(update={"epochs": 3, "lr": 0.05}),
+        weights_fraction=0.8,
+        norm_batches=10,
+    )
+
+
 def quick() -> Preset:
     """Minutes on a laptop: digits."""
     return Preset(
@@ -95,6 +110,6 @@ def paper() -> Preset:
     )
 
 
-PRESETS = {"quick": quick, "cpu-short": cpu_short, "paper": paper}
+PRESETS = {"tiny": tiny, "quick": quick, "cpu-short": cpu_short, "paper": paper}
 
 __all__ = ["PRESETS", "Preset"]
