@@ -139,7 +139,7 @@ def ratios_on_path(passed: Tensor, cost: Cost, budget: Budget) -> Tensor:
         BudgetError: the search never passed that cost; names the range it did.
     """
     form = cost.relative
-    path = torch.stack([form(r) for r in passed])
+    path = ((passed @ form.Q) * passed).sum(1) + passed @ form.q + form.constant  # F of each, (T,)
     if budget.ratio < float(path.min()) * (1 - TOLERANCE):
         raise BudgetError(
             f"{budget.resource}={budget.ratio:g} is below what this search passed: it went "

@@ -1,0 +1,122 @@
+"""Shipped runs, read once: records, the ways of their searches, and what their networks cost."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dsa_core import models
+from dsa_core.channels import trace
+from dsa_core.cost import Cost, Resource
+from dsa_core.errors import ConfigError
+from dsa_core.plots.frontier import Frontier, frontiers
+from dsa_core.record import FILE, Record, read_record
+
+RESOURCES: tuple[Resource, ...] = ("macs", "params")
+
+
+@dataclass(frozen=True)
+class Search:
+    """One run and the way of its search.
+
+    Attributes:
+        record: of the run.
+        passed: keep ratios of every update and, last, those it ended with; float64, shape (T, K).
+    """
+
+    record: Record
+    passed: Tensor
+
+
+@dataclass(frozen=True)
+class Network:
+    """All shipped runs of one network on one dataset with one preset.
+
+    Attributes:
+        name: for people: "resnet8 on digits, quick".
+        costs: by resource.
+        searches: by method, from the smallest budget to the largest, then by seed.
+        frontiers: measured score against MACs, by method.
+        score_name: "accuracy", say.
+    """
+
+    name: str
+    costs: dict[Resource, Cost]
+    searches: dict[str, tuple[Search, ...]]
+    frontiers: dict[str, Frontier]
+    score_name: str
+
+    @property
+    def records(self) -> list[Record]:
+        """All of them."""
+        return [s.record for searches in self.searches.values() for s in searches]
+
+
+def read_shelf(folder: Path) -> dict[str, Network]:
+    """Read all runs below a folder; each network is traced once, for its cost.
+
+    Args:
+        folder: holds folders with record.json and history.json, as `dsa run` writes them.
+
+    Returns:
+        Networks by name, in order of name.
+
+    Raises:
+        ConfigError: there is no run, a file is broken, or a record is not of the network that its
+            name builds.
+    """
+    found: dict[str, list[Search]] = {}
+    for path in sorted(folder.rglob(FILE)):
+        record = read_record(path)
+        name = f"{record.model} on {record.dataset}, {record.preset}"
+        found.setdefault(name, []).append(Search(record, read_passed(path.parent, record)))
+    if not found:
+        raise ConfigError(
+            f"no {FILE} below {folder}: make some with `dsa run --out {folder}`, or name the "
+            "folder that holds them"
+        )
+    return {name: network(name, searches) for name, searches in sorted(found.items())}
+
+
+def read_passed(folder: Path, record: Record) -> Tensor:
+    """Keep ratios of every update, shape (T, K); without a history only those at the end."""
+    end = [g.keep_ratio for g in record.groups]
+    path = folder / "history.json"
+    if not path.exists():
+        return torch.tensor([end], dtype=torch.float64)
+    history = json.loads(path.read_text())
+    names = [g.name for g in record.groups]
+    if history.get("groups") != names:
+        raise ConfigError(f"{path}: its groups are not those of the record beside it, {names}")
+    rows = history["updates"].get("keep_ratios", [])
+    return torch.tensor([*rows, end], dtype=torch.float64)
+
+
+def network(name: str, searches: list[Search]) -> Network:
+    """Put the runs of one network together."""
+    first = searches[0].record
+    costs = costs_of(first.model)
+    for resource, cost in costs.items():
+        for record in (s.record for s in searches):
+            if record.costs[resource].dense != cost.dense:
+                raise ConfigError(
+                    f"{name}: the record says {record.costs[resource].dense} {resource} dense, "
+                    f"the network {first.model!r} has {cost.dense}: made with other classes?"
+                )
+    by_method: dict[str, list[Search]] = {}
+    for s in sorted(searches, key=lambda s: (s.record.method, s.record.asked_ratio, s.record.seed)):
+        by_method.setdefault(s.record.method, []).append(s)
+    curves = frontiers([s.record for s in searches], "macs")
+    shelved = {method: tuple(found) for method, found in by_method.items()}
+    return Network(name, costs, shelved, curves, first.score_name)
+
+
+@cache
+def costs_of(model: str) -> dict[Resource, Cost]:
+    """Trace a network by name, and build its costs; the generator of torch is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        graph = trace(models.build(model), models.example_input(model))
+    return {resource: Cost.of(graph, resource) for resource in RESOURCES}
