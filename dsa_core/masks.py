@@ -20,7 +20,7 @@ from dsa_core.errors import ConfigError
 from dsa_core.kernels import soft_topk
 
 Importance = Literal["gamma_first", "gamma_all", "l1", "l2", "taylor"]
-Estimator = Literal["mean_field", "straight_through", "relaxed"]
+Estimator = Literal["mean_field", "straight_through", "mixed", "relaxed"]
 TINY = 1e-12
 
 
@@ -145,6 +145,10 @@ def estimator_mask(
             "mean_field": the mask is p itself; half the noise of the others, the default;
             "straight_through": a Bernoulli sample, its gradient taken as that of p (the DSA
                 authors' code);
+            "mixed": for each channel, by a coin, the one or the other. What a channel is worth is
+                L(mask 1) - L(mask 0), the integral of the slope from 0 to 1; the mean field looks
+                at the slope in the middle, straight-through at the ends, and where the loss is
+                curved (the last channels of a group) each alone misprices the group;
             "relaxed": the concrete distribution, sigmoid((logit p + logistic noise) / temperature).
         temperature: of the relaxation, > 0.
     """
@@ -152,6 +156,9 @@ def estimator_mask(
         return p
     if estimator == "straight_through":
         return sample_mask(p, generator) + (p - p.detach())  # the bracket is exactly 0
+    if estimator == "mixed":
+        coin = torch.bernoulli(torch.full_like(p, 0.5), generator=generator)
+        return torch.where(coin.bool(), p, sample_mask(p, generator) + (p - p.detach()))
     if estimator == "relaxed":
         uniform = torch.rand(p.shape, generator=generator, device=p.device, dtype=p.dtype)
         eps = torch.finfo(p.dtype).eps

@@ -129,7 +129,7 @@ def test_straight_through_uses_one_sample():
     assert float(loss) == pytest.approx(by_hand.item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("estimator", ["mean_field", "straight_through", "relaxed"])
+@pytest.mark.parametrize("estimator", ["mean_field", "straight_through", "mixed", "relaxed"])
 def test_weights_and_statistics_are_not_touched(estimator):
     model, graph = trained().train(), graph8()
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -146,7 +146,7 @@ def test_weights_and_statistics_are_not_touched(estimator):
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("estimator", ["mean_field", "straight_through", "relaxed"])
+@pytest.mark.parametrize("estimator", ["mean_field", "straight_through", "mixed", "relaxed"])
 @pytest.mark.parametrize("sharpness", [0.05, 5.0, 200.0])
 def test_finite_at_the_dense_network(estimator, sharpness):
     model, graph, batch, b = toy()

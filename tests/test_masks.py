@@ -310,3 +310,15 @@ def test_dropped_channels_get_a_gradient_only_when_masked_at_their_consumers() -
     torch.testing.assert_close(loss, loss_before)  # the same network, two gradients
     assert bool((at_consumers[dropped].abs() > 1e-4).all())
     assert bool((before_relu[dropped] == 0).all())
+
+
+def test_mixed_masks_are_the_mean_field_or_a_sample_and_have_mean_p():
+    p = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64).repeat(4000, 1).requires_grad_()
+    mask = estimator_mask(p, "mixed", generator=torch.Generator().manual_seed(0))
+    is_p, is_sample = mask == p, (mask == 0) | (mask == 1)
+    assert bool((is_p | is_sample).all())
+    assert is_p.double().mean().item() == pytest.approx(0.5, abs=0.02)  # 4 sigma of 12,000 coins
+    # half of the entries are p itself, half Bernoulli: variance p (1 - p) / 2, at most 1/8
+    torch.testing.assert_close(mask.mean(0), p[0], atol=4 * (0.125 / 4000) ** 0.5, rtol=0)
+    (slope,) = torch.autograd.grad(mask.sum(), p)
+    torch.testing.assert_close(slope, torch.ones_like(p))
