@@ -11,7 +11,7 @@ from dsa_core.plots.style import COLOURS, DENSE, blank_figure
 
 INK = "#333333"
 WIRE_COLOURS = COLOURS[:6]  # the seventh, yellow, is hard to see on white
-STAYS = "#888888"
+STAYS = "#666666"
 
 
 @dataclass(frozen=True)
