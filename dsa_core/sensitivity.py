@@ -1,7 +1,6 @@
 """Does an allocation make sense? What each group's loss costs, what its gradient says, ranks."""
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -163,7 +162,10 @@ def mean_ratio_gradient(
             )  # fmt: skip
             found.append(gradient.double().cpu())
     each = torch.stack(found)
-    return RatioGradient(each.mean(0), each.std(0) / math.sqrt(len(each)), len(each))
+    mean, n = each.mean(0), len(each)
+    squares = (each - mean).square().sum(0)
+    error = (squares / (n * (n - 1))).sqrt() if n > 1 else torch.full_like(mean, torch.nan)
+    return RatioGradient(mean, error, n)
 
 
 def softmax_scaled(values: Tensor) -> Tensor:

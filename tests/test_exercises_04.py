@@ -1,0 +1,54 @@
+"""Checks of notebook 04: the answers pass, typical mistakes do not."""
+
+import pytest
+import torch
+
+from dsa_core.admm import prices, shift_to_budget
+from dsa_core.cost import QuadraticForm
+from dsa_core.exercises import n04
+
+
+def land_from_above_only(log_ratios, cost, budget):
+    """The mistake of "at most": never grows."""
+    if cost(log_ratios.exp()) <= budget:
+        return log_ratios
+    return n04.solution_land(log_ratios, cost, budget)
+
+
+WRONG = [
+    (n04.check_price, lambda g, f, cost: g / f, "share"),
+    (n04.check_price, lambda g, f, cost: -cost * g / f, "share"),
+    (n04.check_land, land_from_above_only, "both"),
+    (n04.check_land, lambda v, cost, budget: v + torch.tensor(budget).log(), "interval"),
+    (n04.check_excess, lambda multiplier, weight: multiplier * weight, "slope"),
+    (n04.check_excess, lambda multiplier, weight: 2 * multiplier / weight, "slope"),
+    (n04.check_dual_step, lambda u, theta, z: u - theta + z, "wish"),
+    (n04.check_dual_step, lambda u, theta, z: theta - z, "wish"),
+]
+
+
+def test_answers_pass(capsys) -> None:
+    n04.check_price(n04.solution_price)
+    n04.check_land(n04.solution_land)
+    n04.check_excess(n04.solution_excess)
+    n04.check_dual_step(n04.solution_dual_step)
+    assert capsys.readouterr().out.count("right on all") == 4
+
+
+@pytest.mark.parametrize(("check", "learner", "hint"), WRONG)
+def test_mistakes_are_refused_with_a_hint(check, learner, hint: str) -> None:
+    with pytest.raises(AssertionError, match=hint):
+        check(learner)
+
+
+def test_answers_are_those_of_the_library() -> None:
+    Q = torch.tensor([[0.0, 2.0], [2.0, 0.0]], dtype=torch.float64) / 7
+    cost = QuadraticForm(Q, torch.tensor([3.0, 0.0], dtype=torch.float64) / 7, 0.0)
+    alpha = torch.tensor([0.7, 0.5], dtype=torch.float64)
+    slope = torch.tensor([-0.3, 0.2], dtype=torch.float64)
+    ours = n04.solution_price(slope, cost.gradient(alpha), float(cost(alpha)))
+    torch.testing.assert_close(ours, prices(slope, cost, alpha))
+    floors = torch.full((2,), 1e-3, dtype=torch.float64)
+    landed, _ = shift_to_budget(alpha.log(), cost, 0.2, floors)
+    torch.testing.assert_close(n04.solution_land(alpha.log(), cost, 0.2), landed)
+    torch.testing.assert_close(n04.chain(alpha), cost(alpha))
