@@ -1,0 +1,138 @@
+"""Voila serves notebook 07: the slider moves, bars and numbers change, Run trains, Stop stops."""
+
+import os
+import re
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser_tools import PATIENCE_S, ROOT, TOKEN, serving
+
+NOTEBOOK = ROOT / "notebooks" / "07_budget_explorer.ipynb"
+MOVES = 20
+REDRAW_MS = 1000  # generous: the machine may be busy; what was measured is printed
+WATCH = """() => {
+    window.redraws = [];
+    let pressed = 0;
+    document.addEventListener('keydown', () => { pressed = performance.now(); }, true);
+    const isPage = node => node.querySelector && node.querySelector('tr[data-group]');
+    new MutationObserver(changes => {
+        if (!pressed || !changes.some(c => [...c.addedNodes].some(isPage))) return;
+        const began = pressed;
+        pressed = 0;
+        requestAnimationFrame(() => window.redraws.push(performance.now() - began));
+    }).observe(document.body, {childList: true, subtree: true});
+}"""
+
+
+@pytest.fixture
+def explorer(page: Any, tmp_path: Path) -> Iterator[Any]:
+    """The page of the explorer, ready."""
+    words = ["voila", str(NOTEBOOK), "--no-browser", "--port={port}", "--Voila.ip=127.0.0.1"]
+    with serving(tmp_path, *words, "--token={token}") as address:
+        page.goto(f"{address}/?token={TOKEN}")
+        page.locator("tr[data-group]").first.wait_for()
+        yield page
+        page.goto("about:blank")
+
+
+def kept(page: Any) -> dict[str, int]:
+    """Channels of every group, as the bars of the explorer say."""
+    rows = page.locator("tr[data-group]").evaluate_all(
+        "rows => rows.map(r => [r.dataset.group, Number(r.dataset.kept)])"
+    )
+    return dict(rows)
+
+
+def widths(page: Any) -> list[float]:
+    """How wide the coloured bars are drawn, in pixels."""
+    found = page.locator("tr[data-group] td span span").evaluate_all(
+        "bars => bars.map(b => b.getBoundingClientRect().width)"
+    )
+    return [round(w, 1) for w in found]
+
+
+def macs(page: Any) -> str:
+    return page.locator('tr[data-row="MACs"]').first.inner_text()
+
+
+def shoot(page: Any, name: str) -> None:
+    """Keep a picture where DSA_SCREENSHOTS names a folder."""
+    folder = os.environ.get("DSA_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def budget_handle(page: Any) -> Any:
+    """The handle of the slider called budget; its page is focused."""
+    slider = page.locator(".widget-slider", has=page.get_by_text("budget", exact=True))
+    return slider.locator(".noUi-handle").first
+
+
+def test_the_token_is_asked_for(page: Any, tmp_path: Path) -> None:
+    words = ["voila", str(NOTEBOOK), "--no-browser", "--port={port}", "--Voila.ip=127.0.0.1"]
+    with serving(tmp_path, *words, "--token={token}") as address:
+        answer = page.goto(f"{address}/")
+        assert "data-group" not in page.content()
+        assert answer.status in (302, 403) or "login" in page.url
+
+
+def test_explorer(explorer: Any) -> None:
+    slider_moves_bars_and_numbers(explorer)
+    redraws_are_quick(explorer)
+    run_trains_and_stop_stops(explorer)
+    run_ends_with_a_result(explorer)
+
+
+def slider_moves_bars_and_numbers(page: Any) -> None:
+    shoot(page, "explorer_before")
+    before = kept(page), widths(page), macs(page)
+    handle = budget_handle(page)
+    handle.focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_function(
+        "text => document.querySelector('tr[data-row=MACs]').innerText != text", arg=before[2]
+    )
+    page.wait_for_timeout(1000)
+    shoot(page, "explorer_after")
+    assert sum(kept(page).values()) < sum(before[0].values())
+    assert widths(page) != before[1]
+    share = re.search(r"([\d.]+)%", macs(page))
+    assert share is not None
+    assert float(share[1]) <= 50.01  # from 60 % ten steps of one percent down
+
+
+def redraws_are_quick(page: Any) -> None:
+    page.evaluate(WATCH)
+    budget_handle(page).focus()
+    for i in range(MOVES):
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("n => window.redraws.length == n", arg=i + 1)
+    times = page.evaluate("window.redraws")
+    print(f"slider to redraw, n={len(times)}: median {statistics.median(times):.0f} ms, ", end="")
+    print(f"from {min(times):.0f} to {max(times):.0f} ms")
+    assert statistics.median(times) < REDRAW_MS
+
+
+def run_trains_and_stop_stops(page: Any) -> None:
+    run, stop = (page.get_by_role("button", name=name, exact=True) for name in ("Run", "Stop"))
+    assert stop.is_disabled()
+    run.click()
+    page.get_by_text(re.compile(r"training the dense network: \d+%")).wait_for()
+    page.wait_for_function("() => /network: [1-9]\\d*%/.test(document.body.innerText)")
+    shoot(page, "explorer_running")
+    stop.click()
+    page.get_by_text("stopped; nothing was kept").wait_for()
+    page.wait_for_timeout(500)
+    assert run.is_enabled()
+    assert stop.is_disabled()
+
+
+def run_ends_with_a_result(page: Any) -> None:
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("after fine-tuning").wait_for(timeout=4000 * PATIENCE_S)
+    shoot(page, "explorer_done")
+    assert page.locator('[role="alert"]').count() == 0

@@ -1,0 +1,98 @@
+"""JupyterLab opens notebook 03: Run All ends without an error, and a slider redraws its picture."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from browser_tools import PATIENCE_S, ROOT, TOKEN, serving
+
+NAME = "03_differentiable_masks.ipynb"
+
+
+def copy_of_the_notebook(folder: Path) -> None:
+    """Lab saves what it opens, so it opens a copy."""
+    shutil.copy(ROOT / "notebooks" / NAME, folder / NAME)
+
+
+def prompts(page: Any) -> list[str]:
+    """The prompts of the code cells that are in the page, such as "[3]:"."""
+    found = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
+    return [re.sub(r"\s", "", text) for text in found]
+
+
+def is_idle(page: Any) -> None:
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for()
+
+
+def run_all(page: Any) -> None:
+    """Click until it is heard: before the kernel is idle it does nothing, and says nothing."""
+    for _ in range(10):
+        is_idle(page)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.wait_for_timeout(1500)
+        if any(re.search(r"[\d*]", prompt) for prompt in prompts(page)):
+            return
+    raise AssertionError("Run All was not heard")
+
+
+def test_run_all_and_a_slider(page: Any, tmp_path: Path) -> None:
+    copy_of_the_notebook(tmp_path)
+    words = ["jupyterlab", "--no-browser", "--allow-root", "--port={port}", "--ip=127.0.0.1"]
+    safe = ["--IdentityProvider.token={token}", f"--ServerApp.root_dir={tmp_path}"]
+    with serving(
+        tmp_path, *words, *safe, "--ServerApp.port_retries=0", "--LabApp.news_url="
+    ) as address:
+        page.goto(f"{address}/lab/tree/{NAME}?token={TOKEN}&reset")
+        page.locator(".jp-Notebook").first.wait_for()
+        clear_outputs(page)
+        run_all(page)
+        ends_without_error(page)
+        slider_redraws(page)
+        page.goto("about:blank")
+
+
+def clear_outputs(page: Any) -> None:
+    """Saved outputs would look like fresh ones."""
+    is_idle(page)
+    page.get_by_role("menuitem", name="Edit", exact=True).click()
+    page.get_by_role("menuitem", name="Clear Outputs of All Cells", exact=True).click()
+    page.wait_for_timeout(500)
+
+
+def ends_without_error(page: Any) -> None:
+    """Wait until nothing is running or queued, and look for tracebacks."""
+    page.wait_for_function(
+        """() => {
+            const all = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
+            const texts = all.map(p => p.innerText.trim());
+            const status = document.querySelector('.jp-Notebook-ExecutionIndicator').dataset.status;
+            return status == 'idle' && texts.length > 5 && texts.every(t => !t.includes('*'))
+                && texts.some(t => /\\d/.test(t));
+        }""",
+        timeout=4000 * PATIENCE_S,
+    )
+    page.wait_for_timeout(1000)
+    errors = page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']")
+    assert page.locator(".jp-RenderedText[data-mime-type*=error]").count() == 0
+    assert "Traceback" not in " ".join(errors.all_inner_texts())
+    assert page.locator(".jp-OutputArea-output img").count() > 0
+
+
+def slider_redraws(page: Any) -> None:
+    """Move the first slider; the picture in its panel becomes another one."""
+    handle = page.locator(".noUi-handle").first
+    handle.scroll_into_view_if_needed()
+    picture = page.locator(".widget-image, img.jupyter-widgets").first
+    before = picture.get_attribute("src")
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        """before => document.querySelector('.widget-image, img.jupyter-widgets').src != before""",
+        arg=before,
+    )
+    folder = os.environ.get("DSA_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder) / "lab_slider.png")

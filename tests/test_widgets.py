@@ -1,0 +1,386 @@
+"""The explorer and the live run: what they compute, and that the controls are wired to it."""
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from problems_runs import found, graph8, some_record
+
+from dsa_core.cost import Budget, Cost
+from dsa_core.errors import BudgetError, ConfigError
+from dsa_core.experiment.phases import write_history
+from dsa_core.record import CostRecord, GroupRecord, write_record
+from dsa_core.widgets import (
+    BudgetExplorer,
+    LiveJob,
+    Network,
+    Progress,
+    RunPanel,
+    State,
+    look,
+    lowest_ratio,
+    prune_live,
+    read_shelf,
+    run_panel,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+COSTS = {resource: Cost.of(graph8(), resource) for resource in ("macs", "params")}
+NAME = "resnet8 on digits, quick"
+
+
+def put(folder: Path, method: str, ratio: float, score: float = 0.9, seed: int = 0) -> None:
+    """Write a run as `dsa run` does: the search of a test, read at a budget."""
+    allocation = found(method).at(macs=ratio)
+    counts, ratios = allocation.counts, allocation.keep_ratios
+    names, sizes = COSTS["macs"].names, COSTS["macs"].sizes.tolist()
+    groups = zip(names, sizes, counts.tolist(), ratios.tolist(), strict=True)
+    record = some_record(
+        method=method,
+        model="resnet8",
+        dataset="digits",
+        preset="quick",
+        seed=seed,
+        asked_ratio=ratio,
+        groups=tuple(GroupRecord(name=n, size=s, kept=k, keep_ratio=a) for n, s, k, a in groups),
+        costs={
+            r: CostRecord(
+                dense=c.dense,
+                asked_ratio=ratio if r == "macs" else None,
+                relaxed_ratio=allocation.relaxed_cost(r),
+                whole=c.at(counts),
+                counted=c.at(counts),
+            )
+            for r, c in COSTS.items()
+        },
+        scores=some_record().scores.model_copy(update={"fine_tuned": score}),
+    )
+    place = folder / f"{method}-{ratio}-{seed}"
+    write_record(place, record)
+    write_history(place, allocation)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("records")
+    for method in ("dsa", "uniform"):
+        put(folder, method, 0.5, score=0.8)
+        put(folder, method, 0.75, score=0.9)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(folder: Path) -> Network:
+    return read_shelf(folder)[NAME]
+
+
+# ---- the shelf
+
+
+def test_a_shelf_knows_methods_budgets_and_costs(network: Network) -> None:
+    assert list(network.searches) == ["dsa", "uniform"]
+    assert [s.record.asked_ratio for s in network.searches["dsa"]] == [0.5, 0.75]
+    assert {r: c.dense for r, c in network.costs.items()} == {r: c.dense for r, c in COSTS.items()}
+    end = [g.keep_ratio for g in network.searches["dsa"][0].record.groups]
+    assert network.searches["dsa"][0].passed[-1].tolist() == end
+
+
+def test_reading_a_shelf_leaves_the_generator_alone(folder: Path) -> None:
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    read_shelf(folder)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_an_empty_shelf_says_how_to_fill_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dsa run --out"):
+        read_shelf(tmp_path)
+    with pytest.raises(ConfigError, match="read_shelf"):
+        BudgetExplorer({})
+
+
+def test_a_history_of_other_groups_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "dsa", 0.5)
+    path = next(tmp_path.rglob("history.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"groups": ["other"]}))
+    with pytest.raises(ConfigError, match="groups"):
+        read_shelf(tmp_path)
+
+
+def test_a_record_of_another_network_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "dsa", 0.5)
+    path = next(tmp_path.rglob("record.json"))
+    record = json.loads(path.read_text())
+    record["costs"]["macs"]["dense"] += 1
+    path.write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match="made with other classes"):
+        read_shelf(tmp_path)
+
+
+def test_without_a_history_the_end_is_known(tmp_path: Path) -> None:
+    put(tmp_path, "dsa", 0.5)
+    next(tmp_path.rglob("history.json")).unlink()
+    (bare,) = read_shelf(tmp_path).values()
+    assert look(bare, State(ratio=0.5)).measured
+    assert look(bare, State(ratio=0.8)).used["macs"].ratio <= 0.8
+
+
+def test_shipped_records_answer_every_budget_down_to_a_quarter() -> None:
+    shelf = read_shelf(ROOT / "data" / "records")
+    shipped = shelf[NAME]
+    for method in ("dsa", "uniform"):
+        assert {s.record.asked_ratio for s in shipped.searches[method]} == {0.25, 0.5, 0.75}
+        for ratio in (0.25, 0.3, 0.5, 0.66, 0.75, 0.9, 1.0):
+            view = look(shipped, State(method=method, ratio=ratio))
+            assert view.used["macs"].ratio <= ratio + 1e-9
+            assert view.predicted is not None
+    for network in shelf.values():  # whatever is shipped agrees with itself
+        for s in network.records:
+            if s.divisor == 1 and not s.floors:
+                view = look(network, State(s.method, s.resource, s.asked_ratio))
+                assert view.used[s.resource].ratio <= s.asked_ratio + 1e-9
+
+
+# ---- look
+
+
+def test_at_its_own_budget_a_search_gives_its_own_answer(network: Network) -> None:
+    for search in network.searches["dsa"]:
+        record = search.record
+        view = look(network, State(ratio=record.asked_ratio))
+        assert view.counts == tuple(g.kept for g in record.groups)
+        assert view.measured
+        assert view.asked_ratio == record.asked_ratio
+        assert view.used["macs"].kept == record.costs["macs"].counted
+        assert view.predicted is not None
+        assert view.predicted.score == pytest.approx(record.scores.fine_tuned)
+
+
+@pytest.mark.parametrize("ratio", [0.55, 0.7, 0.83, 0.99])
+@pytest.mark.parametrize("resource", ["macs", "params"])
+def test_any_budget_is_what_allocation_at_says(network: Network, ratio, resource) -> None:
+    view = look(network, State(resource=resource, ratio=ratio))
+    if resource == "params" or ratio < 0.75:  # read from the search that went to one half
+        wanted = found("dsa").at(**{resource: ratio}).counts
+        # six digits of a history move a ratio by 1e-6: a channel here or there
+        assert (torch.tensor(view.counts) - wanted).abs().max() <= 1
+    assert view.used[resource].ratio <= ratio
+    assert not view.measured
+
+
+def test_the_score_lies_between_the_measured_ones(network: Network) -> None:
+    view = look(network, State(ratio=0.6))
+    low, high = (look(network, State(ratio=r)).used["macs"].ratio for r in (0.5, 0.75))
+    t = (view.used["macs"].ratio - low) / (high - low)
+    assert view.predicted is not None
+    assert view.predicted.score == pytest.approx(0.8 + 0.1 * t)
+
+
+def test_divisor_and_floors_hold(network: Network) -> None:
+    name = COSTS["macs"].names[0]
+    view = look(network, State(ratio=0.6, divisor=8, floor=0.25, floors={name: 1.0}))
+    pairs = list(zip(view.counts, view.sizes, strict=True))
+    assert all(k % 8 == 0 for k, _ in pairs)
+    assert all(k >= 0.25 * n for k, n in pairs)
+    assert view.counts[0] == view.sizes[0]
+    assert view.used["macs"].ratio <= 0.6
+
+
+def test_what_cannot_be_answered_says_so(network: Network) -> None:
+    with pytest.raises(BudgetError, match="floors"):
+        look(network, State(ratio=0.5, floor=0.9))
+    with pytest.raises(BudgetError, match="below what this search passed"):
+        look(network, State(ratio=0.3))
+    with pytest.raises(ConfigError, match="did you mean 'dsa'"):
+        look(network, State(method="dsb"))
+
+
+def test_the_lowest_ratio_is_answered_and_less_is_not(network: Network) -> None:
+    for resource in ("macs", "params"):
+        state = State(resource=resource)
+        lowest = lowest_ratio(network, state)
+        assert look(network, replace(state, ratio=lowest)).used[resource].ratio <= lowest
+        with pytest.raises(BudgetError):
+            look(network, replace(state, ratio=0.99 * lowest))
+
+
+# ---- the explorer
+
+
+@pytest.fixture
+def explorer(network: Network) -> BudgetExplorer:
+    return BudgetExplorer({NAME: network}, ratio=0.6)
+
+
+def kept(explorer: BudgetExplorer) -> int:
+    return sum(look(explorer.shelf[NAME], explorer.state).counts)
+
+
+def test_the_page_shows_what_look_finds(explorer: BudgetExplorer) -> None:
+    view = look(explorer.shelf[NAME], explorer.state)
+    text = explorer.sheet.value
+    for name, size, count in zip(view.names, view.sizes, view.counts, strict=True):
+        assert f'data-group="{name}" data-kept="{count}"' in text
+        assert f"{count} of {size}" in text
+    assert f"{view.used['macs'].kept:,} of {COSTS['macs'].dense:,}" in text
+    assert f"{view.predicted.score:.1%}" in text
+    assert "data-mark" in text
+    assert "between two measured budgets" in text
+
+
+@pytest.mark.parametrize(
+    ("control", "value"),
+    [
+        ("budget", 0.7),
+        ("resource", "params"),
+        ("method", "uniform"),
+        ("divisor", 8),
+        ("floor", 0.6),
+        ("protect", "layer1.0.conv1"),
+    ],
+)
+def test_every_control_redraws(explorer: BudgetExplorer, control: str, value: object) -> None:
+    before = explorer.sheet.value
+    getattr(explorer, control).value = value
+    assert explorer.problem.value == ""
+    assert explorer.sheet.value != before
+
+
+def test_the_budget_goes_no_lower_than_the_searches(explorer: BudgetExplorer) -> None:
+    assert explorer.budget.min == pytest.approx(0.5)
+    explorer.budget.value = 0.1
+    assert explorer.state.ratio == pytest.approx(0.5)
+    assert explorer.problem.value == ""
+
+
+def test_a_budget_that_cannot_be_met_is_told_and_not_raised(explorer: BudgetExplorer) -> None:
+    explorer.floor.value = 0.95
+    assert "cannot be reached" in explorer.problem.value
+    explorer.floor.value = 0.0
+    assert explorer.problem.value == ""
+
+
+def test_other_errors_are_shown_and_raised_under_test(explorer, monkeypatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("dsa_core.widgets.explorer.look", broken)
+    with pytest.raises(ZeroDivisionError):
+        explorer.budget.value = 0.7
+    assert "ZeroDivisionError: a bug" in explorer.problem.value
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    explorer.budget.value = 0.8  # in a notebook: shown, not raised
+    assert "a bug" in explorer.problem.value
+
+
+def test_another_network_brings_its_own_groups_and_methods(network: Network) -> None:
+    other = replace(network, searches={"uniform": network.searches["uniform"]})
+    explorer = BudgetExplorer({"a": network, "b": other})
+    assert explorer.method.value == "dsa"
+    explorer.network.value = "b"
+    assert explorer.method.value == "uniform"
+    assert explorer.protect.options[1:] == COSTS["macs"].names
+    assert explorer.problem.value == ""
+
+
+# ---- the live run
+
+SHORT = LiveJob(State(ratio=0.5), dense_epochs=1, search_epochs=1, tune_epochs=1)
+
+
+def test_a_live_run_meets_its_budget_and_reports_every_phase() -> None:
+    heard: list[Progress] = []
+    result = prune_live(SHORT, report=heard.append, stop=lambda: False)
+    assert result is not None
+    assert result.macs.ratio <= 0.5
+    assert result.macs.kept == COSTS["macs"].at(torch.tensor(result.counts))
+    assert all(0 < k <= n for k, n in zip(result.counts, result.sizes, strict=True))
+    assert 0.1 < result.tuned <= 1
+    done = [p.done for p in heard]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 1)
+    assert len({p.phase for p in heard}) == 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
+def test_a_live_run_stops_in_every_phase(share: float) -> None:
+    heard = [Progress("", -1.0)]
+    result = prune_live(SHORT, report=heard.append, stop=lambda: heard[-1].done >= share)
+    assert result is None
+    assert heard[-1].done <= share + 0.1
+
+
+def test_a_budget_that_cannot_be_met_is_refused_before_training() -> None:
+    with pytest.raises(BudgetError):
+        prune_live(LiveJob(State(ratio=0.5, floor=1.0)), report=pytest.fail, stop=lambda: False)
+
+
+def test_floors_of_another_network_are_left_out() -> None:
+    job = LiveJob(State(floors={"layer9": 1.0}))
+    assert prune_live(job, report=lambda _: None, stop=lambda: True) is None
+
+
+def test_run_and_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    going = threading.Event()
+
+    def slow(job: LiveJob, *, report, stop):
+        report(Progress("searching", 0.25))
+        going.set()
+        while not stop():
+            threading.Event().wait(0.01)
+
+    monkeypatch.setattr(run_panel, "prune_live", slow)
+    panel = RunPanel(lambda: State(ratio=0.4))
+    panel.run.click()
+    assert going.wait(10)
+    assert (panel.run.disabled, panel.stop.disabled) == (True, False)
+    assert "searching: 25%" in panel.status.value
+    with pytest.raises(TimeoutError):
+        panel.wait(0.05)
+    panel.stop.click()
+    panel.wait(10)
+    assert "stopped" in panel.status.value
+    assert (panel.run.disabled, panel.stop.disabled) == (False, True)
+    assert panel.result is None
+
+
+def test_run_prunes_to_the_state_of_that_moment() -> None:
+    states = iter([State(ratio=0.5), State(ratio=0.3)])
+    panel = RunPanel(lambda: next(states), SHORT)
+    for ratio in (0.5, 0.3):
+        panel.begin()
+        panel.wait(120)
+        assert panel.result is not None
+        assert 0.8 * ratio < panel.result.macs.ratio <= ratio
+        assert f"{panel.result.macs.kept:,}" in panel.sheet.value
+        assert panel.status.value == "done"
+
+
+def test_an_error_in_the_thread_is_shown_and_raised_by_wait(monkeypatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(run_panel, "prune_live", broken)
+    panel = RunPanel(State)
+    panel.begin()
+    with pytest.raises(ZeroDivisionError):
+        panel.wait(10)
+    assert "a bug" in panel.problem.value
+    assert panel.status.value == "failed"
+    assert not panel.run.disabled
+
+
+def test_a_budget_below_the_floors_is_told_in_the_panel() -> None:
+    panel = RunPanel(lambda: State(ratio=0.3, floor=1.0), SHORT)
+    panel.begin()
+    panel.wait(60)
+    assert "cannot be reached" in panel.problem.value
+
+
+def test_floors_of_a_state_become_those_of_a_budget() -> None:
+    state = State(resource="params", ratio=0.3, divisor=4, floor=0.1, floors={"a": 0.5})
+    assert state.budget == Budget(params=0.3, divisor=4, floors={"*": 0.1, "a": 0.5})
