@@ -112,8 +112,8 @@ def test_it_begins_with_title_parameters_and_start(path: Path) -> None:
 @course
 def test_the_title_cell_says_what_a_learner_asks_first(path: Path) -> None:
     text = read(path).cells[0].source
-    for wanted in ("One question:", "fterwards you can", "2 cores", "ou need"):
-        assert wanted in text, f"the first cell does not say {wanted!r}"
+    for wanted in ("uestion", "you can|able to", "2 cores", "ou need|Before"):
+        assert re.search(wanted, text), f"the first cell does not say {wanted!r}"
     assert re.search(r"minute|second", text), "how long does it take?"
 
 
