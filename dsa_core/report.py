@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
+from dsa_core.paper_results import paper_result, shown
 from dsa_core.record import Record
 
 
@@ -64,6 +65,15 @@ def dense_score(row: Row) -> str:
     return row.show(lambda r: 100 * (r.scores.dense or 0.0), "{:.2f}")
 
 
+def paper(row: Row) -> str:
+    """What the DSA paper reports for the same network, data, method and budget; mostly nothing."""
+    r = row.first
+    if r.divisor > 1 or r.floors:
+        return ""
+    found = paper_result(r.model, r.dataset, r.method, resource=r.resource, ratio=r.asked_ratio)
+    return shown(found)
+
+
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "network": lambda row: row.first.model,
     "data": lambda row: row.first.dataset,
@@ -78,6 +88,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "dense": dense_score,
     "before": lambda row: row.show(lambda r: 100 * r.scores.pruned, "{:.2f}"),
     "after": lambda row: row.show(lambda r: 100 * r.scores.fine_tuned, "{:.2f}"),
+    "paper": paper,
     "masked loss": lambda row: row.show(lambda r: r.scores.masked_loss, "{:.3f}"),
     "ms dense": lambda row: row.show(lambda r: r.latency["dense"].median_ms, "{:.1f}"),
     "ms pruned": lambda row: row.show(lambda r: r.latency["pruned"].median_ms, "{:.1f}"),
@@ -89,17 +100,25 @@ CAPTION = (
     "before, after: test {score} in % before and after fine-tuning. MACs %, params %: counted on "
     "the pruned network. ms: forward pass of {batch} examples."
 )
+PAPER_CAPTION = (
+    " paper: accuracy in % at % of the FLOPs, as Ning et al. report it (arXiv:2004.02164), after "
+    "300 epochs; * quoted there."
+)
 
 
 def cells(records: Sequence[Record]) -> list[list[str]]:
-    """The table's rows, without its head."""
-    return [[column(row) for column in COLUMNS.values()] for row in rows_of(records)]
+    """The table, its head first; without the column of the paper where that has nothing to say."""
+    rows = rows_of(records)
+    columns = {name: [column(row) for row in rows] for name, column in COLUMNS.items()}
+    kept = {name: texts for name, texts in columns.items() if name != "paper" or any(texts)}
+    return [list(kept), *(list(row) for row in zip(*kept.values(), strict=True))]
 
 
 def caption(records: Sequence[Record]) -> str:
     """What the columns mean."""
     r = records[0]
-    return CAPTION.format(score=r.score_name, batch=r.latency["dense"].batch)
+    text = CAPTION.format(score=r.score_name, batch=r.latency["dense"].batch)
+    return text + PAPER_CAPTION * any(paper(row) for row in rows_of(records))
 
 
 def as_table(records: Sequence[Record], *, width: int) -> Table:
@@ -109,7 +128,7 @@ def as_table(records: Sequence[Record], *, width: int) -> Table:
         records: at least one.
         width: columns of the terminal.
     """
-    lines = [list(COLUMNS), *cells(records)]
+    lines = cells(records)
     wide = sum(2 + max(map(len, column)) for column in zip(*lines, strict=True))
     if wide > width:
         lines = [list(line) for line in zip(*lines, strict=True)]
@@ -124,7 +143,8 @@ def as_table(records: Sequence[Record], *, width: int) -> Table:
 
 def as_markdown(records: Sequence[Record]) -> str:
     """For a README."""
-    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *cells(records)]
+    head, *rows = cells(records)
+    lines = [head, ["---"] * len(head), *rows]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"{table}\n\n{caption(records)}"
 
@@ -133,6 +153,5 @@ def as_csv(records: Sequence[Record]) -> str:
     """For a spreadsheet."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
     writer.writerows(cells(records))
     return buffer.getvalue()

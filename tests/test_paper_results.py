@@ -1,0 +1,71 @@
+"""The paper's numbers agree with each other, and stand beside what they are comparable with."""
+
+import csv
+import io
+
+import pytest
+from problems_runs import some_record
+
+from dsa_core import models
+from dsa_core.paper_results import BASE, RESULTS, paper_result, shown
+from dsa_core.report import as_csv, as_markdown
+
+
+def found(model="resnet20", dataset="cifar10", method="dsa", resource="macs", ratio=0.5):
+    return paper_result(model, dataset, method, resource=resource, ratio=ratio)
+
+
+def test_drops_are_what_the_dense_network_had_more():
+    own = [r for r in RESULTS if not r.quoted and r.drop is not None]
+    assert len(own) == 2 * 3 * 3  # two networks, three budgets, three methods that were run there
+    for r in own:
+        assert BASE[r.model] - r.accuracy == pytest.approx(r.drop, abs=0.0101)  # rounded there
+
+
+def test_missed_is_what_lies_above_the_budget():
+    for r in RESULTS:
+        if not r.quoted:
+            assert r.missed == (r.reached > r.asked + 1e-9)
+
+
+def test_nothing_stands_there_twice():
+    assert len({(r.model, r.method, r.asked) for r in RESULTS}) == len(RESULTS)
+    assert {r.model for r in RESULTS} <= set(models.names())
+
+
+def test_a_figure_stands_beside_the_same_network_data_method_and_budget():
+    assert shown(found()) == "91.38 at 49.7"
+    assert shown(found(ratio=1 / 3)) == shown(found(ratio=0.333)) == "90.24 at 32.5"
+    assert shown(found("resnet56", ratio=0.75)) == "93.08 at 70.7"
+    assert shown(found(method="ssl")) == "89.78 at 51.8 MISSED"
+    assert shown(found("resnet56", method="amc")) == "91.90 at 50.0*"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "resnet8"},
+        {"dataset": "cifar100"},
+        {"method": "uniform"},  # the paper has no such row
+        {"resource": "params"},
+        {"ratio": 0.25},
+        {"ratio": 0.49},
+    ],
+)
+def test_and_beside_nothing_else(other):
+    assert found(**other) is None
+    assert shown(found(**other)) == ""
+
+
+def row_of(record) -> dict[str, str]:
+    (row,) = csv.DictReader(io.StringIO(as_csv([record])))
+    return row
+
+
+def test_the_report_has_the_column_only_where_a_row_has_a_figure():
+    assert row_of(some_record())["paper"] == "91.38 at 49.7"
+    assert "paper" not in row_of(some_record(method="uniform"))
+    both = as_markdown([some_record(), some_record(method="uniform", series="1")])
+    assert "| 91.38 at 49.7 |" in both
+    assert "arXiv:2004.02164" in both
+    assert "arXiv" not in as_markdown([some_record(method="uniform")])
