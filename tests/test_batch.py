@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from dsa_core import models
 from dsa_core.batch import RunState, jobs_of, local_pool, pools, read_spec, read_state, run, view
 from dsa_core.batch import run_batch as run_all
 from dsa_core.batch import worker as worker_module
@@ -27,6 +28,7 @@ from dsa_core.batch.state import log, write_state
 from dsa_core.batch.worker import PARAMETERS, work
 from dsa_core.cli import app
 from dsa_core.errors import ConfigError
+from dsa_core.experiment import configure
 
 PARAMETERS_CELL = """\
 fast: bool = True  # seconds
@@ -158,6 +160,30 @@ def test_a_whole_number_is_a_float_and_nothing_else_is_converted(tmp_path):
     assert isinstance(fit_all(known, {"ratio": 1})["ratio"], float)
     with pytest.raises(ConfigError, match="must be int"):
         fit_all(known, {"seed": 1.0})
+
+
+# the batches of the course
+
+BATCHES = Path(__file__).parents[1] / "notebooks" / "batches"
+RUNS = {"quick": 12, "cifar10_resnet20": 24, "paper_table2": 36, "paper_imagenet": 8}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_batches_of_the_course_can_be_planned(name):
+    spec = read_spec(BATCHES / f"{name}.yaml")
+    jobs = jobs_of(spec)
+    assert len(jobs) == RUNS[name]
+    for job in jobs:
+        p = job.parameters
+        config = configure(p["preset"], method=p["method"], model=p["model"], ratio=p["ratio"])
+        assert config.model == (p["model"] or config.preset.model)
+        models.example_input(config.model)  # raises where the name is unknown
+        assert job.takes_out
+    assert bool(spec.waits_for) == (name == "paper_imagenet")
+
+
+def test_no_batch_is_forgotten():
+    assert {path.stem for path in BATCHES.glob("*.yaml")} == set(RUNS)
 
 
 # state, plan, table

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from dsa_core.errors import ConfigError, nearest
 
-Value: TypeAlias = bool | int | float | str | list[Any]
+Value: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any]
 SCALARS: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str}
-TYPES: dict[str, Any] = SCALARS | {f"list[{name}]": list[t] for name, t in SCALARS.items()}  # type: ignore[valid-type]
+LISTS: dict[str, Any] = {f"list[{name}]": list[t] for name, t in SCALARS.items()}  # type: ignore[valid-type]
+TYPES = SCALARS | LISTS | {"list": list, "dict": dict}
 
 LINE = "each as one line `name: type = value  # help`"
 
