@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
 from dsa_core.kernels import inexactness, soft_topk
@@ -60,12 +60,12 @@ def sharpness_figure(b: Tensor, *, keep_ratio: float, sharpness: Sequence[float]
         p = group_probs(b, keep_ratio=keep_ratio, sharpness=beta2).flip(0)
         left.plot(b[order].tolist(), p.tolist(), "o-", color=colour, ms=3.5, label=f"{beta2:g}")
         errors.append(float((p * (1 - p)).sum()))
-    log_axis(left)
+    log_axis(left, b.tolist())
     left.set_xlabel("importance b (log scale)")
     left.set_ylabel("keep probability p")
     left.legend(title="sharpness", frameon=False, fontsize=8, title_fontsize=8)
     right.plot(list(sharpness), errors, "o-", color=COLOURS[5])
-    log_axis(right)
+    log_axis(right, sharpness)
     right.set_xlabel("sharpness (log scale)")
     right.set_ylabel("inexactness sum p(1 - p), channels²")
     right.set_ylim(bottom=0)
@@ -74,10 +74,11 @@ def sharpness_figure(b: Tensor, *, keep_ratio: float, sharpness: Sequence[float]
     return figure
 
 
-def log_axis(axes: Axes) -> None:
-    """A logarithmic x axis with its numbers written out at 1, 2, 5."""
+def log_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic x axis for these values, with its numbers written out."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    wide = max(values) / min(values) > 10
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if wide else MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
 
