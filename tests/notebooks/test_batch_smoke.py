@@ -45,6 +45,15 @@ def wait_for_file(home: Path, name: str, process: subprocess.Popen[bytes]) -> Pa
     return next(iter(home.rglob(name)))
 
 
+def wait_for_epochs(checkpoint: Path, epochs: int) -> None:
+    """The file is written once before the search, then after each epoch."""
+    for _ in range(epochs):
+        before, end = checkpoint.stat().st_mtime_ns, time.monotonic() + 300
+        while checkpoint.stat().st_mtime_ns == before:
+            assert time.monotonic() < end, "no epoch was saved"
+            time.sleep(0.01)
+
+
 def facts(record: Record) -> dict[str, object]:
     return record.model_dump(exclude=MEASURED)
 
@@ -57,6 +66,7 @@ def test_a_killed_batch_goes_on_and_ends_with_the_record_of_an_undisturbed_run(
     home = tmp_path / "runs" / "grid"
     batch = start(tmp_path)
     checkpoint = wait_for_file(home, "search.pt", batch)
+    wait_for_epochs(checkpoint, 2)
     os.kill(batch.pid, signal.SIGKILL)
     batch.wait()
     job = jobs_of(read_spec(tmp_path / "grid.yaml"))[0]
