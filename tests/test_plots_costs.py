@@ -5,6 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from dsa_core.errors import ConfigError
+from dsa_core.plots import COLOURS
 from dsa_core.plots.costs import (
     latency_figure,
     left_over_figure,
@@ -50,6 +51,8 @@ def test_macs_and_time_of_a_network_lie_above_each_other() -> None:
     axes = latency_figure({"half": 0.5, "quarter": 0.25}, {"half": 0.9, "quarter": 0.4}).axes[0]
     assert [bar.get_width() for bar in axes.patches[:4]] == pytest.approx([0.5, 0.9, 0.25, 0.4])
     assert [t.get_text() for t in axes.texts] == ["50 %", "90 %", "25 %", "40 %"]
+    colours = [to_hex(h.get_facecolor()).upper() for h in axes.get_legend().legend_handles]
+    assert colours == list(COLOURS[:2])
 
 
 def test_groups_are_coloured_by_their_role() -> None:
@@ -60,7 +63,9 @@ def test_groups_are_coloured_by_their_role() -> None:
     assert [bar.get_height() for bar in bars] == [0.5, 0.25]
     wanted = [ROLE_COLOURS[role].lower() for role in ("stem", "inner")]
     assert [to_hex(bar.get_facecolor()) for bar in bars] == wanted
-    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["stem", "inner"]
+    legend = figure.axes[0].get_legend()
+    assert [t.get_text() for t in legend.get_texts()] == ["stem", "inner"]
+    assert [to_hex(h.get_facecolor()) for h in legend.legend_handles] == wanted
 
 
 @pytest.mark.parametrize(
@@ -78,3 +83,6 @@ def test_agreement_names_every_dot() -> None:
     assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
     np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata(), [[1, 3], [2, 5]])
     assert [t.get_text() for t in figure.axes[1].texts] == ["A", "B"]
+    log = agreement_figure(pairs, ["A", "B"], xlabel="x", ylabel="y", log=True).axes
+    assert (log[0].get_xscale(), log[0].get_yscale()) == ("log", "log")
+    assert [[t.get_text() for t in axes.texts] for axes in log] == [["A", "B"], []]

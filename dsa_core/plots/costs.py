@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from dsa_core.plots.style import COLOURS, blank_figure, open_axes
@@ -19,8 +20,9 @@ def left_over_figure(ratios: Sequence[float], left: Mapping[str, Sequence[float]
     """
     figure = blank_figure(6.4, 3.8)
     axes = figure.add_subplot()
-    for (label, values), colour in zip(left.items(), COLOURS, strict=False):
-        axes.plot(ratios, values, color=colour, linewidth=2, label=label)
+    styles = zip(left.items(), COLOURS, ("-", "-", (0, (4, 3))) * 3, strict=False)
+    for (label, values), colour, dash in styles:  # every third is dashed: curves may coincide
+        axes.plot(ratios, values, color=colour, linestyle=dash, linewidth=2, label=label)
     axes.set_xlabel("keep ratio of every group")
     axes.set_ylabel("left of the dense network")
     for axis in (axes.xaxis, axes.yaxis):
@@ -65,7 +67,7 @@ def spread_figure(
         xlabel: what the score is, and of how many networks.
         lines: label -> a single score, drawn as a vertical line.
     """
-    figure = blank_figure(7.0, 1.6 + 0.45 * len(scores))
+    figure = blank_figure(7.0, 1.6 + 0.55 * len(scores))
     axes = figure.add_subplot()
     for row, (values, colour) in enumerate(zip(scores.values(), COLOURS, strict=False)):
         lift = [row + 0.16 * ((7 * i) % 5 - 2) / 2 for i in range(len(values))]  # no dot hides one
@@ -77,7 +79,7 @@ def spread_figure(
     axes.set_xlabel(xlabel)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     if lines:
-        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0))
     open_axes(axes)
     return figure
 
@@ -119,12 +121,13 @@ def latency_figure(macs: Mapping[str, float], times: Mapping[str, float]) -> Fig
         axes.barh(row + 0.19, times[name], height=0.36, color=COLOURS[1])
         for place, value in ((row - 0.19, macs[name]), (row + 0.19, times[name])):
             axes.text(value + 0.01, place, f"{100 * value:.0f} %", va="center", fontsize=8)
-    axes.barh([], [], color=COLOURS[0], label="MACs")
-    axes.barh([], [], color=COLOURS[1], label="time")
     axes.set_yticks(range(len(macs)), list(macs), fontsize=9)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("of the dense network")
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    patches = [Patch(color=COLOURS[i], label=word) for i, word in enumerate(("MACs", "time"))]
+    axes.legend(
+        handles=patches, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0)
+    )
     open_axes(axes)
     return figure

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from dsa_core.errors import ConfigError
 from dsa_core.plots.style import COLOURS, blank_figure, open_axes
@@ -48,11 +49,11 @@ def groups_figure(
         axes.axhline(0, color="#333333", linewidth=0.6)
         axes.set_ylabel(label, fontsize=8)
         open_axes(axes)
-    for role in dict.fromkeys(roles):
-        panels[0].bar([], [], color=ROLE_COLOURS[role], label=role)
+    patches = [Patch(color=ROLE_COLOURS[role], label=role) for role in dict.fromkeys(roles)]
     panels[0].legend(
-        frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0)
-    )
+        handles=patches, frameon=False, fontsize=8, ncols=4, loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+    )  # fmt: skip
     panels[-1].set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
     panels[-1].set_xlabel("channel group, named by its first layer")
     return figure
@@ -64,6 +65,7 @@ def agreement_figure(
     *,
     xlabel: str,
     ylabel: str,
+    log: bool = False,
 ) -> Figure:
     """Two quantities of the same groups against each other, one panel for each pair.
 
@@ -71,23 +73,26 @@ def agreement_figure(
         pairs: title -> (values along x, values along y), one a group.
         names: of the groups; short ones are readable.
         xlabel, ylabel: with the unit.
+        log: whether both axes are logarithmic; a group with a value <= 0 is then not drawn.
     """
     figure = blank_figure(max(4.5, 3.7 * len(pairs)), 3.6)
     panels = figure.subplots(1, len(pairs), squeeze=False)[0]
     for axes, (title, (x, y)) in zip(panels, pairs.items(), strict=True):
-        draw_agreement(axes, x, y, names)
+        shown = [t for t in zip(x, y, names, strict=True) if not log or min(t[:2]) > 0]
+        draw_agreement(axes, shown)
+        if log:
+            axes.set_xscale("log")
+            axes.set_yscale("log")
         axes.set_title(title, fontsize=9)
         axes.set_xlabel(xlabel)
     panels[0].set_ylabel(ylabel)
     return figure
 
 
-def draw_agreement(
-    axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]
-) -> None:
-    """Draw one dot for each group, with its name."""
-    axes.plot(x, y, "o", color=COLOURS[0])
-    for a, b, name in zip(x, y, names, strict=True):
-        axes.annotate(name, (a, b), xytext=(4, 3), textcoords="offset points", fontsize=8)
+def draw_agreement(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Draw one dot for each group (x, y, name), with its name."""
+    axes.plot([p[0] for p in points], [p[1] for p in points], "o", color=COLOURS[0])
+    for x, y, name in points:
+        axes.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
     axes.margins(0.12)
     open_axes(axes)
