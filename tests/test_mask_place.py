@@ -28,23 +28,30 @@ def top(b: Tensor, count: int) -> Tensor:
     return (b >= b.sort(descending=True).values[count - 1]).float()
 
 
-def test_finite_differences_by_hand() -> None:
-    p = probe()
-    found = mask_place.finite_difference(p)
+def loss(p: Probe, first: int, second: int) -> float:
+    """Of the network that keeps so many channels of each group, by hand."""
+    mask = torch.cat([top(p.b[:8], first), top(p.b[8:], second)])
+    with torch.no_grad():
+        losses = [TASK.loss(masked_call(p.model, p.graph, mask, x), y) for x, y in p.batches]
+    return float(sum(losses)) / 2
 
-    def loss(first: int, second: int) -> float:
-        mask = torch.cat([top(p.b[:8], first), top(p.b[8:], second)])
-        with torch.no_grad():
-            losses = [TASK.loss(masked_call(p.model, p.graph, mask, x), y) for x, y in p.batches]
-        return float(sum(losses)) / 2
 
-    # half of 8 channels are 4; an eighth of 8 is 1 channel, so the ratios are 2/8 apart
-    wanted = [(loss(5, 4) - loss(3, 4)) / 0.25, (loss(4, 5) - loss(4, 3)) / 0.25]
+def assert_slopes(found: Tensor, wanted: list[float]) -> None:
+    # losses in float32, divided by an eighth
     assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-4, atol=1e-5)
 
 
+def test_finite_differences_by_hand() -> None:
+    p = probe()
+    # half of 8 channels are 4; an eighth of 8 is 1 channel, so the ratios are 2/8 apart
+    wanted = [(loss(p, 5, 4) - loss(p, 3, 4)) / 0.25, (loss(p, 4, 5) - loss(p, 4, 3)) / 0.25]
+    assert_slopes(mask_place.finite_difference(p), wanted)
+
+
 def test_finite_differences_stay_within_the_group() -> None:
-    assert bool(mask_place.finite_difference(probe((1.0, 1 / 8))).isfinite().all())
+    p = probe((1.0, 1 / 8))  # 8 cannot become 9, nor 1 become 0: one side only
+    wanted = [(loss(p, 8, 1) - loss(p, 7, 1)) / 0.125, (loss(p, 8, 2) - loss(p, 8, 1)) / 0.125]
+    assert_slopes(mask_place.finite_difference(p), wanted)
 
 
 def test_neither_place_changes_the_network() -> None:

@@ -72,6 +72,8 @@ def test_probabilities_of_a_group_sum_to_what_is_kept() -> None:
     p = group_probs(b, keep_ratio=0.4, sharpness=3.0)
     assert_close(p.sum(), torch.tensor(1.6, dtype=torch.float64))
     assert bool((p.diff() < 0).all())  # the most important first
+    log_b = b.log().sort(descending=True).values
+    assert_close(p.logit() - p[0].logit(), 3.0 * (log_b - log_b[0]))  # p = sigmoid(3 log b - t)
 
 
 def test_bars_of_prices_show_the_numbers() -> None:
