@@ -90,8 +90,10 @@ def test_nothing_is_claimed_outside() -> None:
 
 def test_figure_shows_every_point_with_its_spread() -> None:
     axes = frontier_figure(frontiers(RUNS), score_name="accuracy").axes[0]
-    lines = {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in axes.lines}
-    assert lines[0.24, 0.49, 1.0] == pytest.approx((0.80, 0.89, 0.905))
+    points, (low, high), _ = axes.containers[0].lines
+    assert points.get_xdata() == pytest.approx([0.24, 0.49, 1.0])
+    assert points.get_ydata() == pytest.approx([0.80, 0.89, 0.905])
+    assert high.get_ydata()[1] - low.get_ydata()[1] == pytest.approx(2 * 0.02 / 2**0.5)
     assert "MACs" in axes.get_xlabel()
     assert "accuracy" in axes.get_ylabel()
     names = [text.get_text() for text in axes.get_legend().get_texts()]

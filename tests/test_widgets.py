@@ -239,7 +239,6 @@ def test_the_page_shows_what_look_finds(explorer: BudgetExplorer) -> None:
         ("resource", "params"),
         ("method", "uniform"),
         ("divisor", 8),
-        ("floor", 0.6),
         ("protect", "layer1.0.conv1"),
     ],
 )
@@ -260,6 +259,7 @@ def test_the_budget_goes_no_lower_than_the_searches(explorer: BudgetExplorer) ->
 def test_a_budget_that_cannot_be_met_is_told_and_not_raised(explorer: BudgetExplorer) -> None:
     explorer.floor.value = 0.95
     assert "cannot be reached" in explorer.problem.value
+    assert explorer.state.budget.floors["*"] == 0.95
     explorer.floor.value = 0.0
     assert explorer.problem.value == ""
 

@@ -110,10 +110,7 @@ class BudgetExplorer(HBox):
             self.sheet.value = page(network, state, view, self._backdrop(self.network.value))
 
     def __repr__(self) -> str:
-        s = self.state
-        return (
-            f"BudgetExplorer({self.network.value}: {s.method}, {s.ratio:.0%} of the {s.resource})"
-        )
+        return f"(the explorer, at {self.budget.value:.0%}; run this notebook to move the sliders)"
 
 
 def percent_slider(description: str, value: float, *, low: float) -> FloatSlider:
