@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from dsa_core.admm import PaperSettings
-from dsa_core.allocators import ALLOCATORS, Allocation, Update
+from dsa_core.allocators import ALLOCATORS, Allocation, Problem, Update
 from dsa_core.allocators.uniform import UniformRatios
 from dsa_core.channels import trace
 from dsa_core.cost import Budget, Cost
@@ -328,3 +328,25 @@ def test_the_settings_know_their_names():
     with pytest.raises(ConfigError, match="did you mean 'priced'"):
         allocate("dsa", trained(), config=search_config(optimizer="price"))
     assert TrainConfig(epochs=1, **PLAIN) == TrainConfig(epochs=1, **PLAIN)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 7])
+def test_ratio_batches_go_on_where_the_last_epoch_left_them(every):
+    config = search_config(warmup_epochs=1, ratio_every=every)
+    budget, graph = Budget(macs=0.5), graph8()
+    ratios = UniformRatios(Cost.of(graph, "macs").relative, torch.full((6,), 1 / 16).double())
+    problem = Problem("uniform", fresh(), graph, budget, search_data(), config, ratios, 0)
+    updates = [s for s in range(STEPS) if s >= 4 and (s - 4) % every == 0]
+    for step in range(STEPS):
+        assert problem.updates_before(step) == len([s for s in updates if s < step])
+    seen: list[int] = []
+    some = search_data()
+    forever = some.ratios.forever
+
+    def spy(start: int = 0):
+        seen.append(start)
+        return forever(start)
+
+    some.ratios.forever = spy
+    ALLOCATORS["uniform"](fresh(), graph, budget, some, config, seed=0)
+    assert seen == [problem.updates_before(first) for first in range(0, STEPS, 4)]
