@@ -7,7 +7,8 @@ RUNS   ?= runs
 SEED   ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-slow lint check bench report clean
+.PHONY: help setup run lab explore notebooks test test-unit test-slow test-notebooks test-browser lint check \
+        bench report clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,13 +24,36 @@ setup: $(STAMP) ## make .venv with everything in it
 run: $(STAMP) ## DSA and uniform on the digits at half the MACs: a table, records, a picture (minutes)
 	$(BIN)/dsa run --preset quick --method dsa --method uniform --budget macs=0.5 --seed $(SEED) --out $(RUNS)
 
-test: lint test-unit test-slow ## everything that must pass
+lab: $(STAMP) ## open the course in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+explore: $(STAMP) ## serve the budget explorer; the address with its token is printed
+	@token=$$($(BIN)/python -c 'import secrets; print(secrets.token_hex(16))'); \
+	echo "open http://127.0.0.1:8866/?token=$$token"; \
+	$(BIN)/voila notebooks/07_budget_explorer.ipynb --no-browser --port=8866 --Voila.ip=127.0.0.1 --token=$$token
+
+notebooks: $(STAMP) ## execute all notebooks and save their outputs
+	$(BIN)/python -m dsa_core.notebook execute notebooks/*.ipynb notebooks/solutions/*.ipynb
+
+test: lint test-unit test-slow test-notebooks test-browser ## everything that must pass
 
 test-unit: $(STAMP) ## the fast tests
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu" --ignore tests/browser
 
 test-slow: $(STAMP) ## the tests that take longer than ten seconds each
-	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not gpu" --ignore tests/browser
+
+NBVAL := $(BIN)/python -m pytest --nbval-current-env --nbval-cell-timeout=600 -n 2 --dist loadscope
+STRICT := notebooks/02_channel_groups.ipynb notebooks/03_differentiable_masks.ipynb \
+          notebooks/04_budgets_and_admm.ipynb
+
+test-notebooks: $(STAMP) ## every notebook runs; three give the saved outputs again
+	$(NBVAL) --nbval $(STRICT)
+	$(NBVAL) --nbval-lax $(filter-out $(STRICT),$(wildcard notebooks/*.ipynb)) $(wildcard notebooks/solutions/*.ipynb)
+
+test-browser: $(STAMP) ## the explorer and JupyterLab in a real browser; skipped where there is none
+	bash tests/browser/install.sh
+	$(BIN)/python -m pytest tests/browser
 
 lint: $(STAMP) ## style, types, import rules
 	$(BIN)/ruff check .

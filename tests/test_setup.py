@@ -42,7 +42,16 @@ def test_environment_repeats_no_requirement_of_pyproject():
 
 @pytest.mark.parametrize(
     "package",
-    "torch torchvision jupyterlab matplotlib seaborn ipywidgets papermill nbval".split(),
+    [
+        "torch",
+        "torchvision",
+        "jupyterlab",
+        "matplotlib",
+        "seaborn",
+        "ipywidgets",
+        "papermill",
+        "nbval",
+    ],
 )
 def test_the_packages_of_the_project_are_declared(package):
     declared = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
