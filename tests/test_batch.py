@@ -23,7 +23,7 @@ from dsa_core.batch import worker as worker_module
 from dsa_core.batch.cli import whole_paths
 from dsa_core.batch.parameters import fit_all, parameters_of
 from dsa_core.batch.run import run_job, states_of
-from dsa_core.batch.spec import Job
+from dsa_core.batch.spec import Job, config_hash
 from dsa_core.batch.state import log, write_state
 from dsa_core.batch.worker import PARAMETERS, work
 from dsa_core.cli import app
@@ -94,6 +94,8 @@ def test_the_hash_names_the_values_and_nothing_else(tmp_path):
     ]
     other = batch(tmp_path, "parameters: {method: dsa, ratio: 0.25}\n")[0]
     assert one.config_hash == same.config_hash != other.config_hash
+    turned = dict(reversed(one.parameters.items()))  # the notebook's lines in another order
+    assert config_hash(one.notebook, turned) == one.config_hash
 
 
 def test_a_list_parameter_takes_a_list_of_lists(tmp_path):
