@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from dsa_core.errors import ConfigError
-from dsa_core.plots import COLOURS
+from dsa_core.plots import COLOURS, png
 from dsa_core.plots.costs import (
     latency_figure,
     left_over_figure,
@@ -83,6 +83,11 @@ def test_agreement_names_every_dot() -> None:
     assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
     np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata(), [[1, 3], [2, 5]])
     assert [t.get_text() for t in figure.axes[1].texts] == ["A", "B"]
-    log = agreement_figure(pairs, ["A", "B"], xlabel="x", ylabel="y", log=True).axes
-    assert (log[0].get_xscale(), log[0].get_yscale()) == ("log", "log")
-    assert [[t.get_text() for t in axes.texts] for axes in log] == [["A", "B"], []]
+
+
+def test_values_without_a_logarithm_are_left_out_and_still_drawn_around() -> None:
+    pairs = {"some": ([1.0, 0.0], [3.0, 5.0]), "none": ([-1.0, 1.0], [1.0, 0.0])}
+    figure = agreement_figure(pairs, ["A", "B"], xlabel="x", ylabel="y", log=True)
+    assert (figure.axes[0].get_xscale(), figure.axes[0].get_yscale()) == ("log", "log")
+    assert [[t.get_text() for t in axes.texts] for axes in figure.axes] == [["A"], []]
+    assert png(figure).startswith(b"\x89PNG")  # an empty logarithmic axis cannot be drawn

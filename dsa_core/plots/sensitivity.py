@@ -80,7 +80,7 @@ def agreement_figure(
     for axes, (title, (x, y)) in zip(panels, pairs.items(), strict=True):
         shown = [t for t in zip(x, y, names, strict=True) if not log or min(t[:2]) > 0]
         draw_agreement(axes, shown)
-        if log:
+        if log and shown:  # an axis without a positive value has no logarithm
             axes.set_xscale("log")
             axes.set_yscale("log")
         axes.set_title(title, fontsize=9)
