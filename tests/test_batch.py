@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from problems_runs import some_record
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -29,6 +30,8 @@ from dsa_core.batch.worker import PARAMETERS, work
 from dsa_core.cli import app
 from dsa_core.errors import ConfigError
 from dsa_core.experiment import configure
+from dsa_core.experiment import run as run_one
+from dsa_core.record import write_record
 
 PARAMETERS_CELL = """\
 fast: bool = True  # seconds
@@ -519,3 +522,12 @@ def test_a_relative_data_folder_stays_the_same_folder(monkeypatch, tmp_path):
     assert whole_paths() == {"DSA_DATA": str(tmp_path / "here")}
     monkeypatch.delenv("DSA_DATA")
     assert whole_paths() == {}
+
+
+def test_a_folder_with_a_run_of_another_configuration_is_refused(tmp_path):
+    write_record(tmp_path, some_record(config_hash="another"))
+    with pytest.raises(ConfigError, match="a run of another configuration"):
+        run_one(configure("tiny"), tmp_path, folder=tmp_path, progress=False)
+    config = configure("tiny")
+    write_record(tmp_path, some_record(config_hash=config.hash))
+    assert run_one(config, tmp_path, folder=tmp_path, progress=False).config_hash == config.hash
