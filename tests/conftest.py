@@ -1,6 +1,7 @@
 """What every test shares: one tolerance table, the data folder, and how torch uses the machine."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,12 @@ def _few_threads() -> None:
     """Tests are small; more threads would only spin, most of all under xdist."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(min(torch.get_num_threads(), 1 if workers > 1 else 2))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_works() -> None:
+    """A shell that runs the tests in the background makes them, and their children, deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
