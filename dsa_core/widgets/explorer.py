@@ -45,7 +45,7 @@ class BudgetExplorer(HBox):
         self.network = Dropdown(options=list(shelf), description="network", style=WIDE)
         self.method = Dropdown(description="method", style=WIDE)
         self.resource = ToggleButtons(
-            options=RESOURCES, description="budget in", style={**WIDE, "button_width": "90px"}
+            options=RESOURCES, description="budget in", style={**WIDE, "button_width": "112px"}
         )
         self.budget = percent_slider("budget", ratio, low=STEP)
         self.divisor = SelectionSlider(
@@ -57,6 +57,8 @@ class BudgetExplorer(HBox):
         self._ready = False  # no answer while several controls change at once
         controls = [self.network, self.method, self.resource, self.budget]
         controls += [self.divisor, self.floor, self.protect]
+        for control in controls:
+            control.layout.width = "360px"
         answer = VBox([self.problem, self.sheet], layout=Layout(flex="1 1 480px"))
         super().__init__([VBox(controls), answer], layout=Layout(flex_flow="row wrap"))
         self._take_network()

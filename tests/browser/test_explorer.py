@@ -117,8 +117,13 @@ def redraws_are_quick(page: Any) -> None:
     assert statistics.median(times) < REDRAW_MS
 
 
+def button(page: Any, text: str) -> Any:
+    """A button by its text; its icon is part of its accessible name, so a role does not find it."""
+    return page.locator("button.jupyter-button", has_text=text)
+
+
 def run_trains_and_stop_stops(page: Any) -> None:
-    run, stop = (page.get_by_role("button", name=name, exact=True) for name in ("Run", "Stop"))
+    run, stop = button(page, "Run"), button(page, "Stop")
     assert stop.is_disabled()
     run.click()
     page.get_by_text(re.compile(r"training the dense network: \d+%")).wait_for()
@@ -132,7 +137,7 @@ def run_trains_and_stop_stops(page: Any) -> None:
 
 
 def run_ends_with_a_result(page: Any) -> None:
-    page.get_by_role("button", name="Run", exact=True).click()
+    button(page, "Run").click()
     page.get_by_text("after fine-tuning").wait_for(timeout=4000 * PATIENCE_S)
     shoot(page, "explorer_done")
     assert page.locator('[role="alert"]').count() == 0

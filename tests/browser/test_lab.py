@@ -3,9 +3,11 @@
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from browser_tools import PATIENCE_S, ROOT, TOKEN, serving
 
 NAME = "03_differentiable_masks.ipynb"
@@ -50,6 +52,7 @@ def test_run_all_and_a_slider(page: Any, tmp_path: Path) -> None:
         clear_outputs(page)
         run_all(page)
         ends_without_error(page)
+        saves_what_ran(page, tmp_path / NAME)
         slider_redraws(page)
         page.goto("about:blank")
 
@@ -79,6 +82,18 @@ def ends_without_error(page: Any) -> None:
     assert page.locator(".jp-RenderedText[data-mime-type*=error]").count() == 0
     assert "Traceback" not in " ".join(errors.all_inner_texts())
     assert page.locator(".jp-OutputArea-output img").count() > 0
+
+
+def saves_what_ran(page: Any, path: Path) -> None:
+    """The file knows all cells, the page only those near the ones in sight."""
+    before = path.stat().st_mtime_ns
+    page.keyboard.press("Control+s")
+    deadline = time.monotonic() + PATIENCE_S
+    while path.stat().st_mtime_ns == before and time.monotonic() < deadline:
+        page.wait_for_timeout(200)
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    assert all(cell.execution_count for cell in cells if cell.source)
+    assert not [o for cell in cells for o in cell.outputs if o.output_type == "error"]
 
 
 def slider_redraws(page: Any) -> None:
