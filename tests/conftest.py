@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 # Benchmarks measure, they do not judge: run them with `pytest tests/benchmarks`.
 collect_ignore = [] if any("benchmarks" in arg for arg in sys.argv) else ["benchmarks"]
+
+# The gate gives the same answer twice; elsewhere hypothesis looks for new counterexamples each time.
+settings.register_profile("gate", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("gate")
 
 # The one table. Relative: a few dozen roundings; absolute: the same for numbers of size one.
 TOLERANCES = {

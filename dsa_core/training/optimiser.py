@@ -41,7 +41,7 @@ def make_sgd(model: nn.Module | Iterable[nn.Parameter], config: TrainConfig) -> 
 def lr_at(step: int, total_steps: int, steps_per_epoch: int, config: TrainConfig) -> float:
     """Give the learning rate of a step.
 
-    With t = step, T = total_steps, W = round(warmup T), e = t // steps_per_epoch:
+    With t = step, T = total_steps, W = min(round(warmup T), T - 1), e = t // steps_per_epoch:
 
         one_cycle   lr min((t + 1) / (W + 1), (T - t) / (T - W))    a triangle; its peak lr is at t
         = W cosine      lr (1 + cos(pi t / T)) / 2
@@ -62,7 +62,7 @@ def lr_at(step: int, total_steps: int, steps_per_epoch: int, config: TrainConfig
     if not 0 <= step < total_steps:
         raise ConfigError(f"step must be in 0 .. {total_steps - 1} (total_steps - 1), got {step}")
     if config.schedule == "one_cycle":
-        rise = round(config.warmup * total_steps)
+        rise = min(round(config.warmup * total_steps), total_steps - 1)
         share = min((step + 1) / (rise + 1), (total_steps - step) / max(1, total_steps - rise))
     elif config.schedule == "cosine":
         share = (1 + math.cos(math.pi * step / total_steps)) / 2
