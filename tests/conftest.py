@@ -13,7 +13,7 @@ from hypothesis import settings
 # Benchmarks measure, they do not judge: run them with `pytest tests/benchmarks`.
 collect_ignore = [] if any("benchmarks" in arg for arg in sys.argv) else ["benchmarks"]
 
-# The gate gives the same answer twice; elsewhere hypothesis looks for new counterexamples each time.
+# The gate gives the same answer twice; elsewhere hypothesis looks for new counterexamples.
 settings.register_profile("gate", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("gate")

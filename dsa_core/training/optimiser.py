@@ -43,8 +43,8 @@ def lr_at(step: int, total_steps: int, steps_per_epoch: int, config: TrainConfig
 
     With t = step, T = total_steps, W = min(round(warmup T), T - 1), e = t // steps_per_epoch:
 
-        one_cycle   lr min((t + 1) / (W + 1), (T - t) / (T - W))    a triangle; its peak lr is at t
-        = W cosine      lr (1 + cos(pi t / T)) / 2
+        one_cycle   lr min((t + 1) / (W + 1), (T - t) / (T - W)), a triangle with its peak at t = W
+        cosine      lr (1 + cos(pi t / T)) / 2
         multi_step  lr gamma^(number of milestones <= e)
         constant    lr
 
