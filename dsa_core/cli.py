@@ -41,7 +41,8 @@ class Form(StrEnum):
 ZOO_HELP = "all of ours and all classifiers of torchvision (takes hours)"
 MODEL_HELP = "resnet20, resnet56, resnet8, ..., a torchvision name, or package.module:factory"
 PRESET_HELP = (
-    "tiny: digits, seconds; quick: digits, 1-2 minutes; cpu-short: CIFAR-10, under 90 minutes on 2 cores; "
+    "tiny: digits, seconds; quick: digits, 1-2 minutes; "
+    "cpu-short: CIFAR-10, under 90 minutes on 2 cores; "
     "paper: CIFAR-10, 300 epochs from random weights"
 )
 METHOD_HELP = "dsa or uniform; give it twice for both (default: dsa)"
