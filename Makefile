@@ -38,12 +38,13 @@ notebooks: $(STAMP) ## execute all notebooks and save their outputs
 test: lint test-unit test-slow test-notebooks test-browser ## everything that must pass
 
 test-unit: $(STAMP) ## the fast tests
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu" --ignore tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu" --ignore tests/browser
 
 test-slow: $(STAMP) ## the tests that take longer than ten seconds each
-	$(BIN)/python -m pytest -n 2 --dist load -m "slow and not gpu" --ignore tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m "slow and not gpu" --ignore tests/browser
 
-NBVAL := $(BIN)/python -m pytest --nbval-current-env --nbval-cell-timeout=600 -n 2 --dist loadscope
+# two workers, one thread each: threads of two processes on two cores would only spin
+NBVAL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-current-env --nbval-cell-timeout=600 -n 2 --dist loadscope
 STRICT := notebooks/02_channel_groups.ipynb notebooks/03_differentiable_masks.ipynb \
           notebooks/04_budgets_and_admm.ipynb
 
