@@ -148,7 +148,7 @@ def estimator_mask(
             "mixed": for each channel, by a coin, the one or the other. What a channel is worth is
                 L(mask 1) - L(mask 0), the integral of the slope from 0 to 1; the mean field looks
                 at the slope in the middle, straight-through at the ends, and where the loss is
-                curved (the last channels of a group) each alone can misprice the group;
+                curved (the last channels of a group) each alone can misprice it;
             "relaxed": the concrete distribution, sigmoid((logit p + logistic noise) / temperature).
         temperature: of the relaxation, > 0.
     """
