@@ -65,10 +65,10 @@ def cpu_short() -> Preset:
     """CIFAR-10 in under 90 minutes on 2 cores.
 
     The estimator is "mixed" on thin evidence: at the end of one search by the mean field
-    (ResNet-20, 50 % of the MACs, one seed) finite differences of the hard mask priced the stem's group at -0.75
-    a log MAC, straight-through at -0.66, and the mean field at -0.04. The learning rate falls to 0,
-    so that the cut network is not judged in the noise of the last steps. Both were changed at once;
-    neither has been tried alone, or over several seeds.
+    (ResNet-20, 50 % of the MACs, one seed) finite differences of the hard mask priced the stem's
+    group at -0.75 a log MAC, straight-through at -0.66, and the mean field at -0.04. The learning
+    rate falls to 0, so that the cut network is not judged in the noise of the last steps. Both were
+    changed at once; neither has been tried alone, or over several seeds.
     """
     return Preset(
         model="resnet20",
