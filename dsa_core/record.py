@@ -76,6 +76,8 @@ class Record(Strict):
         floors, divisor: what else was asked, see `Budget`.
         budget_met: whether the counted cost is within what was asked.
         seconds, epochs: by phase: "dense", "search", "fine_tune".
+        trials: searches it took until the budget was met, or until the method gave up on it; their
+            seconds and epochs all count.
         dense_reused: whether an earlier run trained the dense network (its seconds count here too).
         latency: of the dense and the pruned network.
         versions: of python, torch, torchvision, dsa_core.
@@ -101,6 +103,7 @@ class Record(Strict):
     groups: tuple[GroupRecord, ...]
     seconds: dict[str, float]
     epochs: dict[str, int]
+    trials: int = 1
     dense_reused: bool
     latency: dict[str, Latency]
     precision: str

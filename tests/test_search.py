@@ -21,6 +21,7 @@ from torch import nn
 
 from dsa_core.admm import PaperSettings
 from dsa_core.allocators import ALLOCATORS, Allocation, Problem, Update
+from dsa_core.allocators.ratios import KeepRatioScheme
 from dsa_core.allocators.uniform import UniformRatios
 from dsa_core.channels import trace
 from dsa_core.cost import Budget, Cost
@@ -334,11 +335,11 @@ def test_the_settings_know_their_names():
 def test_ratio_batches_go_on_where_the_last_epoch_left_them(every):
     config = search_config(warmup_epochs=1, ratio_every=every)
     budget, graph = Budget(macs=0.5), graph8()
-    ratios = UniformRatios(Cost.of(graph, "macs").relative, torch.full((6,), 1 / 16).double())
-    problem = Problem("uniform", fresh(), graph, budget, search_data(), config, ratios, 0)
+    problem = Problem("uniform", fresh(), graph, budget, search_data(), config, 0)
+    scheme = KeepRatioScheme(problem, UniformRatios(problem.form, problem.floors))
     updates = [s for s in range(STEPS) if s >= 4 and (s - 4) % every == 0]
     for step in range(STEPS):
-        assert problem.updates_before(step) == len([s for s in updates if s < step])
+        assert scheme.updates_before(step) == len([s for s in updates if s < step])
     seen: list[int] = []
     some = search_data()
     forever = some.ratios.forever
@@ -349,4 +350,4 @@ def test_ratio_batches_go_on_where_the_last_epoch_left_them(every):
 
     some.ratios.forever = spy
     ALLOCATORS["uniform"](fresh(), graph, budget, some, config, seed=0)
-    assert seen == [problem.updates_before(first) for first in range(0, STEPS, 4)]
+    assert seen == [scheme.updates_before(first) for first in range(0, STEPS, 4)]

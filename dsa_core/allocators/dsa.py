@@ -6,9 +6,10 @@ from dsa_core.admm import make_optimizer
 from dsa_core.allocators.allocation import Allocation
 from dsa_core.allocators.config import OnStep, SearchConfig, SearchData
 from dsa_core.allocators.problem import Problem
+from dsa_core.allocators.ratios import KeepRatioScheme
 from dsa_core.allocators.search import search
 from dsa_core.channels import ChannelGraph
-from dsa_core.cost import Budget, Cost
+from dsa_core.cost import Budget
 
 
 def allocate(
@@ -43,11 +44,8 @@ def allocate(
 
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164).
     """
-    cost = Cost.of(graph, budget.resource)
-    budget.check(cost)
-    floors = budget.least_counts(cost).double() / cost.sizes
+    problem = Problem("dsa", model, graph, budget, data, config, seed)
     optimizer = make_optimizer(
-        config.optimizer, cost.relative, floors=floors, settings=config.settings
+        config.optimizer, problem.form, floors=problem.floors, settings=config.settings
     )
-    problem = Problem("dsa", model, graph, budget, data, config, optimizer, seed)
-    return search(problem, on_step)
+    return search(problem, KeepRatioScheme(problem, optimizer), on_step)

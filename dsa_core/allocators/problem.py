@@ -1,15 +1,17 @@
 """One search, stated: everything that decides how it goes."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from dsa_core.admm import KeepRatioOptimizer, budget_at, sharpness_at
+from dsa_core.admm import budget_at, sharpness_at
 from dsa_core.allocators.config import SearchConfig, SearchData
 from dsa_core.channels import ChannelGraph
-from dsa_core.cost import Budget
+from dsa_core.cost import Budget, Cost, QuadraticForm
 from dsa_core.errors import ConfigError
-from dsa_core.training import shapes_fingerprint
+from dsa_core.training import device_of_model, shapes_fingerprint
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,6 @@ class Problem:
         budget: to reach.
         data: what it learns from.
         config: how.
-        optimizer: moves the keep ratios.
         seed: of the masks.
     """
 
@@ -33,7 +34,6 @@ class Problem:
     budget: Budget
     data: SearchData
     config: SearchConfig
-    optimizer: KeepRatioOptimizer
     seed: int
 
     def __post_init__(self) -> None:
@@ -43,6 +43,27 @@ class Problem:
                 f"warmup_epochs={warmup} leaves no epoch to search in: train.epochs={epochs} "
                 "counts the warm-up too"
             )
+        self.budget.check(self.cost)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Of the resource that the budget limits."""
+        return Cost.of(self.graph, self.budget.resource)
+
+    @property
+    def form(self) -> QuadraticForm:
+        """That cost as a ratio of the dense one, in keep ratios."""
+        return self.cost.relative
+
+    @cached_property
+    def floors(self) -> Tensor:
+        """Smallest keep ratio of every group, float64, shape (K,)."""
+        return self.budget.least_counts(self.cost).double() / self.cost.sizes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return device_of_model(self.model)
 
     @property
     def per_epoch(self) -> int:
@@ -67,10 +88,6 @@ class Problem:
         """Give what is asked for at a weight step, of the dense cost."""
         ratio, part = self.budget.ratio, self.config.anneal_fraction
         return budget_at(*self.clock(step), start=1.0, end=ratio, anneal_fraction=part)
-
-    def updates_before(self, step: int) -> int:
-        """Count the updates of the keep ratios made before a weight step."""
-        return max(0, -(-(step - self.warmup) // self.config.ratio_every))
 
     def fingerprint(self) -> dict[str, str]:
         """What a checkpoint must agree with."""

@@ -1,7 +1,6 @@
 """Train a network under masks while its keep ratios move to a budget: the loop allocators share."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -9,22 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dsa_core.admm import Residuals, step_scale_at
-from dsa_core.allocators.allocation import MET, Allocation, Update
+from dsa_core.allocators.allocation import Allocation, Update
 from dsa_core.allocators.config import OnStep
-from dsa_core.allocators.gradient import ratio_gradient
 from dsa_core.allocators.problem import Problem
-from dsa_core.cost import Cost, round_to_channels
+from dsa_core.allocators.scheme import Scheme
 from dsa_core.data import step_seed
 from dsa_core.errors import TrainingError
-from dsa_core.kernels import inexactness
-from dsa_core.masks import importance, keep_probs, masked_parameters, sample_mask
 from dsa_core.training import (
     Meter,
     Precision,
     autocast,
     choose_precision,
-    device_of_model,
     load_checkpoint,
     lr_at,
     make_sgd,
@@ -34,18 +28,16 @@ from dsa_core.training import (
     set_lr,
 )
 
-NO_STEP = Residuals(primal=0.0, dual=0.0, budget=0.0, price=0.0, price_spread=0.0, clipped=0)
 
+def search(problem: Problem, scheme: Scheme, on_step: OnStep | None = None) -> Allocation:
+    """Train the weights while a scheme moves the keep ratios down to the budget.
 
-def search(problem: Problem, on_step: OnStep | None = None) -> Allocation:
-    """Train the weights under sampled masks, and move the keep ratios down to the budget.
-
-    First order, as in DARTS: the keep ratios' gradient is that of the validation loss at the
-    present weights. All randomness is a function of (seed, epoch, step), so that a run that was
+    All randomness is a function of (seed, epoch, step), so that a run that was
     killed goes on from its checkpoint, written after every epoch, to the same bits.
 
     Args:
         problem: see `Problem`.
+        scheme: what is the method's own.
         on_step: called with every update of the keep ratios; True ends the search at once.
 
     Raises:
@@ -53,7 +45,7 @@ def search(problem: Problem, on_step: OnStep | None = None) -> Allocation:
         TrainingError: the loss is not finite, or the checkpoint belongs to another run.
         KeyboardInterrupt: as it came, with a word on how to go on.
     """
-    run = SearchRun(problem)
+    run = SearchRun(problem, scheme)
     run.prepare()
     stopped = False
     try:
@@ -71,15 +63,13 @@ def search(problem: Problem, on_step: OnStep | None = None) -> Allocation:
 class SearchRun:
     """The state of one search: epochs done, updates made, and the weights' optimiser."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, scheme: Scheme) -> None:
         self.problem, self.config, self.data = problem, problem.config, problem.data
-        self.model, self.graph, self.optimizer = problem.model, problem.graph, problem.optimizer
-        self.cost = Cost.of(problem.graph, problem.budget.resource)
-        problem.budget.check(self.cost)
-        self.form = self.cost.relative
-        self.device = device_of_model(self.model)
-        self.offsets = self.graph.offsets.to(self.device)
+        self.model, self.scheme, self.device = problem.model, scheme, problem.device
+        scheme.check = self._check_finite
         self.sgd = make_sgd(self.model, self.config.train)
+        for group in scheme.parameters():
+            self.sgd.add_param_group(group)
         self.per_epoch, self.warmup = problem.per_epoch, problem.warmup
         self.total = self.config.train.epochs * self.per_epoch
         self.epoch = 0
@@ -116,10 +106,10 @@ class SearchRun:
 
     def _train_steps(self, first: int, on_step: OnStep | None) -> bool:
         """Take the steps of the epoch that begins at step `first`."""
-        ratio_batches = self.data.ratios.forever(self.problem.updates_before(first))
+        ratio_batches = self.data.ratios.forever(self.scheme.updates_before(first))
         for step, (x, y) in enumerate(self.data.weights.epoch(self.epoch), start=first):
-            if step >= self.warmup and (step - self.warmup) % self.config.ratio_every == 0:
-                self.updates.append(self._update(step, ratio_batches))
+            if self.scheme.due(step):
+                self.updates.append(self.scheme.update(step, ratio_batches, self.precision))
                 if on_step is not None and on_step(self.updates[-1]):
                     return True
             loss, score = self._train_step(step, x.to(self.device), y.to(self.device))
@@ -128,14 +118,13 @@ class SearchRun:
 
     def allocation(self, stopped: bool) -> Allocation:
         """Round the keep ratios to whole channels."""
-        alpha = self.optimizer.keep_ratios
         return Allocation(
             method=self.problem.method,
-            graph=self.graph,
+            graph=self.problem.graph,
             budget=self.problem.budget,
-            keep_ratios=alpha,
-            importance=importance(self.model, self.graph, self.config.importance).cpu(),
-            counts=round_to_channels(alpha, self.cost, self.problem.budget),
+            keep_ratios=self.scheme.keep_ratios,
+            importance=self.scheme.importance().cpu(),
+            counts=self.scheme.counts(),
             updates=tuple(self.updates),
             epochs=tuple(self.epochs),
             seconds=sum(e["seconds"] for e in self.epochs),
@@ -144,6 +133,7 @@ class SearchRun:
                 "precision": self.precision.name,
                 "channels_last": self.precision.channels_last,
                 "stopped": stopped,
+                **self.scheme.notes(),
             },
         )
 
@@ -157,7 +147,7 @@ class SearchRun:
             "fingerprint": self.problem.fingerprint(),
             "model": self.model.state_dict(),
             "sgd": self.sgd.state_dict(),
-            "ratios": self.optimizer.state_dict(),
+            "scheme": self.scheme.state_dict(),
             "updates": [asdict(u) for u in self.updates],
             "epochs": self.epochs,
             "epoch": self.epoch,
@@ -177,7 +167,7 @@ class SearchRun:
         place_model(self.model, self.precision)
         self.model.load_state_dict(state["model"])
         self.sgd.load_state_dict(state["sgd"])
-        self.optimizer.load_state_dict(state["ratios"])
+        self.scheme.load_state_dict(state["scheme"])
         self.updates = [
             Update(**{**u, "keep_ratios": tuple(u["keep_ratios"])}) for u in state["updates"]
         ]
@@ -197,84 +187,24 @@ class SearchRun:
             channels_last=self.config.train.channels_last,
         )
 
-    def _update(self, step: int, batches: Iterator[tuple[Tensor, Tensor]]) -> Update:
-        """Move the keep ratios once."""
-        ratio, wanted = self.problem.budget.ratio, self.problem.budget_at(step)
-        alpha, sharpness = self.optimizer.keep_ratios, self.problem.sharpness(step)
-        b = self._importance()
-        gradient, loss = torch.zeros_like(alpha), torch.tensor(torch.nan)
-        residuals = NO_STEP
-        if not (self.config.fix_when_met and float(self.form(alpha)) <= ratio * (1 + MET)):
-            if self.optimizer.uses_gradient:
-                gradient, loss = self._gradient(alpha, b, step, next(batches))
-                self._check_finite(f"the validation loss before step {step}", loss)
-                self._check_finite(f"the keep ratios' gradient before step {step}", gradient)
-            scale = step_scale_at(*self.problem.clock(step))
-            residuals = self.optimizer.step(gradient, wanted, step_scale=scale)
-        alpha = self.optimizer.keep_ratios
-        p = keep_probs(b, alpha, self.graph, sharpness=sharpness)
-        return Update(
-            step=step,
-            budget=wanted,
-            cost=float(self.form(alpha)),
-            sharpness=sharpness,
-            inexactness=float(inexactness(p, self.offsets).sum()),
-            loss=float(loss),
-            price=residuals.price,
-            price_spread=residuals.price_spread,
-            primal=residuals.primal,
-            dual=residuals.dual,
-            keep_ratios=tuple(alpha.tolist()),
-        )
-
-    def _gradient(
-        self, alpha: Tensor, b: Tensor, step: int, batch: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        seed = step_seed(self.problem.seed, "ratio mask", step)
-        return ratio_gradient(
-            self.model,
-            self.graph,
-            alpha,
-            b,
-            (batch[0].to(self.device), batch[1].to(self.device)),
-            task=self.data.task,
-            sharpness=self.problem.sharpness(step),
-            estimator=self.config.estimator,
-            precision=self.precision,
-            generator=torch.Generator(self.device).manual_seed(seed),
-        )
-
     def _train_step(self, step: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of SGD under a sampled mask (none during the warm-up)."""
+        """One step of SGD with the scheme's weights and penalty (plain during the warm-up)."""
         config = self.config.train
         set_lr(self.sgd, lr_at(step, self.total, self.per_epoch, config))
-        weights: dict[str, Tensor] = {}
-        if step >= self.warmup:
-            parameters = dict(self.model.named_parameters())
-            weights = masked_parameters(parameters, self.graph, self._mask(step))
+        parameters = dict(self.model.named_parameters())
+        searching = step >= self.warmup
+        weights = self.scheme.weights(step, parameters) if searching else {}
         with autocast(self.precision, self.device):
             outputs = functional_call(self.model, weights, (place(x, self.precision),))
             loss = self.data.task.training_loss(config.label_smoothing)(outputs, y)
+        penalty = self.scheme.penalty(step, parameters) if searching else None
         self.sgd.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss if penalty is None else loss + penalty).backward()
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.sgd.step()
         with torch.no_grad():
             return loss.detach(), self.data.task.score(outputs, y)
-
-    @torch.no_grad()
-    def _mask(self, step: int) -> Tensor:
-        ratios, floor = self.optimizer.keep_ratios, self.config.prob_floor
-        b, sharpness = self._importance(), self.problem.sharpness(step)
-        p = keep_probs(b, ratios, self.graph, sharpness=sharpness, floor=floor)
-        seed = step_seed(self.problem.seed, "mask", step)
-        return sample_mask(p, torch.Generator(self.device).manual_seed(seed))
-
-    def _importance(self) -> Tensor:
-        b = importance(self.model, self.graph, self.config.importance)
-        self._check_finite("the importance of a channel", b)
-        return b
 
     def _check(self, bad: int | None) -> None:
         if bad is not None:

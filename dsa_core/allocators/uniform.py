@@ -6,9 +6,10 @@ from dsa_core.admm import KeepRatioOptimizer, Residuals, uniform_ratio
 from dsa_core.allocators.allocation import Allocation
 from dsa_core.allocators.config import OnStep, SearchConfig, SearchData
 from dsa_core.allocators.problem import Problem
+from dsa_core.allocators.ratios import KeepRatioScheme
 from dsa_core.allocators.search import search
 from dsa_core.channels import ChannelGraph
-from dsa_core.cost import Budget, Cost, QuadraticForm
+from dsa_core.cost import Budget, QuadraticForm
 
 
 class UniformRatios(KeepRatioOptimizer):
@@ -48,9 +49,6 @@ def allocate(
     budget and sharpness, so that the difference to DSA is the allocation alone. The paper has no
     such row.
     """
-    cost = Cost.of(graph, budget.resource)
-    budget.check(cost)
-    floors = budget.least_counts(cost).double() / cost.sizes
-    optimizer = UniformRatios(cost.relative, floors)
-    problem = Problem("uniform", model, graph, budget, data, config, optimizer, seed)
-    return search(problem, on_step)
+    problem = Problem("uniform", model, graph, budget, data, config, seed)
+    optimizer = UniformRatios(problem.form, problem.floors)
+    return search(problem, KeepRatioScheme(problem, optimizer), on_step)

@@ -71,6 +71,7 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
         groups=group_records(found),
         seconds=phases(dense.seconds, found.seconds, outcome.tuned.seconds),
         epochs=phases(dense.epochs, len(found.epochs), len(outcome.tuned.history)),
+        trials=found.trials,
         dense_reused=dense.reused,
         latency={"dense": latency(dense.model, x), "pruned": latency(outcome.pruned, x)},
         precision=outcome.tuned.precision,

@@ -75,6 +75,6 @@ def lr_at(step: int, total_steps: int, steps_per_epoch: int, config: TrainConfig
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group, times the `lr_factor` that it may carry."""
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)
