@@ -54,6 +54,10 @@ FLOOR_HELP = (
 )
 DIVISOR_HELP = "kept channels are multiples of this, or the whole group; 8 suits many processors"
 FORCE_HELP = "search and fine-tune anew even if the run is there; a dense network is used again"
+WEIGHTS_HELP = (
+    "start from these dense weights instead of training: .safetensors, or a state dict that "
+    "torch.save wrote"
+)
 OUT_HELP = "folder of the runs; a run that is there is continued, or shown if complete"
 ROOT_HELP = "folder of the datasets (default: the variable DSA_DATA, else ./data)"
 
@@ -67,6 +71,7 @@ def run_command(
     dataset: Annotated[str | None, typer.Option(help=DATASET_HELP)] = None,
     floor: Annotated[list[str] | None, typer.Option(help=FLOOR_HELP)] = None,
     divisor: Annotated[int, typer.Option(min=1, help=DIVISOR_HELP)] = 1,
+    weights: Annotated[Path | None, typer.Option(help=WEIGHTS_HELP)] = None,
     seed: Annotated[int, typer.Option(help="of weights, batches and masks")] = 0,
     out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs"),
     data: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
@@ -97,11 +102,15 @@ def run_command(
             floors=parse_floors(floor or []),
             divisor=divisor,
             seed=seed,
+            weights=weights,
         )
         for name in method or ["dsa"]
     ]
     try:
-        records = [run(c, out, data_root=data, progress=not quiet, force=force) for c in configs]
+        records = [
+            run(c, out, data_root=data, weights=weights, progress=not quiet, force=force)
+            for c in configs
+        ]
     except KeyboardInterrupt as stop:  # typer would end without a word
         print(f"\n{stop or 'interrupted'}. {GO_ON}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None

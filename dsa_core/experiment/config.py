@@ -1,6 +1,7 @@
 """The configuration of one run."""
 
 import hashlib
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -8,6 +9,7 @@ from dsa_core.allocators import ALLOCATORS
 from dsa_core.cost import Budget, Resource
 from dsa_core.errors import ConfigError, nearest
 from dsa_core.experiment.presets import PRESETS, Preset
+from dsa_core.models.weights import file_digest
 
 
 class RunConfig(BaseModel):
@@ -20,6 +22,8 @@ class RunConfig(BaseModel):
         floors, divisor: see `Budget`.
         preset_name, preset: how it trains.
         seed: of weights, batches and masks.
+        weights: SHA-256 of a file of dense weights to start from, 64 hexadecimal digits; None
+            trains the dense network. What is in the file decides, not where it lies.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +38,7 @@ class RunConfig(BaseModel):
     preset_name: str = "custom"
     preset: Preset
     seed: int = 0
+    weights: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
     @field_validator("method")
     @classmethod
@@ -53,15 +58,19 @@ class RunConfig(BaseModel):
         macs, params = (self.ratio, None) if self.resource == "macs" else (None, self.ratio)
         return Budget(macs=macs, params=params, floors=self.floors, divisor=self.divisor)
 
+    def text(self) -> str:
+        """The JSON that is hashed; without `weights` where there are none, as before they were."""
+        return self.model_dump_json(exclude={"weights"} if self.weights is None else None)
+
     @property
     def hash(self) -> str:
         """Ten hexadecimal digits that name this configuration."""
-        return short_hash(self.model_dump_json())
+        return short_hash(self.text())
 
     @property
     def series(self) -> str:
         """Ten digits that name the configuration without its seed: the runs to average over."""
-        return short_hash(self.model_copy(update={"seed": 0}).model_dump_json())
+        return short_hash(self.model_copy(update={"seed": 0}).text())
 
     @property
     def folder(self) -> str:
@@ -72,10 +81,16 @@ class RunConfig(BaseModel):
 
     @property
     def dense_folder(self) -> str:
-        """Name of the folder of the dense network, which all runs that start from it share."""
+        """Name of the folder of the dense network, which all runs that start from it share.
+
+        Given weights depend on no seed and no setting, so that runs of all seeds share them.
+        """
+        names = [file_name(self.model), file_name(self.dataset)]
+        if self.weights is not None:
+            return "-".join([*names, "weights", self.weights[:10]])
         settings = self.preset.dense.model_dump_json() if self.preset.dense else "untrained"
         key = short_hash(settings)[:6]
-        return "-".join([file_name(self.model), file_name(self.dataset), f"seed{self.seed}", key])
+        return "-".join([*names, f"seed{self.seed}", key])
 
 
 def file_name(text: str) -> str:
@@ -99,11 +114,14 @@ def configure(
     floors: dict[str, float] | None = None,
     divisor: int = 1,
     seed: int = 0,
+    weights: Path | None = None,
 ) -> RunConfig:
     """Make a configuration from a preset's name; model and dataset default to the preset's.
 
+    Of `weights`, a file of dense weights to start from, the configuration holds the SHA-256.
+
     Raises:
-        ConfigError: a name is unknown; suggests the nearest.
+        ConfigError: a name is unknown, with the nearest as a hint; or the file cannot be read.
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
@@ -121,4 +139,5 @@ def configure(
         preset_name=preset,
         preset=chosen,
         seed=seed,
+        weights=None if weights is None else file_digest(weights),
     )

@@ -9,8 +9,9 @@ from dsa_core.allocators import Allocation
 from dsa_core.check import count_macs
 from dsa_core.cost import Cost, Resource
 from dsa_core.data import Dataset, FolderDataset
+from dsa_core.experiment.dense import DenseNetwork
 from dsa_core.experiment.facts import device_name, git_commit, versions
-from dsa_core.experiment.phases import DenseNetwork, Workshop
+from dsa_core.experiment.workshop import Workshop
 from dsa_core.latency import latency
 from dsa_core.record import CostRecord, GroupRecord, Record, Scores
 from dsa_core.training import TrainResult
@@ -78,7 +79,7 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
         versions=versions(),
         device=device_name(shop.device),
         git_commit=git_commit(),
-        notes=found.notes,
+        notes=found.notes | ({"weights": config.weights} if config.weights else {}),
     )
 
 

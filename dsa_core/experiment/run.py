@@ -6,15 +6,11 @@ from pathlib import Path
 from dsa_core.data import classification, load
 from dsa_core.errors import ConfigError
 from dsa_core.experiment.config import RunConfig
+from dsa_core.experiment.dense import dense_network, load_given
 from dsa_core.experiment.outcome import Outcome, record_of
-from dsa_core.experiment.phases import (
-    Workshop,
-    cut_and_recalibrate,
-    dense_network,
-    find_allocation,
-    fine_tune,
-)
+from dsa_core.experiment.phases import cut_and_recalibrate, find_allocation, fine_tune
 from dsa_core.experiment.start import example_of, start
+from dsa_core.experiment.workshop import Workshop
 from dsa_core.files import write_atomically
 from dsa_core.record import FILE, Record, read_record, write_record
 from dsa_core.surgery import save, try_forward
@@ -27,6 +23,7 @@ def run(
     *,
     folder: Path | None = None,
     data_root: Path | None = None,
+    weights: Path | None = None,
     progress: bool = True,
     force: bool = False,
 ) -> Record:
@@ -41,6 +38,8 @@ def run(
         out: folder of this and other runs.
         folder: of this run alone, where another name than `config.folder` is wanted.
         data_root: folder of the datasets; None for DSA_DATA, else ./data.
+        weights: file of the dense weights that `config.weights` names; a run that is continued
+            does not need it, there is a copy in `out/dense/`.
         progress: show bars and say what happens.
         force: search and fine-tune anew, even if there is a record of this configuration; the dense
             network is kept.
@@ -55,7 +54,7 @@ def run(
         KeyboardInterrupt: as it came; the same call goes on.
     """
     dataset = load(config.dataset, data_root)
-    shop = Workshop(config, out, dataset, classification(), device_of(), progress, folder)
+    shop = Workshop(config, out, dataset, classification(), device_of(), progress, folder, weights)
     if force:
         forget(shop)
     if (shop.folder / FILE).exists():
@@ -92,6 +91,7 @@ def walk(shop: Workshop) -> Record:
     config = shop.config
     example = example_of(shop.dataset).to(shop.device)
     model, graph = start(config, shop.dataset, example)
+    load_given(shop, model)
     write_atomically(shop.folder / "config.json", config.model_dump_json(indent=1) + "\n")
     dense = dense_network(shop, model)
     searched = copy.deepcopy(dense.model)

@@ -1,0 +1,239 @@
+"""Weights of one's own: read, refused by the first wrong entry, and the start of a run."""
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from problems_runs import TASK, digits, fresh, tiny_preset, tiny_run
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from dsa_core import data, models
+from dsa_core.cli import main
+from dsa_core.errors import ConfigError
+from dsa_core.experiment import configure, presets, run
+from dsa_core.models.weights import file_digest, load_weights
+from dsa_core.training import evaluate
+
+STANDARD = data.data_root() / "weights" / "resnet20-12fca82f.th"
+
+
+def mine():
+    return fresh(5)
+
+
+def same(a, b) -> bool:
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def written(path: Path, content) -> Path:
+    if path.suffix == ".safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path)
+    return path
+
+
+# ------------------------------------------------------------------ the file
+
+
+@pytest.mark.parametrize("form", ["a.safetensors", "a.pt", "inner.pth", "module.pt", "both.th"])
+def test_every_form_gives_the_same_network(form, tmp_path):
+    state = mine().state_dict()
+    if form in ("module.pt", "both.th"):
+        state = {f"module.{k}": v for k, v in state.items()}
+    content = {"state_dict": state, "epoch": 3} if form in ("inner.pth", "both.th") else state
+    model = fresh(1)
+    load_weights(model, written(tmp_path / form, content))
+    assert same(model, mine())
+
+
+def test_counters_may_be_missing_and_half_precision_is_converted(tmp_path):
+    state = {k: v.half() for k, v in mine().state_dict().items() if "num_batches" not in k}
+    model = fresh(1)
+    load_weights(model, written(tmp_path / "a.safetensors", state))
+    for name, value in model.state_dict().items():
+        assert value.dtype == (torch.int64 if "num_batches" in name else torch.float32)
+        if name in state:
+            assert torch.equal(value, state[name].float())
+
+
+def test_a_module_that_is_called_module(tmp_path):
+    """Only a prefix that all names have is DataParallel's."""
+    model = torch.nn.ModuleDict({"module": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
+    path = written(tmp_path / "a.pt", model.state_dict())
+    other = torch.nn.ModuleDict({"module": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
+    load_weights(other, path)
+    assert same(model, other)
+
+
+def changed(**changes):
+    state = {k: v.clone() for k, v in fresh().state_dict().items()}
+    for name, value in changes.items():
+        name = name.replace("__", ".")
+        if value is None:
+            del state[name]
+        else:
+            state[name] = value
+    return state
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (changed(bn1__weight=None, linear__bias=None), "2 missing, the first is 'bn1.weight'"),
+        (changed(fc__bias=torch.ones(1)), "1 not of the model, the first is 'fc.bias'"),
+        (
+            changed(linear__bias=None, fc__bias=torch.ones(1)),
+            "1 missing, the first is 'linear.bias'; 1 not of the model, the first is 'fc.bias'",
+        ),
+        (
+            changed(linear__weight=torch.ones(5, 64)),
+            r"linear.weight has the shape \(5, 64\), wanted is \(10, 64\)",
+        ),
+        (changed(bn1__bias=torch.full((16,), float("nan"))), "bn1.bias holds values that are not"),
+        (changed(bn1__bias=3), "bn1.bias is a int, wanted is a tensor"),
+        ([1, 2], "hold a list, wanted is a state dict"),
+        ({}, "missing, the first is 'conv1.weight'"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_changes_nothing(content, words, tmp_path):
+    model = fresh(1)
+    path = written(tmp_path / "bad.pt", content)
+    with pytest.raises(ConfigError, match=words) as told:
+        load_weights(model, path)
+    assert str(path) in str(told.value)
+    assert same(model, fresh(1))
+
+
+class Code:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def test_what_is_no_file_of_weights(tmp_path, capsys):
+    bad, empty, code = tmp_path / "a.safetensors", tmp_path / "a.pt", tmp_path / "b.pt"
+    bad.write_bytes(b"not a file of tensors")
+    empty.write_bytes(b"")
+    code.write_bytes(pickle.dumps(Code()))
+    for path in (bad, empty, code):
+        with pytest.raises(ConfigError, match="are damaged, or hold more than plain tensors"):
+            load_weights(fresh(), path)
+    assert "run" not in capsys.readouterr().out
+    for path in (tmp_path / "none.pt", tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_weights(fresh(), path)
+
+
+def test_the_digest_is_of_the_content(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * (3 << 20))
+    assert file_digest(path) == hashlib.sha256(b"x" * (3 << 20)).hexdigest()
+    with pytest.raises(ConfigError, match=r"weights .* cannot be read: No such file"):
+        file_digest(tmp_path / "b")
+
+
+# ------------------------------------------------------------------ the configuration
+
+
+def test_the_hash_is_of_the_content_and_as_before_without(tmp_path):
+    one = written(tmp_path / "a.safetensors", fresh().state_dict())
+    copy = tmp_path / "elsewhere.safetensors"
+    copy.write_bytes(one.read_bytes())
+    other = written(tmp_path / "b.safetensors", fresh(1).state_dict())
+    plain, a, b, c = (configure("tiny", weights=w) for w in (None, one, copy, other))
+    assert a == b
+    assert len({x.hash for x in (plain, a, c)}) == len({x.series for x in (plain, a, c)}) == 3
+    assert len({x.dense_folder for x in (plain, a, c)}) == 3
+    assert configure("tiny", seed=1, weights=one).dense_folder == a.dense_folder
+    before = plain.model_dump_json(exclude={"weights"})  # the configuration before there were any
+    assert plain.hash == hashlib.sha256(before.encode()).hexdigest()[:10]
+    with pytest.raises(ValidationError, match="weights"):
+        tiny_run(weights="a/path.pt")
+
+
+# ------------------------------------------------------------------ a run
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("given")
+    path = written(folder / "mine.safetensors", mine().state_dict())
+    config = tiny_run(weights=file_digest(path), method="uniform")
+    return path, folder / "runs", config, run(config, folder / "runs", weights=path, progress=False)
+
+
+def test_a_run_from_given_weights(given):
+    path, out, config, record = given
+    test = digits().batches("test", batch_size=500)
+    assert record.scores.dense == evaluate(mine(), test, TASK).score
+    assert (record.epochs["dense"], record.seconds["dense"]) == (0, 0)
+    assert record.notes["weights"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert not record.dense_reused
+    kept = load_file(out / "dense" / config.dense_folder / "model.safetensors")
+    assert all(torch.equal(kept[k], v) for k, v in mine().state_dict().items())
+    assert not list(out.glob("dense/*/train.pt"))  # nothing was trained
+
+
+def test_a_continued_run_needs_no_file(given, tmp_path):
+    _, out, config, record = given
+    copy = out / "dense" / config.dense_folder
+    (tmp_path / "dense").mkdir()
+    copy.rename(tmp_path / "dense" / copy.name)
+    again = run(config, tmp_path, progress=False)
+    (tmp_path / "dense" / copy.name).rename(copy)
+    assert again.scores == record.scores
+    assert not again.dense_reused
+
+
+def test_no_file_or_another(given, tmp_path):
+    path, _, config, _ = given
+    other = written(tmp_path / "b.safetensors", fresh(1).state_dict())
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match="holds no copy of them"):
+        run(config, out, progress=False)
+    with pytest.raises(ConfigError, match="names weights of SHA-256"):
+        run(config, out, weights=other, progress=False)
+    with pytest.raises(ConfigError, match="names no weights"):
+        run(tiny_run(), out, weights=path, progress=False)
+    wide = written(tmp_path / "c.pt", changed(linear__weight=torch.ones(5, 64)))
+    with pytest.raises(ConfigError, match=r"linear.weight has the shape \(5, 64\)"):
+        run(tiny_run(weights=file_digest(wide)), out, weights=wide, progress=False)
+    assert not out.exists()
+
+
+def test_without_a_dense_training_in_the_preset(given, tmp_path):
+    """Where a preset starts from random weights, given ones take their place."""
+    path, _, config, record = given
+    config = config.model_copy(update={"preset": tiny_preset(dense=None)})
+    found = run(config, tmp_path, weights=path, progress=False)
+    assert found.scores.dense == record.scores.dense
+
+
+def test_the_command_line(given, tmp_path, monkeypatch, capsys):
+    path, _, _, record = given
+    monkeypatch.setitem(presets.PRESETS, "quick", tiny_preset)
+    words = ["dsa", "run", "--weights", path, "--method", "uniform", "--out", tmp_path, "--quiet"]
+    monkeypatch.setattr("sys.argv", [str(w) for w in words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code, capsys.readouterr().err
+    (found,) = tmp_path.rglob("record.json")
+    assert json.loads(found.read_text())["scores"]["dense"] == record.scores.dense
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not STANDARD.is_file(), reason=f"{STANDARD} is not there")
+def test_standard_weights():
+    """The published top-1 error of this file is 8.27 % (its own `best_prec1`, 91.73)."""
+    model = models.build("resnet20_a")
+    load_weights(model, STANDARD)
+    try:
+        test = data.load("cifar10").batches("test", batch_size=500, indices=torch.arange(1000))
+    except data.files.DataError:
+        pytest.skip("CIFAR-10 is not there")
+    assert evaluate(model, test, TASK).score == pytest.approx(0.9173, abs=0.03)  # 3 deviations
