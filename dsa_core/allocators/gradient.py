@@ -46,12 +46,28 @@ def ratio_gradient(
     alpha = alpha.detach().requires_grad_()
     p = keep_probs(b, alpha, graph, sharpness=sharpness)
     mask = estimator_mask(p, estimator, generator=generator)
+    loss = masked_loss(model, graph, mask, batch, task=task, precision=precision)
+    (gradient,) = torch.autograd.grad(loss, alpha)
+    return gradient, loss.detach()
+
+
+def masked_loss(
+    model: nn.Module,
+    graph: ChannelGraph,
+    mask: Tensor,
+    batch: tuple[Tensor, Tensor],
+    *,
+    task: Task,
+    precision: Precision,
+) -> Tensor:
+    """The loss on one batch under a mask (n,), shape (), with a gradient to the mask alone.
+
+    Neither weights nor BatchNorm statistics are changed.
+    """
     weights = {name: value.detach() for name, value in model.named_parameters()}
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     state = weights | masked_parameters(weights, graph, mask) | buffers
     x, y = batch
     with autocast(precision, x.device):
         outputs = functional_call(model, state, (place(x, precision),))
-        loss = task.loss(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), y)
-    (gradient,) = torch.autograd.grad(loss, alpha)
-    return gradient, loss.detach()
+        return task.loss(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), y)
