@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from dsa_core.admm import PaperSettings, PricedSettings
 from dsa_core.allocators.allocation import Update
+from dsa_core.allocators.settings.dtp import DTPSettings
 from dsa_core.data import BatchSource, Task
 from dsa_core.masks import Estimator
 from dsa_core.training import TrainConfig
@@ -35,6 +36,7 @@ class SearchConfig(BaseModel):
         prob_floor: smallest keep probability while weights train (0.01 in the authors' released
             code).
         fix_when_met: change no keep ratio once the budget is met (the paper's flow).
+        dtp: settings of that method; None for its defaults.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +53,13 @@ class SearchConfig(BaseModel):
     anneal_fraction: float = Field(default=0.6, ge=0, le=1)
     prob_floor: float = Field(default=0.0, ge=0, lt=1)
     fix_when_met: bool = False
+    dtp: DTPSettings | None = None
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out settings of methods that are not set: a new method changes no old hash."""
+        fields: dict[str, Any] = handler(self)
+        return {k: v for k, v in fields.items() if v is not None or k == "settings"}
 
 
 @dataclass(frozen=True)
