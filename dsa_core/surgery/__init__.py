@@ -1,6 +1,7 @@
-"""Cut channels out of a network, and save and load what is left."""
+"""Cut channels out of a network, save and load what is left, and write it as ONNX."""
 
 from dsa_core.surgery.cut import prune, try_forward
 from dsa_core.surgery.files import load, save
+from dsa_core.surgery.onnx_file import OnnxCheck, export_onnx
 
-__all__ = ["load", "prune", "save", "try_forward"]
+__all__ = ["OnnxCheck", "export_onnx", "load", "prune", "save", "try_forward"]

@@ -1,0 +1,98 @@
+"""ONNX: the same numbers, any batch, whole files or none."""
+
+import pytest
+import torch
+from torch import nn
+
+from dsa_core import models
+from dsa_core.channels import trace
+from dsa_core.errors import ConfigError, SurgeryError
+from dsa_core.surgery import export_onnx, onnx_file, prune
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    torch.manual_seed(0)
+    model = models.build("resnet8")
+    graph = trace(model, torch.zeros(1, 1, 8, 8))
+    keep = torch.rand(graph.n_channels, generator=torch.Generator().manual_seed(1)) < 0.6
+    for group in graph.prunable:
+        keep[group.start] = True
+    smaller = prune(model, graph, keep)
+    for module in smaller.modules():  # statistics that are not 0 and 1
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    return smaller
+
+
+@pytest.fixture(scope="module")
+def written(pruned, tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "deep" / "net.onnx"
+    return export_onnx(pruned, path, torch.randn(4, 1, 8, 8)), path
+
+
+def test_the_file_computes_what_the_network_does_at_batch_sizes_never_exported(written, pruned):
+    check, path = written
+    assert check.batches == (1, 3, 4)
+    assert check.max_abs_diff < 1e-5
+    assert check.megabytes == pytest.approx(path.stat().st_size / 1e6)
+    x = torch.randn(7, 1, 8, 8)
+    with torch.no_grad():
+        wanted = pruned.eval()(x)
+    torch.testing.assert_close(
+        onnx_file.run_onnx(path.read_bytes(), x), wanted, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_it_is_one_file_and_the_network_is_left_as_it_was(written, pruned):
+    _, path = written
+    assert [p.name for p in path.parent.iterdir()] == ["net.onnx"]
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).double().train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    export_onnx(model, path.with_name("other.onnx"), torch.randn(2, 1, 5, 5))
+    assert model.training
+    for name, value in model.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])
+
+
+def test_a_file_that_differs_is_not_written(pruned, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_file, "run_onnx", lambda content, x: pruned(x).detach() + 0.1)
+    with pytest.raises(SurgeryError, match=r"differs from the network by 0\.1"):
+        export_onnx(pruned.eval(), tmp_path / "net.onnx", torch.randn(2, 1, 8, 8))
+    assert not list(tmp_path.iterdir())
+
+
+class FixedBatch(nn.Module):
+    def forward(self, x):
+        return x.reshape(2, -1)
+
+
+def test_a_network_with_a_fixed_batch_is_refused(tmp_path):
+    with pytest.raises(SurgeryError, match="does not take a batch of 1"):
+        export_onnx(FixedBatch(), tmp_path / "net.onnx", torch.randn(2, 3))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_op_that_onnx_does_not_know_is_refused(tmp_path):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.linalg.eigvals(x @ x.transpose(1, 2)).real
+
+    with pytest.raises(SurgeryError, match="exporter refuses"):
+        export_onnx(Odd(), tmp_path / "net.onnx", torch.randn(2, 3, 3))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_file, "PACKAGES", ("onnx", "no_such_package"))
+    with pytest.raises(ConfigError, match=r"no_such_package.*dsa_core\[onnx\]"):
+        export_onnx(nn.ReLU(), tmp_path / "net.onnx", torch.randn(2, 3))
+
+
+def test_what_is_no_onnx_file_is_refused():
+    with pytest.raises(SurgeryError, match="refuses the network"):
+        onnx_file.onnx_session(b"not a network")
