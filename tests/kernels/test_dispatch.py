@@ -34,7 +34,10 @@ BAD = [
     ({"scores": NAN}, r"scores: segment 1, position 1: .*finite.*got nan"),
     ({"scores": FIRST}, r"scores: segment 1, position 0: .*got inf"),
     ({"scores": INF}, r"scores: segment 0, position 1: .*got -inf.*clamp the importance"),
-    ({"scores": torch.arange(5)}, r"scores: wanted a tensor of float32 or float64, got torch.int"),
+    (
+        {"scores": torch.arange(5)},
+        r"scores: wanted a tensor of float32, float64 or bfloat16, got torch.int",
+    ),
     ({"scores": torch.zeros(5).half()}, r"scores: wanted .*got torch.float16"),
     ({"scores": [0.0] * 5}, r"scores: wanted a tensor .*got list"),
     ({"scores": torch.zeros(5, 1)}, r"scores: wanted shape \(any length,\), got \(5, 1\)"),
@@ -95,17 +98,34 @@ def test_other_device_is_refused() -> None:
         call(soft_topk, k=torch.ones(2, device="meta"))
 
 
-@pytest.mark.parametrize("name", ["auto", "reference"])
-def test_auto_is_the_reference(name: str) -> None:
-    assert resolve_backend(name) == "reference"
-    p = soft_topk(GOOD["scores"], GOOD["k"], GOOD["offsets"], temperature=1.0, backend=name)
+def test_auto_is_the_fast_one_of_the_device() -> None:
+    assert resolve_backend("auto") == "cpu"
+    assert resolve_backend("auto", like=torch.zeros(2, dtype=torch.float64)) == "cpu"
+    assert resolve_backend("auto", like=torch.zeros(2, device="meta")) == "reference"
+    p = soft_topk(GOOD["scores"], GOOD["k"], GOOD["offsets"], temperature=1.0, backend="cpu")
+    assert torch.equal(p, call(soft_topk))
+    assert resolve_backend("reference") == "reference"
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_bfloat16_is_computed_in_float32(backend: str) -> None:
+    scores, k, offsets = GOOD["scores"].bfloat16().requires_grad_(), GOOD["k"], GOOD["offsets"]
+    p = soft_topk(scores, k, offsets, temperature=1.0, backend=backend)
+    assert p.dtype == torch.bfloat16
+    assert torch.equal(p, call(soft_topk).bfloat16())
+    p.float().square().sum().backward()
+    assert scores.grad.dtype == torch.bfloat16
+
+
+def test_unchecked_is_the_same_answer() -> None:
+    p = soft_topk(GOOD["scores"], GOOD["k"], GOOD["offsets"], temperature=1.0, check=False)
     assert torch.equal(p, call(soft_topk))
 
 
 def test_missing_backend_says_so() -> None:
     if "triton" in backends():
         pytest.skip("the triton backend is there")
-    with pytest.raises(ConfigError, match=r"'triton' is not available .*backend='auto'"):
+    with pytest.raises(ConfigError, match=r"'triton' is not available .*CUDA.*backend='auto'"):
         soft_topk(GOOD["scores"], GOOD["k"], GOOD["offsets"], temperature=1.0, backend="triton")
 
 
