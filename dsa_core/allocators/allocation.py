@@ -1,5 +1,6 @@
 """The answer of every allocator: which channels stay, at what cost, and how it was found."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,6 +65,8 @@ class Allocation:
         seconds: of the whole search, all its trials; device: where it ran.
         trials: searches it took until the budget was met, or until the method gave up on it.
         notes: what else the allocator wants recorded.
+        weight_mask: where single weights were removed and no channel: weight -> which entries stay,
+            bool; None for a method that removes channels.
     """
 
     method: str
@@ -78,24 +81,31 @@ class Allocation:
     device: str = "cpu"
     trials: int = 1
     notes: dict[str, Any] = field(default_factory=dict)
+    weight_mask: Mapping[str, Tensor] | None = None
 
     @property
     def keep(self) -> Tensor:
         """Which channels stay: the most important of every group, bool, shape (n,)."""
         return top_channels(self.importance, self.counts, self.graph)
 
+    @property
+    def removed_weights(self) -> int:
+        """Single weights that were set to zero, besides the channels that were cut."""
+        return sum(int((~mask).sum()) for mask in (self.weight_mask or {}).values())
+
     def relaxed_cost(self, resource: Resource | None = None) -> float:
         """Cost of the relaxed keep ratios, as a ratio of the dense cost."""
-        return float(self._cost(resource).relative(self.keep_ratios))
+        cost = self._cost(resource)
+        return float(cost.relative(self.keep_ratios)) - self._zeros(cost) / cost.dense
 
     def whole_cost(self, resource: Resource | None = None) -> int:
-        """Exact cost of the kept channels, in units of the resource."""
-        return self._cost(resource).at(self.counts)
+        """Exact cost of the kept channels, in units of the resource; a zero is no parameter."""
+        cost = self._cost(resource)
+        return cost.at(self.counts) - self._zeros(cost)
 
     def whole_ratio(self, resource: Resource | None = None) -> float:
         """Exact cost of the kept channels, as a ratio of the dense cost."""
-        cost = self._cost(resource)
-        return cost.at(self.counts) / cost.dense
+        return self.whole_cost(resource) / self._cost(resource).dense
 
     @property
     def met(self) -> bool:
@@ -110,14 +120,23 @@ class Allocation:
         channels are ranked by the importance at the end of the search.
 
         Raises:
-            BudgetError: the search never passed that cost; names the range it did.
+            BudgetError: the search never passed that cost; names the range it did. Or it removed
+                single weights, of which only the last choice is known.
         """
+        if self.weight_mask is not None:
+            raise BudgetError(
+                f"{self.method} keeps no record of which single weights it would have kept at "
+                "another budget: search again"
+            )
         budget = replace(self.budget, macs=macs, params=params)
         cost = self._cost(budget.resource)
         passed = [*(u.keep_ratios for u in self.updates), tuple(self.keep_ratios.tolist())]
         chosen = ratios_on_path(torch.tensor(passed, dtype=torch.float64), cost, budget)
         counts = round_to_channels(chosen, cost, budget)
         return replace(self, budget=budget, keep_ratios=chosen, counts=counts)
+
+    def _zeros(self, cost: Cost) -> int:
+        return self.removed_weights if cost.resource == "params" else 0
 
     def _cost(self, resource: Resource | None) -> Cost:
         return Cost.of(self.graph, resource or self.budget.resource)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,27 +124,29 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     return pruned.eval()
 
 
-def read_architecture(path: Path) -> dict[str, Any]:
-    """Read and check `architecture.json`."""
+def read_architecture(path: Path, entries: Mapping[str, type] = ENTRIES) -> dict[str, Any]:
+    """Read and check `architecture.json`, or another file of facts with these entries."""
     try:
         found = json.loads(path.read_bytes().decode())
     except (OSError, ValueError) as error:
         raise SurgeryError(f"{path}: cannot be read: {error}") from error
-    for entry, kind in {**ENTRIES, "sha256": dict}.items():
+    for entry, kind in {**entries, "sha256": dict}.items():
         if not isinstance(found, dict) or not isinstance(found.get(entry), kind):
             raise SurgeryError(f"{path}: entry {entry!r} is missing or is not a {kind.__name__}")
     if found["format"] != FORMAT:
         raise SurgeryError(
             f"{path}: entry 'format' is {found['format']}, this version reads {FORMAT}"
         )
-    for entry in ENTRIES:
+    for entry in entries:
         if digest(found[entry]) != found["sha256"].get(entry):
             raise SurgeryError(f"{path}: entry {entry!r} was changed after it was written")
     return found
 
 
-def read_weights(path: Path, described: dict[str, Any]) -> dict[str, Tensor]:
-    """Read the tensors, and compare each with its description."""
+def read_weights(
+    path: Path, described: dict[str, Any], facts: str = ARCHITECTURE
+) -> dict[str, Tensor]:
+    """Read the tensors, and compare each with its description in the file of facts."""
     try:
         tensors = load_tensors(path.read_bytes())
     except Exception as error:  # safetensors' own error class derives from Exception only
@@ -151,11 +154,11 @@ def read_weights(path: Path, described: dict[str, Any]) -> dict[str, Tensor]:
     for key in sorted(described.keys() | tensors.keys()):
         if key not in tensors or key not in described:
             raise SurgeryError(
-                f"{path}: entry {key!r} is in only one of {WEIGHTS} and {ARCHITECTURE}"
+                f"{path}: entry {key!r} is in only one of {path.name} and {facts}"
             )
         if describe(tensors[key]) != described[key]:
             raise SurgeryError(
-                f"{path}: entry {key!r} does not match its description in {ARCHITECTURE}"
+                f"{path}: entry {key!r} does not match its description in {facts}"
             )
     return tensors
 

@@ -1,0 +1,198 @@
+"""Single weights: set to zero, held at zero in a training, saved as indices and values."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from dsa_core import models
+from dsa_core.channels import ChannelGraph
+from dsa_core.errors import SurgeryError
+from dsa_core.files import write_atomically
+from dsa_core.surgery.cut import duplicate
+from dsa_core.surgery.files import describe, digest, read_architecture, read_weights
+
+FORMAT = 1
+FACTS, TENSORS = "sparse.json", "sparse.safetensors"
+INDICES, VALUES = ".indices", ".values"
+ENTRIES: dict[str, type] = {
+    "format": int,
+    "model": str,
+    "num_classes": int,
+    "input_shape": list,
+    "shapes": dict,
+    "tensors": dict,
+    "versions": dict,
+}
+
+
+def zero_weights(model: nn.Module, weight_mask: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a network with single weights set to zero; the given one is not touched.
+
+    Args:
+        model: the network.
+        weight_mask: weight -> which entries stay, bool, in the shape of the weight.
+
+    Raises:
+        SurgeryError: a mask does not fit the network, or leaves nothing of a weight.
+    """
+    check_mask(model, weight_mask)
+    sparse = duplicate(model)
+    parameters = dict(sparse.named_parameters())
+    with torch.no_grad():
+        for name, mask in weight_mask.items():
+            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
+    return sparse
+
+
+def check_mask(model: nn.Module, weight_mask: Mapping[str, Tensor]) -> None:
+    """Refuse masks that do not fit a network."""
+    parameters = dict(model.named_parameters())
+    for name, mask in weight_mask.items():
+        found = tuple(parameters[name].shape) if name in parameters else "no such parameter"
+        if mask.dtype != torch.bool or tuple(mask.shape) != found:
+            raise SurgeryError(
+                f"weight_mask[{name!r}]: {mask.dtype} of shape {tuple(mask.shape)}; the network "
+                f"has {found}, and a mask is bool: True stays"
+            )
+        if not mask.any():
+            raise SurgeryError(f"{name} would keep none of its {mask.numel()} weights: keep one")
+
+
+@contextmanager
+def held_zeros(model: nn.Module, weight_mask: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+    """A network whose dropped weights get no gradient for the length of a block.
+
+    Under SGD a weight that is zero, with no gradient, stays zero: momentum and weight decay of zero
+    are zero.
+    """
+    check_mask(model, weight_mask)
+    parameters = dict(model.named_parameters())
+    hooks = []
+    for name, mask in weight_mask.items():
+        dropped = (~mask).to(parameters[name].device)
+        hooks.append(parameters[name].register_hook(lambda g, d=dropped: g.masked_fill(d, 0.0)))
+    try:
+        yield model
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def save_sparse(
+    folder: str | Path,
+    model: nn.Module,
+    graph: ChannelGraph,
+    weight_mask: Mapping[str, Tensor],
+    *,
+    name: str,
+) -> Path:
+    """Write a network with single weights removed: `sparse.json`, `sparse.safetensors`.
+
+    A weight with a mask is written as two tensors, `<weight>.indices`, int32, the places of the
+    kept entries in the flattened weight, rising, and `<weight>.values`. All else is written whole.
+    An index costs as much as a value: below half of the weights the file is smaller than the dense
+    one, above it is larger.
+
+    Args:
+        folder: made if needed; each file is written whole or not at all.
+        model: the network, its dropped weights zero.
+        graph: of the network.
+        weight_mask: weight -> which entries stay.
+        name: of the network, as `models.build` knows it, or any label for one of your own.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SurgeryError: a mask does not fit, or a dropped weight is not zero.
+    """
+    check_mask(model, weight_mask)
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    tensors: dict[str, Tensor] = {}
+    for key, value in state.items():
+        tensors |= (
+            packed(key, value, weight_mask[key].cpu()) if key in weight_mask else {key: value}
+        )
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "model": name,
+        "num_classes": int(graph.layers[-1].shape[0]),
+        "input_shape": list(graph.input_shape),
+        "shapes": {key: list(weight_mask[key].shape) for key in weight_mask},
+        "tensors": {key: describe(value) for key, value in tensors.items()},
+        "versions": {"torch": torch.__version__.split("+")[0]},
+    }
+    facts["sha256"] = {entry: digest(facts[entry]) for entry in ENTRIES}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / TENSORS, save_tensors(tensors))
+    write_atomically(folder / FACTS, json.dumps(facts, indent=1).encode())
+    return folder
+
+
+def packed(key: str, value: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Kept entries of one weight, as indices and values."""
+    if bool((value[~mask] != 0).any()):
+        raise SurgeryError(
+            f"{key}: {int((value[~mask] != 0).sum())} dropped weights are not zero: set them by "
+            "`zero_weights`, and train under `held_zeros`"
+        )
+    flat = mask.flatten().nonzero()[:, 0]
+    return {key + INDICES: flat.int(), key + VALUES: value.flatten()[flat]}
+
+
+def load_sparse(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Load a network with single weights removed. Nothing is unpickled and no code is read.
+
+    Args:
+        folder: as `save_sparse` wrote it.
+        model: the network, for one that `models.build` does not know by name; not changed.
+
+    Returns:
+        The network in evaluation mode, on the CPU, with zeros where nothing was kept; bit for bit
+        as it was saved, but that a zero has no sign.
+
+    Raises:
+        SurgeryError: a file is missing, damaged or does not fit; names the entry.
+    """
+    folder = Path(folder)
+    facts = read_architecture(folder / FACTS, ENTRIES)
+    tensors = read_weights(folder / TENSORS, facts["tensors"], FACTS)
+    if model is None:
+        model = models.build(facts["model"], num_classes=facts["num_classes"])
+    sparse = duplicate(model).cpu()
+    state = {k: v for k, v in tensors.items() if not k.endswith((INDICES, VALUES))}
+    for key, shape in facts["shapes"].items():
+        state[key] = unpacked(key, shape, tensors, folder / TENSORS)
+    own = sparse.state_dict()
+    for key in sorted(own.keys() | state.keys()):
+        found = tuple(state[key].shape) if key in state else "nothing"
+        wanted = tuple(own[key].shape) if key in own else "nothing"
+        if found != wanted:
+            raise SurgeryError(
+                f"{folder / TENSORS}: entry {key!r}: the network needs {wanted}, found {found}"
+            )
+    sparse.load_state_dict(state)
+    return sparse.eval()
+
+
+def unpacked(key: str, shape: list[int], tensors: Mapping[str, Tensor], path: Path) -> Tensor:
+    """One weight from its indices and values."""
+    try:
+        indices, values = tensors[key + INDICES].long(), tensors[key + VALUES]
+    except KeyError as error:
+        raise SurgeryError(f"{path}: entry {error.args[0]!r} is missing") from error
+    inside = len(indices) == 0 or (int(indices[0]) >= 0 and int(indices[-1]) < prod(shape))
+    if len(indices) != len(values) or not inside or bool((indices.diff() <= 0).any()):
+        raise SurgeryError(
+            f"{path}: entry {key + INDICES!r}: wanted {len(values)} rising places below "
+            f"{prod(shape)}, one for each value"
+        )
+    return values.new_zeros(prod(shape)).index_put_((indices,), values).reshape(shape)
