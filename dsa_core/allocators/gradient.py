@@ -7,7 +7,7 @@ from torch.func import functional_call
 from dsa_core.channels import ChannelGraph
 from dsa_core.data import Task
 from dsa_core.masks import Estimator, estimator_mask, keep_probs, masked_parameters
-from dsa_core.training import Precision, autocast, place
+from dsa_core.training import Precision, autocast, average, place
 
 
 def ratio_gradient(
@@ -41,14 +41,17 @@ def ratio_gradient(
         generator: of the mask, for an estimator that samples.
 
     Returns:
-        dL/dalpha, shape (K,), in the type of alpha; and the loss, shape ().
+        dL/dalpha, shape (K,), in the type of alpha; and the loss, shape (); both averaged over the
+        processes of a team.
     """
     alpha = alpha.detach().requires_grad_()
     p = keep_probs(b, alpha, graph, sharpness=sharpness)
     mask = estimator_mask(p, estimator, generator=generator)
     loss = masked_loss(model, graph, mask, batch, task=task, precision=precision)
     (gradient,) = torch.autograd.grad(loss, alpha)
-    return gradient, loss.detach()
+    loss = loss.detach()
+    average([gradient, loss])
+    return gradient, loss
 
 
 def masked_loss(

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict
+from itertools import starmap
 from typing import Any
 
 import torch
@@ -17,15 +18,21 @@ from dsa_core.errors import TrainingError
 from dsa_core.training import (
     Meter,
     Precision,
+    agreed,
     autocast,
+    average_buffers,
+    average_gradients,
     choose_precision,
     load_checkpoint,
     lr_at,
     make_sgd,
+    mean_and_sum,
     place,
     place_model,
     save_checkpoint,
     set_lr,
+    share,
+    team,
 )
 
 
@@ -75,7 +82,8 @@ class SearchRun:
         self.epoch = 0
         self.updates: list[Update] = []
         self.epochs: list[dict[str, float]] = []
-        self.meter = Meter(self.total, 0, self.data.task.score_name, show=self.data.progress)
+        show = self.data.progress and team().leads
+        self.meter = Meter(self.total, 0, self.data.task.score_name, show=show)
 
     def prepare(self) -> None:
         """Go on from the checkpoint, or choose a precision and write the first one."""
@@ -83,7 +91,7 @@ class SearchRun:
         if path is not None and path.exists():
             self._restore(load_checkpoint(path, self.problem.fingerprint()))
             return
-        self.precision = self._choose_precision()
+        self.precision = agreed(self._choose_precision())
         place_model(self.model, self.precision)
         self.save()
 
@@ -106,13 +114,14 @@ class SearchRun:
 
     def _train_steps(self, first: int, on_step: OnStep | None) -> bool:
         """Take the steps of the epoch that begins at step `first`."""
-        ratio_batches = self.data.ratios.forever(self.scheme.updates_before(first))
+        ratio_batches = starmap(share, self.data.ratios.forever(self.scheme.updates_before(first)))
         for step, (x, y) in enumerate(self.data.weights.epoch(self.epoch), start=first):
             if self.scheme.due(step):
                 self.updates.append(self.scheme.update(step, ratio_batches, self.precision))
                 if on_step is not None and on_step(self.updates[-1]):
                     return True
-            loss, score = self._train_step(step, x.to(self.device), y.to(self.device))
+            mine, theirs = share(x, y)
+            loss, score = self._train_step(step, mine.to(self.device), theirs.to(self.device))
             self._check(self.meter.add(loss, score, len(x)))
         return False
 
@@ -139,6 +148,7 @@ class SearchRun:
 
     def save(self) -> None:
         """Write everything the next epoch depends on, if it is sound."""
+        average_buffers(self.model)
         for name, value in self.model.state_dict().items():
             self._check_finite(name, value)
         if self.data.checkpoint is None:
@@ -200,11 +210,12 @@ class SearchRun:
         penalty = self.scheme.penalty(step, parameters) if searching else None
         self.sgd.zero_grad(set_to_none=True)
         (loss if penalty is None else loss + penalty).backward()
+        average_gradients(p for group in self.sgd.param_groups for p in group["params"])
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.sgd.step()
         with torch.no_grad():
-            return loss.detach(), self.data.task.score(outputs, y)
+            return mean_and_sum(loss.detach(), self.data.task.score(outputs, y))
 
     def _check(self, bad: int | None) -> None:
         if bad is not None:

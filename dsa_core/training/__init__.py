@@ -13,6 +13,18 @@ from dsa_core.training.evaluate import (
 from dsa_core.training.loop import EpochRecord, TrainResult, train
 from dsa_core.training.meter import Meter
 from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
+from dsa_core.training.parallel import (
+    Team,
+    agreed,
+    average,
+    average_buffers,
+    average_gradients,
+    mean_and_sum,
+    share,
+    synchronised,
+    team,
+    wait,
+)
 from dsa_core.training.precision import (
     FP32,
     Precision,
@@ -29,9 +41,14 @@ __all__ = [
     "EvalResult",
     "Meter",
     "Precision",
+    "Team",
     "TrainConfig",
     "TrainResult",
+    "agreed",
     "autocast",
+    "average",
+    "average_buffers",
+    "average_gradients",
     "choose_precision",
     "device_of",
     "device_of_model",
@@ -39,6 +56,7 @@ __all__ = [
     "load_checkpoint",
     "lr_at",
     "make_sgd",
+    "mean_and_sum",
     "mode",
     "place",
     "place_model",
@@ -46,6 +64,10 @@ __all__ = [
     "save_checkpoint",
     "set_lr",
     "shapes_fingerprint",
+    "share",
     "step_seed",
+    "synchronised",
+    "team",
     "train",
+    "wait",
 ]

@@ -12,6 +12,7 @@ from torch import nn
 
 from dsa_core.errors import TrainingError
 from dsa_core.files import atomic_file
+from dsa_core.training.parallel import team, wait
 
 FORMAT = 1
 
@@ -23,9 +24,13 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         path: the file; its folder is made.
         state: tensors, numbers, strings, and lists and dicts of them. Its entry "fingerprint", dict
             of strings, says what the checkpoint belongs to.
+
+    Of several processes that train together the leader writes, and the others wait for it.
     """
-    with atomic_file(path) as file:
-        torch.save({"format": FORMAT, **state}, file)
+    if team().leads:
+        with atomic_file(path) as file:
+            torch.save({"format": FORMAT, **state}, file)
+    wait()
 
 
 def load_checkpoint(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -20,13 +20,16 @@ class EvalResult:
 
     Attributes:
         loss: mean loss of an example.
-        score: mean score of an example, for classification the accuracy in [0, 1].
+        score: what judges in the task: its first metric, or the mean score of an example, for
+            classification the accuracy in [0, 1].
         n: examples.
+        extra: the task's other metrics, by name.
     """
 
     loss: float
     score: float
     n: int
+    extra: dict[str, float] = field(default_factory=dict)
 
 
 def device_of_model(model: nn.Module) -> torch.device:
@@ -50,7 +53,10 @@ def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
 def evaluate(
     model: nn.Module, batches: BatchSource, task: Task, *, precision: Precision = FP32
 ) -> EvalResult:
-    """Average loss and score over one epoch of batches, in evaluation mode.
+    """Measure loss and score over one epoch of batches, in evaluation mode.
+
+    A task with metrics is judged by those; they gather what they need batch by batch. The loss is
+    the average of the batches' means, weighed by their examples.
 
     Args:
         model: the network; its modes come back as they were.
@@ -60,15 +66,21 @@ def evaluate(
     """
     device = device_of_model(model)
     loss, score, n = torch.zeros((), device=device), torch.zeros((), device=device), 0
+    metrics = {name: make().to(device) for name, make in task.metrics.items()}
     with mode(model, training=False):
         for x, y in batches.epoch(0):
             x, y = place(x.to(device), precision), y.to(device)
             with autocast(precision, device):
                 outputs = model(x)
             loss += task.loss(outputs.float(), y) * len(x)
-            score += task.score(outputs, y)
+            for metric in metrics.values():
+                metric.update(outputs.float(), y)
+            if not metrics:
+                score += task.score(outputs, y)
             n += len(x)
-    return EvalResult(float(loss) / n, float(score) / n, n)
+    found = {name: float(metric.compute()) for name, metric in metrics.items()}
+    judged = found.pop(task.judged_by) if found else float(score) / n
+    return EvalResult(float(loss) / n, judged, n, found)
 
 
 @torch.no_grad()
@@ -92,6 +104,8 @@ def recalibrate_batchnorm(model: nn.Module, batches: BatchSource, n_batches: int
         raise ConfigError(f"n_batches must be at least 1, got {n_batches}")
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
+    if not norms:
+        return
     device = device_of_model(model)
     try:
         with mode(model, training=False):

@@ -16,6 +16,14 @@ from dsa_core.training.config import TrainConfig
 from dsa_core.training.evaluate import device_of_model
 from dsa_core.training.meter import Meter
 from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
+from dsa_core.training.parallel import (
+    agreed,
+    average_buffers,
+    average_gradients,
+    mean_and_sum,
+    share,
+    team,
+)
 from dsa_core.training.precision import Precision, autocast, choose_precision, place, place_model
 
 EpochRecord = dict[str, float]
@@ -90,7 +98,8 @@ def train(
     """
     run = _Run(model, batches, task, config, seed=seed, checkpoint=checkpoint)
     run.prepare(resume)
-    meter = Meter(run.total, len(run.history) * len(batches), task.score_name, show=progress)
+    show = progress and team().leads
+    meter = Meter(run.total, len(run.history) * len(batches), task.score_name, show=show)
     stopped = False
     try:
         for epoch in range(len(run.history), config.epochs):
@@ -139,13 +148,14 @@ class _Run:
             return
         x, y = next(self.batches.epoch(0))
         x, y = x.to(self.device), y.to(self.device)
-        self.precision = choose_precision(
+        measured = choose_precision(
             self.model,
             x,
             loss=lambda outputs: self.loss(outputs, y),
             precision=self.config.precision,
             channels_last=self.config.channels_last,
         )
+        self.precision = agreed(measured)
         place_model(self.model, self.precision)
         self.save()
 
@@ -161,7 +171,8 @@ class _Run:
                     stopped = True
                     break
                 lr = self._lr(epoch, position)
-                loss, score = self._step(x.to(self.device), y.to(self.device), lr)
+                mine, theirs = share(x, y)
+                loss, score = self._step(mine.to(self.device), theirs.to(self.device), lr)
                 self._check(meter.add(loss, score, len(x)), epoch)
         self._check(meter.flush(), epoch)
         self._check_state(epoch)
@@ -177,12 +188,13 @@ class _Run:
             loss = self.loss(outputs, y)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(self.model.parameters())
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimiser.step()
         with torch.no_grad():
             plain = loss if self.loss is self.plain_loss else self.plain_loss(outputs.float(), y)
-            return plain.detach(), self.score(outputs, y)
+            return mean_and_sum(plain.detach(), self.score(outputs, y))
 
     def _lr(self, epoch: int, position: int) -> float:
         steps = len(self.batches)
@@ -210,6 +222,7 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint, if one was asked for."""
+        average_buffers(self.model)
         if self.path is None:
             return
         save_checkpoint(

@@ -1,0 +1,138 @@
+"""Several processes that train one network: equal shares of every batch, averaged gradients.
+
+Every process (rank) reads the same global batches in the same order, and keeps its own rows of
+each; all draw the same masks, for masks depend on the seed and the step alone. After a backward
+pass gradients are averaged, so that weights and keep ratios stay the same on every rank. Alone, all
+of this does nothing.
+
+`accelerate launch -m dsa_core run ...` or Accelerate's notebook launcher start the processes.
+
+One difference to a single process with the same global batch remains: BatchNorm normalises by the
+statistics of a rank's own rows, as it does in torch's own DistributedDataParallel; running
+statistics are averaged over the ranks. On GPUs `synchronised` turns the layers into SyncBatchNorm.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dsa_core.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Team:
+    """Which process this is, and of how many.
+
+    Attributes:
+        rank: 0 .. size - 1; rank 0 leads: it writes files and talks.
+        size: number of processes.
+    """
+
+    rank: int
+    size: int
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.size == 1
+
+
+def team() -> Team:
+    """Give the processes that torch.distributed joins; one process where it is not started."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return Team(0, 1)
+    return Team(dist.get_rank(), dist.get_world_size())
+
+
+def share(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """This rank's rows of a global batch: every size-th one, so that all ranks have as many.
+
+    Raises:
+        ConfigError: the batch does not divide among the ranks.
+    """
+    us = team()
+    if us.alone:
+        return x, y
+    if len(x) % us.size:
+        raise ConfigError(
+            f"batch_size: a batch of {len(x)} does not divide among {us.size} processes; take a "
+            f"multiple of {us.size}, and drop_last=True for the batches"
+        )
+    return x[us.rank :: us.size], y[us.rank :: us.size]
+
+
+@torch.no_grad()
+def average(tensors: Iterable[Tensor | None]) -> None:
+    """Replace tensors by their mean over the ranks, in place, in one exchange a number format."""
+    us = team()
+    if us.alone:
+        return
+    kinds: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor is not None:
+            kinds.setdefault(tensor.dtype, []).append(tensor)
+    for group in kinds.values():
+        flat = torch.cat([t.flatten() for t in group])
+        dist.all_reduce(flat)
+        flat /= us.size
+        for tensor, mean in zip(group, flat.split([t.numel() for t in group]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace the gradients of parameters by their mean over the ranks; None stays None."""
+    average(p.grad for p in parameters)
+
+
+def average_buffers(model: nn.Module) -> None:
+    """Replace floating-point buffers (BatchNorm's running statistics) by their mean."""
+    average(b for b in model.buffers() if b.is_floating_point())
+
+
+def mean_and_sum(mean: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """A mean over the rows of all ranks, and a sum over them, from those of each rank."""
+    us = team()
+    if us.alone:
+        return mean, total
+    both = torch.stack([mean.double(), total.double()])
+    dist.all_reduce(both)
+    return both[0] / us.size, both[1]
+
+
+def agreed(value: T) -> T:
+    """The leader's value, on every rank; for what was measured, such as a number format."""
+    if team().alone:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def wait() -> None:
+    """Return when all ranks are here."""
+    if not team().alone:
+        dist.barrier()
+
+
+def synchronised(model: nn.Module) -> nn.Module:
+    """The network with SyncBatchNorm, where several ranks train on GPUs (torch has none on CPUs).
+
+    Statistics are then those of the global batch, as in a single process.
+    """
+    on_gpu = any(p.is_cuda for p in model.parameters())
+    if team().alone or not on_gpu or not any(isinstance(m, _BatchNorm) for m in model.modules()):
+        return model
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return converted

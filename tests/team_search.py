@@ -1,0 +1,75 @@
+"""A training and a search on the digits, alone or as one of several processes; not a test itself.
+
+python -m torch.distributed.run --nproc_per_node 2 tests/team_search.py OUT
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save
+from torch import nn
+
+from dsa_core.allocators import ALLOCATORS, SearchConfig, SearchData
+from dsa_core.channels import trace
+from dsa_core.cost import Budget
+from dsa_core.data import classification, load, split
+from dsa_core.files import write_atomically
+from dsa_core.training import TrainConfig, team, train
+
+PLAIN = {"precision": "fp32", "channels_last": False, "lr": 0.05, "batch_size": 64}
+
+
+def network() -> nn.Module:
+    """A small network without BatchNorm, whose statistics would differ between shares."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(24, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+
+
+def main(out: Path) -> None:
+    """Train one epoch, search one, and write what came out, on every rank."""
+    dataset, model = load("digits"), network()
+    graph = trace(model, torch.zeros(1, 1, 8, 8))
+    task = classification()
+    every = dataset.batches("train", batch_size=64, drop_last=True, seed=1)
+    dense = train(
+        model, every, task, TrainConfig(epochs=1, **PLAIN), seed=0, checkpoint=out / "dense.pt",
+        progress=False,
+    )  # fmt: skip
+    weights, ratios = split(dataset.count("train"), 0.8, seed=0)
+    data = SearchData(
+        weights=dataset.batches("train", batch_size=64, indices=weights, drop_last=True, seed=2),
+        ratios=dataset.batches("train", batch_size=64, indices=ratios, drop_last=True, seed=3),
+        task=task,
+        checkpoint=out / "search.pt",
+        progress=False,
+    )
+    config = SearchConfig(train=TrainConfig(epochs=1, **PLAIN), ratio_every=2)
+    found = ALLOCATORS["dsa"](model, graph, Budget(macs=0.5), data, config, seed=0)
+    tensors = dict(model.state_dict())
+    tensors |= {"keep_ratios": found.keep_ratios, "counts": found.counts}
+    history = [*dense.history, *found.epochs]
+    tensors["losses"] = torch.tensor([e["train_loss"] for e in history])
+    tensors["scores"] = torch.tensor([e["train_score"] for e in history])
+    write_atomically(out / f"rank{team().rank}.safetensors", save(tensors))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    from dsa_core.training import device_of
+
+    assert device_of().type == "cpu"  # starts the process group, as `dsa run` does
+    main(Path(sys.argv[1]))
+    if dist.is_initialized():
+        dist.destroy_process_group()
