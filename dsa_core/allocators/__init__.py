@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from dsa_core.allocators import dsa, uniform
+from dsa_core.allocators import dcss, dsa, dtp, dtp_weight, uniform
 from dsa_core.allocators.allocation import Allocation, Update, ratios_on_path
 from dsa_core.allocators.config import OnStep, SearchConfig, SearchData
 from dsa_core.allocators.gradient import ratio_gradient
@@ -10,7 +10,10 @@ from dsa_core.allocators.problem import Problem
 from dsa_core.allocators.search import search
 
 ALLOCATORS: dict[str, Callable[..., Allocation]] = {
+    "dcss": dcss.allocate,
     "dsa": dsa.allocate,
+    "dtp": dtp.allocate,
+    "dtp-weight": dtp_weight.allocate,
     "uniform": uniform.allocate,
 }
 
@@ -22,7 +25,10 @@ __all__ = [
     "SearchConfig",
     "SearchData",
     "Update",
+    "dcss",
     "dsa",
+    "dtp",
+    "dtp_weight",
     "ratio_gradient",
     "ratios_on_path",
     "search",

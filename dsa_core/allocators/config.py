@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from dsa_core.admm import PaperSettings, PricedSettings
 from dsa_core.allocators.allocation import Update
+from dsa_core.allocators.settings.dcss import DCSSSettings
 from dsa_core.allocators.settings.dtp import DTPSettings
 from dsa_core.data import BatchSource, Task
 from dsa_core.masks import Estimator
@@ -36,7 +37,7 @@ class SearchConfig(BaseModel):
         prob_floor: smallest keep probability while weights train (0.01 in the authors' released
             code).
         fix_when_met: change no keep ratio once the budget is met (the paper's flow).
-        dtp: settings of that method; None for its defaults.
+        dcss, dtp: settings of those methods; None for their defaults.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +54,7 @@ class SearchConfig(BaseModel):
     anneal_fraction: float = Field(default=0.6, ge=0, le=1)
     prob_floor: float = Field(default=0.0, ge=0, lt=1)
     fix_when_met: bool = False
+    dcss: DCSSSettings | None = None
     dtp: DTPSettings | None = None
 
     @model_serializer(mode="wrap")
