@@ -45,7 +45,7 @@ PRESET_HELP = (
     "cpu-short: CIFAR-10, under 90 minutes on 2 cores; "
     "paper: CIFAR-10, 300 epochs from random weights"
 )
-METHOD_HELP = "dsa or uniform; give it twice for both (default: dsa)"
+METHOD_HELP = "dsa, uniform, dcss or dtp; give it several times for several (default: dsa)"
 BUDGET_HELP = "macs=RATIO or params=RATIO, RATIO in (0, 1] of the dense network"
 DATASET_HELP = "digits, cifar10, cifar100, fashion_mnist, or folder:PATH (default: the preset's)"
 FLOOR_HELP = (
