@@ -13,7 +13,6 @@ the channels of a network on a CPU, `triton.py` the fused one for a GPU. All pas
 
 import difflib
 import os
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Protocol
@@ -87,10 +86,11 @@ def soft_topk(
         frozen: shape (n,), bool. A frozen channel has p = 1 exactly, and counts in k; so k_g must
             exceed the number of frozen channels of its segment, or equal n_g.
         backend: "auto" ("triton" for float32 and bfloat16 on a CUDA device, "cpu" on a CPU, else
-            the reference), "reference", "cpu" or "triton". Segments too long for a fast one are
-            handed to the reference.
-        check: whether to read and refuse bad values. Without, nothing waits for a CUDA device, as
-            `torch.compile` and CUDA graphs need it; a bad value then gives a bad answer.
+            the reference), "reference", "cpu" or "triton". What is too long or too extreme for a
+            fast one is handed to the reference.
+        check: whether to read and refuse bad values. Without, "triton" never waits for the device,
+            as `torch.compile` and CUDA graphs need it; a bad value then gives a bad answer, a
+            segment of more than 65,536 channels a slow one, and nothing goes to the reference.
 
     Returns:
         Keep probabilities p, shape (n,), in the dtype of the scores; |sum p - k| / k is below 1e-5
@@ -115,6 +115,8 @@ def soft_topk(
     else:
         t = torch.as_tensor(temperature, dtype=torch.float64, device=scores.device).expand(len(k))
     name = resolve_backend(backend, like=scores)
+    if name == "triton" and check and not _suits_triton(scores, offsets, t):
+        name = "reference"
     if scores.dtype == torch.bfloat16 and name != "triton":
         p = _run(name)(scores.float(), k, offsets, temperature=t, frozen=frozen)
         return p.to(torch.bfloat16)
@@ -194,17 +196,39 @@ def _automatic(like: Tensor | None) -> str:
     return "triton" if fused else "reference"
 
 
-@cache
+@torch.compiler.assume_constant_result
 def _has_triton() -> bool:
-    """Whether the kernels can run: on a CUDA device, or in Triton's interpreter."""
+    """Whether the kernels can run: on a CUDA device, or in Triton's interpreter. Registers them."""
     if find_spec("triton") is None:
         return False
-    return torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        return False
+    import_module("dsa_core.kernels.triton")
+    return True
+
+
+def _suits_triton(scores: Tensor, offsets: Tensor, temperature: Tensor) -> bool:
+    """Whether no segment is too long for one program, no score beyond the digits of a threshold."""
+    fused = import_module("dsa_core.kernels.triton")
+    if len(scores) > fused.LONGEST and int(offsets.diff().max()) > fused.LONGEST:
+        return False
+    return bool(scores.abs().max() <= fused.FARTHEST * temperature.min())
 
 
 def _run(name: str) -> SoftTopK:
-    """The function of a backend; Triton is not everywhere, so it is imported when first used."""
-    if name == "triton":
-        run: SoftTopK = import_module("dsa_core.kernels.triton").soft_topk
-        return run
-    return cpu.soft_topk if name == "cpu" else reference.soft_topk
+    """The function of a backend."""
+    fast: dict[str, SoftTopK] = {"triton": _fused, "cpu": cpu.soft_topk}
+    return fast.get(name, reference.soft_topk)
+
+
+def _fused(
+    scores: Tensor,
+    k: Tensor,
+    offsets: Tensor,
+    *,
+    temperature: Tensor,
+    frozen: Tensor | None = None,
+) -> Tensor:
+    """`triton.soft_topk` by its registered name, which `torch.compile` can trace."""
+    p: Tensor = torch.ops.dsa_core.soft_topk(scores, k, offsets, temperature, frozen, None)[0]
+    return p

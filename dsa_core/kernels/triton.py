@@ -1,0 +1,203 @@
+"""`soft_topk` in two launches: one solves all segments and writes p, one is the backward pass.
+
+From top to bottom: the launches of `triton_kernels.py`; the custom operators, with what autograd
+and `torch.compile` need to know of them; the functions to call. Nothing waits for the device.
+"""
+
+import torch
+import triton
+from torch import Tensor
+
+from dsa_core.kernels.triton_kernels import backward_kernel, forward_kernel
+
+LONGEST = 65_536  # channels of a segment: one program takes them all, so more are not its business
+FARTHEST = 1e9  # temperatures: float64 knows a threshold out there to 1e-7 of one
+MAX_EVALUATIONS = 100  # about 10 are usual; bisection alone needs about 60
+
+
+# --- launches -----------------------------------------------------------------------------------
+def _block(n: int, n_segments: int) -> int:
+    """Channels that a program takes at a time: twice the mean length, from 64 to 2048."""
+    return min(2048, max(64, triton.next_power_of_2(2 * n // max(n_segments, 1))))
+
+
+def _launch_forward(
+    scores: Tensor,
+    k: Tensor,
+    offsets: Tensor,
+    temperature: Tensor,
+    frozen: Tensor | None,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """p (n,), thresholds (G,) float64, masks (n,) or (0,)."""
+    scores, n_segments = scores.contiguous(), len(k)
+    p = torch.empty_like(scores)
+    threshold = torch.empty(n_segments, dtype=torch.float64, device=scores.device)
+    mask = scores.new_empty(0 if seed is None else len(scores))
+    forward_kernel[(n_segments,)](
+        scores,
+        k.contiguous(),
+        offsets.contiguous(),
+        temperature.contiguous(),
+        scores if frozen is None else frozen.contiguous().view(torch.uint8),
+        scores if seed is None else seed,
+        p,
+        threshold,
+        mask,
+        MAX=MAX_EVALUATIONS,
+        BLOCK=_block(len(scores), n_segments),
+        FROZEN=frozen is not None,
+        SAMPLE=seed is not None,
+    )
+    return p, threshold, mask
+
+
+def _launch_backward(
+    grad: Tensor,
+    scores: Tensor,
+    k: Tensor,
+    offsets: Tensor,
+    temperature: Tensor,
+    frozen: Tensor | None,
+    threshold: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the scores (n,) and of k (G,)."""
+    scores, n_segments = scores.contiguous(), len(k)
+    grad_scores, grad_k = torch.empty_like(scores), torch.empty_like(k)
+    backward_kernel[(n_segments,)](
+        grad.contiguous(),
+        scores,
+        offsets.contiguous(),
+        temperature.contiguous(),
+        scores if frozen is None else frozen.contiguous().view(torch.uint8),
+        threshold,
+        grad_scores,
+        grad_k,
+        BLOCK=_block(len(scores), n_segments),
+        FROZEN=frozen is not None,
+    )
+    return grad_scores, grad_k
+
+
+# --- operators ----------------------------------------------------------------------------------
+@torch.library.custom_op("dsa_core::soft_topk", mutates_args=())
+def soft_topk_op(
+    scores: Tensor,
+    k: Tensor,
+    offsets: Tensor,
+    temperature: Tensor,
+    frozen: Tensor | None,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keep probabilities (n,), thresholds (G,) float64, and masks (n,), or (0,) without a seed."""
+    return _launch_forward(scores, k, offsets, temperature, frozen, seed)
+
+
+@torch.library.custom_op("dsa_core::soft_topk_backward", mutates_args=())
+def soft_topk_backward_op(
+    grad: Tensor,
+    scores: Tensor,
+    k: Tensor,
+    offsets: Tensor,
+    temperature: Tensor,
+    frozen: Tensor | None,
+    threshold: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the scores and of k; formulas at `reference._SoftTopK.backward`."""
+    return _launch_backward(grad, scores, k, offsets, temperature, frozen, threshold)
+
+
+@soft_topk_op.register_fake
+def _(
+    scores: Tensor,
+    k: Tensor,
+    offsets: Tensor,
+    temperature: Tensor,
+    frozen: Tensor | None,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    n = 0 if seed is None else scores.shape[0]
+    p = torch.empty_like(scores, memory_format=torch.contiguous_format)
+    return p, k.new_empty(k.shape[0], dtype=torch.float64), scores.new_empty(n)
+
+
+@soft_topk_backward_op.register_fake
+def _(
+    grad: Tensor,
+    scores: Tensor,
+    k: Tensor,
+    offsets: Tensor,
+    temperature: Tensor,
+    frozen: Tensor | None,
+    threshold: Tensor,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(scores), torch.empty_like(k)
+
+
+def _setup_context(
+    ctx: torch.autograd.function.FunctionCtx,
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None],
+    output: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    scores, k, offsets, temperature, frozen, _ = inputs
+    _, threshold, mask = output
+    ctx.mark_non_differentiable(threshold, mask)
+    ctx.save_for_backward(scores, k, offsets, temperature, frozen, threshold)  # type: ignore[arg-type]
+
+
+def _backward(
+    ctx: torch.autograd.function.FunctionCtx, grad: Tensor, *_: Tensor
+) -> tuple[Tensor | None, ...]:
+    scores, k, offsets, temperature, frozen, threshold = ctx.saved_tensors  # type: ignore[attr-defined]
+    grads = soft_topk_backward_op(grad, scores, k, offsets, temperature, frozen, threshold)
+    return (*grads, None, None, None, None)
+
+
+soft_topk_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+# --- to call ------------------------------------------------------------------------------------
+def soft_topk(
+    scores: Tensor,
+    k: Tensor,
+    offsets: Tensor,
+    *,
+    temperature: Tensor,
+    frozen: Tensor | None = None,
+) -> Tensor:
+    """Keep k of n in expectation; see `dsa_core.kernels.soft_topk`, which checks its arguments.
+
+    Scores of float32 or bfloat16 (float64 is answered in float32's digits), within `FARTHEST`
+    temperatures.
+    """
+    p: Tensor = soft_topk_op(scores, k, offsets, temperature, frozen, None)[0]
+    return p
+
+
+def soft_topk_mask(
+    scores: Tensor,
+    k: Tensor,
+    offsets: Tensor,
+    *,
+    temperature: Tensor,
+    seed: Tensor,
+    frozen: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`soft_topk`, and Bernoulli masks m_i ~ p_i drawn in the same launch.
+
+    Args:
+        scores: as in `dsa_core.kernels.soft_topk`, like the arguments not named here.
+        k: expected number kept, shape (G,).
+        offsets: shape (G + 1,).
+        temperature: shape (G,), float64.
+        seed: shape (1,), int64, on the device: Philox's key, read there, so that a captured graph
+            draws anew when it is overwritten. Channel i draws number i: one seed, one mask, on
+            every rank and for every way of launching.
+        frozen: shape (n,), bool, or None.
+
+    Returns:
+        p and masks of 0 and 1, both (n,) in the dtype of the scores. The masks have no gradient:
+        for straight-through estimation write mask + p - p.detach().
+    """
+    p, _, mask = soft_topk_op(scores, k, offsets, temperature, frozen, seed)
+    return p, mask
