@@ -42,7 +42,7 @@ class CostRecord(Strict):
 
 
 class Scores(Strict):
-    """The task's score on the test set (for classification the accuracy in [0, 1]).
+    """The task's score on the test set, in the record's `score_unit`; a share of 1 if that is "%".
 
     Attributes:
         dense: before the search; None if the search started from random weights.
@@ -75,6 +75,8 @@ class Record(Strict):
         series: of the same without the seed; "" in records that did not have it yet.
         floors, divisor: what else was asked, see `Budget`.
         budget_met: whether the counted cost is within what was asked.
+        score_unit: "%" (scores lie in [0, 1] and are shown times 100), or "dB".
+        extra_scores: what else the task measures, by name, then "dense", "pruned", "fine_tuned".
         seconds, epochs: by phase: "dense", "search", "fine_tune".
         trials: searches it took until the budget was met, or until the method gave up on it; their
             seconds and epochs all count.
@@ -99,7 +101,9 @@ class Record(Strict):
     budget_met: bool
     costs: dict[Literal["macs", "params"], CostRecord]
     score_name: str
+    score_unit: str = "%"
     scores: Scores
+    extra_scores: dict[str, dict[str, float]] = {}
     groups: tuple[GroupRecord, ...]
     seconds: dict[str, float]
     epochs: dict[str, int]

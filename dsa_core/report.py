@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
+from dsa_core.data import in_unit
 from dsa_core.paper_results import paper_result, shown
 from dsa_core.record import Record
 
@@ -62,7 +63,7 @@ def dense_score(row: Row) -> str:
     """The dense network's score, or a dash for a search from random weights."""
     if row.first.scores.dense is None:
         return "-"
-    return row.show(lambda r: 100 * (r.scores.dense or 0.0), "{:.2f}")
+    return row.show(lambda r: in_unit(r.scores.dense or 0.0, r.score_unit), "{:.2f}")
 
 
 def paper(row: Row) -> str:
@@ -86,8 +87,8 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "params %": lambda row: row.show(lambda r: 100 * r.costs["params"].ratio, "{:.2f}"),
     "met": budget_state,
     "dense": dense_score,
-    "before": lambda row: row.show(lambda r: 100 * r.scores.pruned, "{:.2f}"),
-    "after": lambda row: row.show(lambda r: 100 * r.scores.fine_tuned, "{:.2f}"),
+    "before": lambda row: row.show(lambda r: in_unit(r.scores.pruned, r.score_unit), "{:.2f}"),
+    "after": lambda row: row.show(lambda r: in_unit(r.scores.fine_tuned, r.score_unit), "{:.2f}"),
     "paper": paper,
     "masked loss": lambda row: row.show(lambda r: r.scores.masked_loss, "{:.3f}"),
     "ms dense": lambda row: row.show(lambda r: r.latency["dense"].median_ms, "{:.1f}"),
@@ -97,7 +98,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 WORDS = ("network", "data", "preset", "method")  # set flush left
 CAPTION = (
-    "before, after: test {score} in % before and after fine-tuning. MACs %, params %: counted on "
+    "before, after: test {score} before and after fine-tuning. MACs %, params %: counted on "
     "the pruned network. ms: forward pass of {batch} examples."
 )
 PAPER_CAPTION = (
@@ -117,7 +118,8 @@ def cells(records: Sequence[Record]) -> list[list[str]]:
 def caption(records: Sequence[Record]) -> str:
     """What the columns mean."""
     r = records[0]
-    text = CAPTION.format(score=r.score_name, batch=r.latency["dense"].batch)
+    scores = " or ".join(sorted({f"{each.score_name} in {each.score_unit}" for each in records}))
+    text = CAPTION.format(score=scores, batch=r.latency["dense"].batch)
     return text + PAPER_CAPTION * any(paper(row) for row in rows_of(records))
 
 

@@ -407,7 +407,7 @@ def test_unknown_names(digits):
         data.load("cifar-10")
     with pytest.raises(ConfigError, match="'train' or 'test', got 'val'"):
         digits.batches("val", batch_size=3)
-    with pytest.raises(ConfigError, match="crop_flip, shift, got 'mixup'"):
+    with pytest.raises(ConfigError, match="crop_flip, shift, flip_turn, got 'mixup'"):
         digits.batches("train", batch_size=3, augment="mixup")
 
 

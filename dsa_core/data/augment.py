@@ -16,16 +16,19 @@ class Augmentation:
     Attributes:
         padding: black pixels put on each side before a crop back to size; 0 = no crop.
         flip: whether half of the pictures are mirrored left to right.
+        turn: whether half of the pictures, which must be square, are transposed.
     """
 
     padding: int
     flip: bool
+    turn: bool = False
 
 
 AUGMENTATIONS = {
     "none": Augmentation(0, False),
     "crop_flip": Augmentation(4, True),  # DSA's, as everyone's on CIFAR
     "shift": Augmentation(1, False),  # digits: at most one pixel, and a mirrored 3 is not a 3
+    "flip_turn": Augmentation(0, True, True),  # patches of pictures that are to be enlarged
 }
 
 
@@ -46,7 +49,8 @@ def augment_batch(images: Tensor, how: Augmentation, draw: torch.Generator) -> T
     Args:
         images: shape (N, C, H, W), uint8 as a rule.
         how: the augmentation.
-        draw: a CPU generator. The numbers drawn are N rows, N columns, N flips, in this order.
+        draw: a CPU generator. The numbers drawn are N rows, N columns, N flips, N turns, in this
+            order, as far as they are needed.
 
     Returns:
         New tensor of the same shape and type.
@@ -59,6 +63,9 @@ def augment_batch(images: Tensor, how: Augmentation, draw: torch.Generator) -> T
     if how.flip:
         mirrored = torch.rand(n, generator=draw) < 0.5
         images = flip(images, mirrored)
+    if how.turn:
+        turned = torch.rand(n, generator=draw) < 0.5
+        images = torch.where(turned.to(images.device).view(-1, 1, 1, 1), images.mT, images)
     return images
 
 

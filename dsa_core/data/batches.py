@@ -142,7 +142,7 @@ class Batches(BatchSource):
 
         Args:
             images: uint8, shape (N, C, H, W).
-            labels: int64, shape (N, ...).
+            labels: shape (N, ...), int64 for classes.
             batch_size: examples in a batch.
             mean: mean of each channel, in [0, 1] (of pixel / 255).
             std: standard deviation of each channel, > 0, in the same unit.
@@ -160,8 +160,7 @@ class Batches(BatchSource):
             len(images), batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last
         )
         _check(images, labels, channels=(len(mean), len(std)))
-        self.augment = augment
-        self._how = augmentation(augment)
+        self.augment = self.known(augment)
         self._images = images.to(device)
         self._labels = labels.to(device)
         # (pixel / 255 - mean) / std = pixel scale - shift
@@ -183,14 +182,31 @@ class Batches(BatchSource):
             "augment": self.augment,
             "picture": str(tuple(self._images.shape[1:])),
             "normalisation": f"{self._scale.flatten().tolist()} {self._shift.flatten().tolist()}",
-            "labels": _checksum(self._labels),
-            "pictures": _checksum(some),
+            "labels": checksum(self._labels),
+            "pictures": checksum(some),
         }
 
     def _batch(self, chosen: Tensor, epoch: int, position: int) -> Batch:
         draw = generator(self.seed, "augment", epoch, position)
-        images = augment_batch(self._images[chosen], self._how, draw)
-        return images.float().mul_(self._scale).sub_(self._shift), self._labels[chosen]
+        x, y = self.pair(self._images[chosen], self._labels[chosen], draw)
+        return x.float().mul_(self._scale).sub_(self._shift), y
+
+    def known(self, augment: str) -> str:
+        """Return the name of an augmentation, if there is one of that name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        augmentation(augment)
+        return augment
+
+    def pair(self, images: Tensor, labels: Tensor, draw: torch.Generator) -> Batch:
+        """Augment some pictures; what happens to their labels, where it has to, is up to kinds.
+
+        Returns:
+            x, not yet normalised, in the range 0 .. 255 and free to be changed; y, the targets.
+        """
+        return augment_batch(images, augmentation(self.augment), draw), labels
 
 
 def _check(images: Tensor, labels: Tensor, *, channels: tuple[int, int]) -> None:
@@ -207,5 +223,6 @@ def _check(images: Tensor, labels: Tensor, *, channels: tuple[int, int]) -> None
         )
 
 
-def _checksum(values: Tensor) -> str:
+def checksum(values: Tensor) -> str:
+    """CRC-32 of the bytes of a tensor, eight hexadecimal digits."""
     return f"{zlib.crc32(values.cpu().contiguous().numpy().tobytes()):08x}"

@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,6 +12,13 @@ from torch import Tensor
 from dsa_core.data.batches import Batches, check_part
 from dsa_core.data.files import read_cifar, read_fashion_mnist
 from dsa_core.data.folder import FolderDataset, open_folder
+from dsa_core.data.maps import MapBatches
+from dsa_core.data.scenes import compose
+from dsa_core.data.segment_task import segmentation
+from dsa_core.data.task import Task, classification
+from dsa_core.data.upscale import SCALE, UpscaleDataset, photographs, read_folders
+from dsa_core.data.upscale_task import super_resolution
+from dsa_core.data.voc import count_classes, mean_and_std, read_voc
 from dsa_core.errors import ConfigError
 
 DIGITS_TEST_FRACTION = 0.2
@@ -32,6 +39,8 @@ class Dataset:
         mean: of each channel over the training pictures, of pixel / 255.
         std: standard deviation of each channel, in the same unit.
         augment: the augmentation its training batches get by default.
+        task: loss and score; with maps as labels, uint8 of shape (N, H, W), `segmentation`.
+        kind: of the batches.
     """
 
     name: str
@@ -43,6 +52,8 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: str
+    task: Task = field(default_factory=classification)
+    kind: type[Batches] = Batches
 
     def count(self, part: str) -> int:
         """Count the examples of "train" or "test"."""
@@ -81,7 +92,7 @@ class Dataset:
         if indices is not None:
             images, labels = images[indices], labels[indices]
         default = self.augment if training else "none"
-        return Batches(
+        return self.kind(
             images,
             labels,
             batch_size=batch_size,
@@ -95,8 +106,11 @@ class Dataset:
         )
 
 
+AnyDataset = Dataset | FolderDataset | UpscaleDataset
+
+
 def names() -> list[str]:
-    """List the names that `load` knows, beside `folder:PATH`."""
+    """List the names that `load` knows, beside those with a path."""
     return list(LOADERS)
 
 
@@ -105,17 +119,22 @@ def data_root(root: str | Path | None = None) -> Path:
     return Path(root if root is not None else os.environ.get("DSA_DATA") or "data").expanduser()
 
 
-def load(
-    name: str, root: str | Path | None = None, *, download: bool = False
-) -> Dataset | FolderDataset:
-    """Load a dataset by name.
+def load(name: str, root: str | Path | None = None, *, download: bool = False) -> AnyDataset:
+    """Load a dataset by name; its task comes with it.
 
-    "digits" (scikit-learn's 1797 scans of 8x8 pixels) needs no file. The others are read from
-    `root` and are downloaded, with torchvision's MD5 check, only on request.
+    "digits" (scikit-learn's 1797 scans of 8x8 pixels), "digit_scenes" (scenes composed of them,
+    with a label for every pixel) and "photo_patches" (of scikit-learn's two photographs, to be
+    enlarged) need no file. The others are read from `root` and are downloaded, with torchvision's
+    MD5 check, only on request.
 
     Args:
-        name: one of `names()`, or `folder:PATH` for pictures in ImageNet's layout
-            (PATH/train/CLASS/*, PATH/val/CLASS/*).
+        name: one of `names()`, or one with a path (for voc and sr, a relative one lies below
+            `root`):
+            `folder:PATH` for classes of pictures in ImageNet's layout (PATH/train/CLASS/*,
+            PATH/val/CLASS/*);
+            `voc:PATH` or `voc:PATH@HEIGHTxWIDTH` for label maps in the layout of VOC 2012, see
+            `read_voc`;
+            `sr:TRAINFOLDER,TESTFOLDER` for pictures to be enlarged by 2, see `read_folders`.
         root: folder of the data; None = DSA_DATA, else ./data.
         download: fetch what is missing.
 
@@ -124,20 +143,21 @@ def load(
         DataError: files are missing, damaged, or cannot be downloaded; the message says where they
             belong.
     """
-    if name.startswith("folder:"):
-        return open_folder(name.removeprefix("folder:"))
+    kind, _, where = name.partition(":")
+    if where and kind in OPENERS:
+        return OPENERS[kind](where, data_root(root))
     if name not in LOADERS:
         near = difflib.get_close_matches(name, LOADERS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(
             f"unknown dataset {name!r}: {hint}"
-            f"Wanted is one of {', '.join(LOADERS)}, or 'folder:PATH'"
+            f"Wanted is one of {', '.join(LOADERS)}, or 'folder:PATH', 'voc:PATH', 'sr:TRAIN,TEST'"
         )
     return LOADERS[name](data_root(root), download)
 
 
-def _digits(root: Path, download: bool) -> Dataset:
-    """Load the digits; test is a fifth of each class, drawn once with a fixed seed."""
+def _digit_parts() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The digits; test is a fifth of each class, drawn once with a fixed seed."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -151,10 +171,44 @@ def _digits(root: Path, download: bool) -> Dataset:
         stratify=raw.target,
         random_state=DIGITS_SPLIT_SEED,
     )
+    return images[train], labels[train], images[test], labels[test]
+
+
+def _digits(root: Path, download: bool) -> Dataset:
+    return Dataset("digits", 10, *_digit_parts(), mean=(0.305,), std=(0.377,), augment="shift")
+
+
+def _digit_scenes(root: Path, download: bool) -> Dataset:
+    """Compose scenes; those of the test from digits that no training scene has."""
+    train_digits, train_labels, test_digits, test_labels = _digit_parts()
+    train = compose("train", train_digits, train_labels)
+    return _maps("digit_scenes", (*train, *compose("test", test_digits, test_labels)), "shift")
+
+
+def _voc(where: str, root: Path) -> Dataset:
+    return _maps(f"voc:{where}", read_voc(where, root), "zoom_crop_flip")
+
+
+def _maps(name: str, parts: tuple[Tensor, Tensor, Tensor, Tensor], augment: str) -> Dataset:
+    """A dataset of label maps: classes and normalisation are counted."""
+    classes = count_classes([parts[1], parts[3]])
+    mean, std = mean_and_std(parts[0])
     return Dataset(
-        "digits", 10, images[train], labels[train], images[test], labels[test],
-        mean=(0.305,), std=(0.377,), augment="shift",
+        name, classes, *parts,
+        mean=mean, std=std, augment=augment, task=segmentation(classes), kind=MapBatches,
     )  # fmt: skip
+
+
+def _photo_patches(root: Path, download: bool) -> UpscaleDataset:
+    return UpscaleDataset("photo_patches", super_resolution(SCALE), *photographs())
+
+
+def _sr(where: str, root: Path) -> UpscaleDataset:
+    return UpscaleDataset(f"sr:{where}", super_resolution(SCALE), *read_folders(where, root))
+
+
+def _folder(where: str, root: Path) -> FolderDataset:
+    return open_folder(where)
 
 
 def _cifar10(root: Path, download: bool) -> Dataset:
@@ -174,9 +228,16 @@ def _fashion_mnist(root: Path, download: bool) -> Dataset:
     return Dataset("fashion_mnist", 10, *parts, mean=(0.2860,), std=(0.3530,), augment="crop_flip")
 
 
-LOADERS: dict[str, Callable[[Path, bool], Dataset]] = {
+LOADERS: dict[str, Callable[[Path, bool], Dataset | UpscaleDataset]] = {
     "digits": _digits,
     "cifar10": _cifar10,
     "cifar100": _cifar100,
     "fashion_mnist": _fashion_mnist,
+    "digit_scenes": _digit_scenes,
+    "photo_patches": _photo_patches,
+}
+OPENERS: dict[str, Callable[[str, Path], AnyDataset]] = {
+    "folder": _folder,
+    "voc": _voc,
+    "sr": _sr,
 }

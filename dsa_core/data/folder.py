@@ -1,7 +1,7 @@
 """Pictures in a folder in ImageNet's layout, read from disk as they are needed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dsa_core.data.batches import Batch, BatchSource, check_part
 from dsa_core.data.seeds import step_seed
+from dsa_core.data.task import Task, classification
 from dsa_core.errors import ConfigError, DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -34,6 +35,7 @@ class FolderDataset:
         std: standard deviation of each channel, in the same unit.
         augment: the augmentation its training batches get by default.
         workers: processes that read and decode pictures; 0 = this one does.
+        task: classification.
     """
 
     name: str
@@ -44,6 +46,7 @@ class FolderDataset:
     std: tuple[float, ...] = IMAGENET_STD
     augment: str = "resized_crop_flip"
     workers: int = 0
+    task: Task = field(default_factory=classification)
 
     def count(self, part: str) -> int:
         """Count the examples of "train" or "test"."""

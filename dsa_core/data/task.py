@@ -1,20 +1,29 @@
-"""What a problem is, as far as training is concerned: a loss and a score."""
+"""What a problem is, as far as training is concerned: a loss, a quick score, and metrics."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from dsa_core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
 LossFunction = Callable[[Tensor, Tensor], Tensor]
+PERCENT = "%"
 
 
 @dataclass(frozen=True)
 class Task:
     """A problem: the loops of `training` know nothing else about it.
+
+    A training shows `score`, which is cheap. What a network is judged by is the first of `metrics`,
+    where there are some: not every score is a sum over examples (an intersection over union is a
+    ratio of sums over all pixels of all pictures).
 
     Attributes:
         name: of the problem.
@@ -24,6 +33,9 @@ class Task:
         score_name: what the averaged score is called, such as "accuracy".
         smoothed_loss: (outputs, targets, amount) -> scalar, where the problem knows label
             smoothing.
+        metrics: name -> a function that makes a fresh accumulator (of torchmetrics); the first one
+            judges, the others are reported beside it. Empty: the averaged `score` judges.
+        unit: of what judges: "%", then it lies in [0, 1] and is shown times 100; or "dB", say.
     """
 
     name: str
@@ -31,6 +43,17 @@ class Task:
     score: LossFunction
     score_name: str
     smoothed_loss: Callable[[Tensor, Tensor, float], Tensor] | None = None
+    metrics: Mapping[str, Callable[[], "Metric"]] = field(default_factory=dict)
+    unit: str = PERCENT
+
+    @property
+    def judged_by(self) -> str:
+        """The name of what an evaluation reports."""
+        return next(iter(self.metrics), self.score_name)
+
+    def show(self, score: float) -> str:
+        """Write down what an evaluation reports: "91.73 %", "32.05 dB"."""
+        return with_unit(score, self.unit)
 
     def training_loss(self, label_smoothing: float) -> LossFunction:
         """Give the loss to minimise; reported and validated is always the plain `loss`.
@@ -46,6 +69,16 @@ class Task:
                 f"set label_smoothing=0, got {label_smoothing}"
             )
         return partial(_smoothed, self.smoothed_loss, label_smoothing)
+
+
+def in_unit(score: float, unit: str) -> float:
+    """The number that stands before the unit: a share of 1 times 100, anything else as it is."""
+    return 100 * score if unit == PERCENT else score
+
+
+def with_unit(score: float, unit: str) -> str:
+    """Write a score with two decimals and its unit."""
+    return f"{in_unit(score, unit):.2f} {unit}".rstrip()
 
 
 def classification() -> Task:

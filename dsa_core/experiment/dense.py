@@ -1,7 +1,7 @@
 """The network that a search starts from: trained here, found, given, or fresh."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class DenseNetwork:
     Attributes:
         model: on its device.
         score: on the test set; None if it is untrained.
+        extra: the task's other metrics.
         seconds, epochs: of its training.
         reused: whether an earlier run trained it.
     """
@@ -33,6 +34,7 @@ class DenseNetwork:
     seconds: float
     epochs: int
     reused: bool
+    extra: dict[str, float] = field(default_factory=dict)
 
 
 def dense_network(shop: Workshop, model: nn.Module) -> DenseNetwork:
@@ -59,8 +61,9 @@ def dense_network(shop: Workshop, model: nn.Module) -> DenseNetwork:
     # a run that was killed later finds its own; given weights no run has trained
     reused = config.weights is None and facts.get("trained_by") != config.hash
     word = f"trained before, {folder}" if reused else f"on the test set, {folder}"
-    shop.say(f"dense {config.model}: {facts['score']:.2%} {shop.task.score_name} ({word})")
-    return DenseNetwork(model, facts["score"], facts["seconds"], facts["epochs"], reused=reused)
+    score, extra = facts["score"], facts.get("extra", {})
+    shop.say(f"dense {config.model}: {shop.task.show(score)} {shop.task.judged_by} ({word})")
+    return DenseNetwork(model, score, facts["seconds"], facts["epochs"], reused, extra)
 
 
 def train_dense(shop: Workshop, model: nn.Module, settings: TrainConfig, folder: Path) -> None:
@@ -77,9 +80,11 @@ def train_dense(shop: Workshop, model: nn.Module, settings: TrainConfig, folder:
         progress=shop.progress,
     )
     place_model(model, FP32)
+    measured = shop.measure(model)
     facts = {
         "trained_by": config.hash,
-        "score": shop.score(model),
+        "score": measured.score,
+        "extra": measured.extra,
         "seconds": result.seconds,
         "epochs": len(result.history),
         "config": settings.model_dump(),
@@ -136,5 +141,6 @@ def check_same(wanted: str | None, path: Path) -> None:
 def keep_given(shop: Workshop, model: nn.Module, folder: Path) -> None:
     """Measure the network of the given weights, and write it to its folder."""
     shop.say(f"dense {shop.config.model}: weights of {shop.weights}")
-    facts = {"weights": shop.config.weights, "score": shop.score(model), "seconds": 0.0}
-    keep_dense(model, folder, facts | {"epochs": 0})
+    measured = shop.measure(model)
+    facts = {"weights": shop.config.weights, "score": measured.score, "extra": measured.extra}
+    keep_dense(model, folder, facts | {"seconds": 0.0, "epochs": 0})

@@ -8,16 +8,17 @@ from torch import Tensor, nn
 from dsa_core.allocators import Allocation
 from dsa_core.check import count_macs
 from dsa_core.cost import Cost, Resource
-from dsa_core.data import Dataset, FolderDataset
+from dsa_core.data import AnyDataset
 from dsa_core.experiment.dense import DenseNetwork
 from dsa_core.experiment.facts import device_name, git_commit, versions
 from dsa_core.experiment.workshop import Workshop
 from dsa_core.latency import latency
 from dsa_core.record import CostRecord, GroupRecord, Record, Scores
-from dsa_core.training import TrainResult
+from dsa_core.training import EvalResult, TrainResult
 
 RESOURCES: tuple[Resource, ...] = ("macs", "params")
 LATENCY_BATCH = 128
+LATENCY_PIXELS = LATENCY_BATCH * 32 * 32
 T = TypeVar("T")
 
 
@@ -30,7 +31,7 @@ class Outcome:
         allocation: what the search found.
         masked_loss: loss on the ratios' part of the training set under the final hard mask.
         pruned: the network that was cut and fine-tuned.
-        before, after: its score on the test set before and after the fine-tuning.
+        before, after: of the test set, before and after the fine-tuning.
         tuned: how the fine-tuning went.
     """
 
@@ -38,8 +39,8 @@ class Outcome:
     allocation: Allocation
     masked_loss: float
     pruned: nn.Module
-    before: float
-    after: float
+    before: EvalResult
+    after: EvalResult
     tuned: TrainResult
 
 
@@ -47,7 +48,7 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
     """Write down a run; costs are counted and latencies measured here."""
     config, dense, found = shop.config, outcome.dense, outcome.allocation
     costs = {r: cost_record(shop, outcome, example, r) for r in RESOURCES}
-    x = some_examples(shop.dataset).to(shop.device)
+    x = some_examples(shop.dataset, example[0, 0].numel()).to(shop.device)
     return Record(
         config_hash=config.hash,
         series=config.series,
@@ -62,13 +63,15 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
         divisor=config.divisor,
         budget_met=costs[config.resource].ratio <= config.ratio + 1e-9,
         costs=costs,
-        score_name=shop.task.score_name,
+        score_name=shop.task.judged_by,
+        score_unit=shop.task.unit,
         scores=Scores(
             dense=dense.score,
-            pruned=outcome.before,
-            fine_tuned=outcome.after,
+            pruned=outcome.before.score,
+            fine_tuned=outcome.after.score,
             masked_loss=outcome.masked_loss,
         ),
+        extra_scores=extra_scores(outcome),
         groups=group_records(found),
         seconds=phases(dense.seconds, found.seconds, outcome.tuned.seconds),
         epochs=phases(dense.epochs, len(found.epochs), len(outcome.tuned.history)),
@@ -88,9 +91,24 @@ def phases(dense: T, search: T, fine_tune: T) -> dict[str, T]:
     return {"dense": dense, "search": search, "fine_tune": fine_tune}
 
 
-def some_examples(dataset: Dataset | FolderDataset) -> Tensor:
-    """A batch of test examples to time the networks on."""
-    x, _ = next(iter(dataset.batches("test", batch_size=LATENCY_BATCH).epoch(0)))
+def extra_scores(outcome: Outcome) -> dict[str, dict[str, float]]:
+    """What the task measures beside the score, by name, then by state of the network."""
+    states = {"dense": outcome.dense.extra, "pruned": outcome.before.extra}
+    states["fine_tuned"] = outcome.after.extra
+    return {
+        name: {state: found[name] for state, found in states.items() if name in found}
+        for name in outcome.after.extra
+    }
+
+
+def some_examples(dataset: AnyDataset, pixels: int) -> Tensor:
+    """A batch of examples to time the networks on: 128, or fewer of more than 32x32 pixels.
+
+    Of training, because test pictures may differ in size.
+    """
+    n = max(1, min(LATENCY_BATCH, LATENCY_PIXELS // pixels))
+    batches = dataset.batches("train", batch_size=n, augment="none", shuffle=False)
+    x, _ = next(iter(batches.epoch(0)))
     return x
 
 
@@ -102,7 +120,7 @@ def cost_record(
     if resource == "macs":
         counted = count_macs(outcome.pruned, example)
     else:
-        counted = sum(p.numel() for p in outcome.pruned.parameters())
+        counted = count_parameters(outcome.pruned, found)
     return CostRecord(
         dense=Cost.of(found.graph, resource).dense,
         asked_ratio=config.ratio if config.resource == resource else None,
@@ -110,6 +128,17 @@ def cost_record(
         whole=found.whole_cost(resource),
         counted=counted,
     )
+
+
+def count_parameters(pruned: nn.Module, allocation: Allocation) -> int:
+    """Count the parameters of a pruned network; those that were set to zero are gone."""
+    removed = allocation.weight_mask or {}
+    zeros = sum(
+        int((p.detach().cpu() == 0)[~removed[name]].sum())
+        for name, p in pruned.named_parameters()
+        if name in removed
+    )
+    return sum(p.numel() for p in pruned.parameters()) - zeros
 
 
 def group_records(allocation: Allocation) -> tuple[GroupRecord, ...]:

@@ -1,17 +1,19 @@
 """The phases of a run after the dense network: the search, the cut, the fine-tuning."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from dsa_core.allocators import ALLOCATORS, Allocation, SearchData
 from dsa_core.channels import ChannelGraph
-from dsa_core.experiment.workshop import EVAL_BATCH, Workshop
+from dsa_core.experiment.workshop import Workshop
 from dsa_core.files import write_atomically
 from dsa_core.masks import masked
-from dsa_core.surgery import prune
+from dsa_core.surgery import prune, save
+from dsa_core.surgery.sparse import held_zeros, save_sparse, zero_weights
 from dsa_core.training import (
     FP32,
     TrainResult,
@@ -40,10 +42,10 @@ def find_allocation(
         model, graph, config.budget, data, settings, seed=config.seed
     )
     held_out = shop.dataset.batches(
-        "train", batch_size=EVAL_BATCH, indices=ratios, augment="none", device=shop.device
+        "train", batch_size=shop.eval_batch, indices=ratios, augment="none", device=shop.device
     )
     with masked(model, graph, allocation.keep.float().to(shop.device)) as cut:
-        loss = evaluate(cut, held_out, shop.task).loss
+        loss = evaluate(zero_weights(cut, masks_of(allocation)), held_out, shop.task).loss
     write_history(shop.folder, allocation)
     return allocation, loss
 
@@ -52,28 +54,45 @@ def cut_and_recalibrate(
     shop: Workshop, model: nn.Module, graph: ChannelGraph, allocation: Allocation
 ) -> nn.Module:
     """Prune, and estimate the BatchNorm statistics of what is left anew."""
-    pruned = prune(model, graph, allocation.keep)
+    pruned = zero_weights(prune(model, graph, allocation.keep), masks_of(allocation))
     preset = shop.config.preset
     batches = shop.training("recalibration", preset.fine_tune)
     recalibrate_batchnorm(pruned, batches, preset.norm_batches)
     return pruned
 
 
-def fine_tune(shop: Workshop, pruned: nn.Module) -> TrainResult:
-    """Train the pruned network in place, on the whole training set."""
+def masks_of(allocation: Allocation) -> Mapping[str, Tensor]:
+    """Which single weights stay; nothing to say for a method that removes channels."""
+    return allocation.weight_mask or {}
+
+
+def fine_tune(shop: Workshop, pruned: nn.Module, allocation: Allocation) -> TrainResult:
+    """Train the pruned network in place, on the whole training set; removed weights stay zero."""
     settings = shop.config.preset.fine_tune
     shop.say(f"{shop.config.method}: fine-tuning {settings.epochs} epochs")
-    result = train(
-        pruned,
-        shop.training("fine-tune", settings),
-        shop.task,
-        settings,
-        seed=shop.config.seed,
-        checkpoint=shop.checkpoints / "fine_tune.pt",
-        progress=shop.progress,
-    )
+    with held_zeros(pruned, masks_of(allocation)):
+        result = train(
+            pruned,
+            shop.training("fine-tune", settings),
+            shop.task,
+            settings,
+            seed=shop.config.seed,
+            checkpoint=shop.checkpoints / "fine_tune.pt",
+            progress=shop.progress,
+        )
     place_model(pruned, FP32)  # the score and the latency are of plain float32
     return result
+
+
+def keep_pruned(
+    shop: Workshop, pruned: nn.Module, graph: ChannelGraph, allocation: Allocation
+) -> None:
+    """Write the pruned network to `pruned/`: smaller tensors, or sparse ones."""
+    folder, name = shop.folder / "pruned", shop.config.model
+    if allocation.weight_mask is None:
+        save(folder, pruned, graph, allocation.keep, name=name)
+    else:
+        save_sparse(folder, pruned, graph, allocation.weight_mask, name=name)
 
 
 def write_history(folder: Path, allocation: Allocation) -> None:

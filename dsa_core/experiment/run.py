@@ -3,18 +3,23 @@
 import copy
 from pathlib import Path
 
-from dsa_core.data import classification, load
+from dsa_core.data import load
 from dsa_core.errors import ConfigError
 from dsa_core.experiment.config import RunConfig
 from dsa_core.experiment.dense import dense_network, load_given
 from dsa_core.experiment.outcome import Outcome, record_of
-from dsa_core.experiment.phases import cut_and_recalibrate, find_allocation, fine_tune
-from dsa_core.experiment.start import example_of, start
+from dsa_core.experiment.phases import (
+    cut_and_recalibrate,
+    find_allocation,
+    fine_tune,
+    keep_pruned,
+)
+from dsa_core.experiment.start import start
 from dsa_core.experiment.workshop import Workshop
 from dsa_core.files import write_atomically
 from dsa_core.record import FILE, Record, read_record, write_record
-from dsa_core.surgery import save, try_forward
-from dsa_core.training import device_of
+from dsa_core.surgery import try_forward
+from dsa_core.training import EvalResult, device_of
 
 
 def run(
@@ -54,7 +59,7 @@ def run(
         KeyboardInterrupt: as it came; the same call goes on.
     """
     dataset = load(config.dataset, data_root)
-    shop = Workshop(config, out, dataset, classification(), device_of(), progress, folder, weights)
+    shop = Workshop(config, out, dataset, device_of(), progress, folder, weights)
     if force:
         forget(shop)
     if (shop.folder / FILE).exists():
@@ -89,7 +94,7 @@ def forget(shop: Workshop) -> None:
 def walk(shop: Workshop) -> Record:
     """Take the phases one after the other; each goes on from its own checkpoint."""
     config = shop.config
-    example = example_of(shop.dataset).to(shop.device)
+    example = shop.example
     model, graph = start(config, shop.dataset, example)
     load_given(shop, model)
     write_atomically(shop.folder / "config.json", config.model_dump_json(indent=1) + "\n")
@@ -98,11 +103,18 @@ def walk(shop: Workshop) -> Record:
     allocation, masked_loss = find_allocation(shop, searched, graph)
     pruned = cut_and_recalibrate(shop, searched, graph, allocation)
     try_forward(pruned, example)
-    before = shop.score(pruned)
-    shop.say(f"{config.method}: {before:.2%} {shop.task.score_name} before fine-tuning")
-    tuned = fine_tune(shop, pruned)
-    after = shop.score(pruned)
-    shop.say(f"{config.method}: {after:.2%} {shop.task.score_name} after fine-tuning")
-    save(shop.folder / "pruned", pruned, graph, allocation.keep, name=config.model)
+    before = shop.measure(pruned)
+    say_score(shop, before, "before fine-tuning")
+    tuned = fine_tune(shop, pruned, allocation)
+    after = shop.measure(pruned)
+    say_score(shop, after, "after fine-tuning")
+    keep_pruned(shop, pruned, graph, allocation)
     outcome = Outcome(dense, allocation, masked_loss, pruned, before, after, tuned)
     return record_of(shop, outcome, example)
+
+
+def say_score(shop: Workshop, found: EvalResult, when: str) -> None:
+    """Tell what was measured."""
+    score = f"{shop.task.show(found.score)} {shop.task.judged_by}"
+    others = "".join(f", {name} {value:.4f}" for name, value in found.extra.items())
+    shop.say(f"{shop.config.method}: {score}{others} {when}")

@@ -4,42 +4,67 @@ import torch
 from torch import Tensor, nn
 
 from dsa_core import models
+from dsa_core.allocators import CHECKS
 from dsa_core.channels import ChannelGraph, trace
 from dsa_core.channels.export import failing_module
 from dsa_core.cost import Cost
-from dsa_core.data import Dataset, FolderDataset
+from dsa_core.data import AnyDataset
 from dsa_core.errors import ConfigError
 from dsa_core.experiment.config import RunConfig
+from dsa_core.training import mode
 
 
 def start(
-    config: RunConfig, dataset: Dataset | FolderDataset, example: Tensor
+    config: RunConfig, dataset: AnyDataset, example: Tensor
 ) -> tuple[nn.Module, ChannelGraph]:
     """Build the network from its seed and trace it; refuse at once what would fail hours later.
 
     Args:
         config: of the run.
-        dataset: says how many classes.
+        dataset: says how many classes; and its task must be able to use what the network returns.
         example: zeros in the shape of one example, on the device of the run.
 
     Raises:
-        ConfigError: the network is unknown, or does not take pictures of this shape.
+        ConfigError: the network is unknown, does not take pictures of this shape, or is
+            of another task.
         TraceError: it cannot be traced.
-        BudgetError: the budget is out of range, or below the cost of its floors.
+        BudgetError: the budget is out of range, below the cost of its floors, or not one for this
+            method.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = models.build(config.model, num_classes=dataset.num_classes).to(example.device)
     try_pictures(config, model, example)
+    try_task(config, dataset, model, example.device)
     graph = trace(model, example)
     config.budget.check(Cost.of(graph, config.resource))
+    if config.method in CHECKS:
+        CHECKS[config.method](config.budget)
     return model, graph
 
 
-def example_of(dataset: Dataset | FolderDataset) -> Tensor:
-    """Zeros in the shape of one example, shape (1, C, H, W)."""
-    x, _ = next(iter(dataset.batches("test", batch_size=1).epoch(0)))
-    return torch.zeros_like(x)
+def try_task(
+    config: RunConfig, dataset: AnyDataset, model: nn.Module, device: torch.device
+) -> None:
+    """Compute the loss of one example: a network may be of another task than the dataset.
+
+    Raises:
+        ConfigError: the task cannot use the outputs.
+    """
+    batches = dataset.batches("train", batch_size=1, augment="none", shuffle=False, device=device)
+    x, y = next(iter(batches.epoch(0)))
+    with mode(model, training=False), torch.no_grad():
+        outputs = model(x)
+        try:
+            dataset.task.loss(outputs, y)
+        except Exception as error:
+            shape = by(tuple(outputs.shape)) if isinstance(outputs, Tensor) else type(outputs)
+            raise ConfigError(
+                f"{config.model} is not for {dataset.task.name}, the task of {config.dataset}: it "
+                f"returns {shape}, the targets are {by(tuple(y.shape))} ({error}). Name another "
+                "network (segnet_small and lraspp_mobilenet_v3_large segment, edsr_small enlarges),"
+                " or another dataset"
+            ) from error
 
 
 def try_pictures(config: RunConfig, model: nn.Module, example: Tensor) -> None:

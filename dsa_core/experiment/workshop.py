@@ -1,16 +1,18 @@
 """What the phases of a run share: its configuration, data, task, device and folders."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from dsa_core.data import BatchSource, Dataset, FolderDataset, Task, split, step_seed
+from dsa_core.data import AnyDataset, BatchSource, Task, split, step_seed
 from dsa_core.experiment.config import RunConfig
-from dsa_core.training import TrainConfig, evaluate
+from dsa_core.training import EvalResult, TrainConfig, evaluate
 
-EVAL_BATCH = 500
+EVAL_BATCH = 500  # examples, of pictures up to 64x64
+EVAL_PIXELS = EVAL_BATCH * 64 * 64  # larger pictures are evaluated in smaller batches
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Workshop:
     Attributes:
         config: of the run.
         out: folder of all runs.
-        dataset, task, device: as loaded.
+        dataset, device: as loaded; the task comes with the dataset.
         progress: show bars and say what happens.
         home: folder of this run; None for `out/<run>`.
         weights: file of the given dense weights; None if there are none, or `out` has a copy.
@@ -28,8 +30,7 @@ class Workshop:
 
     config: RunConfig
     out: Path
-    dataset: Dataset | FolderDataset
-    task: Task
+    dataset: AnyDataset
     device: torch.device
     progress: bool
     home: Path | None = None
@@ -58,10 +59,31 @@ class Workshop:
             device=self.device,
         )
 
-    def score(self, model: nn.Module) -> float:
-        """The score on the test set, in float32."""
-        test = self.dataset.batches("test", batch_size=EVAL_BATCH, device=self.device)
-        return evaluate(model, test, self.task).score
+    @property
+    def task(self) -> Task:
+        """The loss and what judges."""
+        return self.dataset.task
+
+    def measure(self, model: nn.Module) -> EvalResult:
+        """Loss and score on the test set, in float32."""
+        test = self.dataset.batches("test", batch_size=self.eval_batch, device=self.device)
+        return evaluate(model, test, self.task)
+
+    @property
+    def eval_batch(self) -> int:
+        """Examples in a batch that is only evaluated: fewer, if they are large."""
+        pixels = self.example[0, 0].numel()
+        return max(1, min(EVAL_BATCH, EVAL_PIXELS // max(1, pixels)))
+
+    @cached_property
+    def example(self) -> Tensor:
+        """Zeros in the shape of one training example, shape (1, C, H, W), on the device.
+
+        Of training, because test pictures may differ in size.
+        """
+        batches = self.dataset.batches("train", batch_size=1, augment="none", shuffle=False)
+        x, _ = next(iter(batches.epoch(0)))
+        return torch.zeros_like(x, device=self.device)
 
     def halves(self) -> tuple[Tensor, Tensor]:
         """The part of the training set for the weights, and the part for the keep ratios."""

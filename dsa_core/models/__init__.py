@@ -1,13 +1,18 @@
 """Networks to prune, by name: `build("resnet20")`."""
 
+from dsa_core.models.edsr import EDSR
 from dsa_core.models.resnet import BasicBlock, ConvShortcut, SlicePadShortcut, resnet
+from dsa_core.models.segmentation import Segmenter, SmallSegNet
 from dsa_core.models.vgg import vgg16
 from dsa_core.models.zoo import build, example_input, names
 
 __all__ = [
+    "EDSR",
     "BasicBlock",
     "ConvShortcut",
+    "Segmenter",
     "SlicePadShortcut",
+    "SmallSegNet",
     "build",
     "example_input",
     "names",

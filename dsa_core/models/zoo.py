@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dsa_core.errors import ConfigError
+from dsa_core.models.edsr import EDSR
 from dsa_core.models.resnet import SlicePadShortcut, resnet
+from dsa_core.models.segmentation import SmallSegNet, torchvision_segmenter
 from dsa_core.models.vgg import vgg16
 
 Factory = Callable[..., nn.Module]
@@ -33,6 +35,8 @@ OWN: dict[str, tuple[Factory, tuple[int, int, int]]] = {
     "resnet18_cifar": (partial(resnet, (2, 2, 2, 2), (64, 128, 256, 512)), CIFAR_SHAPE),
     "vgg16_cifar": (vgg16, CIFAR_SHAPE),
     "resnet8": (partial(resnet, (1, 1, 1), CIFAR_WIDTHS, in_channels=1), (1, 8, 8)),
+    "segnet_small": (SmallSegNet, (1, 32, 32)),
+    "edsr_small": (EDSR, (3, 16, 16)),
 }
 
 # What a torchvision model needs beside weights=None: no auxiliary outputs (they are heads for
@@ -47,20 +51,24 @@ TORCHVISION_SIZE = {"inception_v3": 299}  # pixels; all others take 224
 
 
 def names(*, torchvision: bool = False) -> list[str]:
-    """List the names that `build` knows: ours, and on request torchvision's classifiers."""
-    return list(OWN) + (_torchvision_names() if torchvision else [])
+    """List the names that `build` knows: ours, and on request torchvision's.
+
+    Of torchvision's these are the classifiers, and the networks that segment.
+    """
+    return list(OWN) + ([*_classifiers(), *_segmenters()] if torchvision else [])
 
 
 def build(name: str, *, num_classes: int = 10) -> nn.Module:
     """Build a network with fresh weights; the caller seeds (`torch.manual_seed`).
 
-    Our own networks start from Kaiming's normal initialisation (fan out, ReLU) in the convolutions
-    and from weight 1, bias 0 in BatchNorm; torchvision's and a user's start as their own code says.
+    Our own networks with BatchNorm start from Kaiming's normal initialisation (fan out, ReLU) in
+    the convolutions and from weight 1, bias 0 in BatchNorm; all others start as their own code says
+    (torchvision's segmentation networks with fresh weights in the backbone too).
 
     Args:
         name: one of `names(torchvision=True)`, or `package.module:factory`, a function that returns
             a module; it is given `num_classes` if it takes an argument of that name.
-        num_classes: outputs, at least 1.
+        num_classes: outputs, at least 1; of no effect where a network makes pictures.
 
     Returns:
         Network in training mode, on the CPU, in float32.
@@ -71,12 +79,14 @@ def build(name: str, *, num_classes: int = 10) -> nn.Module:
     if num_classes < 1:
         raise ConfigError(f"num_classes must be at least 1, got {num_classes}")
     if name in OWN:
-        model = OWN[name][0](num_classes=num_classes)
+        model = _called(OWN[name][0], num_classes)
         _initialise(model)
         return model
     if ":" in name:
         return _made_by(name, num_classes)
     _require_torchvision(name)
+    if name in _segmenters():
+        return torchvision_segmenter(name, num_classes)
     from torchvision.models import get_model
 
     extra = TORCHVISION_EXTRA.get(name, {})
@@ -111,6 +121,8 @@ def _input_shape(name: str) -> tuple[int, ...]:
 
 
 def _initialise(model: nn.Module) -> None:
+    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        return  # nothing to keep activations in range but the network's own initialisation
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -119,10 +131,16 @@ def _initialise(model: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _torchvision_names() -> list[str]:
+def _classifiers() -> list[str]:
     from torchvision import models
 
     return list(models.list_models(module=models))
+
+
+def _segmenters() -> list[str]:
+    from torchvision import models
+
+    return list(models.list_models(module=models.segmentation))
 
 
 def _require_torchvision(name: str) -> None:
@@ -133,7 +151,7 @@ def _require_torchvision(name: str) -> None:
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see models.names()"
     raise ConfigError(
         f"unknown model {name!r}: {hint} Wanted is one of {', '.join(OWN)}, a torchvision "
-        "classifier by its own name, or 'package.module:factory'"
+        "classifier or segmentation network by its own name, or 'package.module:factory'"
     )
 
 
@@ -153,15 +171,18 @@ def _factory(name: str) -> Factory:
 
 def _made_by(name: str, num_classes: int) -> nn.Module:
     """Call a user's factory, with `num_classes` if it takes that."""
-    factory = _factory(name)
+    model: Any = _called(_factory(name), num_classes)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model {name!r} made a {type(model).__name__}, wanted an nn.Module")
+    return model
+
+
+def _called(factory: Factory, num_classes: int) -> nn.Module:
     try:
         takes = inspect.signature(factory).parameters
     except ValueError:  # some callables written in C do not tell
         takes = {}  # type: ignore[assignment]
-    model: Any = factory(num_classes=num_classes) if "num_classes" in takes else factory()
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model {name!r} made a {type(model).__name__}, wanted an nn.Module")
-    return model
+    return factory(num_classes=num_classes) if "num_classes" in takes else factory()
 
 
 def _guessed_shape(name: str) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dsa_core.data import with_unit
 from dsa_core.errors import ConfigError
 from dsa_core.plots.style import COLOURS, DENSE, blank_figure, open_axes
 from dsa_core.record import Record
@@ -82,6 +83,6 @@ def draw_allocation(axes: Axes, records: Sequence[Record], *, shown: range | Non
 def label(record: Record) -> str:
     """Method, seed, cost and score of a run in a few words."""
     cost, score = record.costs[record.resource].ratio, record.scores.fine_tuned
-    shown = f"{100 * score:.2f} % {record.score_name}"
+    shown = f"{with_unit(score, record.score_unit)} {record.score_name}"
     words = f"{100 * cost:.1f} % {UNITS[record.resource]}, {shown}"
     return f"{record.method}, seed {record.seed}: {words}"

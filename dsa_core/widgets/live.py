@@ -11,9 +11,8 @@ from dsa_core.allocators import ALLOCATORS, Allocation, SearchConfig, SearchData
 from dsa_core.channels import ChannelGraph, trace
 from dsa_core.cost import Budget, Cost
 from dsa_core.data import (
+    AnyDataset,
     BatchSource,
-    Dataset,
-    FolderDataset,
     classification,
     load,
     split,
@@ -135,7 +134,7 @@ def prune_live(job: LiveJob, *, report: Report, stop: Stop) -> LiveResult | None
 class Shop:
     """What the phases of a job share: data, network, budget, and the meter of its steps."""
 
-    dataset: Dataset | FolderDataset
+    dataset: AnyDataset
     model: nn.Module
     graph: ChannelGraph
     budget: Budget
