@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dsa_core.allocators import dcss, dsa, dtp, dtp_weight, uniform
 from dsa_core.allocators.allocation import Allocation, Update, ratios_on_path
 from dsa_core.allocators.config import OnStep, SearchConfig, SearchData
+from dsa_core.allocators.dtp_units import check_single_weights
 from dsa_core.allocators.gradient import ratio_gradient
 from dsa_core.allocators.problem import Problem
 from dsa_core.allocators.search import search
+from dsa_core.cost import Budget
 
 ALLOCATORS: dict[str, Callable[..., Allocation]] = {
     "dcss": dcss.allocate,
@@ -16,9 +18,12 @@ ALLOCATORS: dict[str, Callable[..., Allocation]] = {
     "dtp-weight": dtp_weight.allocate,
     "uniform": uniform.allocate,
 }
+# what a method asks of a budget; raises before anything is trained
+CHECKS: dict[str, Callable[[Budget], None]] = {"dtp-weight": check_single_weights}
 
 __all__ = [
     "ALLOCATORS",
+    "CHECKS",
     "Allocation",
     "OnStep",
     "Problem",
