@@ -41,7 +41,7 @@ class TransportScheme(Scheme):
         self.scores = nn.Parameter(torch.zeros(int(self.sizes.sum()), device=problem.device))
         self.plan = Plan.uniform(self.offsets)
         self.step = problem.warmup
-        self._masks: tuple[Tensor, Plan] | None = None
+        self._now: tuple[Tensor, Tensor, Plan] | None = None  # counts, masks, next plan
 
     def parameters(self) -> list[dict[str, Any]]:
         """The scores: their own learning rate, no decay."""
@@ -69,25 +69,27 @@ class TransportScheme(Scheme):
             floors=self.units.floors,
         )
 
-    def masks(self, step: int) -> Tensor:
-        """Masks of a weight step, shape (n,), differentiable in the scores.
+    def masks(self, step: int) -> tuple[Tensor, Tensor, Plan]:
+        """Counts (G,) and masks (n,) of a weight step, differentiable in the scores; the next plan.
 
         Proximal: the gradient is taken as if the scores had been what they are from the first step
         on (the paper does not say). Through the last of t scalings alone it would be t times
         smaller, and fade next to that of the weights.
         """
-        if self._masks is None or step != self.step:
+        if self._now is None or step != self.step:
             k, (done, total) = self.kept(step), self.problem.clock(step)
             if self.settings.plan == "closed":
-                mask = transport_mask(self.scores, k, self.offsets, eps=self.eps(step))
-                self._masks = mask, self.plan
+                mask, plan = (
+                    transport_mask(self.scores, k, self.offsets, eps=self.eps(step)),
+                    self.plan,
+                )
             else:
                 fixed = self.scores.detach()
                 scores = fixed + (done + 1) * (self.scores - fixed)
                 weight = self.settings.eps_last * total
-                self._masks = proximal_step(scores, k, self.offsets, self.plan, eps=weight)
-            self.step = step
-        return self._masks[0]
+                mask, plan = proximal_step(scores, k, self.offsets, self.plan, eps=weight)
+            self.step, self._now = step, (k, mask, plan)
+        return self._now
 
     def update(self, step: int, batches: Batches, precision: Precision) -> Update:
         """Look at the keep ratios: they move with the scores, in every weight step."""
@@ -95,8 +97,8 @@ class TransportScheme(Scheme):
             with torch.no_grad():
                 self.scores.copy_(ranks(self.units.importance(), self.offsets))
         self.check(f"a score before step {step}", self.scores)
-        mask = self.masks(step).detach().clamp_max(1.0)
-        alpha = self.ratios
+        k, soft, _ = self.masks(step)
+        mask, alpha = soft.detach().clamp_max(1.0), k.detach().cpu() / self.sizes
         return Update(
             step=step,
             budget=self.problem.budget_at(step),
@@ -113,14 +115,15 @@ class TransportScheme(Scheme):
 
     def weights(self, step: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The parameters under the masks; the plan goes one step on."""
-        mask = self.masks(step)
-        assert self._masks is not None
-        self.plan, self._masks = self._masks[1], None
+        _, mask, self.plan = self.masks(step)
+        self._now = None
         return self.units.masked(parameters, mask)
 
     @property
     def ratios(self) -> Tensor:
         """Keep ratios of the groups of units, float64, on the CPU."""
+        if self._now is not None:
+            return self._now[0].detach().cpu() / self.sizes
         with torch.no_grad():
             return self.kept(self.step).cpu() / self.sizes
 
@@ -139,7 +142,7 @@ class TransportScheme(Scheme):
         return self.ranking()
 
     def notes(self) -> dict[str, Any]:
-        """The kind of plan, and how far the scores have moved from where they began."""
+        """The kind of plan, and the entropy it ended at."""
         return {"plan": self.settings.plan, "eps_last": self.settings.eps_last}
 
     def state_dict(self) -> dict[str, Any]:
@@ -157,7 +160,7 @@ class TransportScheme(Scheme):
             self.scores.copy_(state["scores"])
         device = self.scores.device
         self.plan = Plan(state["log_odds"].to(device), state["log_scale"].to(device))
-        self.step, self._masks = int(state["step"]), None
+        self.step, self._now = int(state["step"]), None
 
 
 def given_ratios(ratios: Mapping[str, float] | None, units: Units) -> Tensor | None:

@@ -1,0 +1,180 @@
+"""DTP on single weights: exactly the asked number stays, zeros stay zero, the record says so."""
+
+import copy
+import json
+from functools import cache
+
+import pytest
+import torch
+from problems_runs import (
+    allocate,
+    fresh,
+    graph8,
+    search_config,
+    search_data,
+    tiny_run,
+    trained,
+)
+from pydantic import ValidationError
+from test_search import same, same_way, stop_after
+from torch import nn
+
+from dsa_core.allocators import Allocation, Problem
+from dsa_core.allocators.dtp_weight import WeightScheme, nonzero_macs
+from dsa_core.allocators.settings.dtp import DTPSettings
+from dsa_core.channels import trace
+from dsa_core.cost import Budget, Cost
+from dsa_core.errors import BudgetError
+from dsa_core.experiment import run
+from dsa_core.surgery.sparse import load_sparse, zero_weights
+
+PLANS = ("closed", "proximal")
+TOTAL = sum(p.numel() for p in fresh().parameters())
+
+
+@cache
+def found(ratio: float, plan: str = "closed", **own) -> Allocation:
+    config = search_config(dtp=DTPSettings(plan=plan, **own))
+    return allocate("dtp-weight", trained(), Budget(params=ratio), config)
+
+
+def nonzeros(model: nn.Module) -> int:
+    return sum(int((p != 0).sum()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("ratio", [0.5, 0.1, 0.0371])
+def test_exactly_as_many_stay_as_were_asked_for(plan, ratio):
+    allocation = found(ratio, plan)
+    wanted = int(ratio * TOTAL + 1e-9)  # biases and BatchNorm count, and stay
+    assert allocation.whole_cost() == wanted
+    assert allocation.met
+    assert allocation.relaxed_cost() == pytest.approx(wanted / TOTAL, abs=1e-12)
+    whole = copy.deepcopy(trained())
+    for p in whole.parameters():
+        p.data.fill_(1.0)
+    assert nonzeros(zero_weights(whole, allocation.weight_mask)) == wanted
+
+
+def test_channels_and_dense_macs_stay():
+    allocation = found(0.1)
+    assert torch.equal(allocation.counts, graph8().sizes)
+    assert bool(allocation.keep.all())
+    assert allocation.whole_ratio("macs") == allocation.relaxed_cost("macs") == 1.0
+    assert set(allocation.weight_mask) == {layer.weight for layer in graph8().layers}
+    with pytest.raises(BudgetError, match="search again"):
+        allocation.at(params=0.5)
+
+
+def test_nonzero_macs_by_hand():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(32, 3))
+    graph = trace(model, torch.zeros(1, 1, 4, 4))
+    masks = {n: torch.zeros_like(p, dtype=torch.bool) for n, p in model.named_parameters()}
+    conv, linear = masks["0.weight"], masks["2.weight"]
+    conv[0, 0, 1, 1] = conv[1, 0, 0, 0] = linear[2, 5] = True
+    assert nonzero_macs(graph, {"0.weight": conv, "2.weight": linear}) == 2 * 16 + 1
+    assert nonzero_macs(graph, {"0.weight": conv}) == 2 * 16 + 96
+    assert nonzero_macs(graph, {}) == Cost.of(graph, "macs").dense
+    share = found(0.1).notes["nonzero_macs_ratio"]
+    assert share == nonzero_macs(graph8(), found(0.1).weight_mask) / Cost.of(graph8(), "macs").dense
+
+
+def test_scores_compete_or_every_tensor_keeps_the_same_share():
+    densities = [
+        m.double().mean() for m in found(0.3, keep_ratios=None, score_lr=3000).weight_mask.values()
+    ]
+    assert float(max(densities) - min(densities)) > 0.02
+
+
+def test_given_shares():
+    config = search_config(dtp=DTPSettings(keep_ratios={"conv1.weight": 1.0, "*": 0.25}))
+    mask = allocate("dtp-weight", trained(), Budget(params=0.2), config).weight_mask
+    densities = {name: float(m.double().mean()) for name, m in mask.items()}
+    others = [d for name, d in densities.items() if name != "conv1.weight"]
+    assert densities["conv1.weight"] / others[3] == pytest.approx(4, rel=0.02)  # one of 144 weights
+    assert max(others) - min(others) < 0.01
+
+
+def test_without_training_the_largest_weights_stay():
+    """Scores that do not move: the largest |w| of every tensor, the same share of each."""
+    allocation = found(0.3, score_lr=0.0, keep_ratios=None)
+    start = dict(trained().named_parameters())
+    for name, mask in allocation.weight_mask.items():
+        size = start[name].abs()
+        assert float(size[mask].min()) >= float(size[~mask].max())
+        assert float(mask.double().mean()) == pytest.approx(
+            0.295, abs=0.01
+        )  # the rest is BatchNorm
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_interrupted_and_resumed_is_bit_identical(plan, tmp_path):
+    path, whole, model = tmp_path / "search.pt", trained(), trained()
+    config = search_config(dtp=DTPSettings(plan=plan))
+    budget = Budget(params=0.3)
+    undisturbed = allocate("dtp-weight", whole, budget, config)
+    with pytest.raises(KeyboardInterrupt, match=r"the same call goes on from"):
+        allocate("dtp-weight", model, budget, config, checkpoint=path, on_step=stop_after(5))
+    model = fresh(seed=3)
+    resumed = allocate("dtp-weight", model, budget, config, checkpoint=path)
+    same(whole, model)
+    same_way(undisturbed, resumed)
+    for name, mask in undisturbed.weight_mask.items():
+        assert torch.equal(mask, resumed.weight_mask[name])
+
+
+def test_budgets_without_a_meaning_are_refused(tmp_path):
+    with pytest.raises(BudgetError, match=r"saves no macs.*ask for params=0\.5, or .* dtp for"):
+        allocate("dtp-weight", trained(), Budget(macs=0.5))
+    with pytest.raises(BudgetError, match="divisor=8: dtp-weight keeps an exact number"):
+        allocate("dtp-weight", trained(), Budget(params=0.5, divisor=8))
+    with pytest.raises(BudgetError, match="cannot be reached"):
+        allocate("dtp-weight", trained(), Budget(params=0.008))
+    with pytest.raises(BudgetError, match="saves no macs"):
+        run(tiny_run(method="dtp-weight"), tmp_path, progress=False)
+    assert not list(tmp_path.rglob("*.safetensors"))  # before anything was trained
+
+
+def test_a_floor_for_all_tensors():
+    allocation = allocate("dtp-weight", trained(), Budget(params=0.3, floors={"*": 0.28}))
+    assert min(float(m.double().mean()) for m in allocation.weight_mask.values()) >= 0.28
+
+
+def test_the_masks_multiply_the_weights():
+    problem = Problem(
+        "dtp-weight", trained(), graph8(), Budget(params=0.3), search_data(), search_config(), 0
+    )
+    units = WeightScheme(problem).weight_units
+    parameters = dict(trained().named_parameters())
+    flat = torch.rand(int(units.cost.sizes.sum()), generator=torch.Generator().manual_seed(0))
+    masked, at = units.masked(parameters, flat), 0
+    for name, value in masked.items():
+        n = value.numel()
+        wanted = parameters[name].flatten() * flat[at : at + n]
+        torch.testing.assert_close(value.flatten(), wanted)
+        at += n
+    assert at == len(flat)
+
+
+def test_a_whole_run(tmp_path):
+    config = tiny_run(method="dtp-weight", resource="params", ratio=0.2)
+    record = run(config, tmp_path, progress=False)
+    params, macs = record.costs["params"], record.costs["macs"]
+    assert record.budget_met
+    assert params.whole == params.counted == int(0.2 * TOTAL + 1e-9)
+    assert macs.counted == macs.dense  # no channel is gone, and none is said to be
+    assert record.notes["granularity"] == "weight"
+    assert 0 < record.notes["nonzero_macs_ratio"] < 0.3
+    assert all(g.kept == g.size for g in record.groups)
+    folder = tmp_path / config.folder / "pruned"
+    facts = json.loads((folder / "sparse.json").read_text())
+    model = load_sparse(folder)
+    assert nonzeros(model) == params.counted
+    assert facts["model"] == "resnet8"
+    assert record.scores.fine_tuned > 0.3
+    assert run(config, tmp_path, progress=False) == record
+
+
+def test_the_method_has_a_name():
+    with pytest.raises(ValidationError, match="did you mean 'dtp-weight'"):
+        tiny_run(method="dtp-weights")
