@@ -19,11 +19,11 @@ from dsa_core.allocators.settings.dcss import DCSSSettings
 from dsa_core.channels import ChannelGraph
 from dsa_core.cost import Budget, round_to_channels
 from dsa_core.masks import masked_parameters
-from dsa_core.training import Precision
+from dsa_core.training import Precision, average
 
 
 class ChoiceScheme(Scheme):
-    """Weights train under the aggregated mask; the logits move by a `ChoiceOptimizer`.
+    """Weights train under the aggregated mask; the choice moves by `Choices`.
 
     First order, as in DARTS: the gradient of the logits is that of the validation loss at the
     present weights. The ranking of the channels is renewed at every update, and holds until the
@@ -48,7 +48,7 @@ class ChoiceScheme(Scheme):
     @property
     def keep_ratios(self) -> Tensor:
         """Expected keep ratios."""
-        return self.choices.keep_ratios
+        return self.choices.ratios.keep_ratios
 
     def temperature(self, step: int) -> float:
         """That of the softmax after the update at this weight step."""
@@ -67,7 +67,10 @@ class ChoiceScheme(Scheme):
         return self._record(step, wanted, float(loss), residuals)
 
     def _gain(self, batch: tuple[Tensor, Tensor], precision: Precision) -> tuple[Tensor, Tensor]:
-        """DL/dpi on one batch, shape (K, J), float64, on the CPU; and the loss, shape ()."""
+        """The slope dL/dpi on one batch, (K, J), float64, on the CPU; and the loss, ().
+
+        Both are averaged over the processes of a team, like the keep ratios' gradient of DSA.
+        """
         problem, device = self.problem, self.problem.device
         pi = self.choices.pi.to(device, torch.float32).requires_grad_()
         mask = staircase(pi, self.counts_here, self.ranks, self.groups)
@@ -75,7 +78,9 @@ class ChoiceScheme(Scheme):
         task, model, graph = problem.data.task, problem.model, problem.graph
         loss = masked_loss(model, graph, mask, here, task=task, precision=precision)
         (gain,) = torch.autograd.grad(loss, pi)
-        return gain.cpu().double(), loss.detach()
+        loss = loss.detach()
+        average([gain, loss])
+        return gain.cpu().double(), loss
 
     def _record(self, step: int, wanted: float, loss: float, residuals: Residuals) -> Update:
         mask, alpha = self.mask(), self.keep_ratios
@@ -162,9 +167,9 @@ def allocate(
 
     Deviations from the paper, which leaves its budget, candidates, ranking and schedules open:
     masks act at the consumers of a channel, not on the filters that make it (`masks`); the budget
-    is met by ADMM (`dcss_budget.OnBudget`) unless `dcss.budget="penalty"`; the step is one of
-    mirror descent (`dcss_budget.ChoiceOptimizer`). What `config` says of optimizer, estimator and
-    sharpness of keep probabilities has no meaning here.
+    is met by ADMM on the expected ratios, unless `dcss.budget="penalty"`; how the logits move, and
+    that they are pressed to decide, stands in `dcss_budget.Choices`. What `config` says of
+    optimizer, estimator and sharpness of keep probabilities has no meaning here.
 
     Args:
         model: dense network on its device; it is trained in place.

@@ -1,4 +1,4 @@
-"""Single moves of the logits of DCSS, as pure functions: multiplier, bend, pressure, tilt."""
+"""Single moves of a choice, as pure functions: the slope along the tilt, bend, pressure, tilt."""
 
 import math
 
@@ -8,7 +8,8 @@ from torch import Tensor
 from dsa_core.allocators.dcss_choice import Candidates, choice_probs, expected_ratios
 
 EDGE = 1e-6  # an expected ratio comes this close to its bounds, in units of their distance
-HALVINGS = 100
+ROUNDING = 1e-14  # of an expected ratio: its tilt is then taken as found
+MOST_STEPS = 200
 
 
 def covariance(pi: Tensor, values: Tensor, other: Tensor) -> Tensor:
@@ -17,38 +18,26 @@ def covariance(pi: Tensor, values: Tensor, other: Tensor) -> Tensor:
     return (pi * (values - mean) * other).sum(1)
 
 
-def multiplier(gain: Tensor, slope: Tensor, pi: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
-    """What one unit of cost is worth, and how much the groups disagree on it.
+def ratio_slope(gain: Tensor, pi: Tensor, candidates: Candidates) -> Tensor:
+    """The gradient of the loss with respect to the expected keep ratios, along the tilt.
 
-    Choosing candidate j of group k costs F'_k x_kj, to first order. At an optimum on the budget all
-    candidates that still have probability are equally good at one common multiplier:
+    pi_j ~ exp(a_j + t x_j) gives dpi_j/dt = pi_j (x_j - alpha) and dalpha/dt = Var(x), hence
 
-        D_kj = dL/dpi_kj + lambda F'_k x_kj   is the same for every j with pi_kj > 0.
+        dL/dalpha = sum_j dL/dpi_j pi_j (x_j - alpha) / Var(x) = Cov(x, dL/dpi) / Var(x),
 
-    Off it, lambda is the one that leaves the least disagreement, sum_k Var_pi(D_k):
-
-        lambda = -sum_k F'_k Cov_k(x, dL/dpi) / sum_k F'_k^2 Var_k(x)
-
-    It is also the one for which the step dpi = -pi (D - mean D) leaves the cost as it is, to first
-    order. A group that has decided has no variance and no say.
+    the slope of the regression of dL/dpi on x. It stays meaningful as the group decides: between
+    two candidates it is the difference of their dL/dpi over the difference of their ratios.
 
     Args:
         gain: dL/dpi, shape (K, J).
-        slope: F' = dF/dalpha at the expected ratios, shape (K,).
         pi: probabilities, shape (K, J).
-        ratios: x, shape (K, J).
+        candidates: give x.
 
     Returns:
-        lambda, and the weighted standard deviation of the groups' own -Cov / (F' Var) around it;
-        both of shape (), in units of loss per dense cost, and 0 if every group has decided.
+        dL/dalpha, shape (K,); 0 for a group with a single candidate.
     """
-    var, cov = covariance(pi, ratios, ratios), covariance(pi, ratios, gain)
-    weight = slope.square() * var
-    if float(weight.sum()) <= 1e-300:
-        return slope.new_zeros(()), slope.new_zeros(())
-    mean = -(slope * cov).sum() / weight.sum()
-    own = -cov / (slope * var).clamp_min(1e-300)
-    return mean, ((weight * (own - mean).square()).sum() / weight.sum()).sqrt()
+    x = candidates.ratios
+    return covariance(pi, x, gain) / covariance(pi, x, x).clamp_min(1e-300)
 
 
 def bend(candidates: Candidates, curvature: float) -> Tensor:
@@ -78,9 +67,10 @@ def tilt(logits: Tensor, candidates: Candidates, target: Tensor, temperature: fl
     """Give every group the expected ratio that is asked for, and change its choice the least.
 
     The least in the sense of  min KL(pi' || pi)  s.t.  sum_j pi'_j x_j = target:  the answer is a
-    tilt, pi'_j ~ pi_j exp(t x_j). The mean rises strictly in t, so t is found by halving. Bracket:
-    with R the range of the logits and h the smallest distance of two candidates, at
-    t h > R + log(J / EDGE) all other candidates together weigh less than EDGE beside the last.
+    tilt, pi'_j ~ pi_j exp(t x_j). The mean rises strictly in t, with slope Var(x):
+    Newton's method, kept inside a bracket by halving. Bracket: with R the range of the logits and h
+    the smallest distance of two candidates, at t h > R + log(J / EDGE) all other candidates
+    together weigh less than EDGE beside the last.
 
     Args:
         logits: a, shape (K, J).
@@ -99,12 +89,16 @@ def tilt(logits: Tensor, candidates: Candidates, target: Tensor, temperature: fl
     scaled = logits / temperature
     gap = x.diff(dim=1).masked_fill(~candidates.valid[:, 1:], torch.inf).amin(1)
     reach = (logit_range(scaled, candidates.valid) + math.log(x.shape[1] / EDGE)) / gap + 1
-    lower, upper = -reach, reach
-    for _ in range(HALVINGS):
-        t = (lower + upper) / 2
-        mean = expected_ratios(choice_probs(scaled + t[:, None] * x, candidates, 1.0), candidates)
-        lower, upper = torch.where(mean < target, t, lower), torch.where(mean < target, upper, t)
-    tilted = logits + temperature * upper[:, None] * x
+    t, lower, upper = torch.zeros_like(reach), -reach, reach
+    for _ in range(MOST_STEPS):
+        pi = choice_probs(scaled + t[:, None] * x, candidates, 1.0)
+        excess = expected_ratios(pi, candidates) - target
+        if bool((excess.abs() <= ROUNDING).all()):
+            break
+        lower, upper = torch.where(excess < 0, t, lower), torch.where(excess < 0, upper, t)
+        newton = t - excess / covariance(pi, x, x).clamp_min(1e-300)  # dmean/dt = Var(x)
+        t = torch.where((lower < newton) & (newton < upper), newton, (lower + upper) / 2)
+    tilted = logits + temperature * t[:, None] * x
     highest = tilted.masked_fill(~candidates.valid, -torch.inf).amax(1, keepdim=True)
     return (tilted - highest) * candidates.valid
 

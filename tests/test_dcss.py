@@ -1,0 +1,619 @@
+"""DCSS: the mixture of candidates is one mask, the budget is met, the choice becomes firm."""
+
+import itertools
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems_runs import (
+    allocate,
+    found,
+    fresh,
+    graph8,
+    search_config,
+    search_data,
+    trained,
+)
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+from dsa_core.admm import uniform_ratio
+from dsa_core.allocators import Allocation, Problem
+from dsa_core.allocators.dcss import ChoiceScheme
+from dsa_core.allocators.dcss_budget import Choices, Penalised, make_choices
+from dsa_core.allocators.dcss_choice import (
+    Candidates,
+    candidates_of,
+    channel_ranks,
+    choice_probs,
+    entropy,
+    expected_ratios,
+    staircase,
+)
+from dsa_core.allocators.dcss_tilt import EDGE, bend, far, ratio_slope, tilt
+from dsa_core.allocators.settings.dcss import DCSSSettings
+from dsa_core.cost import Budget, Cost, QuadraticForm, round_to_channels
+from dsa_core.data import Task
+from dsa_core.errors import BudgetError, TrainingError
+from dsa_core.experiment import configure
+from dsa_core.masks import importance, masked_call, top_channels
+from dsa_core.training import FP32
+
+F64 = torch.float64
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def rows(*counts: list[int], sizes: list[int]) -> Candidates:
+    """Candidates as given, a list for each group; shorter rows repeat their last."""
+    longest = max(map(len, counts))
+    padded = torch.tensor([c + [c[-1]] * (longest - len(c)) for c in counts])
+    valid = torch.tensor([[j < len(c) for j in range(longest)] for c in counts])
+    return Candidates(padded, valid, padded.double() / torch.tensor(sizes)[:, None])
+
+
+MIXED = rows([1, 2, 3, 4], [2, 16], [3, 5, 8], sizes=[4, 16, 8])
+
+
+def some_logits(seed: int, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(3, 4, generator=draws(seed), dtype=F64)
+
+
+# ------------------------------------------------------------------ candidates
+
+
+def test_candidates_are_whole_channels_that_the_budget_allows():
+    cost = Cost.of(graph8(), "macs")
+    some = candidates_of(cost, Budget(macs=0.5), (0.05, 0.3, 0.5, 1.0))
+    assert some.counts[0].tolist() == [1, 5, 8, 16]  # of 16: 0.8, 4.8, 8, 16, at least one
+    assert torch.equal(some.least, some.counts[:, 0] / cost.sizes)
+    assert bool((some.most == 1).all() and some.valid.all())
+    budget = Budget(macs=0.5, divisor=8, floors={cost.names[0]: 0.6})
+    some = candidates_of(cost, budget, (0.05, 0.3, 0.5, 1.0))
+    assert some.counts[0].tolist() == [16] * 4  # 10 of 16 at least, in eights
+    assert some.valid[0].tolist() == [True, False, False, False]
+    assert some.counts[2].tolist() == [8, 16, 32, 32]  # of 32: 1.6, 9.6, 16, 32, in eights
+    assert some.counts[4].tolist() == [8, 24, 32, 64]  # of 64: 3.2, 19.2, 32, 64
+
+
+def test_every_group_can_stay_whole_and_none_can_vanish():
+    cost = Cost.of(graph8(), "macs")
+    some = candidates_of(cost, Budget(macs=0.5), DCSSSettings().fractions)
+    assert some.counts.shape == (len(cost.sizes), 8)
+    assert torch.equal(some.counts[:, -1], cost.sizes)
+    assert int(some.counts.min()) >= 1
+    assert bool((some.counts.diff(dim=1) > 0).all())
+
+
+def test_probabilities_leave_out_what_is_no_candidate():
+    pi = choice_probs(some_logits(0), MIXED, 0.7)
+    torch.testing.assert_close(pi.sum(1), torch.ones(3, dtype=F64))
+    assert bool((pi[~MIXED.valid] == 0).all() and (pi[MIXED.valid] > 0).all())
+    flat = choice_probs(torch.zeros(3, 4, dtype=F64), MIXED, 1.0)
+    torch.testing.assert_close(entropy(flat), torch.tensor([4.0, 2.0, 3.0], dtype=F64).log())
+    torch.testing.assert_close(
+        expected_ratios(flat, MIXED),
+        torch.tensor([2.5 / 4, 9 / 16, (16 / 3) / 8], dtype=F64),
+    )
+    sharp = choice_probs(some_logits(0), MIXED, 1e-3)
+    torch.testing.assert_close(entropy(sharp), torch.zeros(3, dtype=F64), atol=1e-6, rtol=0)
+
+
+# ------------------------------------------------------------------ one mask for all candidates
+
+
+def test_staircase_by_hand():
+    """Channels 2, 0, 3, 1 by importance; keep 1, 2 or 4 of them with odds .2, .3, .5."""
+    pi = torch.tensor([[0.2, 0.3, 0.5]], dtype=F64)
+    ranks = torch.tensor([1, 3, 0, 2])
+    mask = staircase(pi, torch.tensor([[1, 2, 4]]), ranks, torch.zeros(4, dtype=torch.int64))
+    torch.testing.assert_close(mask, torch.tensor([0.8, 0.5, 1.0, 0.5], dtype=F64))
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+def test_the_mask_falls_with_the_rank_and_holds_the_expected_count(seed):
+    pi = choice_probs(some_logits(seed, 2.0), MIXED, 1.0)
+    sizes = torch.tensor([4, 16, 8])
+    groups = torch.repeat_interleave(torch.arange(3), sizes)
+    ranks = torch.cat([torch.randperm(n, generator=draws(seed)) for n in sizes.tolist()])
+    mask = staircase(pi, MIXED.counts, ranks, groups)
+    for k, n in enumerate(sizes.tolist()):
+        own = mask[groups == k]
+        falling = own[ranks[groups == k].argsort()]
+        assert bool((falling.diff() <= 1e-12).all())
+        torch.testing.assert_close(falling[0], torch.ones((), dtype=F64))
+        torch.testing.assert_close(own.sum(), expected_ratios(pi, MIXED)[k] * n)
+
+
+def test_one_convolution_is_the_mixture_of_all():
+    """sum_j pi_j conv with only c_j filters = the conv with its filters under the staircase, and
+    the same for a layer that reads them."""
+    counts, pi = [2, 3, 6], choice_probs(torch.randn(1, 3, dtype=F64, generator=draws()), SIX, 1.0)
+    x = torch.randn(2, 3, 5, 5, dtype=F64, generator=draws(1))
+    filters = torch.randn(6, 3, 3, 3, dtype=F64, generator=draws(2))
+    reader = torch.randn(4, 6, 3, 3, dtype=F64, generator=draws(3))
+    order = torch.randperm(6, generator=draws(4))
+    h = conv2d(x, filters)
+    made, read = torch.zeros_like(h), torch.zeros(2, 4, 1, 1, dtype=F64)
+    for odds, count in zip(pi[0], counts, strict=True):
+        kept = order[:count]
+        alone = torch.zeros_like(h)
+        alone[:, kept] = conv2d(x, filters[kept])  # a network of its own, with c_j filters
+        made = made + odds * alone
+        read = read + odds * conv2d(alone[:, kept].relu(), reader[:, kept])
+    ranks = torch.empty(6, dtype=torch.int64)
+    ranks[order] = torch.arange(6)
+    mask = staircase(pi, SIX.counts, ranks, torch.zeros(6, dtype=torch.int64))
+    torch.testing.assert_close(conv2d(x, filters * mask[:, None, None, None]), made)
+    torch.testing.assert_close(conv2d(h.relu(), reader * mask[:, None, None]), read)
+
+
+SIX = rows([2, 3, 6], sizes=[6])
+
+
+def test_a_hard_choice_is_the_mask_of_the_most_important_channels():
+    model, graph = trained(), graph8()
+    cost = Cost.of(graph, "macs")
+    some = candidates_of(cost, Budget(macs=0.5), DCSSSettings().fractions)
+    b = importance(model, graph)
+    pick = torch.randint(0, 8, (len(cost.sizes), 1), generator=draws(5))
+    pi = torch.zeros(some.counts.shape).scatter_(1, pick, 1.0)
+    groups = torch.repeat_interleave(torch.arange(len(cost.sizes)), cost.sizes)
+    mask = staircase(pi, some.counts, channel_ranks(b, graph), groups)
+    keep = top_channels(b, some.counts.gather(1, pick)[:, 0], graph)
+    assert torch.equal(mask, keep.float())
+
+
+def test_ranks_of_equals_go_to_the_first():
+    graph = graph8()
+    ranks = channel_ranks(torch.ones(graph.n_channels), graph)
+    for group in graph.prunable:
+        own = ranks[group.start : group.start + group.size]
+        assert torch.equal(own, torch.arange(group.size))
+
+
+def test_expected_cost_is_the_form_at_expected_ratios_plus_the_variance():
+    """E[F] over all joint choices, by enumeration."""
+    Q = torch.rand(3, 3, dtype=F64, generator=draws(1))
+    form = QuadraticForm((Q + Q.T) / 2, torch.rand(3, dtype=F64, generator=draws(2)), 0.3)
+    pi = choice_probs(some_logits(3), MIXED, 1.0)
+    mean = torch.zeros((), dtype=F64)
+    for joint in itertools.product(range(4), repeat=3):
+        index = torch.tensor(joint)[:, None]
+        odds = pi.gather(1, index).prod()
+        mean = mean + odds * form(MIXED.ratios.gather(1, index)[:, 0])
+    alpha = expected_ratios(pi, MIXED)
+    spread = (pi * (MIXED.ratios - alpha[:, None]).square()).sum(1)
+    torch.testing.assert_close(mean, form(alpha) + form.Q.diagonal() @ spread)
+
+
+# ------------------------------------------------------------------ moves of the logits
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.05, 0.3, 1.0]), st.sampled_from([1.0, 30.0]))
+@settings(max_examples=30, deadline=None)
+def test_tilt_reaches_every_expected_ratio(seed, temperature, scale):
+    share = torch.rand(3, dtype=F64, generator=draws(seed))
+    target = MIXED.least + share * (MIXED.most - MIXED.least)
+    tilted = tilt(some_logits(seed, scale), MIXED, target, temperature)
+    pi = choice_probs(tilted, MIXED, temperature)
+    torch.testing.assert_close(expected_ratios(pi, MIXED), target, rtol=0, atol=2 * EDGE)
+    assert float(tilted.max()) <= 1e-12
+    if float((share * (1 - share)).min()) > 1e-3:
+        torch.testing.assert_close(expected_ratios(pi, MIXED), target, rtol=0, atol=1e-12)
+
+
+def test_tilt_stops_short_of_the_bounds_and_comes_back():
+    start = some_logits(1)
+    there = tilt(start, MIXED, MIXED.most, 1.0)
+    alpha = expected_ratios(choice_probs(there, MIXED, 1.0), MIXED)
+    assert bool((alpha < MIXED.most).all() and (alpha > MIXED.most - 1e-5).all())
+    assert bool(there.isfinite().all())
+    middle = (MIXED.least + MIXED.most) / 2
+    there_and_back = choice_probs(tilt(there, MIXED, middle, 1.0), MIXED, 1.0)
+    directly = choice_probs(tilt(start, MIXED, middle, 1.0), MIXED, 1.0)
+    torch.testing.assert_close(there_and_back, directly)
+
+
+def test_tilt_is_the_nearest_choice():
+    """KL(pi' || pi) of the tilt, against 500 other choices of the same expected ratio."""
+    some = rows([1, 2, 3, 4], sizes=[4])
+    logits, target = some_logits(2)[:1], torch.tensor([0.6], dtype=F64)
+    pi = choice_probs(logits, some, 1.0)
+    best = choice_probs(tilt(logits, some, target, 1.0), some, 1.0)
+
+    def distance(other: Tensor) -> float:
+        return float((other * (other / pi).log()).sum())
+
+    # directions that change neither the sum nor the mean
+    free = torch.tensor([[1, -2, 1, 0], [0, 1, -2, 1]], dtype=F64)
+    others = best + 0.05 * torch.randn(500, 2, dtype=F64, generator=draws()) @ free
+    allowed = others[(others > 0).all(1)]
+    assert len(allowed) > 100
+    assert min(distance(other[None]) for other in allowed) > distance(best)
+
+
+def test_groups_with_one_candidate_are_left_alone():
+    lone = rows([4], [1, 2, 4], sizes=[4, 4])
+    tilted = tilt(torch.zeros(2, 3, dtype=F64), lone, torch.tensor([0.1, 0.6]), 1.0)
+    pi = choice_probs(tilted, lone, 1.0)
+    torch.testing.assert_close(expected_ratios(pi, lone), torch.tensor([1.0, 0.6], dtype=F64))
+    assert tilt(torch.ones(1, 1), rows([4], sizes=[4]), torch.ones(1), 1.0).tolist() == [[0.0]]
+    assert bool((far(lone, torch.ones(2, dtype=F64))[0] == 0).all())
+
+
+def test_bent_logits_decide_next_to_the_expected_ratio_and_flat_ones_at_an_end():
+    some = rows(list(range(1, 9)), sizes=[8])
+    for target in (0.2, 0.4, 0.56, 0.8):
+        wanted = torch.tensor([target], dtype=F64)
+        chosen = {}
+        for name, curvature in (("flat", 0.0), ("bent", 0.5)):
+            pi = choice_probs(tilt(bend(some, curvature), some, wanted, 0.1), some, 0.1)
+            chosen[name] = float(some.ratios[0, pi.argmax()])
+        assert abs(chosen["bent"] - target) <= 1 / 16 + 1e-9  # half the distance of candidates
+        assert chosen["flat"] in (1 / 8, 1.0)
+    spread = bend(some, 0.5) - bend(some, 0.5).max()
+    pi = choice_probs(tilt(spread, some, torch.tensor([4.5 / 8]), 0.5), some, 0.5)
+    deviation = float((pi * (some.ratios - 4.5 / 8).square()).sum().sqrt()) * 8
+    assert deviation == pytest.approx(1.0, rel=0.02)  # h sqrt(temperature / curvature)
+
+
+def test_pressure_is_the_gradient_of_the_variance():
+    pi = choice_probs(some_logits(4), MIXED, 1.0)
+    alpha = expected_ratios(pi, MIXED)
+    loose = pi.clone().requires_grad_()
+    mean = (loose * MIXED.ratios).sum(1)
+    variance = (loose * MIXED.ratios.square()).sum(1) - mean.square()
+    (gradient,) = torch.autograd.grad(variance.sum(), loose)
+    pressure = far(MIXED, alpha)
+    # gradients of probabilities agree up to a constant in every group
+    centred = MIXED.centred(gradient)
+    for k in range(3):
+        own = MIXED.valid[k]
+        torch.testing.assert_close(
+            pressure[k, own] * centred[k, own].norm(), centred[k, own] * pressure[k, own].norm()
+        )
+        assert float(pressure[k, own].square().mean()) == pytest.approx(1.0)
+
+
+def test_slope_along_the_tilt_is_a_finite_difference():
+    logits, gain, step = some_logits(6), some_logits(7), 1e-5
+    pi = choice_probs(logits, MIXED, 0.7)
+    alpha = expected_ratios(pi, MIXED)
+
+    def loss(target: Tensor) -> Tensor:
+        """sum_j gain_j pi_j of every group, tilted to the target."""
+        return (choice_probs(tilt(logits, MIXED, target, 0.7), MIXED, 0.7) * gain).sum(1)
+
+    wanted = (loss(alpha + step) - loss(alpha - step)) / (2 * step)
+    torch.testing.assert_close(ratio_slope(gain, pi, MIXED), wanted, rtol=1e-6, atol=1e-8)
+
+
+def test_slope_of_a_decided_group_is_that_to_its_neighbour():
+    some = rows([1, 2, 4], sizes=[4])
+    pi = tilt(torch.zeros(1, 3, dtype=F64), some, some.most, 1.0)
+    gain = torch.tensor([[9.0, 5.0, 2.0]], dtype=F64)
+    slope = ratio_slope(gain, choice_probs(pi, some, 1.0), some)
+    assert float(slope) == pytest.approx((2 - 5) / (1 - 0.5), rel=0.01)
+    lone = rows([4], [1, 4], sizes=[4, 4])
+    pi = choice_probs(torch.zeros(2, 2, dtype=F64), lone, 1.0)
+    assert ratio_slope(torch.ones(2, 2, dtype=F64), pi, lone).tolist() == [0, 0]
+
+
+# ------------------------------------------------------------------ a toy with a known answer
+
+
+EIGHT = rows(*[list(range(1, 9))] * 4, sizes=[8] * 4)
+SHARES = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=F64)
+NEED = torch.tensor([0.1, 0.02, 0.06, 0.01], dtype=F64)
+WORTH = 0.5
+
+
+def toy() -> tuple[QuadraticForm, Tensor, Tensor]:
+    """Cost sum_k s_k alpha_k and loss sum_kj pi_kj need_k / x_kj.
+
+    With the multiplier WORTH each group's best candidate minimises need_k / x + WORTH s_k x, by
+    itself. A budget that is the cost of these candidates makes them the answer: any other choice
+    that costs no more has a higher loss (weak duality). `test_the_toy_is_what_it_says` tries all.
+    """
+    form = QuadraticForm(torch.zeros(4, 4, dtype=F64), SHARES, 0.0)
+    losses = NEED[:, None] / EIGHT.ratios
+    best = (losses + WORTH * SHARES[:, None] * EIGHT.ratios).argmin(1)
+    return form, losses, best
+
+
+def ratios_at(places: Tensor) -> Tensor:
+    return EIGHT.ratios.gather(1, places[:, None])[:, 0]
+
+
+def test_the_toy_is_what_it_says():
+    form, losses, best = toy()
+    budget, rank = form(ratios_at(best)), torch.arange(4)
+    everything = torch.cartesian_prod(*[torch.arange(8)] * 4)
+    cost = (EIGHT.ratios[rank, everything] * SHARES).sum(1)
+    loss = losses[rank, everything].sum(1).masked_fill(cost > budget + 1e-9, torch.inf)
+    assert torch.equal(everything[loss.argmin()], best)
+    assert 0 < int(best.min()) < int(best.max())
+    assert 0.2 < float(budget) < 0.9
+
+
+def descend(choices: Choices, budget: float, *, noise: float, start: float) -> Tensor:
+    """200 steps, the budget going from `start` to `budget` in the first half."""
+    losses, draw = toy()[1], draws(9)
+    for step in range(200):
+        wanted = start + (budget - start) * min(1.0, step / 100)
+        gain = losses + noise * torch.randn(4, 8, dtype=F64, generator=draw)
+        choices.step(gain, wanted, temperature=0.1 ** (step / 199), step_scale=1 - step / 200)
+        if not isinstance(choices.ratios, Penalised):
+            cost = float(choices.ratios.cost(choices.ratios.keep_ratios))
+            assert cost == pytest.approx(wanted, rel=1e-9)
+        reached = expected_ratios(choices.pi, choices.candidates)
+        torch.testing.assert_close(reached, choices.ratios.keep_ratios, rtol=0, atol=2 * EDGE)
+    return choices.pi
+
+
+@pytest.mark.parametrize("start", [1.0, 0.15])
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_admm_finds_the_answer_from_both_sides(start, noise):
+    """The loss is within 3 % of the optimum (at most 1 % was seen over 6 draws of the noise)."""
+    form, losses, best = toy()
+    budget = float(form(ratios_at(best)))
+    choices = make_choices(form, EIGHT, budget, DCSSSettings())
+    pi = descend(choices, budget, noise=noise, start=start)
+    assert float(form(choices.ratios.keep_ratios)) == pytest.approx(budget, rel=1e-9)
+    optimum = float(losses.gather(1, best[:, None]).sum())
+    assert optimum * 0.999 < float((pi * losses).sum()) < 1.03 * optimum
+    assert float(entropy(pi).max()) < 0.72  # log 2 and a little: at most two candidates are left
+    if (noise, start) == (0, 1):
+        assert torch.equal(pi.argmax(1), best)
+
+
+def test_the_penalty_rests_where_the_price_is_lambda():
+    """Where it ends follows lambda, and not the budget; with the right lambda it is the answer."""
+    form, _, best = toy()
+    budget, ends = float(form(ratios_at(best))), []
+    for penalty in (0.02, WORTH * budget, 2.0):  # lambda / F = WORTH at the answer
+        choices = make_choices(form, EIGHT, 0.01, DCSSSettings(budget="penalty", penalty=penalty))
+        descend(choices, 0.3, noise=0, start=1.0)
+        ends.append(choices.ratios.keep_ratios)
+    assert ends[0].tolist() == [1.0] * 4
+    assert float((ends[1] - ratios_at(best)).abs().max()) < 1 / 8
+    assert float(form(ends[1])) == pytest.approx(budget, rel=0.1)
+    assert ends[2].tolist() == [0.125] * 4
+
+
+def test_without_a_signal_the_ratios_are_uniform_and_the_choice_is_firm():
+    form, _, _ = toy()
+    choices = make_choices(form, EIGHT, 0.5, DCSSSettings())
+    for step in range(40):
+        budget, zero = 0.5 ** min(1.0, step / 20), torch.zeros(4, 8, dtype=F64)
+        residuals = choices.step(zero, budget, temperature=0.1 ** (step / 39))
+    wanted = uniform_ratio(form, 0.5, EIGHT.least)
+    torch.testing.assert_close(choices.ratios.keep_ratios, wanted, rtol=0, atol=1e-9)
+    assert choices.pi.argmax(1).tolist() == [3] * 4  # 4 of 8
+    assert float(choices.pi.amax(1).min()) > 0.9
+    assert (residuals.price, residuals.price_spread) == (0, 0)
+
+
+def test_scaling_the_loss_changes_nothing():
+    form, _, _ = toy()
+    ends = []
+    for factor in (1.0, 1000.0):
+        choices = make_choices(form, EIGHT, 0.5, DCSSSettings())
+        gains = [factor * torch.randn(4, 8, dtype=F64, generator=draws(i)) for i in range(10)]
+        for gain in gains:
+            choices.step(gain, 0.5, temperature=0.5)
+        ends.append(choices.pi)
+    torch.testing.assert_close(ends[0], ends[1])
+
+
+def test_without_pressure_a_group_mixes_the_smallest_with_the_largest():
+    """A loss that half of every channel satisfies: (m - 1/2)^2 for each channel, down from dense.
+
+    The mask may be 1/2 on all channels, or 1 on half of them; the former costs nothing in loss.
+    """
+    form, ranks = QuadraticForm(torch.zeros(1, 1, dtype=F64), torch.ones(1, dtype=F64), 0.0), 8
+    some, ends = rows(list(range(1, 9)), sizes=[8]), {}
+    for firmness in (0.0, 2.0):
+        choices = make_choices(form, some, 0.5, DCSSSettings(firmness=firmness))
+        for step in range(150):
+            pi = choices.pi.requires_grad_()
+            places = torch.zeros(ranks, dtype=torch.int64)
+            mask = staircase(pi, some.counts, torch.arange(ranks), places)
+            (gain,) = torch.autograd.grad((mask - 0.5).square().sum(), pi)
+            choices.step(gain, 0.5, temperature=0.1 ** (step / 149))
+        ends[firmness] = choices.pi[0]
+    assert float(ends[0.0][0] + ends[0.0][-1]) > 0.9
+    assert float(ends[2.0][2:5].sum()) > 0.99
+
+
+def test_a_budget_below_the_smallest_candidates_is_refused():
+    form, _, _ = toy()
+    with pytest.raises(BudgetError, match=r"0\.1 .*smallest.*0\.125.*fraction below 0\.125"):
+        make_choices(form, EIGHT, 0.1, DCSSSettings())
+
+
+def test_the_optimiser_goes_on_from_its_state():
+    form, losses, _ = toy()
+    one, other = (make_choices(form, EIGHT, 0.5, DCSSSettings()) for _ in range(2))
+    for _ in range(3):
+        one.step(losses, 0.6, temperature=0.5)
+    other.load_state_dict(one.state_dict())
+    for choices in (one, other):
+        choices.step(losses.flip(0), 0.5, temperature=0.4)
+    assert torch.equal(one.pi, other.pi)
+
+
+# ------------------------------------------------------------------ the search
+
+
+def dcss(**changes) -> Allocation:
+    config = search_config(ratio_every=1, dcss=DCSSSettings(**changes))
+    return allocate("dcss", trained(), Budget(macs=0.5), config)
+
+
+@cache
+def penalised() -> Allocation:
+    return dcss(budget="penalty", penalty=0.02)
+
+
+@pytest.mark.parametrize(("resource", "ratio"), [("macs", 0.5), ("params", 0.3)])
+def test_the_budget_is_met(resource, ratio):
+    allocation = found("dcss", resource, ratio)
+    cost = Cost.of(graph8(), resource)
+    assert abs(allocation.relaxed_cost() - ratio) < 1e-3 * ratio
+    assert allocation.whole_cost() == cost.at(allocation.counts) <= ratio * cost.dense
+    assert allocation.met
+    for u in allocation.updates:
+        assert u.cost == pytest.approx(u.budget, rel=1e-4)
+        assert u.loss > 0
+
+
+def test_counts_are_the_likeliest_candidates_repaired():
+    allocation = found("dcss")
+    chosen = torch.tensor([int(c) for c in allocation.notes["dcss_chosen"].split()])
+    cost = Cost.of(graph8(), "macs")
+    allowed = candidates_of(cost, Budget(macs=0.5), DCSSSettings().fractions).counts
+    assert bool((allowed == chosen[:, None]).any(1).all())
+    repaired = round_to_channels(chosen / cost.sizes, cost, Budget(macs=0.5))
+    assert torch.equal(allocation.counts, repaired)
+    moved = int((repaired - chosen).abs().sum())
+    assert allocation.notes["dcss_channels_moved"] == moved
+    assert allocation.notes["dcss_chosen_cost_ratio"] == pytest.approx(cost.at(chosen) / cost.dense)
+
+
+def test_the_penalty_keeps_what_it_chose_and_says_whether_the_budget_is_met():
+    allocation = penalised()
+    chosen = [int(c) for c in allocation.notes["dcss_chosen"].split()]
+    assert allocation.counts.tolist() == chosen
+    assert allocation.notes["dcss_channels_moved"] == 0
+    assert allocation.met == (allocation.whole_ratio() <= 0.5)
+    assert allocation.whole_ratio() == allocation.notes["dcss_chosen_cost_ratio"]
+    assert not allocation.met  # 20 updates from dense do not reach one half
+
+
+def test_entropy_and_inexactness_fall():
+    allocation = found("dcss")
+    inexact = [u.inexactness for u in allocation.updates]
+    assert inexact[-1] < 0.7 * max(inexact)
+    assert [u.sharpness for u in allocation.updates] == sorted(
+        u.sharpness for u in allocation.updates
+    )
+    assert allocation.updates[0].sharpness == 1.0
+
+
+def test_the_gradient_is_that_of_the_loss_under_the_mixture():
+    """By finite differences of one batch's loss, in float64."""
+    model, graph = trained().double(), graph8()
+    problem = Problem("dcss", model, graph, Budget(macs=0.5), search_data(), search_config(), 0)
+    scheme = ChoiceScheme(problem, DCSSSettings())
+    scheme.ranks = channel_ranks(importance(model, graph), graph)
+    x, y = next(problem.data.ratios.forever())
+    model.train()
+    gain, loss = scheme._gain((x.double(), y), FP32)
+
+    @torch.no_grad()
+    def at(pi: Tensor) -> float:
+        mask = staircase(pi, scheme.counts_here, scheme.ranks, scheme.groups)
+        return float(nn.functional.cross_entropy(masked_call(model, graph, mask, x.double()), y))
+
+    pi, step = scheme.choices.pi, 1e-5
+    for k, j in ((0, 0), (1, 5), (3, 7), (5, 2)):
+        up, down = pi.clone(), pi.clone()
+        up[k, j] += step
+        down[k, j] -= step
+        slope = (at(up) - at(down)) / (2 * step)
+        assert float(gain[k, j]) == pytest.approx(slope, rel=2e-3, abs=1e-5)
+    assert float(loss) == pytest.approx(at(pi), rel=1e-5)
+
+
+def test_neither_weights_nor_statistics_move_in_an_update():
+    model = trained()
+    problem = Problem("dcss", model, graph8(), Budget(macs=0.5), search_data(), search_config(), 0)
+    scheme = ChoiceScheme(problem, DCSSSettings())
+    scheme.check = lambda name, value: None
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model.train()
+    update = scheme.update(0, problem.data.ratios.forever(), FP32)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert update.step == 0
+    masked = scheme.weights(0, dict(model.named_parameters()))
+    assert set(masked) == {name for name, _, _ in graph8().consumers}
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_interrupted_and_resumed_is_bit_identical(every, tmp_path):
+    """Also with a ranking that outlives the epoch it was made in."""
+    config = search_config(ratio_every=every, epochs=3)
+    path, whole, model = tmp_path / "search.pt", trained(), trained()
+    seen: list[int] = []
+
+    def stop(update) -> None:
+        seen.append(update.step)
+        if update.step >= 6:
+            raise KeyboardInterrupt
+
+    undisturbed = allocate("dcss", whole, config=config)
+    with pytest.raises(KeyboardInterrupt, match="1 of 3 epochs are saved"):
+        allocate("dcss", model, config=config, checkpoint=path, on_step=stop)
+    resumed = allocate("dcss", fresh(seed=3), config=config, checkpoint=path)
+    assert [repr(u) for u in undisturbed.updates] == [repr(u) for u in resumed.updates]
+    assert torch.equal(undisturbed.counts, resumed.counts)
+    assert torch.equal(undisturbed.importance, resumed.importance)
+    assert undisturbed.notes == resumed.notes
+
+
+def test_on_step_ends_the_search():
+    allocation = allocate("dcss", trained(), on_step=lambda update: update.step >= 4)
+    assert [u.step for u in allocation.updates] == [0, 2, 4]
+    assert allocation.met
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    data = search_data()
+    broken = Task("broken", lambda o, y: o.sum() * torch.nan, data.task.score, "accuracy")
+    from dataclasses import replace
+
+    from dsa_core.allocators import ALLOCATORS
+
+    with pytest.raises(
+        TrainingError, match=r"validation loss before step 0.*not finite in epoch 0"
+    ):
+        ALLOCATORS["dcss"](
+            trained(),
+            graph8(),
+            Budget(macs=0.5),
+            replace(data, task=broken),
+            search_config(),
+            seed=0,
+        )
+
+
+# ------------------------------------------------------------------ settings
+
+
+@pytest.mark.parametrize("fractions", [(1.0,), (0.5, 0.9), (0.0, 1.0), (0.5, 0.2, 1.0)])
+def test_fractions_rise_to_one(fractions):
+    with pytest.raises(ValidationError, match="fractions"):
+        DCSSSettings(fractions=fractions)
+
+
+def test_settings_change_the_hash_only_if_they_are_set():
+    plain = configure("quick", method="dsa")
+    assert plain.hash == "293faeea10"  # as it was before DCSS
+    search = plain.preset.search.model_copy(update={"dcss": DCSSSettings()})
+    preset = plain.preset.model_copy(update={"search": search})
+    assert plain.model_copy(update={"preset": preset}).hash != plain.hash
+
+
+def test_no_setting_is_read_from_a_path(tmp_path: Path):
+    with pytest.raises(ValidationError, match="firmnes"):
+        DCSSSettings(firmnes=1.0)
