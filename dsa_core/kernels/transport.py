@@ -15,13 +15,14 @@ UAI 2019 (arXiv:1802.04307).
 """
 
 import math
+from importlib import import_module
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from dsa_core.kernels import check_inputs, soft_topk
+from dsa_core.kernels import check_inputs, resolve_backend, soft_topk
 from dsa_core.kernels.segments import segment_ids, sum_by
 
 
@@ -132,6 +133,7 @@ def proximal_step(
     *,
     eps: float,
     frozen: Tensor | None = None,
+    backend: str = "auto",
 ) -> tuple[Tensor, Plan]:
     """One scaling of the proximal problem, the step that DTP takes per mini-batch.
 
@@ -156,6 +158,8 @@ def proximal_step(
         plan: the last plan, a constant for autograd; `Plan.uniform(offsets)` at first.
         eps: weight of the proximal term, > 0.
         frozen: shape (n,), bool, or None; these have m = 1 and count in k.
+        backend: "triton" is one launch (and is "auto" where it is so for `soft_topk`), every other
+            name is plain torch.
 
     Returns:
         Masks m >= 0, shape (n,), in the dtype of the scores, differentiable in scores and k:
@@ -168,6 +172,18 @@ def proximal_step(
     one inner iteration.
     """
     _check(scores, k, offsets, plan, eps=eps, frozen=frozen)
+    if resolve_backend(backend, like=scores) == "triton":
+        import_module("dsa_core.kernels.triton_transport")
+        step = torch.ops.dsa_core.proximal_step
+        mask, log_odds, scale = step(scores, k, offsets, *plan, float(eps), frozen)
+        return mask, Plan(log_odds, scale)
+    return _plain_step(scores, k, offsets, plan, eps=eps, frozen=frozen)
+
+
+def _plain_step(
+    scores: Tensor, k: Tensor, offsets: Tensor, plan: Plan, *, eps: float, frozen: Tensor | None
+) -> tuple[Tensor, Plan]:
+    """The formulas of `proximal_step` in plain torch, sums in logs."""
     ids = segment_ids(offsets)
     fixed = torch.zeros_like(scores, dtype=torch.bool) if frozen is None else frozen
     n_free = sum_by((~fixed).double(), ids, len(k))  # (G,)

@@ -16,7 +16,7 @@ MAX_EVALUATIONS = 100  # about 10 are usual; bisection alone needs about 60
 
 
 # --- launches -----------------------------------------------------------------------------------
-def _block(n: int, n_segments: int) -> int:
+def block_size(n: int, n_segments: int) -> int:
     """Channels that a program takes at a time: twice the mean length, from 64 to 2048."""
     return min(2048, max(64, triton.next_power_of_2(2 * n // max(n_segments, 1))))
 
@@ -45,7 +45,7 @@ def _launch_forward(
         threshold,
         mask,
         MAX=MAX_EVALUATIONS,
-        BLOCK=_block(len(scores), n_segments),
+        BLOCK=block_size(len(scores), n_segments),
         FROZEN=frozen is not None,
         SAMPLE=seed is not None,
     )
@@ -73,7 +73,7 @@ def _launch_backward(
         threshold,
         grad_scores,
         grad_k,
-        BLOCK=_block(len(scores), n_segments),
+        BLOCK=block_size(len(scores), n_segments),
         FROZEN=frozen is not None,
     )
     return grad_scores, grad_k

@@ -14,7 +14,7 @@ _FAR = tl.constexpr(1e300)  # an empty side has no edge; infinities would meet i
 
 
 @triton.jit
-def _load(scores, frozen, begin, end, BLOCK: tl.constexpr, FROZEN: tl.constexpr):
+def load_scores(scores, frozen, begin, end, BLOCK: tl.constexpr, FROZEN: tl.constexpr):
     """Scores as float64, and which of them are channels that are not frozen."""
     index = begin + tl.arange(0, BLOCK)
     free = index < end
@@ -31,7 +31,7 @@ def _extremes(scores, frozen, start, end, BLOCK: tl.constexpr, FROZEN: tl.conste
     low = tl.full([BLOCK], _FAR, dtype=tl.float64)
     high = tl.full([BLOCK], -_FAR, dtype=tl.float64)
     for begin in range(start, end, BLOCK):
-        s, free = _load(scores, frozen, begin, end, BLOCK, FROZEN)
+        s, free = load_scores(scores, frozen, begin, end, BLOCK, FROZEN)
         count += tl.where(free, 1.0, 0.0)
         low = tl.minimum(low, tl.where(free, s, _FAR))
         high = tl.maximum(high, tl.where(free, s, -_FAR))
@@ -60,7 +60,7 @@ def _imbalance(
     near_a = tl.full([BLOCK], _FAR, dtype=tl.float64)
     near_b = tl.full([BLOCK], _FAR, dtype=tl.float64)
     for begin in range(start, end, BLOCK):
-        s, free = _load(scores, frozen, begin, end, BLOCK, FROZEN)
+        s, free = load_scores(scores, frozen, begin, end, BLOCK, FROZEN)
         z = (s - t) * sharpness
         top = free & (z > 0)
         count += tl.where(top, 1.0, 0.0)
@@ -73,7 +73,7 @@ def _imbalance(
     slope_a = tl.zeros([BLOCK], dtype=tl.float32)
     slope_b = tl.zeros([BLOCK], dtype=tl.float32)
     for begin in range(start, end, BLOCK):
-        s, free = _load(scores, frozen, begin, end, BLOCK, FROZEN)
+        s, free = load_scores(scores, frozen, begin, end, BLOCK, FROZEN)
         z = (s - t) * sharpness
         top = free & (z > 0)
         rest = free & (z <= 0)
@@ -149,7 +149,7 @@ def forward_kernel(
         t = _solve(scores, frozen, start, end, low, high, T, kept, n, MAX, BLOCK, FROZEN)
     tl.store(threshold + g, t)
     for begin in range(start, end, BLOCK):
-        s, free = _load(scores, frozen, begin, end, BLOCK, FROZEN)
+        s, free = load_scores(scores, frozen, begin, end, BLOCK, FROZEN)
         index = begin + tl.arange(0, BLOCK)
         z = tl.minimum(tl.maximum((s - t) / T, -150.0), 150.0).to(tl.float32)
         e = tl.exp(-tl.abs(z))
@@ -182,14 +182,14 @@ def backward_kernel(
     _, low, _ = _extremes(scores, frozen, start, end, BLOCK, FROZEN)
     nearest = tl.full([BLOCK], _FAR, dtype=tl.float64)
     for begin in range(start, end, BLOCK):
-        s, free = _load(scores, frozen, begin, end, BLOCK, FROZEN)
+        s, free = load_scores(scores, frozen, begin, end, BLOCK, FROZEN)
         nearest = tl.minimum(nearest, _nearness(s, free, t, low, T, is_open))
     edge = tl.min(nearest)
 
     total = tl.zeros([BLOCK], dtype=tl.float32)
     weighted = tl.zeros([BLOCK], dtype=tl.float32)
     for begin in range(start, end, BLOCK):
-        s, free = _load(scores, frozen, begin, end, BLOCK, FROZEN)
+        s, free = load_scores(scores, frozen, begin, end, BLOCK, FROZEN)
         index = begin + tl.arange(0, BLOCK)
         away = _nearness(s, free, t, low, T, is_open)
         share = tl.exp(-tl.minimum(away - edge, 200.0).to(tl.float32))
@@ -201,7 +201,7 @@ def backward_kernel(
     tl.store(grad_k + g, mean.to(grad_k.dtype.element_ty))
 
     for begin in range(start, end, BLOCK):
-        s, free = _load(scores, frozen, begin, end, BLOCK, FROZEN)
+        s, free = load_scores(scores, frozen, begin, end, BLOCK, FROZEN)
         index = begin + tl.arange(0, BLOCK)
         e = tl.exp(-tl.minimum(tl.abs((s - t) / T), 100.0).to(tl.float32))
         w = tl.where(free, tl.where(is_open, e / ((1.0 + e) * (1.0 + e)), 0.0), 0.0)

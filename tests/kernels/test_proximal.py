@@ -218,6 +218,14 @@ def test_a_long_training_does_not_overflow(step: Step) -> None:
     assert error < 1e-3 if step is exact_proximal_step else error > 0.1
 
 
+def test_a_drifting_plan_keeps_the_digits_of_float32() -> None:
+    # scores far from 1/2 move all log-odds by (2 s - 1) / eps a step: 5000 here, 5e-4 of it a digit
+    scores = draw().float() + 5
+    mask = steps(exact_proximal_step, scores, 250, eps=0.5)
+    wanted = transport_mask(scores.double(), K, OFFSETS, eps=0.5 / 250)
+    assert_close(mask.double(), wanted, rtol=0.0, atol=1e-5)
+
+
 BAD = [
     ({"eps": 0.0}, "eps: wanted a finite number above 0, got 0.0"),
     ({"eps": float("nan")}, "eps: wanted"),

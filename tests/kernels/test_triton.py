@@ -63,7 +63,7 @@ COMPILE = """
 import triton, warnings
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from dsa_core.kernels import triton_kernels as kernels
+from dsa_core.kernels import triton_kernels as kernels, triton_transport as transport
 
 def build(kernel, constants, **types):
     names = kernel.arg_names
@@ -77,6 +77,11 @@ for s in ("*fp32", "*bf16"):
           k="*fp32", frozen="*u8", seed="*i64", p=s, mask=s, **shared)
     build(kernels.backward_kernel, dict(BLOCK=256, FROZEN=True),
           grad=s, frozen="*u8", grad_scores=s, grad_k="*fp64", **shared)
+    plan = dict(log_odds="*fp64", log_scale="*fp64", eps="*fp64", frozen="*u8", offsets="*i64")
+    build(transport.step_kernel, dict(BLOCK=256, FROZEN=True), scores=s, k="*fp32", mask=s,
+          next_odds="*fp64", next_scale="*fp64", **plan)
+    build(transport.step_backward_kernel, dict(BLOCK=256, FROZEN=True), scores=s, k="*fp32",
+          grad=s, grad_scores=s, grad_k="*fp32", **plan)
 print("built")
 """
 

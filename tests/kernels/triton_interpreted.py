@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from dsa_core.errors import ConfigError
 from dsa_core.kernels import backends, reference, resolve_backend, segment_sum, soft_topk
 from dsa_core.kernels import triton as fused
-from dsa_core.kernels.transport import Plan, exact_proximal_step
+from dsa_core.kernels.transport import Plan, exact_proximal_step, proximal_step
 
 Tol = Callable[[torch.dtype], dict[str, float]]
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -227,6 +227,39 @@ def test_proximal_step_of_transport(tolerance: Tol) -> None:
             )
         masks[backend] = mask
     assert_close(masks["triton"], masks["reference"], **tolerance(torch.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("eps", [1e-2, 0.5, 1e3])
+def test_scaling_step_of_transport(tolerance: Tol, eps: float, dtype: torch.dtype) -> None:
+    sizes = [1, 30, 5, 100]
+    frozen = torch.zeros(136, dtype=torch.bool, device=DEVICE)
+    frozen[[3, 40, 41]] = True
+    k = torch.tensor([0.4, 10.0, 5.0, 61.5], device=DEVICE)  # the third keeps all
+    weight = torch.linspace(-1, 1, 136, device=DEVICE)
+    plans = {name: Plan.uniform(edges(sizes)) for name in ("triton", "reference")}
+    for t in range(4):
+        answers = []
+        for name, plan in plans.items():
+            exact = torch.float64 if name == "reference" else dtype
+            scores = (draw(sizes).sigmoid() + 0.1 * t).to(dtype).to(exact).requires_grad_()
+            count = k.clone().requires_grad_()
+            mask, plans[name] = proximal_step(
+                scores, count, edges(sizes), plan, eps=eps, frozen=frozen, backend=name
+            )
+            assert mask.dtype == exact
+            grads = torch.autograd.grad(mask, (scores, count), weight.to(exact))
+            answers.append([mask.to(dtype), (eps * grads[0]).to(dtype), grads[1]])
+        for got, wanted in zip(*answers, strict=True):
+            assert_close(got, wanted, **tolerance(dtype))
+    for got, wanted in zip(*plans.values(), strict=True):
+        assert_close(got, wanted, rtol=1e-6, atol=1e-5)  # logarithms of float32 sums
+
+
+def test_scaling_step_is_registered_as_it_behaves() -> None:
+    scores, k, offsets, _, _, _ = arguments([9, 4])
+    given = (scores, k, offsets, *Plan.uniform(offsets), 0.5, None)
+    torch.library.opcheck(torch.ops.dsa_core.proximal_step.default, given)
 
 
 def arguments(sizes: list[int], *, sample: bool = False) -> tuple[Any, ...]:
