@@ -43,7 +43,7 @@ MODEL_HELP = "resnet20, resnet56, resnet8, ..., a torchvision name, or package.m
 PRESET_HELP = (
     "tiny: digits, seconds; quick: digits, 1-2 minutes; "
     "cpu-short: CIFAR-10, under 90 minutes on 2 cores; "
-    "paper: CIFAR-10, 300 epochs from random weights"
+    "paper: CIFAR-10, 300 epochs from random weights; imagenet: 120 epochs of folder:PATH"
 )
 METHOD_HELP = "dsa, uniform, dcss or dtp; give it several times for several (default: dsa)"
 BUDGET_HELP = "macs=RATIO or params=RATIO, RATIO in (0, 1] of the dense network"
@@ -58,6 +58,7 @@ WEIGHTS_HELP = (
     "start from these dense weights instead of training: .safetensors, or a state dict that "
     "torch.save wrote"
 )
+ONNX_HELP = "write the pruned network as ONNX too, compared and timed in ONNX Runtime"
 OUT_HELP = "folder of the runs; a run that is there is continued, or shown if complete"
 ROOT_HELP = "folder of the datasets (default: the variable DSA_DATA, else ./data)"
 
@@ -76,6 +77,7 @@ def run_command(
     out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs"),
     data: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
     force: Annotated[bool, typer.Option("--force", help=FORCE_HELP)] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help=ONNX_HELP)] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="no progress bars, only the table")
     ] = False,
@@ -88,6 +90,7 @@ def run_command(
     """
     from dsa_core.experiment import configure, run
     from dsa_core.files import write_atomically
+    from dsa_core.parallel import team
     from dsa_core.plots import allocation_figure, png
 
     resource, ratio = parse_budget(budget)
@@ -108,12 +111,22 @@ def run_command(
     ]
     try:
         records = [
-            run(c, out, data_root=data, weights=weights, progress=not quiet, force=force)
+            run(
+                c,
+                out,
+                data_root=data,
+                weights=weights,
+                progress=not quiet,
+                force=force,
+                onnx=onnx,
+            )
             for c in configs
         ]
     except KeyboardInterrupt as stop:  # typer would end without a word
         print(f"\n{stop or 'interrupted'}. {GO_ON}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+    if not team().leads:  # one of several processes: the first one tells
+        return
     show(records, Form.text)
     names = "-".join(c.method for c in configs)
     picture = out / f"allocation-{configs[0].folder.replace(configs[0].method, names, 1)}.png"

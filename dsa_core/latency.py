@@ -2,11 +2,14 @@
 
 import statistics
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from dsa_core.surgery.onnx_file import onnx_session
 from dsa_core.training import mode
 
 WARM_UP = 3  # passes that are not counted
@@ -42,14 +45,32 @@ def latency(model: nn.Module, x: Tensor, *, repeats: int = 15) -> Latency:
         x: one batch.
         repeats: timed passes, at least 1.
     """
-    times = []
     with mode(model, training=False):
-        for _ in range(repeats + WARM_UP):
-            synchronise(x.device)
-            start = time.perf_counter()
-            model(x)
-            synchronise(x.device)
-            times.append(1e3 * (time.perf_counter() - start))
+        return timed(lambda: model(x), x, repeats=repeats)
+
+
+def onnx_latency(path: Path, x: Tensor, *, repeats: int = 15) -> Latency:
+    """Time a network in ONNX Runtime on the CPU, on as many threads as torch takes.
+
+    Args:
+        path: an ONNX file, see `surgery.export_onnx`.
+        x: one batch.
+        repeats: timed passes, at least 1.
+    """
+    session, batch = onnx_session(path), x.detach().cpu().float()
+    name, array = session.get_inputs()[0].name, batch.numpy()
+    return timed(lambda: session.run(None, {name: array}), batch, repeats=repeats)
+
+
+def timed(run: Callable[[], object], x: Tensor, *, repeats: int) -> Latency:
+    """Time a call that takes the batch x through a network."""
+    times = []
+    for _ in range(repeats + WARM_UP):
+        synchronise(x.device)
+        start = time.perf_counter()
+        run()
+        synchronise(x.device)
+        times.append(1e3 * (time.perf_counter() - start))
     times = times[WARM_UP:]
     return Latency(
         median_ms=statistics.median(times),

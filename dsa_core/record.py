@@ -57,6 +57,22 @@ class Scores(Strict):
     masked_loss: float
 
 
+class OnnxRecord(Strict):
+    """The pruned network as ONNX.
+
+    Attributes:
+        file: its name in the run's folder.
+        megabytes: its size.
+        max_abs_diff: largest difference of an output between ONNX Runtime and the pruned network.
+        latency: in ONNX Runtime on the CPU.
+    """
+
+    file: str
+    megabytes: float
+    max_abs_diff: float
+    latency: Latency
+
+
 class GroupRecord(Strict):
     """One prunable channel group."""
 
@@ -82,6 +98,7 @@ class Record(Strict):
             seconds and epochs all count.
         dense_reused: whether an earlier run trained the dense network (its seconds count here too).
         latency: of the dense and the pruned network.
+        onnx: what was written for other runtimes; None if that was not asked for.
         versions: of python, torch, torchvision, dsa_core.
         git_commit: of the source tree, if it is one.
     """
@@ -110,6 +127,7 @@ class Record(Strict):
     trials: int = 1
     dense_reused: bool
     latency: dict[str, Latency]
+    onnx: OnnxRecord | None = None
     precision: str
     versions: dict[str, str]
     device: str

@@ -16,7 +16,8 @@ from dsa_core.channels import trace
 from dsa_core.cost import Budget
 from dsa_core.data import classification, load, split
 from dsa_core.files import write_atomically
-from dsa_core.training import TrainConfig, team, train
+from dsa_core.parallel import team
+from dsa_core.training import TrainConfig, train
 
 PLAIN = {"precision": "fp32", "channels_last": False, "lr": 0.05, "batch_size": 64}
 

@@ -336,3 +336,17 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     assert last.exitcode == 0
     assert len(list(out.rglob(FILE))) == 1
     assert len(list(out.glob("allocation-*.png"))) == 1
+
+
+def test_a_run_writes_onnx_on_request_also_when_it_was_complete(tmp_path):
+    pytest.importorskip("onnxruntime")
+    config = configure("tiny", method="uniform")
+    before = run(config, tmp_path, progress=False)
+    assert before.onnx is None
+    after = run(config, tmp_path, progress=False, onnx=True)
+    assert after.model_copy(update={"onnx": None}) == before
+    assert after.onnx is not None
+    assert after.onnx.max_abs_diff < 1e-4
+    path = tmp_path / config.folder / after.onnx.file
+    assert path.stat().st_size == pytest.approx(1e6 * after.onnx.megabytes)
+    assert read_record(path.with_name("record.json")) == after

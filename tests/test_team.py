@@ -1,8 +1,10 @@
 """Several processes give what one gives with the same global batch."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,18 +12,19 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from dsa_core import parallel
 from dsa_core.errors import ConfigError
-from dsa_core.training import (
+from dsa_core.parallel import (
     Team,
     agreed,
     average,
     mean_and_sum,
-    parallel,
     share,
     synchronised,
     team,
     wait,
 )
+from dsa_core.record import read_record
 
 SCRIPT = Path(__file__).with_name("team_search.py")
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
@@ -67,12 +70,48 @@ def test_all_ranks_hold_the_same(outcomes):
         assert torch.equal(first[name], second[name]), name
 
 
+def launch(out: Path) -> list[str | Path]:
+    """Two processes of `dsa run` on the digits, as a user would start them."""
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
+    rest = ["--num_machines=1", "--mixed_precision=no", "--main_process_port=0"]
+    job = ["-m", "dsa_core", "run", "--preset", "tiny", "--out", out, "--quiet"]
+    return [*accelerate, *rest, "--dynamo_backend=no", *job]
+
+
+def ranks(launcher: int) -> list[int]:
+    """Process numbers of the ranks that a launcher has started."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return [int(c) for c in children if b"dsa_core" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_run_and_the_same_command_goes_on(tmp_path):
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(launch(tmp_path / "runs"), env=QUIET, stderr=log, stdout=log)
+        deadline = time.monotonic() + 240
+        while not list(tmp_path.glob("runs/*/checkpoints/search.pt")):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.kill(ranks(process.pid)[-1], signal.SIGKILL)
+        assert process.wait(timeout=120) != 0
+    assert "SIGKILL" in (tmp_path / "log").read_text()
+    assert not list(tmp_path.glob("runs/resnet8*/record.json"))
+    done = subprocess.run(
+        launch(tmp_path / "runs"), env=QUIET, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("record:") == 1  # one process tells
+    (path,) = tmp_path.glob("runs/resnet8*/record.json")
+    assert read_record(path).budget_met
+
+
 def test_alone_nothing_happens():
     x, y = torch.arange(5.0), torch.arange(5)
     assert team() == Team(0, 1)
     assert team().leads
     assert team().alone
-    assert share(x, y)[0] is x
+    assert torch.equal(share(x, y)[0], x)
     assert agreed("fp32") == "fp32"
     assert mean_and_sum(x, y) == (x, y)
     average([x, None])

@@ -7,7 +7,8 @@ from torch.func import functional_call
 from dsa_core.channels import ChannelGraph
 from dsa_core.data import Task
 from dsa_core.masks import Estimator, estimator_mask, keep_probs, masked_parameters
-from dsa_core.training import Precision, autocast, average, place
+from dsa_core.parallel import average
+from dsa_core.training import Precision, autocast, place
 
 
 def ratio_gradient(

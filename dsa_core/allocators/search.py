@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import asdict
-from itertools import starmap
 from typing import Any
 
 import torch
@@ -15,24 +14,19 @@ from dsa_core.allocators.problem import Problem
 from dsa_core.allocators.scheme import Scheme
 from dsa_core.data import step_seed
 from dsa_core.errors import TrainingError
+from dsa_core.parallel import agreed, average_buffers, average_gradients, mean_and_sum, team
 from dsa_core.training import (
     Meter,
     Precision,
-    agreed,
     autocast,
-    average_buffers,
-    average_gradients,
     choose_precision,
     load_checkpoint,
     lr_at,
     make_sgd,
-    mean_and_sum,
     place,
     place_model,
     save_checkpoint,
     set_lr,
-    share,
-    team,
 )
 
 
@@ -114,14 +108,13 @@ class SearchRun:
 
     def _train_steps(self, first: int, on_step: OnStep | None) -> bool:
         """Take the steps of the epoch that begins at step `first`."""
-        ratio_batches = starmap(share, self.data.ratios.forever(self.scheme.updates_before(first)))
-        for step, (x, y) in enumerate(self.data.weights.epoch(self.epoch), start=first):
+        ratio_batches = self.data.ratios.forever(self.scheme.updates_before(first))
+        for step, (x, y) in enumerate(self.data.weights.mine(self.epoch), start=first):
             if self.scheme.due(step):
                 self.updates.append(self.scheme.update(step, ratio_batches, self.precision))
                 if on_step is not None and on_step(self.updates[-1]):
                     return True
-            mine, theirs = share(x, y)
-            loss, score = self._train_step(step, mine.to(self.device), theirs.to(self.device))
+            loss, score = self._train_step(step, x.to(self.device), y.to(self.device))
             self._check(self.meter.add(loss, score, len(x)))
         return False
 

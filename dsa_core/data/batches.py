@@ -3,6 +3,7 @@
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import starmap
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from dsa_core.data.augment import augment_batch, augmentation
 from dsa_core.data.seeds import generator
 from dsa_core.errors import ConfigError, DataError
+from dsa_core.parallel import share
 
 Batch = tuple[Tensor, Tensor]
 
@@ -100,15 +102,21 @@ class BatchSource(ABC):
     def fingerprint(self) -> dict[str, str]:
         """Describe everything that decides which numbers come out, for checkpoints."""
 
+    def mine(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this process's rows of the batches of an epoch, see `parallel.share`."""
+        return starmap(share, self.epoch(epoch, start))
+
     def forever(self, start_step: int = 0) -> Iterator[Batch]:
-        """Yield batches without end: step t is position t mod len of epoch t // len.
+        """Yield this process's rows of batches without end.
+
+        Step t is position t mod len of epoch t // len.
 
         Args:
             start_step: steps already taken, so that a resumed search sees what it would have seen.
         """
         epoch, start = divmod(start_step, len(self))
         while True:
-            yield from self.epoch(epoch, start)
+            yield from self.mine(epoch, start)
             epoch, start = epoch + 1, 0
 
     def _settings(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ from dsa_core.data.batches import Batch, BatchSource, check_part
 from dsa_core.data.seeds import step_seed
 from dsa_core.data.task import Task, classification
 from dsa_core.errors import ConfigError, DataError
+from dsa_core.parallel import share_list
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -116,12 +117,22 @@ class FolderBatches(BatchSource):
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from position `start` on, see `BatchSource.epoch`."""
+        return self._read(self._plan(epoch, start))
+
+    def mine(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this process's rows; it reads no other pictures."""
+        return self._read([share_list(batch) for batch in self._plan(epoch, start)])
+
+    def _plan(self, epoch: int, start: int) -> list[list[tuple[int, int]]]:
+        """Which pictures the batches hold, with the seed of each one's random transforms."""
         order = self.order(epoch).tolist()
         keyed = [
             (i, step_seed(self.seed, "augment", epoch, place)) for place, i in enumerate(order)
         ]
         size = self.batch_size
-        sampler = [keyed[p * size : (p + 1) * size] for p in range(start, len(self))]
+        return [keyed[p * size : (p + 1) * size] for p in range(start, len(self))]
+
+    def _read(self, sampler: list[list[tuple[int, int]]]) -> Iterator[Batch]:
         loader = DataLoader(self._pictures, batch_sampler=sampler, num_workers=self._workers)
         for images, labels in loader:
             yield images.to(self._device), labels.to(self._device)

@@ -1,6 +1,8 @@
 """The network that a search starts from: trained here, found, given, or fresh."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from dsa_core.errors import ConfigError
 from dsa_core.experiment.workshop import Workshop
 from dsa_core.files import write_atomically
 from dsa_core.models.weights import file_digest, load_weights
+from dsa_core.parallel import agreed, team, wait
 from dsa_core.training import FP32, TrainConfig, place_model, train
 
 
@@ -48,10 +51,9 @@ def dense_network(shop: Workshop, model: nn.Module) -> DenseNetwork:
         return DenseNetwork(model, None, 0.0, 0, reused=False)
     folder = shop.out / "dense" / config.dense_folder
     done = folder / "dense.json"
-    if not done.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            if not done.exists():
+    if not agreed(done.exists()):
+        with one_run_at_a_time(folder):
+            if not agreed(done.exists()):
                 if config.weights is not None:
                     keep_given(shop, model, folder)
                 elif settings is not None:
@@ -64,6 +66,16 @@ def dense_network(shop: Workshop, model: nn.Module) -> DenseNetwork:
     score, extra = facts["score"], facts.get("extra", {})
     shop.say(f"dense {config.model}: {shop.task.show(score)} {shop.task.judged_by} ({word})")
     return DenseNetwork(model, score, facts["seconds"], facts["epochs"], reused, extra)
+
+
+@contextmanager
+def one_run_at_a_time(folder: Path) -> Iterator[None]:
+    """Let the runs that share a folder take turns; of several processes the first holds the key."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock") if team().leads else nullcontext():
+        wait()
+        yield
+        wait()
 
 
 def train_dense(shop: Workshop, model: nn.Module, settings: TrainConfig, folder: Path) -> None:

@@ -12,6 +12,7 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.experiment.workshop import Workshop
 from dsa_core.files import write_atomically
 from dsa_core.masks import masked
+from dsa_core.parallel import average_buffers
 from dsa_core.surgery import prune, save
 from dsa_core.surgery.sparse import held_zeros, save_sparse, zero_weights
 from dsa_core.training import (
@@ -58,6 +59,7 @@ def cut_and_recalibrate(
     preset = shop.config.preset
     batches = shop.training("recalibration", preset.fine_tune)
     recalibrate_batchnorm(pruned, batches, preset.norm_batches)
+    average_buffers(pruned)  # of several processes each has seen its own rows
     return pruned
 
 

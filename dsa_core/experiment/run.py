@@ -7,6 +7,7 @@ from dsa_core.data import load
 from dsa_core.errors import ConfigError
 from dsa_core.experiment.config import RunConfig
 from dsa_core.experiment.dense import dense_network, load_given
+from dsa_core.experiment.onnx import check_onnx, with_onnx
 from dsa_core.experiment.outcome import Outcome, record_of
 from dsa_core.experiment.phases import (
     cut_and_recalibrate,
@@ -17,6 +18,7 @@ from dsa_core.experiment.phases import (
 from dsa_core.experiment.start import start
 from dsa_core.experiment.workshop import Workshop
 from dsa_core.files import write_atomically
+from dsa_core.parallel import agreed, team, wait
 from dsa_core.record import FILE, Record, read_record, write_record
 from dsa_core.surgery import try_forward
 from dsa_core.training import EvalResult, device_of
@@ -31,12 +33,15 @@ def run(
     weights: Path | None = None,
     progress: bool = True,
     force: bool = False,
+    onnx: bool = False,
 ) -> Record:
     """Run one configuration, or go on with it where it was left.
 
     Writes `out/<run>/`, or `folder`, with config.json, record.json, history.json (keep ratios of
     every update), checkpoints/ and pruned/. The dense network goes to `out/dense/`, where other
     runs find it.
+
+    As one of several processes (`parallel`) all take part, and the first one writes the record.
 
     Args:
         config: what to do.
@@ -48,6 +53,7 @@ def run(
         progress: show bars and say what happens.
         force: search and fine-tune anew, even if there is a record of this configuration; the dense
             network is kept.
+        onnx: also write the pruned network as `pruned.onnx`, compared and timed in ONNX Runtime.
 
     Returns:
         The record; read from the file if the run was complete already.
@@ -58,15 +64,23 @@ def run(
         TrainingError: a loss is not finite, or a checkpoint does not fit.
         KeyboardInterrupt: as it came; the same call goes on.
     """
+    if onnx:
+        check_onnx()
     dataset = load(config.dataset, data_root)
-    shop = Workshop(config, out, dataset, device_of(), progress, folder, weights)
+    device = device_of()  # joins the processes, if there are several
+    shop = Workshop(config, out, dataset, device, progress and team().leads, folder, weights)
     if force:
         forget(shop)
-    if (shop.folder / FILE).exists():
+    done = agreed((shop.folder / FILE).exists())
+    if done:
         shop.say(f"{config.method}: done before, {shop.folder}")
-        return record_there(shop)
-    record = walk(shop)
-    write_record(shop.folder, record)
+    record = record_there(shop) if done else walk(shop)
+    if team().leads and not done:
+        write_record(shop.folder, record)
+    if team().leads and onnx:
+        record = with_onnx(shop, record)
+        write_record(shop.folder, record)
+    wait()
     return record
 
 
@@ -87,8 +101,10 @@ def record_there(shop: Workshop) -> Record:
 
 def forget(shop: Workshop) -> None:
     """Remove the record and the checkpoints of an earlier run of the same configuration."""
+    wait()
     for old in [shop.folder / FILE, *shop.checkpoints.glob("*.pt")]:
         old.unlink(missing_ok=True)
+    wait()
 
 
 def walk(shop: Workshop) -> Record:

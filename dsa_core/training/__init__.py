@@ -1,6 +1,7 @@
 """Train and evaluate: plain loops, and the parts that a search loop shares with them."""
 
 from dsa_core.data.seeds import step_seed
+from dsa_core.parallel import average
 from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
 from dsa_core.training.config import TrainConfig
 from dsa_core.training.evaluate import (
@@ -13,18 +14,6 @@ from dsa_core.training.evaluate import (
 from dsa_core.training.loop import EpochRecord, TrainResult, train
 from dsa_core.training.meter import Meter
 from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
-from dsa_core.training.parallel import (
-    Team,
-    agreed,
-    average,
-    average_buffers,
-    average_gradients,
-    mean_and_sum,
-    share,
-    synchronised,
-    team,
-    wait,
-)
 from dsa_core.training.precision import (
     FP32,
     Precision,
@@ -41,14 +30,10 @@ __all__ = [
     "EvalResult",
     "Meter",
     "Precision",
-    "Team",
     "TrainConfig",
     "TrainResult",
-    "agreed",
     "autocast",
     "average",
-    "average_buffers",
-    "average_gradients",
     "choose_precision",
     "device_of",
     "device_of_model",
@@ -56,7 +41,6 @@ __all__ = [
     "load_checkpoint",
     "lr_at",
     "make_sgd",
-    "mean_and_sum",
     "mode",
     "place",
     "place_model",
@@ -64,10 +48,6 @@ __all__ = [
     "save_checkpoint",
     "set_lr",
     "shapes_fingerprint",
-    "share",
     "step_seed",
-    "synchronised",
-    "team",
     "train",
-    "wait",
 ]

@@ -11,19 +11,18 @@ from torch import Tensor, nn
 
 from dsa_core.data import BatchSource, Task, step_seed
 from dsa_core.errors import TrainingError
+from dsa_core.parallel import (
+    agreed,
+    average_buffers,
+    average_gradients,
+    mean_and_sum,
+    team,
+)
 from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
 from dsa_core.training.config import TrainConfig
 from dsa_core.training.evaluate import device_of_model
 from dsa_core.training.meter import Meter
 from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
-from dsa_core.training.parallel import (
-    agreed,
-    average_buffers,
-    average_gradients,
-    mean_and_sum,
-    share,
-    team,
-)
 from dsa_core.training.precision import Precision, autocast, choose_precision, place, place_model
 
 EpochRecord = dict[str, float]
@@ -166,13 +165,12 @@ class _Run:
         meter.start_epoch(epoch, check_every=1 if self.device.type == "cpu" else 20)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(step_seed(self.seed, "epoch", epoch))
-            for position, (x, y) in enumerate(self.batches.epoch(epoch)):
+            for position, (x, y) in enumerate(self.batches.mine(epoch)):
                 if stop is not None and stop():
                     stopped = True
                     break
                 lr = self._lr(epoch, position)
-                mine, theirs = share(x, y)
-                loss, score = self._step(mine.to(self.device), theirs.to(self.device), lr)
+                loss, score = self._step(x.to(self.device), y.to(self.device), lr)
                 self._check(meter.add(loss, score, len(x)), epoch)
         self._check(meter.flush(), epoch)
         self._check_state(epoch)

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, TrainingError
 
 T = TypeVar("T")
 
@@ -62,15 +62,28 @@ def share(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ConfigError: the batch does not divide among the ranks.
     """
+    rows = my_rows(len(x))
+    return x[rows], y[rows]
+
+
+def share_list(items: list[T]) -> list[T]:
+    """The same of a list, such as the names of a batch's pictures."""
+    return items[my_rows(len(items))]
+
+
+def my_rows(n: int) -> slice:
+    """Which rows of n are this rank's.
+
+    Raises:
+        ConfigError: n does not divide among the ranks.
+    """
     us = team()
-    if us.alone:
-        return x, y
-    if len(x) % us.size:
+    if n % us.size:
         raise ConfigError(
-            f"batch_size: a batch of {len(x)} does not divide among {us.size} processes; take a "
+            f"batch_size: a batch of {n} does not divide among {us.size} processes; take a "
             f"multiple of {us.size}, and drop_last=True for the batches"
         )
-    return x[us.rank :: us.size], y[us.rank :: us.size]
+    return slice(us.rank, None, us.size)
 
 
 @torch.no_grad()
@@ -85,10 +98,25 @@ def average(tensors: Iterable[Tensor | None]) -> None:
             kinds.setdefault(tensor.dtype, []).append(tensor)
     for group in kinds.values():
         flat = torch.cat([t.flatten() for t in group])
-        dist.all_reduce(flat)
+        add_up(flat)
         flat /= us.size
         for tensor, mean in zip(group, flat.split([t.numel() for t in group]), strict=True):
             tensor.copy_(mean.view_as(tensor))
+
+
+def add_up(x: Tensor) -> None:
+    """Replace x by its sum over the ranks, in place.
+
+    Raises:
+        TrainingError: another rank is gone.
+    """
+    try:
+        dist.all_reduce(x)
+    except RuntimeError as error:
+        raise TrainingError(
+            f"rank {team().rank} lost the other processes of this run ({error}): one of them has "
+            "died or was stopped. The last checkpoint is whole; the same command goes on from it"
+        ) from error
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
@@ -107,7 +135,7 @@ def mean_and_sum(mean: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
     if us.alone:
         return mean, total
     both = torch.stack([mean.double(), total.double()])
-    dist.all_reduce(both)
+    add_up(both)
     return both[0] / us.size, both[1]
 
 
