@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dsa_core.cost import Resource
 from dsa_core.errors import ConfigError
 from dsa_core.files import write_atomically
 from dsa_core.latency import Latency
@@ -22,11 +23,12 @@ class CostRecord(Strict):
     """One resource.
 
     Attributes:
-        dense: of the whole network, in units (MACs of one example, or parameters).
+        dense: of the whole network, in units (MACs of one example, or parameters; of latency,
+            nanoseconds of a batch, timed in turn with the pruned network).
         asked_ratio: of the dense cost; None for a resource that was not limited.
         relaxed_ratio: cost of the relaxed keep ratios, of the dense cost.
         whole: predicted for the whole channels kept, in units.
-        counted: measured on the pruned network by torch's own counters, in units.
+        counted: measured on the pruned network by torch's own counters, or by the clock, in units.
     """
 
     dense: int
@@ -111,12 +113,12 @@ class Record(Strict):
     dataset: str
     preset: str
     seed: int
-    resource: Literal["macs", "params"]
+    resource: Resource
     asked_ratio: float
     floors: dict[str, float] = {}
     divisor: int = 1
     budget_met: bool
-    costs: dict[Literal["macs", "params"], CostRecord]
+    costs: dict[Resource, CostRecord]
     score_name: str
     score_unit: str = "%"
     scores: Scores

@@ -96,8 +96,10 @@ def test_gradient_of_the_form_by_finite_differences(resource: str) -> None:
 
 
 def test_unknown_resource_is_refused() -> None:
-    with pytest.raises(BudgetError, match="'latency'"):
-        Cost.of(traced("resnet8"), "latency")  # type: ignore[arg-type]
+    with pytest.raises(BudgetError, match="'flops'"):
+        Cost.of(traced("resnet8"), "flops")  # type: ignore[arg-type]
+    with pytest.raises(BudgetError, match="dsa calibrate"):
+        Cost.of(traced("resnet8"), "latency")
 
 
 @pytest.mark.parametrize(

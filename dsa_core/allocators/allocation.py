@@ -112,7 +112,13 @@ class Allocation:
         """Whether the kept channels are within the budget."""
         return self.whole_ratio() <= self.budget.ratio + 1e-9
 
-    def at(self, *, macs: float | None = None, params: float | None = None) -> "Allocation":
+    def at(
+        self,
+        *,
+        macs: float | None = None,
+        params: float | None = None,
+        latency: float | None = None,
+    ) -> "Allocation":
         """The allocation for another budget that the search passed on its way down.
 
         The keep ratios are those of the last update at or above the asked cost, shifted on it (a
@@ -128,7 +134,7 @@ class Allocation:
                 f"{self.method} keeps no record of which single weights it would have kept at "
                 "another budget: search again"
             )
-        budget = replace(self.budget, macs=macs, params=params)
+        budget = replace(self.budget, macs=macs, params=params, latency=latency, latency_ms=None)
         cost = self._cost(budget.resource)
         passed = [*(u.keep_ratios for u in self.updates), tuple(self.keep_ratios.tolist())]
         chosen = ratios_on_path(torch.tensor(passed, dtype=torch.float64), cost, budget)
@@ -139,7 +145,7 @@ class Allocation:
         return self.removed_weights if cost.resource == "params" else 0
 
     def _cost(self, resource: Resource | None) -> Cost:
-        return Cost.of(self.graph, resource or self.budget.resource)
+        return self.budget.cost(self.graph, resource)
 
 
 def ratios_on_path(passed: Tensor, cost: Cost, budget: Budget) -> Tensor:

@@ -48,7 +48,7 @@ class Problem:
     @cached_property
     def cost(self) -> Cost:
         """Of the resource that the budget limits."""
-        return Cost.of(self.graph, self.budget.resource)
+        return self.budget.cost(self.graph)
 
     @property
     def form(self) -> QuadraticForm:
