@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from dsa_core.kernels import cpu, reference, soft_topk
+from dsa_core.kernels import cpu, reference, segment_ids, soft_topk
 from dsa_core.kernels.layout import LARGEST, LONGEST, layout_of
 
 WIDTHS = [1, 2, 16, 16, 33, 64, 64]
@@ -53,6 +53,9 @@ def test_networks_are_answered_without_the_reference(
         answers.append([p, *torch.autograd.grad(p @ weight, (scores, k))])
     for got, wanted in zip(*answers, strict=True):
         assert_close(got, wanted, rtol=1e-9, atol=1e-11)
+    everything = (k == torch.tensor(WIDTHS))[segment_ids(OFFSETS)]
+    assert bool((answers[0][0][everything] == 1).all())
+    assert not answers[0][1][everything].any()
 
 
 FEW = torch.tensor([3.0, 2.0, 1.0, 0.0])
