@@ -100,6 +100,14 @@ def test_an_answer_that_misses_k_is_not_given(monkeypatch: pytest.MonkeyPatch) -
     assert_close(cpu.soft_topk(scores, k, OFFSETS, temperature=t), wanted, rtol=0.0, atol=0.0)
 
 
+def test_a_plateau_of_hundreds_of_temperatures_is_shared_between_its_edges() -> None:
+    scores = torch.tensor([590.0, 0.0, -500.0, -600.0], dtype=torch.float64)
+    k = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+    p = soft_topk(scores, k, torch.tensor([0, 4]), temperature=1.0, backend="cpu")
+    shares = torch.stack([torch.autograd.grad(q, k, retain_graph=True)[0] for q in p])
+    assert_close(shares[:, 0], torch.tensor([0.5, 0.5, 0, 0], dtype=torch.float64))
+
+
 @pytest.mark.usefixtures("alone")
 def test_offsets_changed_in_place_are_other_offsets() -> None:
     scores, k, offsets = draw(2)[:8], torch.tensor([1.5, 2.5]), torch.tensor([0, 3, 8])
