@@ -1,0 +1,232 @@
+"""Is a search on the task better than an allocation carried over from another task?
+
+Used by notebook 08. One encoder serves two networks: a classifier of single digits, and a
+segmenter of scenes of digits. The segmenter is pruned to one budget by several allocations, always
+from the same dense weights, with the same ranking of channels and the same fine-tuning: what
+differs is how many channels each group keeps.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from dsa_core.admm import shift_to_budget, uniform_ratio
+from dsa_core.allocators import ALLOCATORS, SearchConfig, SearchData
+from dsa_core.channels import ChannelGraph, trace
+from dsa_core.cost import Budget, Cost, round_to_channels
+from dsa_core.data import Dataset, load, split
+from dsa_core.files import write_atomically
+from dsa_core.masks import importance, top_channels
+from dsa_core.models.segmentation import SmallSegNet
+from dsa_core.surgery import prune
+from dsa_core.training import TrainConfig, evaluate, recalibrate_batchnorm, train
+
+NARROW, WIDE = 8, 16
+METHODS = ("searched on the task", "its backbone alone", "carried over", "uniform")
+ENLARGED = 16  # side of a digit for the classifier, in pixels: as large as in the scenes
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One seed.
+
+    Attributes:
+        seed: of weights, order and searches.
+        ratio: MACs that were allowed, of the dense segmenter.
+        dense: mIoU of the dense segmenter on the test scenes.
+        scores: method -> mIoU after the cut and the fine-tuning.
+        macs: method -> MACs that are left, of the dense segmenter.
+        counts: method -> kept channels of every group.
+    """
+
+    seed: int
+    ratio: float
+    dense: float
+    scores: dict[str, float]
+    macs: dict[str, float]
+    counts: dict[str, list[int]]
+
+
+class DigitClassifier(nn.Module):
+    """The encoder of a `SmallSegNet`, the mean over its pixels, and a linear layer."""
+
+    def __init__(self, segmenter: SmallSegNet, num_classes: int = 10) -> None:
+        super().__init__()
+        self.stem, self.down1, self.block1 = segmenter.stem, segmenter.down1, segmenter.block1
+        self.down2, self.block2 = segmenter.down2, segmenter.block2
+        self.linear = nn.Linear(segmenter.block2.conv2.out_channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, 1, H, W) to logits (N, num_classes)."""
+        features = self.block2(self.down2(self.block1(self.down1(self.stem(x)))))
+        return self.linear(features.mean((2, 3)))
+
+
+def compare(
+    seed: int, *, ratio: float = 0.5, epochs: tuple[int, int, int] = (12, 8, 6)
+) -> Comparison:
+    """Search on both tasks, prune the segmenter by every allocation, fine-tune, and score.
+
+    Args:
+        seed: of everything random.
+        ratio: MACs allowed, of the dense network; of the classifier too.
+        epochs: of the dense training, of a search, of the fine-tuning.
+    """
+    scenes, digits = load("digit_scenes"), enlarged()
+    assert isinstance(scenes, Dataset)
+    segmenter, classifier = networks(seed, scenes.num_classes)
+    for model, dataset in ((segmenter, scenes), (classifier, digits)):
+        fit(model, dataset, settings(epochs[0], 0.1), seed)
+    graph = trace(segmenter, torch.zeros(1, 1, 32, 32))
+    budget = Budget(macs=ratio)
+    own = searched(segmenter, graph, scenes, budget, epochs[1], seed)
+    reader = trace(classifier, torch.zeros(1, 1, ENLARGED, ENLARGED))
+    other = searched(classifier, reader, digits, budget, epochs[1], seed)
+    allocations = dict(zip(METHODS, allocate(graph, own, reader, other, budget), strict=True))
+    scored = {
+        name: pruned_score(segmenter, graph, counts, scenes, settings(epochs[2], 0.05), seed)
+        for name, counts in allocations.items()
+    }
+    cost = Cost.of(graph, "macs")
+    test = scenes.batches("test", batch_size=300)
+    return Comparison(
+        seed=seed,
+        ratio=ratio,
+        dense=evaluate(segmenter, test, scenes.task).score,
+        scores=scored,
+        macs={name: cost.at(counts) / cost.dense for name, counts in allocations.items()},
+        counts={name: counts.tolist() for name, counts in allocations.items()},
+    )
+
+
+def allocate(
+    graph: ChannelGraph, own: Tensor, reader: ChannelGraph, other: Tensor, budget: Budget
+) -> list[Tensor]:
+    """Keep counts of the segmenter by each of `METHODS`, all within one budget.
+
+    Where only the backbone has ratios, each group of the decoder gets their geometric mean, and one
+    common factor brings all groups to the budget.
+
+    Args:
+        graph: of the segmenter.
+        own: its searched keep ratios, shape (K,).
+        reader: graph of the classifier.
+        other: its searched keep ratios.
+        budget: of the segmenter.
+    """
+    cost = Cost.of(graph, budget.resource)
+    shared = [g.name for g in reader.prunable]
+    there = dict(zip(shared, other.tolist(), strict=True))
+    here = {g.name: r for g, r in zip(graph.prunable, own.tolist(), strict=True)}
+    floors = budget.least_counts(cost) / cost.sizes
+    ratios = [
+        own,
+        spread(graph, {name: here[name] for name in shared}),
+        spread(graph, there),
+        uniform_ratio(cost.relative, budget.ratio, floors),
+    ]
+    landed = [shift_to_budget(r.log(), cost.relative, budget.ratio, floors)[0] for r in ratios]
+    return [round_to_channels(z.exp(), cost, budget) for z in landed]
+
+
+def spread(graph: ChannelGraph, backbone: dict[str, float]) -> Tensor:
+    """Ratios of all groups from those of the backbone: its geometric mean elsewhere, (K,).
+
+    Raises:
+        KeyError: a group of the backbone is none of the graph's.
+    """
+    missing = set(backbone) - {g.name for g in graph.prunable}
+    if missing:
+        raise KeyError(f"the segmenter has no groups {sorted(missing)}")
+    mean = torch.tensor(list(backbone.values()), dtype=torch.float64).log().mean().exp()
+    ratios = [backbone.get(g.name, float(mean)) for g in graph.prunable]
+    return torch.tensor(ratios, dtype=torch.float64)
+
+
+def networks(seed: int, num_classes: int) -> tuple[SmallSegNet, DigitClassifier]:
+    """A segmenter and a classifier with encoders of one shape, each with weights of its own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pair = [SmallSegNet(num_classes=num_classes, narrow=NARROW, wide=WIDE) for _ in "ab"]
+        classifier = DigitClassifier(pair[1])
+    return pair[0], classifier
+
+
+def enlarged() -> Dataset:
+    """The digits, 16 pixels wide."""
+    digits = load("digits")
+    assert isinstance(digits, Dataset)
+    size = (ENLARGED, ENLARGED)
+
+    def larger(images: Tensor) -> Tensor:
+        return interpolate(images.float(), size=size, mode="bilinear").round().to(torch.uint8)
+
+    return replace(
+        digits,
+        train_images=larger(digits.train_images),
+        test_images=larger(digits.test_images),
+    )
+
+
+def settings(epochs: int, lr: float) -> TrainConfig:
+    """A training in float32, the same on every machine."""
+    return TrainConfig(epochs=epochs, lr=lr, batch_size=32, precision="fp32", channels_last=False)
+
+
+def fit(model: nn.Module, dataset: Dataset, config: TrainConfig, seed: int) -> None:
+    """Train in place on all training examples."""
+    batches = dataset.batches("train", batch_size=config.batch_size, seed=seed, drop_last=True)
+    train(model, batches, dataset.task, config, seed=seed, progress=False)
+
+
+def searched(
+    model: nn.Module, graph: ChannelGraph, dataset: Dataset, budget: Budget, epochs: int, seed: int
+) -> Tensor:
+    """Keep ratios found by DCSS on a copy of the network, shape (K,)."""
+    config = settings(epochs, 0.02).model_copy(update={"schedule": "constant"})
+    parts = split(dataset.count("train"), 0.8, seed)
+    weights, ratios = (
+        dataset.batches("train", batch_size=32, indices=part, seed=seed + i, drop_last=True)
+        for i, part in enumerate(parts)
+    )
+    found = ALLOCATORS["dcss"](
+        copy.deepcopy(model),
+        graph,
+        budget,
+        SearchData(weights, ratios, dataset.task, progress=False),
+        SearchConfig(train=config, ratio_every=1),
+        seed=seed,
+    )
+    return found.counts / graph.sizes.double()
+
+
+def pruned_score(
+    model: nn.Module,
+    graph: ChannelGraph,
+    counts: Tensor,
+    dataset: Dataset,
+    config: TrainConfig,
+    seed: int,
+) -> float:
+    """The test score of a pruned copy after fine-tuning."""
+    pruned = prune(model, graph, top_channels(importance(model, graph), counts, graph))
+    batches = dataset.batches("train", batch_size=config.batch_size, seed=seed, drop_last=True)
+    recalibrate_batchnorm(pruned, batches, 20)
+    fit(pruned, dataset, config, seed + 1)
+    return evaluate(pruned, dataset.batches("test", batch_size=300), dataset.task).score
+
+
+def write(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Save comparisons as JSON."""
+    write_atomically(path, json.dumps([asdict(c) for c in comparisons], indent=1) + "\n")
+
+
+def read(path: Path) -> list[Comparison]:
+    """Read what `write` saved."""
+    return [Comparison(**entry) for entry in json.loads(path.read_text())]
