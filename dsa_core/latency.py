@@ -2,7 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from dsa_core.surgery.onnx_file import onnx_session
-from dsa_core.training import mode
+from dsa_core.training import FP32, Precision, autocast, mode, place
 
 WARM_UP = 3  # passes that are not counted
 
@@ -24,6 +26,8 @@ class Latency(BaseModel):
         batch: examples in the batch.
         threads: torch's threads, on a CPU.
         device: where it ran.
+        precision: "fp32" or "bf16".
+        channels_last: memory order of the pictures.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,19 +38,52 @@ class Latency(BaseModel):
     batch: int
     threads: int
     device: str
+    precision: str = "fp32"
+    channels_last: bool = False
+
+    @property
+    def per_second(self) -> float:
+        """Examples a second, at the median."""
+        return 1e3 * self.batch / self.median_ms
+
+
+def latency(
+    model: nn.Module, x: Tensor, *, repeats: int = 15, precision: Precision = FP32
+) -> Latency:
+    """Time forward passes in evaluation mode; every module's own mode comes back.
+
+    Args:
+        model: on the device of x, in the memory order of `precision` (see `place_model`).
+        x: one batch.
+        repeats: timed passes, at least 1.
+        precision: number format and memory order.
+    """
+    return latencies([model], x, repeats=repeats, precision=precision)[0]
 
 
 @torch.no_grad()
-def latency(model: nn.Module, x: Tensor, *, repeats: int = 15) -> Latency:
-    """Time forward passes in evaluation mode, float32; every module's own mode comes back.
+def latencies(
+    models: Sequence[nn.Module], x: Tensor, *, repeats: int = 15, precision: Precision = FP32
+) -> list[Latency]:
+    """Time several networks in turn, round after round: a busy moment then does not hit one alone.
 
     Args:
-        model: on the device of x.
-        x: one batch.
-        repeats: timed passes, at least 1.
+        models: as for `latency`.
+        x: one batch, which all of them take.
+        repeats: rounds, at least 1.
+        precision: number format and memory order.
     """
-    with mode(model, training=False):
-        return timed(lambda: model(x), x, repeats=repeats)
+    x = place(x, precision)
+
+    def forward(model: nn.Module) -> None:
+        with autocast(precision, x.device):
+            model(x)
+
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(mode(model, training=False))
+        columns = in_turn([partial(forward, m) for m in models], x.device, repeats=repeats)
+    return [summary(times, x, precision) for times in columns]
 
 
 def onnx_latency(path: Path, x: Tensor, *, repeats: int = 15) -> Latency:
@@ -59,26 +96,46 @@ def onnx_latency(path: Path, x: Tensor, *, repeats: int = 15) -> Latency:
     """
     session, batch = onnx_session(path), x.detach().cpu().float()
     name, array = session.get_inputs()[0].name, batch.numpy()
-    return timed(lambda: session.run(None, {name: array}), batch, repeats=repeats)
+    [times] = in_turn([lambda: session.run(None, {name: array})], batch.device, repeats=repeats)
+    return summary(times, batch, FP32)
 
 
-def timed(run: Callable[[], object], x: Tensor, *, repeats: int) -> Latency:
-    """Time a call that takes the batch x through a network."""
-    times = []
-    for _ in range(repeats + WARM_UP):
-        synchronise(x.device)
-        start = time.perf_counter()
-        run()
-        synchronise(x.device)
-        times.append(1e3 * (time.perf_counter() - start))
-    times = times[WARM_UP:]
+def in_turn(
+    runs: Sequence[Callable[[], object]],
+    device: torch.device,
+    *,
+    repeats: int,
+    warm_up: int = WARM_UP,
+) -> list[list[float]]:
+    """Time calls in turn; the first rounds are not counted.
+
+    Returns:
+        Milliseconds: for each call, its time in every round.
+    """
+    rounds = [[milliseconds(run, device) for run in runs] for _ in range(warm_up + repeats)]
+    return [list(times) for times in zip(*rounds[warm_up:], strict=True)]
+
+
+def milliseconds(run: Callable[[], object], device: torch.device) -> float:
+    """Time one call, and what it queued on the device."""
+    synchronise(device)
+    start = time.perf_counter()
+    run()
+    synchronise(device)
+    return 1e3 * (time.perf_counter() - start)
+
+
+def summary(times: Sequence[float], x: Tensor, precision: Precision) -> Latency:
+    """Put the times of some passes together."""
     return Latency(
         median_ms=statistics.median(times),
         min_ms=min(times),
-        repeats=repeats,
+        repeats=len(times),
         batch=len(x),
         threads=torch.get_num_threads(),
         device=str(x.device),
+        precision=precision.name,
+        channels_last=precision.channels_last,
     )
 
 

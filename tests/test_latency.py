@@ -5,7 +5,8 @@ import time
 import torch
 from torch import nn
 
-from dsa_core.latency import WARM_UP, latency
+from dsa_core.latency import WARM_UP, latencies, latency
+from dsa_core.training import Precision
 
 
 class Sleeper(nn.Module):
@@ -39,3 +40,36 @@ def test_every_module_gets_its_own_mode_back():
     latency(model, torch.zeros(1, 1), repeats=1)
     assert model.training
     assert not model.inner.training
+
+
+def test_several_networks_are_timed_in_turn():
+    slow, fast = Sleeper([30] * 20), Sleeper([5] * 20)
+    order: list[str] = []
+    slow.register_forward_hook(lambda *_: order.append("slow"))
+    fast.register_forward_hook(lambda *_: order.append("fast"))
+    first, second = latencies([slow, fast], torch.zeros(2, 1), repeats=4)
+    assert first.min_ms > 25 > second.median_ms
+    assert order == ["slow", "fast"] * (WARM_UP + 4)
+
+
+def test_precision_decides_in_what_the_products_are_made():
+    layer, seen = nn.Linear(4, 4), []
+    layer.register_forward_hook(lambda _, __, y: seen.append(y.dtype))
+    found = latency(layer, torch.zeros(3, 4), repeats=1, precision=Precision("bf16", False))
+    assert set(seen) == {torch.bfloat16}
+    assert (found.precision, found.channels_last) == ("bf16", False)
+
+
+def test_pictures_come_in_the_memory_order_asked_for():
+    layer, seen = nn.Conv2d(3, 4, 3), []
+    layer.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    latency(layer, torch.zeros(2, 3, 8, 8), repeats=1, precision=Precision("fp32", True))
+    assert set(seen) == {True}
+
+
+def test_examples_a_second():
+    found = latency(Sleeper([1] * WARM_UP + [20] * 3), torch.zeros(10, 1), repeats=3)
+    assert found.per_second == 1e3 * 10 / found.median_ms
+    assert 100 < found.per_second <= 500

@@ -5,31 +5,12 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 PACKAGES = ("dsa_core", "torch", "torchvision", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Versions of python and of the packages that numbers depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def device_name(device: torch.device) -> str:
-    """The name of the GPU, or how many threads of which processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads, {processor()}"
-
-
-def processor() -> str:
-    """The processor's own name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def git_commit() -> str | None:

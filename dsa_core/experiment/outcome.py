@@ -10,9 +10,10 @@ from dsa_core.check import count_macs
 from dsa_core.cost import Cost, Resource
 from dsa_core.data import AnyDataset
 from dsa_core.experiment.dense import DenseNetwork
-from dsa_core.experiment.facts import device_name, git_commit, versions
+from dsa_core.experiment.facts import git_commit, versions
 from dsa_core.experiment.workshop import Workshop
 from dsa_core.latency import latency
+from dsa_core.machine import device_name
 from dsa_core.record import CostRecord, GroupRecord, Record, Scores
 from dsa_core.training import EvalResult, TrainResult
 

@@ -1,0 +1,260 @@
+"""Calibration: the fit against known forms, the widths it times, and budgets of latency."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dsa_core import models
+from dsa_core.allocators import Allocation
+from dsa_core.calibration import Calibration, CalibrationSettings, calibrate, read_calibration
+from dsa_core.calibration.form import connected_pairs, corners, fit, sampled, terms
+from dsa_core.channels import ChannelGraph, trace
+from dsa_core.check import count_macs
+from dsa_core.cost import Budget, Cost, round_to_channels
+from dsa_core.errors import BudgetError, ConfigError
+from dsa_core.masks import importance, top_channels
+from dsa_core.surgery import prune
+
+MS_PER_MAC, OVERHEAD_MS, MS_PER_CHANNEL = 1e-6, 0.5, 0.01
+
+
+def network() -> tuple[nn.Module, ChannelGraph, torch.Tensor]:
+    torch.manual_seed(0)
+    model, x = models.build("resnet8"), models.example_input("resnet8", 4)
+    return model, trace(model, x[:1]), x
+
+
+def channels(model: nn.Module) -> int:
+    """Outputs of all layers with a BatchNorm: where elementwise work is done."""
+    return sum(m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def made_up(x: torch.Tensor):
+    """A clock that knows the answer: overhead + MACs + what BatchNorm touches."""
+
+    def timer(model: nn.Module) -> float:
+        macs = count_macs(model, x[:1])
+        return OVERHEAD_MS + MS_PER_MAC * macs + MS_PER_CHANNEL * channels(model)
+
+    return timer
+
+
+@pytest.fixture(scope="module")
+def known() -> tuple[nn.Module, ChannelGraph, Calibration]:
+    model, graph, x = network()
+    return model, graph, calibrate(model, graph, x, timer=made_up(x), name="resnet8")
+
+
+def test_a_form_of_the_right_terms_is_found_exactly(known):
+    model, graph, found = known
+    assert found.error_max < 1e-9
+    assert found.held_out == 12
+    assert found.dense_ms == pytest.approx(made_up(torch.zeros(1, 1, 8, 8))(model))
+    macs = Cost.of(graph, "macs").form
+    form = found.cost().form.scaled(1e-6)  # nanoseconds -> milliseconds
+    torch.testing.assert_close(form.Q, MS_PER_MAC * macs.Q, rtol=1e-6, atol=1e-9)
+    norms = torch.zeros(len(graph.prunable), dtype=torch.float64)
+    for norm in graph.norms:
+        group = torch.bucketize(norm.channels, graph.offsets[1:], right=True)
+        norms += torch.bincount(group, minlength=len(norms))
+    wanted = MS_PER_MAC * macs.q + MS_PER_CHANNEL * norms
+    torch.testing.assert_close(form.q, wanted, rtol=1e-6, atol=1e-9)
+    wanted_constant = OVERHEAD_MS + MS_PER_MAC * macs.constant
+    assert form.constant == pytest.approx(wanted_constant, rel=1e-6)
+
+
+def test_predicts_networks_it_has_not_seen(known):
+    model, graph, found = known
+    timer, cost = made_up(torch.zeros(1, 1, 8, 8)), found.cost()
+    draw = torch.Generator().manual_seed(5)
+    for _ in range(5):
+        counts = torch.stack([torch.randint(1, s + 1, (), generator=draw) for s in graph.sizes])
+        pruned = prune(model, graph, top_channels(torch.ones(graph.n_channels), counts, graph))
+        assert cost.at(counts) / 1e6 == pytest.approx(timer(pruned), rel=1e-6)
+
+
+def test_noise_is_averaged_and_the_error_says_how_large_it_was():
+    model, graph, x = network()
+    draw, clock = np.random.default_rng(0), made_up(x)
+
+    def noisy(model: nn.Module) -> float:
+        return clock(model) * float(np.exp(0.05 * draw.standard_normal()))
+
+    settings = CalibrationSettings(rounds=1, held_out=40)
+    found = calibrate(model, graph, x, settings, timer=noisy)
+    # the median of |N(0, .05)| is .034; the fit's own error comes on top
+    assert 0.02 < found.error_median < 0.08
+    assert found.cost().dense / 1e6 == pytest.approx(clock(model), rel=0.1)
+
+
+def test_the_shortest_visit_counts():
+    model, graph, x = network()
+    calls = {"n": 0}
+    clock = made_up(x)
+
+    def disturbed(model: nn.Module) -> float:
+        calls["n"] += 1
+        return clock(model) * (3.0 if calls["n"] % 4 == 0 else 1.0)  # one visit in four is slow
+
+    found = calibrate(model, graph, x, CalibrationSettings(rounds=6), timer=disturbed)
+    assert found.error_median < 1e-6  # all six of a width slow: once in 4,096
+    assert calls["n"] == 6 * (found.configurations + found.held_out)
+
+
+def test_no_coefficient_is_negative_even_where_wider_is_faster():
+    model, graph, x = network()
+    found = calibrate(model, graph, x, timer=lambda m: 10.0 - 0.01 * channels(m))
+    form = found.cost().form
+    assert float(form.Q.min()) >= 0
+    assert float(form.q.min()) >= 0
+    assert form.constant >= 0
+
+
+def test_fit_is_the_least_squares_solution_where_that_is_positive():
+    draw = np.random.default_rng(0)
+    alpha, pairs = draw.uniform(0.2, 1, (60, 3)), ((0, 0), (0, 1), (1, 2))
+    t = terms(alpha, pairs) @ draw.uniform(1, 2, 7) * np.exp(0.001 * draw.standard_normal(60))
+    plain, *_ = np.linalg.lstsq(terms(alpha, pairs) / t[:, None], np.ones(60), rcond=None)
+    assert plain.min() > 0
+    np.testing.assert_allclose(fit(alpha, t, pairs), plain, rtol=1e-6)
+
+
+def test_terms_by_hand():
+    found = terms(np.array([[0.5, 0.25]]), ((0, 1), (1, 1)))
+    np.testing.assert_allclose(found, [[1, 0.5, 0.25, 0.125, 0.0625]])
+
+
+def test_pairs_are_those_of_the_macs():
+    _, graph, _ = network()
+    Q = Cost.of(graph, "macs").form.Q
+    wanted = {(k, j) for k in range(len(Q)) for j in range(k, len(Q)) if Q[k, j] > 0}
+    assert set(connected_pairs(graph)) == wanted
+
+
+@pytest.mark.parametrize("divisor", [1, 8])
+def test_widths_are_allowed_and_reach_from_low_to_high(divisor: int):
+    sizes = torch.tensor([16, 32, 60])
+    found = sampled(sizes, 40, lowest=0.1, divisor=divisor, seed=3)
+    assert bool(((found >= 1) & (found <= sizes)).all())
+    assert bool(((found % divisor == 0) | (found == sizes)).all())
+    share = (found / sizes).double().mean(1)
+    assert float(share.min()) < 0.3
+    assert float(share.max()) > 0.9
+    spread = (found / sizes).double()
+    assert bool((spread.std(0) > 0.15).all())
+    assert float(torch.corrcoef(spread.T)[0, 1]) < 0.95  # groups do not only move together
+    assert found.equal(sampled(sizes, 40, lowest=0.1, divisor=divisor, seed=3))
+
+
+def test_corners_by_hand():
+    found = corners(torch.tensor([16, 32]), lowest=0.1, divisor=8)
+    assert found.tolist() == [[16, 32], [8, 8], [8, 32], [16, 8]]
+
+
+def test_budget_rounds_within_the_predicted_latency(known):
+    _, graph, found = known
+    budget = Budget(latency=0.6, calibrated=found.cost())
+    cost = budget.cost(graph)
+    counts = round_to_channels(torch.full((len(graph.sizes),), 0.7), cost, budget)
+    assert cost.at(counts) <= 0.6 * cost.dense
+    for k in range(len(counts)):  # not one channel more fits
+        more = counts.clone()
+        more[k] += 1
+        assert counts[k] == graph.sizes[k] or cost.at(more) > 0.6 * cost.dense
+
+
+def test_milliseconds_are_the_same_budget_as_their_ratio(known):
+    _, _, found = known
+    half = Budget(latency_ms=found.dense_ms / 2, calibrated=found.cost())
+    assert half.ratio == pytest.approx(0.5, abs=1e-6)
+    assert half.resource == "latency"
+    assert half.with_ratio(0.3).ratio == 0.3
+    assert half.with_ratio(0.3, "macs").resource == "macs"
+    with pytest.raises(BudgetError, match=r"ratio in \(0, 1\], got 2"):
+        Budget(latency_ms=2 * found.dense_ms, calibrated=found.cost())
+
+
+def test_allocation_under_latency(known):
+    model, graph, found = known
+    budget = Budget(latency=0.7, calibrated=found.cost())
+    alpha = torch.full((len(graph.sizes),), 0.8, dtype=torch.float64)
+    counts = round_to_channels(alpha, budget.cost(graph), budget)
+    b = importance(model, graph)
+    allocation = Allocation("uniform", graph, budget, alpha, b, counts)
+    assert allocation.met
+    assert allocation.whole_ratio() <= 0.7
+    assert allocation.whole_cost("macs") == Cost.of(graph, "macs").at(counts)
+    lower = allocation.at(latency=0.8)
+    assert 0.75 < lower.whole_ratio() <= 0.8
+    assert lower.budget.calibrated is budget.calibrated
+    by_macs = allocation.at(macs=0.9)
+    assert by_macs.whole_ratio() == by_macs.whole_cost("macs") / Cost.of(graph, "macs").dense
+
+
+def test_the_smallest_budget_tells_what_is_left(known):
+    _, graph, found = known
+    budget = Budget(latency=0.01, calibrated=found.cost())
+    with pytest.raises(BudgetError, match=r"latency=0.01 cannot be reached"):
+        budget.check(budget.cost(graph))
+
+
+def test_latency_needs_a_calibration_of_this_network(known):
+    _, _, found = known
+    with pytest.raises(BudgetError, match="what a channel costs on this machine"):
+        Budget(latency=0.5)
+    model = models.build("resnet20")
+    other = trace(model, models.example_input("resnet20"))
+    with pytest.raises(BudgetError, match="of another network"):
+        Budget(latency=0.5, calibrated=found.cost()).cost(other)
+    macs = Cost.of(other, "macs")
+    with pytest.raises(BudgetError, match="what a channel costs on this machine"):
+        Budget(latency=0.5, calibrated=macs)
+
+
+def test_text_of_a_budget_tells_calibrations_apart_and_old_ones_stay(known):
+    _, _, found = known
+    other = found.model_copy(update={"constant_ms": 2 * found.constant_ms})
+    texts = {repr(Budget(latency=0.5, calibrated=c.cost())) for c in (found, other)}
+    assert len(texts) == 2
+    assert repr(Budget(latency=0.5, calibrated=found.cost())) in texts
+    assert repr(Budget(macs=0.5)) == "Budget(macs=0.5, params=None, floors={}, divisor=1)"
+
+
+def test_written_and_read_again(known, tmp_path: Path):
+    _, _, found = known
+    path = tmp_path / "here" / "calibration.json"
+    found.write(path)
+    assert read_calibration(path) == found
+    path.write_text(path.read_text().replace('"groups"', '"gruops"'))
+    with pytest.raises(ConfigError, match="groups"):
+        read_calibration(path)
+    with pytest.raises(ConfigError, match="dsa calibrate"):
+        read_calibration(tmp_path / "none.json")
+
+
+def test_it_holds_for_one_machine_shape_and_divisor(known):
+    _, _, found = known
+    example = torch.zeros(1, 1, 8, 8)
+    found.check(example, 1)
+    with pytest.raises(ConfigError, match="divisor was 1, and is 8"):
+        found.check(example, 8)
+    with pytest.raises(ConfigError, match="shape of an example"):
+        found.check(torch.zeros(1, 1, 16, 16), 1)
+    elsewhere = found.model_copy(update={"device": "CPU, 64 threads, another"})
+    with pytest.raises(ConfigError, match="64 threads"):
+        elsewhere.check(example, 1)
+
+
+def test_by_the_real_clock():
+    model, graph, x = network()
+    visits: list[tuple[int, int]] = []
+    settings = CalibrationSettings(spread=6, held_out=2, rounds=1, passes=1)
+    found = calibrate(model, graph, x, settings, on_visit=lambda done, n: visits.append((done, n)))
+    assert found.dense_ms > 0
+    assert found.configurations == 2 + len(graph.prunable) + 6
+    assert visits[-1] == (found.configurations + 2,) * 2
+    assert found.cost().dense > 0
+    assert "CPU" in found.device
