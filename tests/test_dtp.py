@@ -384,5 +384,5 @@ def test_the_record_of_a_run(tmp_path):
     record = run(settings, tmp_path, progress=False)
     assert record.budget_met
     assert record.method == "dtp"
-    assert record.notes["plan"] == "proximal"
+    assert record.notes["plan"] == "closed"
     assert record.scores.fine_tuned > 0.3

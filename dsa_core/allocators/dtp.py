@@ -45,14 +45,21 @@ class TransportScheme(Scheme):
 
     def parameters(self) -> list[dict[str, Any]]:
         """The scores: their own learning rate, no decay."""
-        return [{"params": [self.scores], "weight_decay": 0.0, "lr_factor": self.settings.score_lr}]
+        given = self.settings.score_lr
+        factor = self.units.score_lr if given is None else given
+        return [{"params": [self.scores], "weight_decay": 0.0, "lr_factor": factor}]
 
     def eps(self, step: int) -> float:
         """Weight of the entropy that the masks of a weight step are at."""
         (done, total), settings = self.problem.clock(step), self.settings
-        if self.settings.plan == "closed":
+        if settings.plan == "closed":
             return sharpness_at(done, total, first=settings.eps_first, last=settings.eps_last)
-        return settings.eps_last * total / (done + 1)
+        return self.proximal_eps / (done + 1)
+
+    @property
+    def proximal_eps(self) -> float:
+        """Weight of the proximal term: after all steps the plan's entropy is `eps_last`."""
+        return self.settings.eps_last * self.problem.clock(0)[1]
 
     def kept(self, step: int) -> Tensor:
         """What every group keeps at a weight step, shape (G,), float64; differentiable."""
@@ -77,17 +84,14 @@ class TransportScheme(Scheme):
         smaller, and fade next to that of the weights.
         """
         if self._now is None or step != self.step:
-            k, (done, total) = self.kept(step), self.problem.clock(step)
+            k, done = self.kept(step), self.problem.clock(step)[0]
             if self.settings.plan == "closed":
-                mask, plan = (
-                    transport_mask(self.scores, k, self.offsets, eps=self.eps(step)),
-                    self.plan,
-                )
+                plan = self.plan
+                mask = transport_mask(self.scores, k, self.offsets, eps=self.eps(step))
             else:
                 fixed = self.scores.detach()
-                scores = fixed + (done + 1) * (self.scores - fixed)
-                weight = self.settings.eps_last * total
-                mask, plan = proximal_step(scores, k, self.offsets, self.plan, eps=weight)
+                scores, eps = fixed + (done + 1) * (self.scores - fixed), self.proximal_eps
+                mask, plan = proximal_step(scores, k, self.offsets, self.plan, eps=eps)
             self.step, self._now = step, (k, mask, plan)
         return self._now
 
@@ -133,9 +137,11 @@ class TransportScheme(Scheme):
         return self.ratios
 
     def ranking(self) -> Tensor:
-        """What ranks the units of a group as their masks do, shape (n,)."""
-        closed = self.settings.plan == "closed" or not bool(self.plan.log_odds.any())
-        return self.scores.detach() if closed else self.plan.log_odds
+        """What ranks the units of a group as their next masks would, shape (n,)."""
+        scores = self.scores.detach()
+        if self.settings.plan == "closed":
+            return scores
+        return self.plan.log_odds + 2 * scores.double() / self.proximal_eps
 
     def importance(self) -> Tensor:
         """The masks' own order, not that of the weights."""

@@ -21,7 +21,10 @@ class Units(ABC):
         cost: of the resource that the budget limits, in keep ratios of the groups.
         offsets: bounds of the groups, shape (G + 1,), int64, on the device of the model.
         floors: smallest keep ratio of every group, float64, shape (G,).
+        score_lr: learning rate of their scores where the settings name none.
     """
+
+    score_lr: float
 
     def __init__(self, problem: Problem, cost: Cost) -> None:
         self.problem, self.cost = problem, cost
@@ -40,6 +43,8 @@ class Units(ABC):
 
 class Channels(Units):
     """Channels, by the groups of the graph."""
+
+    score_lr = 5.0
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem, problem.cost)
@@ -64,6 +69,8 @@ class Weights(Units):
     Raises:
         BudgetError: it limits something else, or asks for a divisor.
     """
+
+    score_lr = 100.0
 
     def __init__(self, problem: Problem) -> None:
         check_single_weights(problem.budget)
