@@ -38,16 +38,21 @@ class Form(StrEnum):
     csv = "csv"
 
 
-ZOO_HELP = "all of ours and all classifiers of torchvision (takes hours)"
+ZOO_HELP = "all of ours, all classifiers and segmenters of torchvision (takes hours)"
 MODEL_HELP = "resnet20, resnet56, resnet8, ..., a torchvision name, or package.module:factory"
 PRESET_HELP = (
     "tiny: digits, seconds; quick: digits, 1-2 minutes; "
     "cpu-short: CIFAR-10, under 90 minutes on 2 cores; "
+    "seg-quick, sr-quick: segmentation and super-resolution, minutes, offline; "
+    "seg-short: CamVid in DATA/voc; sr-short: T91 to Set5 in DATA/sr; "
     "paper: CIFAR-10, 300 epochs from random weights; imagenet: 120 epochs of folder:PATH"
 )
 METHOD_HELP = "dsa, uniform, dcss or dtp; give it several times for several (default: dsa)"
 BUDGET_HELP = "macs=RATIO or params=RATIO, RATIO in (0, 1] of the dense network"
-DATASET_HELP = "digits, cifar10, cifar100, fashion_mnist, or folder:PATH (default: the preset's)"
+DATASET_HELP = (
+    "digits, cifar10, cifar100, fashion_mnist, or folder:PATH; digit_scenes or voc:PATH@HEIGHTxWIDTH "
+    "to segment; photo_patches or sr:TRAIN,TEST to enlarge (default: the preset's)"
+)
 FLOOR_HELP = (
     "GROUP=RATIO, the least that a group keeps, may be given several times; * is every other "
     "group; `dsa groups MODEL` lists the names"
