@@ -54,7 +54,7 @@ def smoothed_pixel_loss(outputs: Tensor, targets: Tensor, amount: float) -> Tens
 def right_pixels(outputs: Tensor, targets: Tensor) -> Tensor:
     """Sum over the pictures of a batch: share of the labelled pixels that are right."""
     labelled = targets != VOID
-    right = (outputs.argmax(1) == targets) & labelled
+    right = outputs.argmax(1) == targets  # no answer is 255
     return (right.sum((1, 2)) / labelled.sum((1, 2)).clamp_min(1)).sum()
 
 
