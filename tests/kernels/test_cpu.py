@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from dsa_core.kernels import cpu, reference, segment_ids, soft_topk
+from dsa_core.kernels import cpu, reference, segment_ids, segment_sum, soft_topk
 from dsa_core.kernels.layout import LARGEST, LONGEST, layout_of
 
 WIDTHS = [1, 2, 16, 16, 33, 64, 64]
@@ -56,6 +56,15 @@ def test_networks_are_answered_without_the_reference(
     everything = (k == torch.tensor(WIDTHS))[segment_ids(OFFSETS)]
     assert bool((answers[0][0][everything] == 1).all())
     assert not answers[0][1][everything].any()
+
+
+@pytest.mark.usefixtures("alone")
+def test_sharp_scores_are_answered_without_the_reference() -> None:
+    # thousands of temperatures apart, where exp overflows; k is no whole number, so w does not die
+    scores, k = draw(3), 0.73 * torch.tensor(WIDTHS, dtype=torch.float64)
+    k[0] = 0.5  # of one
+    p = soft_topk(scores, k, OFFSETS, temperature=1e-3)
+    assert_close(segment_sum(p, OFFSETS), k, rtol=1e-10, atol=0.0)
 
 
 FEW = torch.tensor([3.0, 2.0, 1.0, 0.0])
