@@ -67,10 +67,10 @@ def cpu_short() -> Preset:
     The learning rate falls to 0, so that the cut network is not judged in the noise of the last
     steps. The estimator is "mixed" on thin evidence: at the end of one search by the mean field
     finite differences of the hard mask priced the stem's group at -0.75 a log MAC, straight-through
-    at -0.66, and the mean field at -0.04. Alone, under this schedule, it changed little (`resnet20_a`
-    from the standard weights, seed 0, mixed against mean field, before and after fine-tuning: 86.00
-    and 90.12 % against 86.57 and 89.74 % at half the MACs, 78.30 and 86.35 % against 77.29 and
-    85.49 % at a quarter).
+    at -0.66, and the mean field at -0.04. Under this schedule it changed little (`resnet20_a` from
+    the standard weights, seed 0, mixed against mean field, before and after fine-tuning: 86.00 and
+    90.12 % against 86.57 and 89.74 % at half the MACs, 78.30 and 86.35 % against 77.29 and 85.49 %
+    at a quarter).
     """
     return Preset(
         model="resnet20",

@@ -153,13 +153,9 @@ def read_weights(
         raise SurgeryError(f"{path}: cannot be read: {error}") from error
     for key in sorted(described.keys() | tensors.keys()):
         if key not in tensors or key not in described:
-            raise SurgeryError(
-                f"{path}: entry {key!r} is in only one of {path.name} and {facts}"
-            )
+            raise SurgeryError(f"{path}: entry {key!r} is in only one of {path.name} and {facts}")
         if describe(tensors[key]) != described[key]:
-            raise SurgeryError(
-                f"{path}: entry {key!r} does not match its description in {facts}"
-            )
+            raise SurgeryError(f"{path}: entry {key!r} does not match its description in {facts}")
     return tensors
 
 
