@@ -50,8 +50,8 @@ PRESET_HELP = (
 METHOD_HELP = "dsa, uniform, dcss or dtp; give it several times for several (default: dsa)"
 BUDGET_HELP = "macs=RATIO or params=RATIO, RATIO in (0, 1] of the dense network"
 DATASET_HELP = (
-    "digits, cifar10, cifar100, fashion_mnist, or folder:PATH; digit_scenes or "
-    "voc:PATH@HEIGHTxWIDTH to segment; photo_patches or sr:TRAIN,TEST to enlarge (default: the preset's)"
+    "digits, cifar10, cifar100, fashion_mnist, or folder:PATH; to segment: digit_scenes or "
+    "voc:PATH@HEIGHTxWIDTH; to enlarge: photo_patches or sr:TRAIN,TEST (default: the preset's)"
 )
 FLOOR_HELP = (
     "GROUP=RATIO, the least that a group keeps, may be given several times; * is every other "
