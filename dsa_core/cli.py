@@ -16,6 +16,7 @@ from dsa_core.batch.cli import batch_command
 from dsa_core.errors import BudgetError, ConfigError, DSAError
 
 if TYPE_CHECKING:
+    from dsa_core.cost import Resource
     from dsa_core.record import Record
 
 app = typer.Typer(
@@ -48,7 +49,11 @@ PRESET_HELP = (
     "paper: CIFAR-10, 300 epochs from random weights; imagenet: 120 epochs of folder:PATH"
 )
 METHOD_HELP = "dsa, uniform, dcss or dtp; give it several times for several (default: dsa)"
-BUDGET_HELP = "macs=RATIO or params=RATIO, RATIO in (0, 1] of the dense network"
+BUDGET_HELP = (
+    "macs=RATIO, params=RATIO or latency=RATIO, RATIO in (0, 1] of the dense network; or "
+    "latency_ms=TIME of a batch; latency needs --calibration"
+)
+CALIBRATION_HELP = "what latency costs on this machine: a file that `dsa calibrate MODEL` wrote"
 DATASET_HELP = (
     "digits, cifar10, cifar100, fashion_mnist, or folder:PATH; to segment: digit_scenes or "
     "voc:PATH@HEIGHTxWIDTH; to enlarge: photo_patches or sr:TRAIN,TEST (default: the preset's)"
@@ -78,6 +83,7 @@ def run_command(
     floor: Annotated[list[str] | None, typer.Option(help=FLOOR_HELP)] = None,
     divisor: Annotated[int, typer.Option(min=1, help=DIVISOR_HELP)] = 1,
     weights: Annotated[Path | None, typer.Option(help=WEIGHTS_HELP)] = None,
+    calibration: Annotated[Path | None, typer.Option(help=CALIBRATION_HELP)] = None,
     seed: Annotated[int, typer.Option(help="of weights, batches and masks")] = 0,
     out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs"),
     data: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
@@ -98,19 +104,20 @@ def run_command(
     from dsa_core.parallel import team
     from dsa_core.plots import allocation_figure, png
 
-    resource, ratio = parse_budget(budget)
+    resource, ratio = parse_budget(budget, calibration)
     configs = [
         configure(
             preset,
             method=name,
             model=model,
             dataset=dataset,
-            resource=resource,  # type: ignore[arg-type]
+            resource=resource,
             ratio=ratio,
             floors=parse_floors(floor or []),
             divisor=divisor,
             seed=seed,
             weights=weights,
+            calibration=calibration,
         )
         for name in method or ["dsa"]
     ]
@@ -141,18 +148,33 @@ def run_command(
     print(f"picture: {picture}")
 
 
-def parse_budget(text: str) -> tuple[str, float]:
-    """Read "macs=0.5"."""
-    resource, _, value = text.partition("=")
+def parse_budget(text: str, calibration: Path | None = None) -> "tuple[Resource, float]":
+    """Read "macs=0.5"; milliseconds become a ratio of what the calibration says of the dense."""
+    name, _, value = text.partition("=")
     try:
         ratio = float(value)
     except ValueError:
         ratio = float("nan")
-    if resource not in ("macs", "params") or not 0 < ratio <= 1:
+    if name == "latency_ms" and calibration is not None:
+        ratio /= dense_ms(calibration)
+    names: dict[str, Resource] = {"macs": "macs", "params": "params", "latency": "latency"}
+    if calibration is not None:
+        names["latency_ms"] = "latency"
+    if name not in names or not 0 < ratio <= 1:
         raise BudgetError(
-            f"--budget must be macs=RATIO or params=RATIO with RATIO in (0, 1], got {text!r}"
+            "--budget must be macs=RATIO, params=RATIO or latency=RATIO with RATIO in (0, 1], or, "
+            "with --calibration, latency_ms=TIME up to that of the dense network; got "
+            f"{text!r}"
         )
-    return resource, ratio
+    return names[name], ratio
+
+
+def dense_ms(calibration: Path) -> float:
+    """Milliseconds of the dense network, as its calibration has them."""
+    from dsa_core.calibration import read_calibration
+    from dsa_core.cost import NANOSECONDS
+
+    return read_calibration(calibration).cost().dense / NANOSECONDS
 
 
 def parse_floors(texts: list[str]) -> dict[str, float]:

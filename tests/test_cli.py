@@ -30,7 +30,15 @@ def test_help(command):
     found = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "100", "TERM": "dumb"})
     assert found.exit_code == 0
     words = {
-        "run": ["--preset", "cpu-short", "macs=RATIO", "DSA_DATA", "goes on where", "GROUP=RATIO"],
+        "run": [
+            "--preset",
+            "cpu-short",
+            "macs=RATIO",
+            "latency=RATIO",
+            "DSA_DATA",
+            "goes on where",
+            "GROUP=RATIO",
+        ],
         "report": ["markdown", "csv", "dsa run --out"],
         "groups": ["--json", "package.module:factory", "resnet20"],
         "check": ["--zoo", "--keep", "masking"],
@@ -68,7 +76,7 @@ def test_run_then_again_then_report(tmp_path, monkeypatch, capsys):
         (["run", "--method", "unifrom"], "did you mean 'uniform'"),
         (["run", "--model", "resnet21"], "did you mean 'resnet20'"),
         (["run", "--dataset", "cifar"], "did you mean 'cifar1"),
-        (["run", "--budget", "half"], "macs=RATIO or params=RATIO"),
+        (["run", "--budget", "half"], "macs=RATIO, params=RATIO or latency=RATIO"),
         (["run", "--budget", "macs=1.5"], "RATIO in (0, 1]"),
         (["run", "--budget", "flops=0.5"], "got 'flops=0.5'"),
         (["run", "--budget", "macs=0.0001"], "cannot be reached"),

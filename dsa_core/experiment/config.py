@@ -3,11 +3,12 @@
 import hashlib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dsa_core.allocators import ALLOCATORS
+from dsa_core.calibration import Calibration, read_calibration
 from dsa_core.cost import Budget, Resource
-from dsa_core.errors import ConfigError, nearest
+from dsa_core.errors import BudgetError, ConfigError, nearest
 from dsa_core.experiment.presets import PRESETS, Preset
 from dsa_core.models.weights import file_digest
 
@@ -24,6 +25,7 @@ class RunConfig(BaseModel):
         seed: of weights, batches and masks.
         weights: SHA-256 of a file of dense weights to start from, 64 hexadecimal digits; None
             trains the dense network. What is in the file decides, not where it lies.
+        calibration: for a budget of latency, what channels cost on the machine at hand; else None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +41,7 @@ class RunConfig(BaseModel):
     preset: Preset
     seed: int = 0
     weights: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    calibration: Calibration | None = None
 
     @field_validator("method")
     @classmethod
@@ -52,15 +55,27 @@ class RunConfig(BaseModel):
     def _sorted(cls, floors: dict[str, float]) -> dict[str, float]:
         return dict(sorted(floors.items()))  # the order they were given in must not change the hash
 
+    @model_validator(mode="after")
+    def _calibrated(self) -> "RunConfig":
+        check_calibrated(self.resource, self.calibration)
+        return self
+
     @property
     def budget(self) -> Budget:
         """The budget as the cost model takes it."""
-        macs, params = (self.ratio, None) if self.resource == "macs" else (None, self.ratio)
-        return Budget(macs=macs, params=params, floors=self.floors, divisor=self.divisor)
+        return Budget(
+            macs=self.ratio if self.resource == "macs" else None,
+            params=self.ratio if self.resource == "params" else None,
+            latency=self.ratio if self.resource == "latency" else None,
+            floors=self.floors,
+            divisor=self.divisor,
+            calibrated=None if self.calibration is None else self.calibration.cost(),
+        )
 
     def text(self) -> str:
-        """The JSON that is hashed; without `weights` where there are none, as before they were."""
-        return self.model_dump_json(exclude={"weights"} if self.weights is None else None)
+        """The JSON that is hashed; without what came later where it is not given, as before."""
+        later = {"weights", "calibration"}
+        return self.model_dump_json(exclude={name for name in later if getattr(self, name) is None})
 
     @property
     def hash(self) -> str:
@@ -93,6 +108,16 @@ class RunConfig(BaseModel):
         return "-".join([*names, f"seed{self.seed}", key])
 
 
+def check_calibrated(resource: Resource, calibration: Calibration | Path | None) -> None:
+    """Refuse a budget of latency without a calibration, and a calibration for anything else."""
+    if (resource == "latency") != (calibration is not None):
+        raise BudgetError(
+            "a calibration is for a budget of latency, and such a budget needs one: "
+            "`dsa calibrate MODEL`, then --calibration FILE with --budget latency=0.6; "
+            f"the budget is of {resource}"
+        )
+
+
 def file_name(text: str) -> str:
     """A name of a model or dataset with nothing a path would trip over."""
     return "".join(c if c.isalnum() or c in "_." else "_" for c in text)
@@ -115,19 +140,23 @@ def configure(
     divisor: int = 1,
     seed: int = 0,
     weights: Path | None = None,
+    calibration: Path | None = None,
 ) -> RunConfig:
     """Make a configuration from a preset's name; model and dataset default to the preset's.
 
-    Of `weights`, a file of dense weights to start from, the configuration holds the SHA-256.
+    Of `weights`, a file of dense weights to start from, the configuration holds the SHA-256; of
+    `calibration`, a file that `dsa calibrate` wrote, all that is in it.
 
     Raises:
-        ConfigError: a name is unknown, with the nearest as a hint; or the file cannot be read.
+        ConfigError: a name is unknown, with the nearest as a hint; or a file cannot be read.
+        BudgetError: a budget of latency comes without a calibration, or another one with it.
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
     if method not in ALLOCATORS:
         raise ConfigError(f"unknown method {method!r}{nearest(method, ALLOCATORS)}")
     chosen = PRESETS[preset]()
+    check_calibrated(resource, calibration)
     return RunConfig(
         method=method,
         model=model or chosen.model,
@@ -140,4 +169,5 @@ def configure(
         preset=chosen,
         seed=seed,
         weights=None if weights is None else file_digest(weights),
+        calibration=None if calibration is None else read_calibration(calibration),
     )

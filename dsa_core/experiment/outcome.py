@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from dsa_core.allocators import Allocation
 from dsa_core.check import count_macs
-from dsa_core.cost import Cost, Resource
+from dsa_core.cost import NANOSECONDS, Cost, Resource
 from dsa_core.data import AnyDataset
 from dsa_core.experiment.dense import DenseNetwork
 from dsa_core.experiment.facts import git_commit, versions
 from dsa_core.experiment.workshop import Workshop
-from dsa_core.latency import latency
+from dsa_core.latency import Latency, latencies
 from dsa_core.machine import device_name
 from dsa_core.record import CostRecord, GroupRecord, Record, Scores
-from dsa_core.training import EvalResult, TrainResult
+from dsa_core.training import FP32, EvalResult, TrainResult, place_model
 
 RESOURCES: tuple[Resource, ...] = ("macs", "params")
 LATENCY_BATCH = 128
@@ -49,7 +49,9 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
     """Write down a run; costs are counted and latencies measured here."""
     config, dense, found = shop.config, outcome.dense, outcome.allocation
     costs = {r: cost_record(shop, outcome, example, r) for r in RESOURCES}
-    x = some_examples(shop.dataset, example[0, 0].numel()).to(shop.device)
+    timed = time_both(shop, outcome, example)
+    if config.calibration is not None:
+        costs["latency"] = latency_record(outcome, timed)
     return Record(
         config_hash=config.hash,
         series=config.series,
@@ -78,7 +80,7 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
         epochs=phases(dense.epochs, len(found.epochs), len(outcome.tuned.history)),
         trials=found.trials,
         dense_reused=dense.reused,
-        latency={"dense": latency(dense.model, x), "pruned": latency(outcome.pruned, x)},
+        latency=timed,
         precision=outcome.tuned.precision,
         versions=versions(),
         device=device_name(shop.device),
@@ -102,12 +104,44 @@ def extra_scores(outcome: Outcome) -> dict[str, dict[str, float]]:
     }
 
 
-def some_examples(dataset: AnyDataset, pixels: int) -> Tensor:
-    """A batch of examples to time the networks on: 128, or fewer of more than 32x32 pixels.
+def time_both(shop: Workshop, outcome: Outcome, example: Tensor) -> dict[str, Latency]:
+    """Time the dense and the pruned network in turn: as the calibration did, if there is one."""
+    calibration = shop.config.calibration
+    way = FP32 if calibration is None else calibration.way
+    n = None if calibration is None else calibration.shape[0]
+    x = some_examples(shop.dataset, example[0, 0].numel(), n).to(shop.device)
+    both = [outcome.dense.model, outcome.pruned]
+    for model in both:
+        place_model(model, way)
+    dense, pruned = latencies(both, x, precision=way)
+    for model in both:
+        place_model(model, FP32)
+    return {"dense": dense, "pruned": pruned}
+
+
+def latency_record(outcome: Outcome, timed: dict[str, Latency]) -> CostRecord:
+    """Asked, relaxed and predicted latency by the calibration; dense and pruned by the clock."""
+    found = outcome.allocation
+    return CostRecord(
+        dense=round(NANOSECONDS * timed["dense"].median_ms),
+        asked_ratio=found.budget.ratio,
+        relaxed_ratio=found.relaxed_cost("latency"),
+        whole=found.whole_cost("latency"),
+        counted=round(NANOSECONDS * timed["pruned"].median_ms),
+    )
+
+
+def some_examples(dataset: AnyDataset, pixels: int, n: int | None = None) -> Tensor:
+    """A batch of examples to time the networks on.
 
     Of training, because test pictures may differ in size.
+
+    Args:
+        dataset: where they are from.
+        pixels: of an example.
+        n: how many; None for 128, or fewer of more than 32x32 pixels.
     """
-    n = max(1, min(LATENCY_BATCH, LATENCY_PIXELS // pixels))
+    n = n or max(1, min(LATENCY_BATCH, LATENCY_PIXELS // pixels))
     batches = dataset.batches("train", batch_size=n, augment="none", shuffle=False)
     x, _ = next(iter(batches.epoch(0)))
     return x

@@ -7,7 +7,6 @@ from dsa_core import models
 from dsa_core.allocators import CHECKS
 from dsa_core.channels import ChannelGraph, trace
 from dsa_core.channels.export import failing_module
-from dsa_core.cost import Cost
 from dsa_core.data import AnyDataset
 from dsa_core.errors import ConfigError
 from dsa_core.experiment.config import RunConfig
@@ -26,7 +25,7 @@ def start(
 
     Raises:
         ConfigError: the network is unknown, does not take pictures of this shape, or is
-            of another task.
+            of another task; or the calibration is of another machine.
         TraceError: it cannot be traced.
         BudgetError: the budget is out of range, below the cost of its floors, or not one for this
             method.
@@ -37,7 +36,9 @@ def start(
     try_pictures(config, model, example)
     try_task(config, dataset, model, example.device)
     graph = trace(model, example)
-    config.budget.check(Cost.of(graph, config.resource))
+    if config.calibration is not None:
+        config.calibration.check(example, config.divisor)
+    config.budget.check(config.budget.cost(graph))
     if config.method in CHECKS:
         CHECKS[config.method](config.budget)
     return model, graph

@@ -11,7 +11,7 @@ from dsa_core.plots.style import COLOURS, DENSE, blank_figure, open_axes
 from dsa_core.record import Record
 
 PER_ROW = 10  # groups side by side
-UNITS = {"macs": "MACs", "params": "parameters"}
+UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 
 
 def allocation_figure(records: Sequence[Record]) -> Figure:

@@ -18,7 +18,7 @@ from dsa_core.widgets.explore import State, View
 from dsa_core.widgets.live import LiveResult
 from dsa_core.widgets.shelf import Network
 
-WORDS: dict[Resource, str] = {"macs": "MACs", "params": "parameters"}
+WORDS: dict[Resource, str] = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 SHEET = (
     "background:#fff;color:#222;font:14px/1.5 'DejaVu Sans',sans-serif;padding:12px;"
     "max-width:800px;box-sizing:border-box"
