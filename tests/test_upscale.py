@@ -96,14 +96,14 @@ def test_photo_patches():
 
 
 def test_no_pixel_is_in_both_parts():
-    """Patches lie in the photographs left of column 512, strips right of it."""
+    """Strips are columns 256 to 383 of the photographs, patches lie left and right of them."""
     from sklearn.datasets import load_sample_images
 
     for i, photo in enumerate(load_sample_images().images):
         wide = torch.tensor(photo).permute(2, 0, 1)
-        assert torch.equal(photos().pictures[i], wide[:, :426, 512:])
-        patches = photos().patches[208 * i : 208 * (i + 1)]
-        assert torch.equal(patches, cut(wide[:, :, :512], 32))
+        assert torch.equal(photos().pictures[i], wide[:, :426, 256:384])
+        sides = torch.cat([cut(wide[:, :, :256], 32), cut(wide[:, :, 384:], 32)])
+        assert torch.equal(photos().patches[208 * i : 208 * (i + 1)], sides)
 
 
 def test_whole_pictures_come_one_by_one():
