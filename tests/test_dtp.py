@@ -189,7 +189,7 @@ def test_a_step_of_the_scores_is_that_of_sgd(plan):
     (gradient,) = torch.autograd.grad(loss, twin.scores)
     before = scheme.scores.detach().clone()
     search.model.train()
-    search._train_step(0, x, y)
+    search.train_step(0, x, y)
     torch.testing.assert_close(scheme.scores.detach() - before, -0.3 * gradient)
     assert float(gradient.norm()) > 0
 

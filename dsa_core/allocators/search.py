@@ -114,7 +114,7 @@ class SearchRun:
                 self.updates.append(self.scheme.update(step, ratio_batches, self.precision))
                 if on_step is not None and on_step(self.updates[-1]):
                     return True
-            loss, score = self._train_step(step, x.to(self.device), y.to(self.device))
+            loss, score = self.train_step(step, x.to(self.device), y.to(self.device))
             self._check(self.meter.add(loss, score, len(x)))
         return False
 
@@ -190,7 +190,7 @@ class SearchRun:
             channels_last=self.config.train.channels_last,
         )
 
-    def _train_step(self, step: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def train_step(self, step: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """One step of SGD with the scheme's weights and penalty (plain during the warm-up)."""
         config = self.config.train
         set_lr(self.sgd, lr_at(step, self.total, self.per_epoch, config))
