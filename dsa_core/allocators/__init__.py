@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from dsa_core.allocators import dcss, dsa, dtp, dtp_weight, uniform
+from dsa_core.allocators import amc, dcss, dsa, dtp, dtp_weight, morphnet, ssl, uniform
 from dsa_core.allocators.allocation import Allocation, Update, ratios_on_path
 from dsa_core.allocators.config import OnStep, SearchConfig, SearchData
 from dsa_core.allocators.dtp_units import check_single_weights
@@ -12,10 +12,13 @@ from dsa_core.allocators.search import search
 from dsa_core.cost import Budget
 
 ALLOCATORS: dict[str, Callable[..., Allocation]] = {
+    "amc": amc.allocate,
     "dcss": dcss.allocate,
     "dsa": dsa.allocate,
     "dtp": dtp.allocate,
     "dtp-weight": dtp_weight.allocate,
+    "morphnet": morphnet.allocate,
+    "ssl": ssl.allocate,
     "uniform": uniform.allocate,
 }
 # what a method asks of a budget; raises before anything is trained
@@ -30,12 +33,15 @@ __all__ = [
     "SearchConfig",
     "SearchData",
     "Update",
+    "amc",
     "dcss",
     "dsa",
     "dtp",
     "dtp_weight",
+    "morphnet",
     "ratio_gradient",
     "ratios_on_path",
     "search",
+    "ssl",
     "uniform",
 ]

@@ -9,8 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from dsa_core.admm import PaperSettings, PricedSettings
 from dsa_core.allocators.allocation import Update
+from dsa_core.allocators.settings.amc import AMCSettings
 from dsa_core.allocators.settings.dcss import DCSSSettings
 from dsa_core.allocators.settings.dtp import DTPSettings
+from dsa_core.allocators.settings.morphnet import MorphNetSettings
+from dsa_core.allocators.settings.ssl import SSLSettings
 from dsa_core.data import BatchSource, Task
 from dsa_core.masks import Estimator
 from dsa_core.training import TrainConfig
@@ -37,7 +40,7 @@ class SearchConfig(BaseModel):
         prob_floor: smallest keep probability while weights train (0.01 in the authors' released
             code).
         fix_when_met: change no keep ratio once the budget is met (the paper's flow).
-        dcss, dtp: settings of those methods; None for their defaults.
+        amc, dcss, dtp, morphnet, ssl: settings of those methods; None for their defaults.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,8 +57,11 @@ class SearchConfig(BaseModel):
     anneal_fraction: float = Field(default=0.6, ge=0, le=1)
     prob_floor: float = Field(default=0.0, ge=0, lt=1)
     fix_when_met: bool = False
+    amc: AMCSettings | None = None
     dcss: DCSSSettings | None = None
     dtp: DTPSettings | None = None
+    morphnet: MorphNetSettings | None = None
+    ssl: SSLSettings | None = None
 
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -74,6 +80,8 @@ class SearchData:
         task: loss and score.
         checkpoint: file to save to after each epoch and to resume from, or None.
         progress: show a bar.
+        held_out: the examples of `ratios`, each once and without augmentation, for a method that
+            only looks at scores; None: `ratios` serve.
     """
 
     weights: BatchSource
@@ -81,3 +89,4 @@ class SearchData:
     task: Task
     checkpoint: Path | None = None
     progress: bool = True
+    held_out: BatchSource | None = None

@@ -31,19 +31,20 @@ def find_allocation(
     """Search, training the model in place; also the validation loss under the hard mask."""
     config, settings = shop.config, shop.config.preset.search
     weights, ratios = shop.halves()
+    held_out = shop.dataset.batches(
+        "train", batch_size=shop.eval_batch, indices=ratios, augment="none", device=shop.device
+    )
     data = SearchData(
         weights=shop.training("weights", settings.train, weights),
         ratios=shop.training("ratios", settings.train, ratios),
         task=shop.task,
         checkpoint=shop.checkpoints / "search.pt",
         progress=shop.progress,
+        held_out=held_out,
     )
     shop.say(f"{config.method}: searching for {config.ratio:.0%} of the dense {config.resource}")
     allocation = ALLOCATORS[config.method](
         model, graph, config.budget, data, settings, seed=config.seed
-    )
-    held_out = shop.dataset.batches(
-        "train", batch_size=shop.eval_batch, indices=ratios, augment="none", device=shop.device
     )
     with masked(model, graph, allocation.keep.float().to(shop.device)) as cut:
         loss = evaluate(zero_weights(cut, masks_of(allocation)), held_out, shop.task).loss

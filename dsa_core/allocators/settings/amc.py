@@ -1,0 +1,56 @@
+"""Settings of AMC."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dsa_core.masks import Importance
+
+
+class AMCSettings(BaseModel):
+    """How AMC searches; the defaults are the paper's where it has one.
+
+    Attributes:
+        episodes: allocations tried (400 in the paper, 800 for its hardest networks).
+        random_episodes: the first of them, with random actions; the agent learns after those.
+        keep_least: smallest keep ratio that may be chosen (0.2).
+        reward_examples: held-out examples that a reward is measured on, at most (5000).
+        norm: BatchNorm under a mask uses the dense network's "running" statistics, as AMC does, or
+            those of the "batch" it is measured on, as if it had been recalibrated.
+        importance: what ranks the channels of a group; AMC removes the smallest weights, "l1".
+        noise, noise_decay: deviation of the truncated normal noise on an action in the first
+            episode after the random ones, and its factor for each further one (0.5, 0.95).
+        hidden: width of the two hidden layers of actor and critic (300).
+        actor_lr, critic_lr: of Adam (1e-4, 1e-3).
+        tau: of the target networks' moving average (0.01).
+        batch_size: transitions in a learning step (64); one step for each decision.
+        memory_episodes: episodes that the replay memory holds (100, in the authors' code).
+        save_every: episodes from one checkpoint to the next.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    episodes: int = Field(default=400, ge=1)
+    random_episodes: int = Field(default=100, ge=0)
+    keep_least: float = Field(default=0.2, gt=0, lt=1)
+    reward_examples: int = Field(default=5000, ge=1)
+    norm: Literal["running", "batch"] = "running"
+    importance: Importance = "l1"
+    noise: float = Field(default=0.5, gt=0)
+    noise_decay: float = Field(default=0.95, gt=0, le=1)
+    hidden: int = Field(default=300, ge=1)
+    actor_lr: float = Field(default=1e-4, gt=0)
+    critic_lr: float = Field(default=1e-3, gt=0)
+    tau: float = Field(default=0.01, gt=0, le=1)
+    batch_size: int = Field(default=64, ge=1)
+    memory_episodes: int = Field(default=100, ge=1)
+    save_every: int = Field(default=20, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AMCSettings":
+        if self.random_episodes > self.episodes:
+            raise ValueError(
+                f"random_episodes={self.random_episodes} is more than episodes={self.episodes}: "
+                "the first of all episodes are random"
+            )
+        return self
