@@ -115,7 +115,7 @@ class SearchRun:
                 if on_step is not None and on_step(self.updates[-1]):
                     return True
             loss, score = self.train_step(step, x.to(self.device), y.to(self.device))
-            self._check(self.meter.add(loss, score, len(x)))
+            self._check(self.meter.add(loss, score, len(x) * team().size))
         return False
 
     def allocation(self, stopped: bool) -> Allocation:

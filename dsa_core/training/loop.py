@@ -171,7 +171,7 @@ class _Run:
                     break
                 lr = self._lr(epoch, position)
                 loss, score = self._step(x.to(self.device), y.to(self.device), lr)
-                self._check(meter.add(loss, score, len(x)), epoch)
+                self._check(meter.add(loss, score, len(x) * team().size), epoch)
         self._check(meter.flush(), epoch)
         self._check_state(epoch)
         if meter.n:
