@@ -370,7 +370,7 @@ def test_cifar_files_run(tmp_path):
 @pytest.mark.parametrize("model", ["resnet20", "resnet56", "resnet18_cifar", "vgg16_cifar"])
 @pytest.mark.parametrize("classes", [10, 100])
 def test_networks_of_the_paper_run_on_cifar_files(model, classes, tmp_path):
-    run_short(short(model, write_cifar(tmp_path, classes, n=4)), tmp_path)
+    run_short(short(model, write_cifar(tmp_path, classes, n=2 if classes == 10 else 8)), tmp_path)
 
 
 @pytest.mark.slow
