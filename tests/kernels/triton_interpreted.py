@@ -210,6 +210,8 @@ def test_masks_do_not_touch_the_gradient() -> None:
     scores, k = draw(sizes).requires_grad_(), torch.tensor([7.0], device=DEVICE)
     seed = torch.tensor([3], device=DEVICE)
     p, mask = fused.soft_topk_mask(scores, k, edges(sizes), temperature=t, seed=seed)
+    assert p.requires_grad
+    assert not mask.requires_grad
     (straight,) = torch.autograd.grad((mask * p.detach()).sum() + p.square().sum(), scores)
     q = soft_topk(scores, k, edges(sizes), temperature=1.0, backend="triton")
     assert torch.equal(straight, torch.autograd.grad(q.square().sum(), scores)[0])
