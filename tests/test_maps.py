@@ -27,10 +27,10 @@ def draw(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def alike(n: int = 40, side: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures of two shades whose labels are 1 where the picture is 250, and 0 where it is 100."""
+def alike(n: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures of 24x36 whose labels are 1 where the shade is 250, and 0 where it is 100."""
     coarse = torch.randint(0, 2, (n, 4, 4), generator=draw(5))
-    labels = coarse.repeat_interleave(side // 4, 1).repeat_interleave(side // 4, 2)
+    labels = coarse.repeat_interleave(6, 1).repeat_interleave(9, 2)
     return (100 + 150 * labels).to(torch.uint8).unsqueeze(1), labels.to(torch.uint8)
 
 
@@ -72,11 +72,11 @@ def test_shift_by_whole_pixels_is_exact():
             (r, c)
             for r in range(7)
             for c in range(7)
-            if np.allclose(padded[r : r + 24, c : c + 24], after[0].numpy(), atol=1e-2)
+            if np.allclose(padded[r : r + 24, c : c + 36], after[0].numpy(), atol=1e-2)
         ]
         assert len(found) == 1
         (r, c) = found[0]
-        np.testing.assert_array_equal(marked[r : r + 24, c : c + 24], new.numpy())
+        np.testing.assert_array_equal(marked[r : r + 24, c : c + 36], new.numpy())
         seen.add((r, c))
     assert len(seen) > 15
 
@@ -168,6 +168,25 @@ def test_a_pixel_is_named_after_the_digit_that_made_it():
     assert bright[labels == 0].mean() < 0.3
     counts = (labels == 7).flatten(1).sum(1)
     assert counts.min() > 0  # at least two digits a scene, wholly inside
+
+
+def test_every_number_of_digits_is_as_frequent(monkeypatch):
+    """The k-th digit of a scene inks row k alone: the labels then count the digits."""
+    from dsa_core.data import scenes as module
+
+    calls = []
+
+    def marked(inks, labels, n, draw):
+        ink = torch.zeros(n, 32, 32)
+        ink[:, len(calls)] = 1
+        calls.append(n)
+        return ink, torch.zeros(n, dtype=torch.int64)
+
+    monkeypatch.setattr(module, "placed", marked)
+    _, labels = compose("train", torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.tensor([0]))
+    counts = torch.bincount((labels == 1).any(2).sum(1), minlength=6).tolist()
+    assert counts[:2] + counts[5:] == [0, 0, 0]
+    assert min(counts[2:5]) > 330  # of 1200, in three equal parts
 
 
 def test_test_scenes_are_of_other_digits(monkeypatch):
