@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from dsa_core.admm import shift_to_budget, uniform_ratio
-from dsa_core.allocators import ALLOCATORS, SearchConfig, SearchData
+from dsa_core.allocators import ALLOCATORS, Allocation, SearchConfig, SearchData
+from dsa_core.allocators.settings.dcss import DCSSSettings
 from dsa_core.channels import ChannelGraph, trace
 from dsa_core.cost import Budget, Cost, round_to_channels
-from dsa_core.data import Dataset, load, split
+from dsa_core.data import AnyDataset, Dataset, load, split
 from dsa_core.files import write_atomically
 from dsa_core.masks import importance, top_channels
 from dsa_core.models.segmentation import SmallSegNet
@@ -69,7 +70,7 @@ class DigitClassifier(nn.Module):
 
 
 def compare(
-    seed: int, *, ratio: float = 0.5, epochs: tuple[int, int, int] = (12, 8, 6)
+    seed: int, *, ratio: float = 0.25, epochs: tuple[int, int, int] = (40, 10, 12)
 ) -> Comparison:
     """Search on both tasks, prune the segmenter by every allocation, fine-tune, and score.
 
@@ -78,35 +79,34 @@ def compare(
         ratio: MACs allowed, of the dense network; of the classifier too.
         epochs: of the dense training, of a search, of the fine-tuning.
     """
-    scenes, digits = load("digit_scenes"), enlarged()
-    assert isinstance(scenes, Dataset)
+    scenes, digits, budget = load("digit_scenes"), enlarged(), Budget(macs=ratio)
     segmenter, classifier = networks(seed, scenes.num_classes)
-    for model, dataset in ((segmenter, scenes), (classifier, digits)):
+    ratios, graphs = [], []
+    for model, dataset, side in ((segmenter, scenes, 32), (classifier, digits, ENLARGED)):
         fit(model, dataset, settings(epochs[0], 0.1), seed)
-    graph = trace(segmenter, torch.zeros(1, 1, 32, 32))
-    budget = Budget(macs=ratio)
-    own = searched(segmenter, graph, scenes, budget, epochs[1], seed)
-    reader = trace(classifier, torch.zeros(1, 1, ENLARGED, ENLARGED))
-    other = searched(classifier, reader, digits, budget, epochs[1], seed)
-    allocations = dict(zip(METHODS, allocate(graph, own, reader, other, budget), strict=True))
-    scored = {
-        name: pruned_score(segmenter, graph, counts, scenes, settings(epochs[2], 0.05), seed)
+        graph = trace(model, torch.zeros(1, 1, side, side))
+        found = searched(model, graph, dataset, budget, settings(epochs[1], 0.1), seed=seed)
+        ratios.append(found.counts / graph.sizes.double())
+        graphs.append(graph)
+    graph, cost = graphs[0], Cost.of(graphs[0], "macs")
+    allocations = dict(zip(METHODS, allocate(graphs, ratios, budget), strict=True))
+    tuning = settings(epochs[2], 0.05)
+    tuned = {
+        name: cut_and_tuned(segmenter, graph, counts, scenes, tuning, seed=seed)
         for name, counts in allocations.items()
     }
-    cost = Cost.of(graph, "macs")
-    test = scenes.batches("test", batch_size=300)
     return Comparison(
         seed=seed,
         ratio=ratio,
-        dense=evaluate(segmenter, test, scenes.task).score,
-        scores=scored,
+        dense=score(segmenter, scenes),
+        scores={name: score(model, scenes) for name, model in tuned.items()},
         macs={name: cost.at(counts) / cost.dense for name, counts in allocations.items()},
         counts={name: counts.tolist() for name, counts in allocations.items()},
     )
 
 
 def allocate(
-    graph: ChannelGraph, own: Tensor, reader: ChannelGraph, other: Tensor, budget: Budget
+    graphs: Sequence[ChannelGraph], searched_ratios: Sequence[Tensor], budget: Budget
 ) -> list[Tensor]:
     """Keep counts of the segmenter by each of `METHODS`, all within one budget.
 
@@ -114,24 +114,23 @@ def allocate(
     common factor brings all groups to the budget.
 
     Args:
-        graph: of the segmenter.
-        own: its searched keep ratios, shape (K,).
-        reader: graph of the classifier.
-        other: its searched keep ratios.
+        graphs: of the segmenter and of the classifier.
+        searched_ratios: keep ratios searched on each of them, shapes (K,) and (K',).
         budget: of the segmenter.
     """
-    cost = Cost.of(graph, budget.resource)
-    shared = [g.name for g in reader.prunable]
-    there = dict(zip(shared, other.tolist(), strict=True))
-    here = {g.name: r for g, r in zip(graph.prunable, own.tolist(), strict=True)}
+    graph, cost = graphs[0], Cost.of(graphs[0], budget.resource)
+    here, there = (
+        {g.name: r for g, r in zip(some.prunable, ratios.tolist(), strict=True)}
+        for some, ratios in zip(graphs, searched_ratios, strict=True)
+    )
     floors = budget.least_counts(cost) / cost.sizes
-    ratios = [
-        own,
-        spread(graph, {name: here[name] for name in shared}),
+    wanted = [
+        searched_ratios[0],
+        spread(graph, {name: ratio for name, ratio in here.items() if name in there}),
         spread(graph, there),
         uniform_ratio(cost.relative, budget.ratio, floors),
     ]
-    landed = [shift_to_budget(r.log(), cost.relative, budget.ratio, floors)[0] for r in ratios]
+    landed = [shift_to_budget(r.log(), cost.relative, budget.ratio, floors)[0] for r in wanted]
     return [round_to_channels(z.exp(), cost, budget) for z in landed]
 
 
@@ -179,47 +178,65 @@ def settings(epochs: int, lr: float) -> TrainConfig:
     return TrainConfig(epochs=epochs, lr=lr, batch_size=32, precision="fp32", channels_last=False)
 
 
-def fit(model: nn.Module, dataset: Dataset, config: TrainConfig, seed: int) -> None:
+def fit(model: nn.Module, dataset: AnyDataset, config: TrainConfig, seed: int) -> None:
     """Train in place on all training examples."""
     batches = dataset.batches("train", batch_size=config.batch_size, seed=seed, drop_last=True)
     train(model, batches, dataset.task, config, seed=seed, progress=False)
 
 
 def searched(
-    model: nn.Module, graph: ChannelGraph, dataset: Dataset, budget: Budget, epochs: int, seed: int
-) -> Tensor:
-    """Keep ratios found by DCSS on a copy of the network, shape (K,)."""
-    config = settings(epochs, 0.02).model_copy(update={"schedule": "constant"})
+    model: nn.Module,
+    graph: ChannelGraph,
+    dataset: AnyDataset,
+    budget: Budget,
+    config: TrainConfig,
+    *,
+    seed: int,
+    dcss: DCSSSettings | None = None,
+) -> Allocation:
+    """Search by DCSS on a copy of the network, an update of the choices before every weight step.
+
+    Args:
+        model: dense and trained; it is left as it is.
+        graph: of the model.
+        dataset: of the task; 80 % of its training part is for the weights.
+        budget: to reach.
+        config: of the weights' training, at a constant rate of 0.02.
+        seed: of split and order.
+        dcss: settings of the method; None for the defaults.
+    """
+    config = config.model_copy(update={"schedule": "constant", "lr": 0.02})
     parts = split(dataset.count("train"), 0.8, seed)
+    size = config.batch_size
     weights, ratios = (
-        dataset.batches("train", batch_size=32, indices=part, seed=seed + i, drop_last=True)
+        dataset.batches("train", batch_size=size, indices=part, seed=seed + i, drop_last=True)
         for i, part in enumerate(parts)
     )
-    found = ALLOCATORS["dcss"](
-        copy.deepcopy(model),
-        graph,
-        budget,
-        SearchData(weights, ratios, dataset.task, progress=False),
-        SearchConfig(train=config, ratio_every=1),
-        seed=seed,
-    )
-    return found.counts / graph.sizes.double()
+    data = SearchData(weights, ratios, dataset.task, progress=False)
+    how = SearchConfig(train=config, ratio_every=1, dcss=dcss)
+    return ALLOCATORS["dcss"](copy.deepcopy(model), graph, budget, data, how, seed=seed)
 
 
-def pruned_score(
+def cut_and_tuned(
     model: nn.Module,
     graph: ChannelGraph,
     counts: Tensor,
-    dataset: Dataset,
+    dataset: AnyDataset,
     config: TrainConfig,
+    *,
     seed: int,
-) -> float:
-    """The test score of a pruned copy after fine-tuning."""
+) -> nn.Module:
+    """A pruned copy of the network, BatchNorm estimated anew, after fine-tuning."""
     pruned = prune(model, graph, top_channels(importance(model, graph), counts, graph))
     batches = dataset.batches("train", batch_size=config.batch_size, seed=seed, drop_last=True)
     recalibrate_batchnorm(pruned, batches, 20)
     fit(pruned, dataset, config, seed + 1)
-    return evaluate(pruned, dataset.batches("test", batch_size=300), dataset.task).score
+    return pruned
+
+
+def score(model: nn.Module, dataset: AnyDataset) -> float:
+    """What judges the task, on the test part."""
+    return evaluate(model, dataset.batches("test", batch_size=300), dataset.task).score
 
 
 def write(comparisons: Sequence[Comparison], path: Path) -> None:
