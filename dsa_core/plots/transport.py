@@ -75,7 +75,7 @@ def decay_figure(steps: Sequence[int], undecided: Mapping[str, Sequence[float]])
     axes = figure.add_subplot()
     for i, (name, values) in enumerate(undecided.items()):
         style = {"marker": "o", "linestyle": "none", "ms": 5.0} if i else {"linestyle": "-"}
-        axes.plot(list(steps), list(values), color=COLOURS[i], label=name, **style)  # type: ignore[arg-type]
+        axes.plot(list(steps), list(values), color=COLOURS[i], label=name, **style)
     log_axis(axes, [max(1, s) for s in steps])
     axes.set_yscale("log")
     axes.set_xlabel("step t (log scale)")
