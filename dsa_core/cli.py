@@ -1,4 +1,4 @@
-"""The command line, `dsa` or `python -m dsa_core`: run, batch, report, groups, check, data."""
+"""The command line: run, batch, report, groups, check, data, bench, calibrate."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dsa_core.batch.cli import batch_command
+from dsa_core.bench.cli import bench_command, calibrate_command
 from dsa_core.errors import BudgetError, ConfigError, DSAError
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ PRESET_HELP = (
     "seg-short: CamVid in DATA/voc; sr-short: T91 to Set5 in DATA/sr; "
     "paper: CIFAR-10, 300 epochs from random weights; imagenet: 120 epochs of folder:PATH"
 )
-METHOD_HELP = "dsa, uniform, dcss or dtp; give it several times for several (default: dsa)"
+METHOD_HELP = (
+    "dsa, uniform, dcss, dtp, dtp-weight (single weights), ssl, morphnet or amc; give it several "
+    "times for several (default: dsa)"
+)
 BUDGET_HELP = (
     "macs=RATIO, params=RATIO or latency=RATIO, RATIO in (0, 1] of the dense network; or "
     "latency_ms=TIME of a batch; latency needs --calibration"
@@ -322,6 +326,8 @@ def data_command(
 
 
 app.command("batch")(batch_command)
+app.command("bench")(bench_command)
+app.command("calibrate")(calibrate_command)
 
 
 def main() -> None:

@@ -61,10 +61,18 @@ def latency(
     return latencies([model], x, repeats=repeats, precision=precision)[0]
 
 
-@torch.no_grad()
 def latencies(
     models: Sequence[nn.Module], x: Tensor, *, repeats: int = 15, precision: Precision = FP32
 ) -> list[Latency]:
+    """Time several networks, see `forward_times`."""
+    columns = forward_times(models, x, repeats=repeats, precision=precision)
+    return [summary(times, x, precision) for times in columns]
+
+
+@torch.no_grad()
+def forward_times(
+    models: Sequence[nn.Module], x: Tensor, *, repeats: int = 15, precision: Precision = FP32
+) -> list[list[float]]:
     """Time several networks in turn, round after round: a busy moment then does not hit one alone.
 
     Args:
@@ -72,6 +80,9 @@ def latencies(
         x: one batch, which all of them take.
         repeats: rounds, at least 1.
         precision: number format and memory order.
+
+    Returns:
+        Milliseconds: for each network, its time in every round.
     """
     x = place(x, precision)
 
@@ -82,8 +93,7 @@ def latencies(
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(mode(model, training=False))
-        columns = in_turn([partial(forward, m) for m in models], x.device, repeats=repeats)
-    return [summary(times, x, precision) for times in columns]
+        return in_turn([partial(forward, m) for m in models], x.device, repeats=repeats)
 
 
 def onnx_latency(path: Path, x: Tensor, *, repeats: int = 15) -> Latency:

@@ -1,5 +1,6 @@
 """What machine this is: numbers of time are worth nothing without it."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -11,6 +12,20 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads, {processor()}"
+
+
+def machine() -> dict[str, str | int]:
+    """What ran: processor, cores that this process may use, threads, torch, GPU."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    cores = len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "not run"
+    return {
+        "cpu": processor(),
+        "cores": cores,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "gpu": gpu,
+    }
 
 
 def processor() -> str:

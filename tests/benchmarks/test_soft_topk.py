@@ -1,109 +1,15 @@
 """How long a forward and backward pass of soft_topk takes: `pytest tests/benchmarks`.
 
-The 30 channel groups of ResNet-56 (widths 16, 32, 64; 1120 channels) at keep ratio 0.5, float32.
-Nothing here fails by being slow. Two peers solve group after group with SciPy's `root_scalar`:
-
-- `by_group`: the way of the authors' released code, written from the paper's formulas. Per group an
-  autograd function: p = 1 / (1 + (b / beta1)^-beta2) with exponents clipped to +-20, Brent's method
-  on log beta1 inside [min log b, max log b] -+ 20 / beta2 at SciPy's default tolerance, backward
-  dL/dalpha = C sum g w / sum w, both in NumPy; no gradient for b. (The released code brackets
-  log beta1 by +-500 and stops at 0.02, which is rounder at both ends.)
-- `by_scipy`: the least one can do with SciPy: no autograd, scores in logs, the tightest bracket,
-  the sigmoid of scipy.special, all in one function; gradients of scores and counts.
+The problem and its two peers are in `dsa_core.bench.soft_topk`. Nothing here fails by being slow.
 """
 
-import itertools
-import statistics
-import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
-import torch
-from scipy.optimize import root_scalar
-from scipy.special import expit
 from torch import Tensor
 from torch.testing import assert_close
 
-from dsa_core.kernels import soft_topk
-
-WIDTHS = [16] * 10 + [32] * 10 + [64] * 10
-RATIO = 0.5
-Solver = Callable[..., list[Tensor]]
-
-
-def problem(temperature: float) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Scores like log |gamma|, counts, offsets, temperature."""
-    generator = torch.Generator().manual_seed(0)
-    sizes = torch.tensor(WIDTHS)
-    scores = torch.rand(int(sizes.sum()), generator=generator).clamp_min(1e-3).log()
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
-    return scores, RATIO * sizes, offsets, temperature
-
-
-def upstream(n: int) -> Tensor:
-    """dL/dp of every channel: position / n."""
-    return torch.arange(n, dtype=torch.float32) / n
-
-
-def by_operator(scores: Tensor, k: Tensor, offsets: Tensor, temperature: float) -> list[Tensor]:
-    """p, and the gradients of scores and k."""
-    scores, k = scores.detach().requires_grad_(), k.detach().requires_grad_()
-    p = soft_topk(scores, k, offsets, temperature=temperature)
-    return [p.detach(), *torch.autograd.grad(p, (scores, k), upstream(len(p)))]
-
-
-def by_scipy(scores: Tensor, k: Tensor, offsets: Tensor, temperature: float) -> list[Tensor]:
-    """The same, one group after the other, in NumPy."""
-    s, counts, edges = scores.double().numpy(), k.double().numpy(), offsets.numpy()
-    p, grad_s, grad_k = np.empty_like(s), np.empty_like(s), np.empty_like(counts)
-    weights = upstream(len(s)).numpy()
-    for g, (a, b) in enumerate(itertools.pairwise(edges)):
-        x, kept = s[a:b] / temperature, counts[g]
-        logit = np.log(kept / (b - a - kept))
-        bracket = (x.min() - logit - 1e-9, x.max() - logit + 1e-9)
-        root = root_scalar(lambda t, x=x, kept=kept: expit(x - t).sum() - kept, bracket=bracket)
-        q = expit(x - root.root)
-        w = q * (1 - q)
-        share, weight = w / w.sum(), weights[a:b]
-        p[a:b], grad_k[g] = q, share @ weight
-        grad_s[a:b] = w / temperature * (weight - grad_k[g])
-    return [torch.from_numpy(y).float() for y in (p, grad_s, grad_k)]
-
-
-class _OneGroup(torch.autograd.Function):
-    """p of one group as a function of its keep ratio, as the paper has it."""
-
-    @staticmethod
-    def forward(ctx: Any, alpha: Tensor, importance: Tensor, beta2: float) -> Tensor:
-        b, wanted = importance.numpy().astype(np.float64), alpha.item()
-
-        def keep_prob(log_beta1: float) -> np.ndarray:
-            exponent = np.clip(beta2 * (log_beta1 - np.log(b)), -20.0, 20.0)
-            return 1 / (1 + np.exp(exponent))
-
-        ends = np.log(b.min()) - 20 / beta2, np.log(b.max()) + 20 / beta2
-        solved = root_scalar(lambda x: keep_prob(x).mean() - wanted, bracket=ends)
-        p = keep_prob(solved.root)
-        ctx.w = p * (1 - p)
-        return torch.from_numpy(p).float()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        w, g = ctx.w, grads[0].numpy()
-        return torch.tensor(len(w) * (g @ w) / w.sum(), dtype=torch.float32), None, None
-
-
-def by_group(scores: Tensor, k: Tensor, offsets: Tensor, temperature: float) -> list[Tensor]:
-    """p, and the gradient of k; there is none of the scores."""
-    importance = scores.exp()
-    sizes = offsets.diff()
-    alpha = (k / sizes).requires_grad_()
-    parts = zip(alpha.unbind(), importance.split(sizes.tolist()), strict=True)
-    p = torch.cat([_OneGroup.apply(a, b, 1 / temperature) for a, b in parts])
-    (grad,) = torch.autograd.grad(p, alpha, upstream(len(p)))
-    return [p.detach(), grad / sizes]
+from dsa_core.bench.soft_topk import Solver, by_group, by_operator, by_scipy, problem, speedup
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
@@ -119,41 +25,12 @@ def test_forward_and_backward(
         assert_close(got, other, rtol=1e-4, atol=1e-5)
 
 
-class Ratio(NamedTuple):
-    """How many times faster than a peer: median over n rounds, and the middle half of them."""
-
-    median: float
-    low: float
-    high: float
-    n: int
-
-
-def seconds(solve: Solver, arguments: tuple[Any, ...], calls: int) -> float:
-    """Processor time of one call, as the mean of a few: waiting for a busy core is not in it."""
-    start = time.process_time()
-    for _ in range(calls):
-        solve(*arguments)
-    return (time.process_time() - start) / calls
-
-
-def speedup(peer: Solver, *, temperature: float, rounds: int = 60) -> Ratio:
-    """The ratio round by round, both sides in turn: a busy machine slows both."""
-    arguments = problem(temperature)
-    for solve in (by_operator, peer):
-        seconds(solve, arguments, 5)  # caches fill
-    ratios = [
-        seconds(peer, arguments, 2) / seconds(by_operator, arguments, 10) for _ in range(rounds)
-    ]
-    low, median, high = statistics.quantiles(ratios, n=4)
-    return Ratio(median, low, high, rounds)
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.2, 0.05])
 @pytest.mark.parametrize("peer", [by_group, by_scipy], ids=lambda f: f.__name__)
 def test_speedup(peer: Solver, temperature: float) -> None:
     ratio = speedup(peer, temperature=temperature)
     print(
         f"\nsoft_topk over {peer.__name__}, T = {temperature}: {ratio.median:.1f} times "
-        f"(middle half {ratio.low:.1f} to {ratio.high:.1f}, n = {ratio.n})"
+        f"(middle half {ratio.spread[0]:.1f} to {ratio.spread[1]:.1f}, n = {ratio.n})"
     )
     assert ratio.median > 0
