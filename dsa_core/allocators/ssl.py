@@ -76,7 +76,7 @@ def group_norms(
 def group_sizes(graph: ChannelGraph, slices: tuple[Slice, ...]) -> Tensor:
     """How many weights each channel's group has, float32, shape (n,)."""
     shapes = {name: torch.ones(graph.parameters[name]) for name, _, _ in slices}
-    return group_norms(shapes, graph, slices).square()
+    return group_norms(shapes, graph, slices).square().round()
 
 
 def allocate(

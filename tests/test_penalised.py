@@ -1,0 +1,391 @@
+"""SSL and MorphNet: the penalties are the papers', the trials are counted, and misses are told."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from problems_runs import allocate, fresh, graph8, search_config, search_data, trained
+from torch import Tensor, nn
+
+from dsa_core.allocators import Allocation, Problem, penalised
+from dsa_core.allocators.morphnet import CostPenalty, largest_scales
+from dsa_core.allocators.penalised import Trials, rounded_off, way_to_zero
+from dsa_core.allocators.settings.morphnet import MorphNetSettings
+from dsa_core.allocators.settings.ssl import SSLSettings
+from dsa_core.allocators.ssl import GroupLasso, group_norms, group_sizes, slices_of
+from dsa_core.channels import trace
+from dsa_core.cost import Budget, Cost
+from dsa_core.errors import TrainingError
+
+
+def problem(
+    method: str = "ssl",
+    model: nn.Module | None = None,
+    budget: Budget | None = None,
+    **changes: Any,
+) -> Problem:
+    budget = budget or Budget(macs=0.5)
+    config = search_config(**changes)
+    return Problem(method, model or trained(), graph8(), budget, search_data(), config, 0)
+
+
+def parameters_of(p: Problem) -> dict[str, Tensor]:
+    return dict(p.model.named_parameters())
+
+
+def channel_weights(p: Problem, channel: int, slices) -> Tensor:
+    """All weights of one channel in one vector, found entry by entry."""
+    found, parameters = [], parameters_of(p)
+    for name, axis, channels in slices:
+        for position, here in enumerate(channels.tolist()):
+            if here == channel:
+                found.append(parameters[name].select(axis, position).flatten())
+    return torch.cat(found)
+
+
+def quiet(scheme, **weights: float):
+    """The scheme with lambda 1."""
+    scheme.lam = 1.0
+    return scheme
+
+
+# ------------------------------------------------------------------ SSL
+
+
+@pytest.mark.parametrize("members", ["filters", "makers", "all"])
+def test_group_norms_are_those_of_each_channel(members):
+    p = problem()
+    slices = slices_of(p.graph, members)
+    norms = group_norms(parameters_of(p), p.graph, slices)
+    sizes = group_sizes(p.graph, slices)
+    for channel in (0, 5, 16, 17, 40, 150, p.graph.n_channels - 1):
+        weights = channel_weights(p, channel, slices)
+        torch.testing.assert_close(norms[channel], weights.norm())
+        assert sizes[channel] == len(weights)
+
+
+def test_the_members_of_a_group():
+    """One channel of the stem's group: 1x3x3 + 16x3x3 weights make it, 16 + 32x2 rows read it."""
+    p = problem()
+    filters = slices_of(p.graph, "filters")
+    count = {m: group_sizes(p.graph, slices_of(p.graph, m)) for m in ("filters", "makers", "all")}
+    members = [name for name, _, channels in filters if 0 in channels.tolist()]
+    assert len(members) == len(p.graph.prunable[0].members)
+    # BatchNorm adds a scale and a shift for each member
+    torch.testing.assert_close(
+        count["makers"][0] - count["filters"][0], torch.tensor(2.0 * len(members))
+    )
+    readers = sum(
+        parameters_of(p)[name].select(axis, 0).numel()
+        for name, axis, channels in p.graph.consumers
+        if 0 in channels.tolist()
+    )
+    assert count["all"][0] - count["makers"][0] == readers
+
+
+def test_ssl_pulls_every_group_with_lambda_along_its_weights():
+    p = problem()
+    scheme = quiet(GroupLasso(p, 1.0, SSLSettings()))
+    parameters = parameters_of(p)
+    scheme.penalty(0, parameters).backward()
+    norms = group_norms(parameters, p.graph, scheme.slices)
+    assert float(norms.detach().min()) > 0.02  # all beyond the rounded part: lr * lambda = 0.02
+    for name, axis, channels in scheme.slices:
+        weight = parameters[name]
+        view = [-1 if a == axis else 1 for a in range(weight.ndim)]
+        torch.testing.assert_close(weight.grad, weight / norms[channels].view(view))
+
+
+def test_ssl_at_zero_has_no_slope():
+    model = trained()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    scheme = quiet(GroupLasso(problem(model=fresh()), 1.0, SSLSettings()))
+    scheme.penalty(0, dict(model.named_parameters())).backward()
+    assert all(bool((q.grad == 0).all()) for q in model.parameters() if q.grad is not None)
+
+
+def test_rounded_off_is_the_distance_beyond_a_width_and_smooth_at_it():
+    d = torch.tensor([0.0, 0.05, 0.1, 0.2, 3.0], requires_grad=True)
+    value = rounded_off(d, torch.full((5,), 0.1))
+    torch.testing.assert_close(value, torch.tensor([0.05, 0.0625, 0.1, 0.2, 3.0]))
+    value.sum().backward()
+    torch.testing.assert_close(d.grad, torch.tensor([0.0, 0.5, 1.0, 1.0, 1.0]))
+
+
+def test_without_a_loss_the_penalty_of_strength_one_empties_the_average_channel():
+    """A scalar that SGD moves under slope lambda: at strength 1 it gets to 0, and rests there."""
+    p = problem(epochs=40)
+    scheme = GroupLasso(p, 1.0, SSLSettings())
+    start = float(group_norms(parameters_of(p), p.graph, scheme.slices).detach().mean())
+    ends = []
+    for strength in (0.5, 1.0, 1.5):
+        x = torch.tensor([start], requires_grad=True)
+        sgd = torch.optim.SGD([x], lr=0.02, momentum=0.9)
+        lam = scheme.lam * strength
+        for _ in range(40 * 4):
+            sgd.zero_grad()
+            (lam * rounded_off(x.abs(), torch.tensor([0.02 * lam]))).sum().backward()
+            sgd.step()
+        ends.append(float(x.detach()) / start)
+    assert ends[0] == pytest.approx(0.5, abs=0.04)  # the momentum takes ten steps to build up
+    assert ends[1] == pytest.approx(0.0, abs=0.08)
+    assert abs(ends[2]) < 0.01
+    assert way_to_zero(p) == pytest.approx(0.02 * 160 / 0.1)
+
+
+# ------------------------------------------------------------------ MorphNet
+
+
+def some_dead(model: nn.Module) -> nn.Module:
+    """The network with a third of the scales of every BatchNorm far below the threshold."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight[::3] *= 1e-5
+    return model
+
+
+def paper_penalty(p: Problem, gates: Tensor) -> float:
+    """Gordon et al., equation of section 4.2, layer by layer and channel by channel."""
+    total, alive = 0.0, gates > 1e-3
+    for layer in p.graph.layers:
+        counts, sums = [], []
+        for channels in (layer.in_channels, layer.out_channels):
+            live, weighed = 0, 0.0
+            for c in channels.tolist():
+                live += 1 if c < 0 else int(alive[c])
+                weighed += 0.0 if c < 0 else float(gates[c])
+            counts.append(live)
+            sums.append(weighed)
+        total += layer.coefficient * (counts[0] * sums[1] + counts[1] * sums[0])
+    return total / p.cost.dense
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_morphnet_is_the_paper_s_sum_over_convolutions(dead):
+    p = problem("morphnet", some_dead(trained()) if dead else None)
+    scheme = quiet(CostPenalty(p, 1.0, MorphNetSettings()))
+    gates = scheme.distances(parameters_of(p)).detach()
+    assert bool((gates > 1e-3).all()) is not dead
+    prices = scheme.pulls(gates)
+    assert float((gates * prices).sum()) == pytest.approx(paper_penalty(p, gates), rel=1e-5)
+    alone = float(scheme.penalty(0, parameters_of(p)).detach())
+    widths = 0.02 * prices
+    assert alone == pytest.approx(float((prices * rounded_off(gates, widths)).sum()), rel=1e-6)
+
+
+def test_a_price_is_what_one_more_channel_costs():
+    """F is quadratic: half the difference over two steps is its slope exactly."""
+    for resource in ("macs", "params"):
+        p = problem("morphnet", budget=Budget(**{resource: 0.5}))
+        cost, prices = (
+            p.cost,
+            CostPenalty(p, 1.0, MorphNetSettings()).pulls(torch.ones(240)[: p.graph.n_channels]),
+        )
+        for k, group in enumerate(p.graph.prunable):
+            step = torch.zeros_like(cost.sizes)
+            step[k] = 1
+            difference = (cost.at(cost.sizes + step) - cost.at(cost.sizes - step)) / 2 / cost.dense
+            assert float(prices[group.start]) == pytest.approx(difference, rel=1e-4)
+
+
+def test_the_largest_scale_decides_and_alone_is_pulled():
+    model, graph = trained(), graph8()
+    with torch.no_grad():
+        for i, norm in enumerate(graph.norms):
+            dict(model.named_parameters())[norm.weight].mul_((-1) ** i)
+    parameters = dict(model.named_parameters())
+    scales = largest_scales(parameters, graph)
+    scales.sum().backward()
+    held = [(n.weight, c) for n in graph.norms for c in [n.channels.tolist()]]
+    for channel in (0, 3, 20, 100):
+        values = {w: abs(float(parameters[w][c.index(channel)])) for w, c in held if channel in c}
+        assert float(scales[channel]) == pytest.approx(max(values.values()), rel=1e-6)
+        for weight, c in held:
+            if channel in c:
+                slope = float(parameters[weight].grad[c.index(channel)])
+                assert abs(slope) == (1.0 if values[weight] == max(values.values()) else 0.0)
+
+
+def test_a_channel_without_batchnorm_has_its_rms_weight():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(64, 10)
+    )
+    graph = trace(model, torch.zeros(1, 1, 8, 8))
+    p = Problem("morphnet", model, graph, Budget(macs=0.5), search_data(), search_config(), 0)
+    gates = CostPenalty(p, 1.0, MorphNetSettings()).distances(parameters_of(p)).detach()
+    torch.testing.assert_close(gates[:6], model[0].weight.square().mean((1, 2, 3)).sqrt())
+
+
+# ------------------------------------------------------------------ what is kept
+
+
+def test_channels_alive_are_kept_raised_to_floors_and_divisor():
+    p = problem("morphnet", some_dead(trained()))
+    scheme = CostPenalty(p, 1.0, MorphNetSettings())
+    scheme.check = lambda name, value: None
+    alive = [
+        int((scheme.importance()[g.start : g.start + g.size] > 1e-3).sum())
+        for g in p.graph.prunable
+    ]
+    assert scheme.counts().tolist() == alive
+    assert min(a / g.size for a, g in zip(alive, p.graph.prunable, strict=True)) < 0.7
+    raised = problem("morphnet", p.model, Budget(macs=0.9, floors={"*": 0.8}, divisor=4))
+    scheme = CostPenalty(raised, 1.0, MorphNetSettings())
+    scheme.check = lambda name, value: None
+    for count, group in zip(scheme.counts().tolist(), p.graph.prunable, strict=True):
+        assert count == min(group.size, -(-max(1, int(-(-0.8 * group.size // 1))) // 4) * 4)
+    with torch.no_grad():
+        for q in p.model.parameters():
+            q.zero_()
+    assert CostPenalty.counts(scheme).min() >= 1
+
+
+@pytest.mark.parametrize("method", ["ssl", "morphnet"])
+def test_a_budget_that_is_missed_is_told(method):
+    settings: dict[str, Any] = {method: {"strength": 1e-6, "max_trials": 2}}
+    model = trained()
+    missed = allocate(method, model, config=search_config(**settings))
+    assert missed.whole_ratio() == 1.0
+    assert not missed.met
+    assert missed.trials == 2
+    assert missed.notes["penalty_hit"] is False
+
+
+@pytest.mark.parametrize(("method", "strength"), [("ssl", 5.0), ("morphnet", 12.0)])
+def test_a_strong_penalty_empties_channels_and_they_are_those_cut(method, strength):
+    settings: dict[str, Any] = {method: {"strength": strength, "max_trials": 1}}
+    model = trained()
+    found = allocate(method, model, config=search_config(lr=0.05, epochs=8, **settings))
+    assert 0.0 < found.whole_ratio() < 0.9
+    assert found.whole_cost() == Cost.of(found.graph, "macs").at(found.counts)
+    for group in found.graph.prunable:
+        gates = found.importance[group.start : group.start + group.size]
+        alive = gates > 1e-3
+        if alive.any():
+            assert torch.equal(found.keep[group.start : group.start + group.size], alive)
+    assert found.updates[0].keep_ratios == (1.0,) * len(found.graph.prunable)
+    assert found.updates[-1].cost <= 1.0
+
+
+# ------------------------------------------------------------------ the trials
+
+
+def fake_search(costs: list[float], starts: list[Tensor], stop_at: int | None = None):
+    """A search that costs nothing: it writes its number into the weights."""
+
+    def search(p: Problem, scheme: Any, on_step: Any) -> Allocation:
+        number = len(starts)
+        starts.append(p.model.linear.bias.detach().clone())
+        with torch.no_grad():
+            p.model.linear.bias.fill_(float(number + 1))
+        ones = torch.ones(len(p.graph.prunable), dtype=torch.float64)
+        found = Allocation(
+            method="ssl",
+            graph=p.graph,
+            budget=p.budget,
+            keep_ratios=ones,
+            importance=torch.ones(p.graph.n_channels),
+            counts=p.graph.sizes,
+            epochs=({"epoch": 0.0},) * 3,
+            seconds=2.0,
+            notes={"stopped": number == stop_at, "penalty_lambda": scheme.lam},
+        )
+        object.__setattr__(found, "_ratio", costs[number])
+        return found
+
+    return search
+
+
+@pytest.mark.parametrize(
+    ("costs", "trials", "taken"),
+    [
+        ([0.495], 1, 1),  # the first one hits
+        ([0.9, 0.3, 0.493], 3, 3),
+        ([0.9, 0.3, 0.45, 0.6], 4, 3),  # none hits: the costliest within
+        ([0.9, 0.8, 0.7, 0.6], 4, 4),  # none within: the cheapest
+        ([0.9, 0.6, 0.7, 0.8], 4, 2),
+    ],
+)
+def test_all_trials_start_alike_and_all_are_counted(monkeypatch, costs, trials, taken):
+    starts: list[Tensor] = []
+    monkeypatch.setattr(penalised, "search", fake_search(costs, starts))
+    monkeypatch.setattr(Allocation, "whole_ratio", lambda self, resource=None: self._ratio)
+    monkeypatch.setattr(penalised, "replace", keeping_ratio)
+    p = problem()
+    before = p.model.linear.bias.detach().clone()
+    settings = SSLSettings(max_trials=4)
+    found = Trials(p, lambda s: GroupLasso(p, s, settings), settings).run(None)
+    assert found.trials == len(starts) == trials
+    assert all(torch.equal(start, before) for start in starts)
+    assert found.seconds == 2.0 * trials
+    assert [e["trial"] for e in found.epochs] == [float(i) for i in range(trials) for _ in range(3)]
+    assert found.notes["penalty_trial_taken"] == taken
+    assert float(p.model.linear.bias[0]) == taken  # and its weights are in the model
+    assert len(found.notes["penalty_lambdas"].split()) == trials
+    assert found.notes["penalty_cost_ratios"] == " ".join(f"{c:g}" for c in costs)
+
+
+def keeping_ratio(found: Any, **changes: Any) -> Any:
+    """`dataclasses.replace`, of an allocation with the cost that was put on it."""
+    new = replace(found, **changes)
+    if isinstance(found, Allocation):
+        object.__setattr__(new, "_ratio", found._ratio)
+    return new
+
+
+def test_stopping_a_trial_ends_the_search(monkeypatch):
+    starts: list[Tensor] = []
+    monkeypatch.setattr(penalised, "search", fake_search([0.9] * 6, starts, stop_at=1))
+    monkeypatch.setattr(Allocation, "whole_ratio", lambda self, resource=None: self._ratio)
+    monkeypatch.setattr(penalised, "replace", keeping_ratio)
+    p = problem()
+    Trials(p, lambda s: GroupLasso(p, s, SSLSettings()), SSLSettings()).run(None)
+    assert len(starts) == 2
+
+
+def stop_after(n: int):
+    seen = []
+
+    def stop(update) -> None:
+        seen.append(update)
+        if len(seen) == n:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+@pytest.mark.parametrize("method", ["ssl", "morphnet"])
+def test_interrupted_and_resumed_is_bit_identical(method, tmp_path):
+    settings: dict[str, Any] = {method: {"strength": 3.0, "max_trials": 3}}
+    config = search_config(epochs=2, lr=0.1, **settings)
+    path, whole, model = tmp_path / "search.pt", trained(), trained()
+    undisturbed = allocate(method, whole, config=config)
+    assert undisturbed.trials == 3
+    for n in (3, 6, 5):  # four looks a trial: in the first, the second, and the third
+        with pytest.raises(KeyboardInterrupt, match="are saved: the same call goes on from"):
+            allocate(method, model, config=config, checkpoint=path, on_step=stop_after(n))
+        model = fresh(seed=n)  # what is in memory does not matter
+    resumed = allocate(method, model, config=config, checkpoint=path)
+    assert torch.equal(resumed.counts, undisturbed.counts)
+    torch.testing.assert_close(resumed.importance, undisturbed.importance, rtol=0, atol=0)
+    torch.testing.assert_close(model.state_dict(), whole.state_dict(), rtol=0, atol=0)
+    assert resumed.trials == 3
+    assert len(resumed.epochs) == len(undisturbed.epochs) == 6
+    assert resumed.notes == undisturbed.notes
+    first = tmp_path / "search-trial0.pt"
+    first.rename(tmp_path / "search-trial1.pt")  # a trial's checkpoint in another one's place
+    with pytest.raises(TrainingError, match="of a trial at strength 3, this one is at"):
+        allocate(method, fresh(), config=config, checkpoint=path)
+
+
+def test_a_network_that_breaks_is_named():
+    model = trained()
+    with torch.no_grad():
+        model.bn1.weight[3] = torch.nan
+    with pytest.raises(TrainingError, match=r"not finite"):
+        allocate("ssl", model)
