@@ -40,6 +40,13 @@ class Form(StrEnum):
     csv = "csv"
 
 
+class Columns(StrEnum):
+    """What a table of records is about."""
+
+    results = "results"
+    cost = "cost"
+
+
 ZOO_HELP = "all of ours, all classifiers and segmenters of torchvision (takes hours)"
 MODEL_HELP = "resnet20, resnet56, resnet8, ..., a torchvision name, or package.module:factory"
 PRESET_HELP = (
@@ -73,6 +80,7 @@ WEIGHTS_HELP = (
     "torch.save wrote"
 )
 ONNX_HELP = "write the pruned network as ONNX too, compared and timed in ONNX Runtime"
+COLUMNS_HELP = "results, or cost: trials, epochs and seconds of the search, against DSA's"
 OUT_HELP = "folder of the runs; a run that is there is continued, or shown if complete"
 ROOT_HELP = "folder of the datasets (default: the variable DSA_DATA, else ./data)"
 
@@ -197,6 +205,7 @@ def parse_floors(texts: list[str]) -> dict[str, float]:
 def report_command(
     runs: Annotated[list[Path], typer.Argument(help="folders that `dsa run --out` wrote to")],
     form: Annotated[Form, typer.Option("--format", help="text, markdown or csv")] = Form.text,
+    columns: Annotated[Columns, typer.Option(help=COLUMNS_HELP)] = Columns.results,
 ) -> None:
     """Gather records into a table: a row for each method and budget, mean and spread over seeds."""
     from dsa_core.record import find_records
@@ -206,20 +215,22 @@ def report_command(
         raise ConfigError(
             f"no record.json below {', '.join(map(str, runs))}: is a run still going?"
         )
-    show(records, form)
+    show(records, form, columns)
 
 
-def show(records: "Sequence[Record]", form: Form) -> None:
+def show(
+    records: "Sequence[Record]", form: Form = Form.text, columns: Columns = Columns.results
+) -> None:
     """Print a table of records."""
     from dsa_core import report
 
     if form is Form.text:
         screen = console()
-        screen.print(report.as_table(records, width=screen.width))
+        screen.print(report.as_table(records, width=screen.width, table=columns.value))
     elif form is Form.markdown:
-        print(report.as_markdown(records))
+        print(report.as_markdown(records, columns.value))
     else:
-        print(report.as_csv(records), end="")
+        print(report.as_csv(records, columns.value), end="")
 
 
 def console() -> Console:

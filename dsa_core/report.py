@@ -6,6 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich import box
 from rich.table import Table
@@ -17,9 +18,16 @@ from dsa_core.record import Record
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ in their seed only."""
+    """Runs that differ in their seed only.
+
+    Attributes:
+        records: of the runs.
+        rival: DSA's runs of the same network, data, preset and budget, on the same device; None if
+            there are none.
+    """
 
     records: tuple[Record, ...]
+    rival: tuple[Record, ...] | None = None
 
     @property
     def first(self) -> Record:
@@ -41,7 +49,24 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
     for r in records:
         budget = (r.resource, -r.asked_ratio, -r.divisor)
         groups[r.model, r.dataset, r.preset, *budget, r.method, r.series].append(r)
-    return [Row(tuple(groups[key])) for key in sorted(groups)]
+    rows = [tuple(groups[key]) for key in sorted(groups)]
+    dsa = {task_of(row): row for row in rows if row[0].method == "dsa"}
+    return [Row(row, dsa.get(task_of(row))) for row in rows]
+
+
+def task_of(records: tuple[Record, ...]) -> tuple[object, ...]:
+    """What must agree for the seconds of two methods to be compared."""
+    r = records[0]
+    asked = (r.resource, r.asked_ratio, r.divisor, tuple(sorted(r.floors.items())))
+    return r.model, r.dataset, r.preset, *asked, frozenset(each.device for each in records)
+
+
+def times_dsa(row: Row, seconds: Callable[[Record], float]) -> str:
+    """Mean seconds as a multiple of DSA's; a dash where there is nothing to compare with."""
+    if row.rival is None:
+        return "-"
+    ours, theirs = (statistics.fmean(map(seconds, rs)) for rs in (row.records, row.rival))
+    return f"{ours / theirs:.2f}"
 
 
 def asked(row: Row) -> str:
@@ -96,10 +121,34 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "search s": lambda row: row.show(lambda r: r.seconds["search"], "{:.0f}"),
     "total s": lambda row: row.show(lambda r: r.total_seconds, "{:.0f}"),
 }
+COST_COLUMNS: dict[str, Callable[[Row], str]] = {
+    **{
+        name: COLUMNS[name]
+        for name in ("network", "data", "preset", "method", "seeds", "asked %", "MACs %", "met")
+    },
+    "before": COLUMNS["before"],
+    "after": COLUMNS["after"],
+    "trials": lambda row: row.show(lambda r: float(r.trials), "{:.1f}"),
+    "search epochs": lambda row: row.show(lambda r: float(r.epochs["search"]), "{:.0f}"),
+    "search s": COLUMNS["search s"],
+    "search x DSA": lambda row: times_dsa(row, lambda r: r.seconds["search"]),
+    "total s": COLUMNS["total s"],
+    "total x DSA": lambda row: times_dsa(row, lambda r: r.total_seconds),
+}
+Columns = Literal["results", "cost"]
+TABLES: dict[Columns, dict[str, Callable[[Row], str]]] = {
+    "results": COLUMNS,
+    "cost": COST_COLUMNS,
+}
 WORDS = ("network", "data", "preset", "method")  # set flush left
 CAPTION = (
     "before, after: test {score} before and after fine-tuning. MACs %, params %: counted on "
     "the pruned network. ms: forward pass of {batch} examples."
+)
+COST_CAPTION = (
+    "before, after: test {score} before and after fine-tuning. search s, epochs: of all trials "
+    "together; total s: dense training, search and fine-tuning; x DSA: as a multiple of DSA's mean "
+    "on the same device."
 )
 PAPER_CAPTION = (
     " paper: accuracy in % at % of the FLOPs, as Ning et al. report it (arXiv:2004.02164), after "
@@ -107,53 +156,56 @@ PAPER_CAPTION = (
 )
 
 
-def cells(records: Sequence[Record]) -> list[list[str]]:
+def cells(records: Sequence[Record], table: Columns = "results") -> list[list[str]]:
     """The table, its head first; without the column of the paper where that has nothing to say."""
     rows = rows_of(records)
-    columns = {name: [column(row) for row in rows] for name, column in COLUMNS.items()}
+    columns = {name: [column(row) for row in rows] for name, column in TABLES[table].items()}
     kept = {name: texts for name, texts in columns.items() if name != "paper" or any(texts)}
     return [list(kept), *(list(row) for row in zip(*kept.values(), strict=True))]
 
 
-def caption(records: Sequence[Record]) -> str:
+def caption(records: Sequence[Record], table: Columns = "results") -> str:
     """What the columns mean."""
     r = records[0]
     scores = " or ".join(sorted({f"{each.score_name} in {each.score_unit}" for each in records}))
+    if table == "cost":
+        return COST_CAPTION.format(score=scores)
     text = CAPTION.format(score=scores, batch=r.latency["dense"].batch)
     return text + PAPER_CAPTION * any(paper(row) for row in rows_of(records))
 
 
-def as_table(records: Sequence[Record], *, width: int) -> Table:
+def as_table(records: Sequence[Record], *, width: int, table: Columns = "results") -> Table:
     """For a terminal of some width; where it is too narrow, a column for each run.
 
     Args:
         records: at least one.
         width: columns of the terminal.
+        table: which columns, "results" or "cost".
     """
-    lines = cells(records)
+    lines = cells(records, table)
     wide = sum(2 + max(map(len, column)) for column in zip(*lines, strict=True))
     if wide > width:
         lines = [list(line) for line in zip(*lines, strict=True)]
-    table = Table(box=box.SIMPLE_HEAD, caption=caption(records), pad_edge=False)
+    screen = Table(box=box.SIMPLE_HEAD, caption=caption(records, table), pad_edge=False)
     for i, name in enumerate(lines[0]):
         left = i == 0 or (wide <= width and name in WORDS)
-        table.add_column(name, justify="left" if left else "right", overflow="fold")
+        screen.add_column(name, justify="left" if left else "right", overflow="fold")
     for line in lines[1:]:
-        table.add_row(*line)
-    return table
+        screen.add_row(*line)
+    return screen
 
 
-def as_markdown(records: Sequence[Record]) -> str:
+def as_markdown(records: Sequence[Record], table: Columns = "results") -> str:
     """For a README."""
-    head, *rows = cells(records)
+    head, *rows = cells(records, table)
     lines = [head, ["---"] * len(head), *rows]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{table}\n\n{caption(records)}"
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{text}\n\n{caption(records, table)}"
 
 
-def as_csv(records: Sequence[Record]) -> str:
+def as_csv(records: Sequence[Record], table: Columns = "results") -> str:
     """For a spreadsheet."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerows(cells(records))
+    writer.writerows(cells(records, table))
     return buffer.getvalue()

@@ -130,3 +130,48 @@ def test_a_narrow_terminal_gets_a_column_for_each_run(width):
     accuracies = [line for line in lines if "88.00" in line]
     assert len(accuracies) == (2 if width == 220 else 1)
     assert (lines[1].split()[:2] == ["network", "data"]) == (width == 220)
+
+
+# ------------------------------------------------------------------ what a search cost
+
+
+def costly(method: str, search: float, **changes):
+    seconds = {"dense": 100.0, "search": search, "fine_tune": 25.0}
+    return some_record(method=method, series=method, seconds=seconds, **changes)
+
+
+def cost_rows(records) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(as_csv(records, "cost"))))
+
+
+def test_costs_are_compared_with_dsa_at_the_same_budget():
+    rows = cost_rows(
+        [
+            costly("dsa", 50.0),
+            costly("dsa", 75.0, seed=1),
+            costly("ssl", 250.0, trials=5, epochs={"dense": 15, "search": 20, "fine_tune": 4}),
+            costly("ssl", 30.0, asked_ratio=0.25),
+        ]
+    )
+    found = {(row["method"], row["asked %"]): row for row in rows}
+    ssl = found["ssl", "50 macs"]
+    assert (ssl["trials"], ssl["search epochs"], ssl["search s"]) == ("5.0", "20", "250")
+    assert ssl["search x DSA"] == "4.00"  # 250 / mean(50, 75)
+    assert ssl["total x DSA"] == f"{375 / 187.5:.2f}"
+    assert found["dsa", "50 macs"]["search x DSA"] == "1.00"
+    assert found["ssl", "25 macs"]["total x DSA"] == "-"  # no DSA there
+
+
+def test_seconds_of_different_devices_are_not_compared():
+    (row, _) = cost_rows([costly("amc", 50.0, device="GPU"), costly("dsa", 50.0)])
+    assert (row["method"], row["search x DSA"]) == ("amc", "-")
+
+
+def test_the_cost_table_says_what_it_shows():
+    text = as_markdown([costly("dsa", 50.0)], "cost")
+    assert "as a multiple of DSA's mean on the same device" in text
+    assert "| search epochs |" in text
+    assert "masked loss" not in text
+    screen = Console(width=220, file=io.StringIO(), record=True)
+    screen.print(as_table([costly("dsa", 50.0)], width=220, table="cost"))
+    assert "search x DSA" in screen.export_text()
