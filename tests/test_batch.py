@@ -170,7 +170,14 @@ def test_a_whole_number_is_a_float_and_nothing_else_is_converted(tmp_path):
 # the batches of the course
 
 BATCHES = Path(__file__).parents[1] / "notebooks" / "batches"
-RUNS = {"quick": 12, "cifar10_resnet20": 24, "paper_table2": 36, "paper_imagenet": 8}
+RUNS = {
+    "quick": 12,
+    "cifar10_resnet20": 24,
+    "paper_table2": 36,
+    "paper_imagenet": 8,
+    "methods_digits": 63,
+    "methods_cifar10": 63,
+}
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -1,0 +1,283 @@
+"""The benchmarks measure what they say: arithmetic, pairs, steps, tables, and the JSON."""
+
+import json
+import statistics
+import sys
+import time
+from unittest.mock import patch
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+from typer.testing import CliRunner
+
+from dsa_core.bench import report, tables
+from dsa_core.bench.figures import Figure, figure, ratios
+from dsa_core.bench.networks import Pair, compare, formats, uniform_pair
+from dsa_core.bench.pictures import normalised, pictures
+from dsa_core.bench.profile import PARTS, profile_search
+from dsa_core.bench.soft_topk import by_group, by_operator, by_scipy, problem, speedup
+from dsa_core.bench.steps import Bench, StepTimes
+from dsa_core.bench.throughput import AsPictures, Loops
+from dsa_core.bench.tracing import trace_seconds
+from dsa_core.calibration import read_calibration
+from dsa_core.check import count_macs
+from dsa_core.cli import app
+from dsa_core.machine import machine
+from dsa_core.training import FP32, Precision
+
+WANTED = {  # what the JSON has to hold
+    "soft_topk_speedup_vs_scipy",
+    "masked_step_ratio_resnet20",
+    "masked_step_ratio_resnet56",
+    "train_throughput_ratio",
+    "trace_seconds_resnet152",
+    "speedup_over_mac_reduction_resnet20",
+}
+
+
+# ------------------------------------------------------------------ figures
+
+
+def test_a_figure_by_hand():
+    found = figure([4.0, 1.0, 2.0, 3.0, 5.0], "ms", "a note")
+    assert found == Figure(median=3.0, n=5, spread=(2.0, 4.0), unit="ms", note="a note")
+    assert figure([2.5], "s").spread == (2.5, 2.5)
+    assert figure([1.23456, 1.23456], "s").median == 1.235
+    with pytest.raises(ValueError, match="at least one"):
+        figure([], "s")
+
+
+def test_ratios_go_pair_by_pair():
+    assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+    with pytest.raises(ValueError, match="zip"):
+        ratios([1.0], [1.0, 2.0])
+
+
+def test_step_ratios_by_hand():
+    times = StepTimes([10.0, 20.0], [11.0, 24.0], [20.0, 20.0], "fp32")
+    assert times.ratio(None).median == pytest.approx(statistics.median([1.1, 1.2]))
+    assert times.ratio(20).median == pytest.approx(statistics.median([1.2, 1.25]))
+    assert times.ratio(2).median == pytest.approx(statistics.median([2.1, 1.7]))
+    assert "every 20 steps" in times.ratio(20).note
+
+
+def test_machine():
+    found = machine()
+    assert set(found) == {"cpu", "cores", "threads", "torch", "gpu"}
+    assert found["threads"] == torch.get_num_threads()
+    if not torch.cuda.is_available():
+        assert found["gpu"] == "not run"
+
+
+# ------------------------------------------------------------------ soft_topk
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.05])
+def test_peers_compute_the_same(temperature: float):
+    arguments = problem(temperature)
+    p, grad_s, grad_k = by_operator(*arguments)
+    for got, wanted in zip(by_scipy(*arguments), (p, grad_s, grad_k), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    for got, wanted in zip(by_group(*arguments), (p, grad_k), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_speedup_is_the_peers_time_over_ours():
+    def slow(*arguments):
+        burn_until = time.process_time() + 0.02
+        while time.process_time() < burn_until:
+            pass
+        return by_scipy(*arguments)
+
+    fair, slowed = (speedup(peer, temperature=0.2, rounds=3) for peer in (by_scipy, slow))
+    assert slowed.median > fair.median
+    assert (slowed.n, slowed.unit) == (3, "times")
+
+
+# ------------------------------------------------------------------ networks
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return uniform_pair("resnet20", macs=0.5, divisor=8)
+
+
+def test_a_pair_is_dense_and_pruned(pair: Pair):
+    x = torch.zeros(1, 3, 32, 32)
+    dense, pruned = count_macs(pair.dense, x), count_macs(pair.pruned, x)
+    assert pair.mac_reduction == pytest.approx(dense / pruned)
+    assert 2.0 <= pair.mac_reduction < 2.3
+    widths = {m.out_channels for m in pair.pruned.modules() if isinstance(m, nn.Conv2d)}
+    assert all(width % 8 == 0 for width in widths)
+    assert pair.divisor == 8
+
+
+def test_compare_divides_dense_by_pruned():
+    class Sleeper(nn.Module):
+        def __init__(self, ms: float) -> None:
+            super().__init__()
+            self.ms = ms
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            time.sleep(self.ms / 1e3)
+            return x
+
+    made = Pair("sleepers", Sleeper(60), Sleeper(20), 4.0, 1)
+    row = compare(made, torch.zeros(5, 1), FP32, repeats=3)
+    assert row.dense.median_ms >= 60 > row.pruned.min_ms >= 20
+    assert 1.2 < row.speedup.median <= 3.05
+    assert row.over_macs.median == pytest.approx(row.speedup.median / 4, rel=1e-3)
+    assert row.dense.batch == 5
+    assert row.speedup.n == 3
+
+
+def test_the_networks_are_left_as_they_were(pair: Pair):
+    before = [p.is_contiguous() for p in pair.dense.parameters()]
+    row = compare(pair, torch.zeros(2, 3, 32, 32), Precision("bf16", True), repeats=1)
+    assert [p.is_contiguous() for p in pair.dense.parameters()] == before
+    assert (row.dense.precision, row.dense.channels_last) == ("bf16", True)
+
+
+def test_every_format_once():
+    found = [(way.name, way.channels_last) for way in formats()]
+    assert sorted(found) == [(n, o) for n in ("bf16", "fp32") for o in (False, True)]
+
+
+# ------------------------------------------------------------------ steps and training
+
+
+@pytest.fixture(scope="module")
+def steps() -> Bench:
+    return Bench("resnet20", batch=8, precision="fp32")
+
+
+def test_the_plain_step_takes_no_mask_and_the_masked_one_does(steps: Bench):
+    assert float(steps.scheme.problem.form(steps.scheme.keep_ratios)) == pytest.approx(0.5)
+    weight = next(steps.run.model.parameters())
+    with patch.object(steps.scheme, "weights", wraps=steps.scheme.weights) as masked:
+        before = weight.detach().clone()
+        steps.plain()
+        assert masked.call_count == 0
+        assert not weight.equal(before)  # it trains
+        steps.masked()
+        assert masked.call_count == 1
+    assert int(steps.counts().sum()) < int(steps.scheme.problem.graph.sizes.sum())
+
+
+def test_every_part_of_the_profile_is_found():
+    rows = {row.part: row for row in profile_search("resnet20", steps=4, every=2, batch=8)}
+    assert [part for part, _, _ in PARTS if rows[part].calls == 0] == []
+    assert rows["rounding"].calls == 1
+    assert rows["drawing the mask"].calls == 4
+    assert rows["step of keep ratios"].calls == 2
+    assert rows["of that the z-step"].ms <= rows["step of keep ratios"].ms
+    assert rows["of that soft_topk"].ms <= rows["keep probabilities"].ms
+    for row in rows.values():
+        assert row.share == pytest.approx(row.ms / rows["all"].ms)
+
+
+def test_both_loops_see_the_same_pictures_normalised_alike():
+    images, labels = pictures(6)
+    usual = AsPictures(images, labels)
+    usual.transform.transforms = usual.transform.transforms[2:]  # without crop and flip
+    x, y = next(normalised((images, labels), batch_size=6).epoch(0))
+    order = normalised((images, labels), batch_size=6).order(0)
+    for row, i in enumerate(order.tolist()):
+        torch.testing.assert_close(x[row], usual[i][0])
+        assert int(y[row]) == usual[i][1]
+
+
+def test_both_loops_train():
+    with patch("dsa_core.bench.throughput.BATCH", 8), patch("dsa_core.bench.throughput.WORKERS", 1):
+        loops = Loops("resnet20", steps=2, precision="fp32")
+        for model, turn in ((loops.model, loops.ours), (loops.other, loops.usual)):
+            before = next(model.parameters()).detach().clone()
+            assert turn() > 0
+            assert not next(model.parameters()).equal(before)
+    assert loops.precision == "fp32"
+    assert loops.sgd.param_groups[0]["weight_decay"] == loops.config.weight_decay
+    assert loops.sgd.param_groups[0]["nesterov"] is loops.config.nesterov is False
+
+
+def test_tracing_counts_its_rounds():
+    found = trace_seconds("resnet8", rounds=2)
+    assert (found.n, found.unit, found.note) == (2, "s", "resnet8")
+    assert found.median > 0
+
+
+# ------------------------------------------------------------------ tables, JSON, command line
+
+
+def text(table) -> str:
+    screen = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    screen.print(table)
+    return screen.export_text()
+
+
+def test_tables(pair: Pair):
+    row = compare(pair, torch.zeros(2, 3, 32, 32), Precision("fp32", True), repeats=2)
+    shown = text(tables.latency_table(pair, [row]))
+    assert "fp32 channels_last" in shown
+    assert f"{row.dense.median_ms:.2f}" in shown
+    assert f"{row.speedup.median:.2f}" in shown
+    assert "widths of 8" in shown
+
+
+def fake(name: str):
+    """A stand-in that says which it was."""
+    return lambda *_, **__: figure([1.0], "times", name)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_json_has_every_figure(quick: bool, monkeypatch):
+    times = StepTimes([1.0], [1.0], [1.0], "fp32")
+    small = uniform_pair("resnet8")
+    shape = torch.zeros(1, 1, 8, 8)
+    row = compare(small, shape, FP32, repeats=1)
+    monkeypatch.setattr(report, "speedup", fake("speedup"))
+    monkeypatch.setattr(report, "step_times", lambda *_, **__: times)
+    monkeypatch.setattr(
+        report, "train_throughput", lambda *_, **__: (fake("ratio")(), fake("speed")())
+    )
+    monkeypatch.setattr(report, "trace_seconds", fake("trace"))
+    monkeypatch.setattr(report, "uniform_pair", lambda *_, **__: small)
+    monkeypatch.setattr(report, "compare", lambda *_, **__: row)
+    told: list[str] = []
+    found = json.loads(json.dumps(report.all_figures(quick=quick, say=told.append)))
+    assert set(found) >= WANTED | {"machine", "quick"}
+    for name, value in found.items():
+        if name not in ("machine", "quick"):
+            assert set(value) == {"median", "n", "spread", "unit", "note"}, name
+    assert found["speedup_over_mac_reduction_resnet20"]["note"].endswith("divisor 1, fp32")
+    assert ("speedup_over_mac_reduction_resnet18_cifar_divisor16_bf16" in found) is not quick
+    assert found["masked_step_ratio_resnet56"]["note"].startswith("an update every 20")
+    assert any("resnet152" in line for line in told)
+
+
+def test_command_line(tmp_path, monkeypatch):
+    run = CliRunner()
+    found = run.invoke(app, ["bench", "resnet8", "--quick", "--batch", "2", "--macs", "0.5"])
+    assert found.exit_code == 0
+    lines = [line for line in found.output.splitlines() if "fp32" in line or "bf16" in line]
+    assert len([line for line in lines if line.startswith("2")]) == 4
+    out = tmp_path / "c.json"
+    settings = {"spread": 4, "held_out": 2, "rounds": 1, "passes": 1}
+    made = sys.modules["dsa_core.calibration.timing"].CalibrationSettings
+    monkeypatch.setattr(
+        "dsa_core.calibration.CalibrationSettings",
+        lambda divisor: made(divisor=divisor, **settings),
+    )
+    words = ["calibrate", "resnet8", "--batch", "4", "--divisor", "8", "--out", str(out)]
+    found = run.invoke(app, words)
+    assert found.exit_code == 0
+    calibration = read_calibration(out)
+    assert (calibration.divisor, calibration.shape) == (8, (4, 1, 8, 8))
+    assert f"{calibration.error_median:.1%}" in found.output
+
+
+def test_a_network_or_json():
+    for words in (["bench"], ["bench", "resnet8", "--json"]):
+        found = CliRunner().invoke(app, words)
+        assert "name a network to measure" in str(found.exception)
