@@ -42,7 +42,9 @@ class Share:
     share: float
 
 
-def profile_search(name: str, *, steps: int = 40, every: int = PAPER_EVERY) -> list[Share]:
+def profile_search(
+    name: str, *, steps: int = 40, every: int = PAPER_EVERY, batch: int = 128
+) -> list[Share]:
     """Profile masked steps with an update after every some, and one rounding, as at a search's end.
 
     A real search rounds once in thousands of steps, so that its share here is far too high.
@@ -51,8 +53,9 @@ def profile_search(name: str, *, steps: int = 40, every: int = PAPER_EVERY) -> l
         name: a network for pictures of 3x32x32.
         steps: masked steps.
         every: steps for each update.
+        batch: examples of a step.
     """
-    bench = Bench(name)
+    bench = Bench(name, batch=batch)
     bench.masked()
     recorder = cProfile.Profile()
     recorder.enable()
