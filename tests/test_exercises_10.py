@@ -1,0 +1,71 @@
+"""Checks of notebook 10: the answers pass, typical mistakes do not."""
+
+import pytest
+import torch
+
+from dsa_core.allocators.amc_env import Wall
+from dsa_core.allocators.bracket import Look, between
+from dsa_core.cost import Budget, Cost, QuadraticForm
+from dsa_core.exercises import n10
+
+WRONG = [
+    (n10.check_shrink, lambda a, h, lam: a - lam / h, "negative"),
+    (n10.check_shrink, lambda a, h, lam: torch.where(a > lam / h, a, 0 * a), "slope"),
+    (n10.check_shrink, lambda a, h, lam: (a - lam).clamp(min=0), "slope"),
+    (n10.check_between, lambda w, s, c: w[0] + (w[1] - c) / (w[1] - s[1]) * (s[0] - w[0]), "log"),
+    (n10.check_between, lambda w, s, c: (w[0] * s[0]) ** 0.5, "share"),
+    (n10.check_prices, lambda cost, i, o: (cost * i, cost * o), "saves"),
+    (n10.check_prices, lambda cost, i, o: (cost, cost), "saves"),
+    (n10.check_wall, lambda sizes, least, limit: min(sizes[0], limit // 3), "least"),
+    (n10.check_wall, lambda sizes, least, limit: limit // (3 + least), "no more"),
+    (n10.check_wall, lambda sizes, least, limit: min(sizes[0], limit // (3 + sizes[1])), "least"),
+    (n10.check_in_epochs, lambda episodes, n, trained: episodes * n / trained, "backward"),
+    (n10.check_in_epochs, lambda episodes, n, trained: episodes * n / (2 * trained), "backward"),
+    (n10.check_in_epochs, lambda episodes, n, trained: 3 * episodes * n / trained, "backward"),
+]
+
+
+def test_answers_pass(capsys) -> None:
+    n10.check_shrink(n10.solution_shrink)
+    n10.check_between(n10.solution_between)
+    n10.check_prices(n10.solution_prices)
+    n10.check_wall(n10.solution_wall)
+    n10.check_in_epochs(n10.solution_in_epochs)
+    assert capsys.readouterr().out.count("right on all") == 5
+
+
+@pytest.mark.parametrize(("check", "learner", "hint"), WRONG)
+def test_mistakes_are_refused_with_a_hint(check, learner, hint: str) -> None:
+    with pytest.raises(AssertionError, match=hint):
+        check(learner)
+
+
+def test_the_library_interpolates_in_the_same_way():
+    n10.check_between(lambda weak, strong, c: between(Look(*weak), Look(*strong), c))
+
+
+def test_the_wall_is_that_of_the_library():
+    def wall(sizes: list[int], least: int, limit: int) -> int:
+        dense = 3 * sizes[0] + sizes[0] * sizes[1]
+        pair = torch.tensor([[0.0, 0.5], [0.5, 0.0]], dtype=torch.float64) * sizes[0] * sizes[1]
+        alone = torch.tensor([3.0 * sizes[0], 0.0], dtype=torch.float64)
+        cost = Cost("macs", QuadraticForm(pair, alone, 0.0), torch.tensor(sizes), ("a", "b"))
+        budget = Budget(macs=min(1.0, limit / dense))
+        return Wall(cost, budget, torch.tensor([least, least])).most(0, torch.tensor(sizes))
+
+    n10.check_wall(wall)
+
+
+def test_the_shrunk_weights_are_a_minimum() -> None:
+    a = torch.tensor([0.9, 0.4, 0.1], dtype=torch.float64)
+    h = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+
+    def value(w: torch.Tensor) -> float:
+        return float((h * (w - a).square() / 2 + 0.3 * w.abs()).sum())
+
+    w = n10.solution_shrink(a, h, 0.3)
+    for i in range(3):
+        for step in (-1e-3, 1e-3):
+            moved = w.clone()
+            moved[i] += step
+            assert value(moved) > value(w)
