@@ -12,8 +12,9 @@ DTYPE = torch.float64
 
 
 def solution_shrink(best: Tensor, stiffness: Tensor, strength: float) -> Tensor:
-    """The minimum of  sum h_i (w_i - a_i)^2 / 2 + lambda sum |w_i|,  for a_i >= 0."""
-    return (best - strength / stiffness).clamp(min=0)
+    """The minimum of  sum_i h_i |w_i - a_i|^2 / 2 + lambda sum_i |w_i|,  w_i the rows of w."""
+    norms = best.norm(dim=1)
+    return best * (1 - strength / (stiffness * norms)).clamp(min=0)[:, None]
 
 
 def check_shrink(learner: Callable[..., Tensor]) -> None:
@@ -21,19 +22,19 @@ def check_shrink(learner: Callable[..., Tensor]) -> None:
     draw = torch.Generator().manual_seed(10)
     inputs = [
         (
-            torch.rand(n, generator=draw, dtype=DTYPE),
+            torch.randn(n, 3, generator=draw, dtype=DTYPE),
             torch.rand(n, generator=draw, dtype=DTYPE) + 0.5,
             strength,
         )
-        for n, strength in ((4, 0.0), (4, 0.3), (6, 0.6), (5, 5.0))
+        for n, strength in ((4, 0.0), (4, 0.5), (6, 1.5), (5, 50.0))
     ]
     grade(
         "shrink",
         learner,
         solution_shrink,
         inputs,
-        hint="set the slope h (w - a) + lambda to zero where w > 0; where that w would be negative,"
-        " 0 is the best",
+        hint="w_i points where a_i does: only its length is open, and it is h (|w| - |a|) + lambda"
+        " = 0 that gives it; where that length would be negative, 0 is the best",
     )
 
 
