@@ -5,7 +5,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from dsa_core import data, models
@@ -163,3 +165,15 @@ def some_record(**changes: Any) -> Record:
         "git_commit": None,
     }
     return Record(**settings | changes)
+
+
+def write_folder(root: Path, train: int = 6, val: int = 2, classes: int = 2) -> Path:
+    """Write noise in ImageNet's layout: `train` and `val` pictures of each class."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", train), ("val", val)):
+        for name in ("ant", "bee")[:classes]:
+            (root / part / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{i}.png")
+    return root

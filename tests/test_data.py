@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from problems_runs import write_folder
 from torch.nn.functional import cross_entropy, pad
 
 from dsa_core import data
@@ -353,19 +353,8 @@ def test_root_comes_from_argument_then_environment_then_default(monkeypatch):
 # ------------------------------------------------------------------ folder
 
 
-def write_folder(root: Path, classes: tuple[str, ...] = ("ant", "bee")) -> Path:
-    rng = np.random.default_rng(2)
-    for part, n in (("train", 3), ("val", 2)):
-        for name in classes:
-            (root / part / name).mkdir(parents=True)
-            for i in range(n):
-                pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / part / name / f"{i}.png")
-    return root
-
-
 def test_folder_has_the_same_interface(tmp_path):
-    dataset = data.load(f"folder:{write_folder(tmp_path)}")
+    dataset = data.load(f"folder:{write_folder(tmp_path, train=3)}")
     assert (dataset.num_classes, dataset.count("train"), dataset.count("test")) == (2, 6, 4)
     batches = dataset.batches("train", batch_size=4, seed=3)
     assert len(batches) == 2
@@ -383,7 +372,7 @@ def test_folder_has_the_same_interface(tmp_path):
 
 
 def test_folder_takes_some_indices(tmp_path):
-    dataset = data.load(f"folder:{write_folder(tmp_path)}")
+    dataset = data.load(f"folder:{write_folder(tmp_path, train=3)}")
     part = dataset.batches("train", batch_size=4, indices=torch.tensor([0, 5]), shuffle=False)
     assert [y.tolist() for _, y in part.epoch(0)] == [[0, 1]]
 
@@ -391,7 +380,7 @@ def test_folder_takes_some_indices(tmp_path):
 def test_folder_errors(tmp_path):
     with pytest.raises(DataError, match="ImageNet's layout"):
         data.load(f"folder:{tmp_path / 'absent'}")
-    dataset = data.load(f"folder:{write_folder(tmp_path)}")
+    dataset = data.load(f"folder:{write_folder(tmp_path, train=3)}")
     with pytest.raises(ConfigError, match="resized_crop_flip, got 'shift'"):
         dataset.batches("train", batch_size=2, augment="shift")
     (tmp_path / "val" / "cow").mkdir()

@@ -48,8 +48,6 @@ def batch_command(
     spec = read_spec(file)
     jobs, folder = jobs_of(spec), out / file.stem
     screen = Console() if sys.stdout.isatty() else Console(width=WIDE)
-    if spec.waits_for:
-        screen.print(f"note: {spec.waits_for}")
     if dry_run:
         screen.print(view.plan(spec, states_of(jobs, folder), workers))
         return

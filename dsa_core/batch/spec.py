@@ -28,7 +28,6 @@ class BatchSpec(BaseModel):
         minutes_each: about how long one run takes, for the estimate before any has run.
         timeout_minutes: a run that takes longer is stopped.
         cell_timeout_minutes: a run with a cell that takes longer fails.
-        waits_for: what must be there before the batch makes sense, in words; "" if it all is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +38,6 @@ class BatchSpec(BaseModel):
     minutes_each: float | None = Field(default=None, gt=0)
     timeout_minutes: float = Field(default=24 * 60, gt=0)
     cell_timeout_minutes: float = Field(default=24 * 60, gt=0)
-    waits_for: str = ""
 
 
 class Job(BaseModel):
