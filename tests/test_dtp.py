@@ -366,8 +366,6 @@ def test_networks_of_the_paper_run_on_cifar_files(model, classes, tmp_path):
 def test_networks_of_the_paper_run_on_an_imagenet_folder(model, tmp_path):
     folder = f"folder:{write_folder(tmp_path)}"
     run_short(short(model, folder, resource="params", ratio=0.6), tmp_path)
-        short(model, f"folder:{write_folder(tmp_path)}", resource="params", ratio=0.6), tmp_path
-    )
 
 
 def test_the_record_of_a_run(tmp_path):
