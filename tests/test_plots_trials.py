@@ -16,6 +16,7 @@ def test_trials_are_points_in_their_order_and_the_budget_is_a_band() -> None:
     band = first.patches[0].get_bbox()
     np.testing.assert_allclose([band.y0, band.y1], [0.45, 0.5])
     assert first.get_xscale() == "log"
+    assert [t.get_text() for t in first.get_xticklabels()] == ["1", "1.6", "2.5", "4"]
     assert first.get_xlabel() == "SSL: strength λ of the penalty"
     assert first.get_ylabel() == "MACs left, of the dense network"
     np.testing.assert_allclose(second.lines[1].get_xydata(), [(3.0, 0.6)])

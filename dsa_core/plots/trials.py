@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -31,8 +32,12 @@ def trials_figure(
         axes.plot(*zip(*ordered, strict=True), color=DENSE, linewidth=1, zorder=1)
         axes.plot(*zip(*trials, strict=True), "o", color=colour, markersize=6)
         for number, point in enumerate(trials, start=1):
-            axes.annotate(str(number), point, xytext=(5, 5), textcoords="offset points", fontsize=9)
+            beside = (5, 5 if number % 2 else -12)  # late trials lie close together
+            axes.annotate(str(number), point, xytext=beside, textcoords="offset points", fontsize=9)
         axes.set_xscale("log")
+        ticks = np.geomspace(ordered[0][0], ordered[-1][0], 4)
+        axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
         axes.set_xlabel(f"{name}: strength λ of the penalty")
         axes.set_ylim(0, 1.08)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -93,7 +98,7 @@ def episodes_figure(losses: Sequence[float], random_episodes: int) -> Figure:
     axes.plot(numbers, best, color=COLOURS[5], label="best so far")
     axes.set_xlabel("episode: one network each")
     axes.set_ylabel("held-out loss, not fine-tuned")
-    axes.set_yscale("log")
+    axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
     open_axes(axes)
     return figure
