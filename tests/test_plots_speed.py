@@ -71,13 +71,12 @@ def test_every_segment_has_a_line_and_every_method_a_colour() -> None:
 
 
 def test_bars_carry_their_numbers_from_the_top() -> None:
-    axes = bar_figure({"slow": 20.0, "fast": 0.5}, xlabel="time, ms", log=True).axes[0]
+    axes = bar_figure({"slow": 20.0, "fast": 0.5}, xlabel="time, ms").axes[0]
     assert [bar.get_width() for bar in axes.patches] == [20.0, 0.5]
     assert [t.get_text() for t in axes.texts] == ["20", "0.5"]
     assert axes.yaxis_inverted()
-    assert axes.get_xscale() == "log"
-    assert axes.get_xlabel() == "time, ms (log scale)"
-    assert bar_figure({"a": 1.0}, xlabel="x").axes[0].get_xscale() == "linear"
+    assert (axes.get_xlim()[0], axes.get_xscale()) == (0.0, "linear")  # lengths can be compared
+    assert axes.get_xlabel() == "time, ms"
 
 
 def test_each_clock_has_its_panel_and_its_diagonal() -> None:

@@ -35,18 +35,18 @@ def roofline_figure(dots: Mapping[str, Dots], *, peak: float, bandwidth: float) 
     axes.plot([low, corner], [low * bandwidth, peak], color=INK, linewidth=1.6)
     axes.plot([corner, high], [peak, peak], color=INK, linewidth=1.6)
     axes.axvline(corner, color=DENSE, linestyle="--", linewidth=1.0)
-    axes.text(
-        low * 1.2, low * bandwidth * 1.9, f"memory: {bandwidth:.3g} GB/s", fontsize=8, color=INK
-    )
-    axes.text(
-        high / 1.1, peak * 1.12, f"arithmetic: {peak:.3g} GMAC/s", fontsize=8, ha="right", color=INK
-    )
+    for place, side, words in (
+        (corner / 1.1, "right", f"memory: {bandwidth:.3g} GB/s"),
+        (corner * 1.1, "left", f"arithmetic: {peak:.3g} GMAC/s"),
+    ):
+        axes.text(place, peak * 1.12, words, fontsize=8, ha=side, color=INK)
     for i, (kind, row) in enumerate(dots.items()):
         axes.plot(
             [x for _, x, _ in row], [y for _, _, y in row], MARKERS[i], color=COLOURS[i], label=kind
         )
+        shift = (0, -13 if i % 2 else 6)  # labels of kinds that lie close part
         for name, x, y in row:
-            axes.annotate(name, (x, y), (5, -9), textcoords="offset points", fontsize=7, color=INK)
+            axes.annotate(name, (x, y), shift, ha="center", textcoords="offset points", fontsize=7)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(low, high)
@@ -143,22 +143,21 @@ def residual_figure(residuals: Mapping[str, Tensor]) -> Figure:
     return figure
 
 
-def bar_figure(values: Mapping[str, float], *, xlabel: str, log: bool = False) -> Figure:
+def bar_figure(values: Mapping[str, float], *, xlabel: str) -> Figure:
     """Bars from the top, each with its number.
 
     Args:
-        values: name -> value, > 0 where the axis is logarithmic.
+        values: name -> value, at least 0.
         xlabel: what they are, with the unit.
-        log: logarithmic axis.
     """
     figure = blank_figure(7.2, 0.9 + 0.36 * len(values))
     axes = figure.add_subplot()
-    axes.barh(list(values), list(values.values()), color=COLOURS[0], height=0.65, log=log)
+    axes.barh(list(values), list(values.values()), color=COLOURS[0], height=0.65)
     for row, value in enumerate(values.values()):
         axes.annotate(f"{value:.3g}", (value, row), (4, 0), textcoords="offset points", va="center")
     axes.margins(x=0.12)
     axes.invert_yaxis()
-    axes.set_xlabel(f"{xlabel} (log scale)" if log else xlabel)
+    axes.set_xlabel(xlabel)
     open_axes(axes)
     return figure
 
