@@ -16,6 +16,7 @@ from dsa_core.plots.style import COLOURS, DENSE, blank_figure, open_axes
 from dsa_core.record import Record
 
 EDGE = 0.02  # whole channels land a little below a budget: so much below the last point is still it
+CROWD = 4  # so many lines are drawn thin, with a second row of the legend
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def frontier_figure(
 
 def draw_frontier(axes: Axes, curves: Mapping[str, Frontier]) -> None:
     """Draw the lines on given axes; the dense network is a grey square."""
-    styles = ("o-", "s--", "^-.", "D:")
+    styles = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.")
     for i, (method, points) in enumerate(curves.items()):
         axes.errorbar(
             [p.cost for p in points],
@@ -140,6 +141,7 @@ def draw_frontier(axes: Axes, curves: Mapping[str, Frontier]) -> None:
             color=COLOURS[i % len(COLOURS)],
             markersize=5,
             elinewidth=max(1.2, 3.6 - 1.8 * i),  # the later ones thinner, so that all are seen
+            linewidth=1.5 if len(curves) < CROWD else 1.0,
             capsize=3 + 2 * (i == 0),
             label=f"{method}, {runs(points)}",
         )
@@ -151,7 +153,11 @@ def draw_frontier(axes: Axes, curves: Mapping[str, Frontier]) -> None:
     axes.set_xlim(0.0, 1.04)
     open_axes(axes)
     axes.legend(
-        frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(curves) + 1
+        frameon=False,
+        fontsize=8,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=min(CROWD, len(curves) + 1),
     )
 
 

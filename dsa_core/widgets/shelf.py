@@ -24,7 +24,8 @@ class Search:
 
     Attributes:
         record: of the run.
-        passed: keep ratios of every update and, last, those it ended with; float64, shape (T, K).
+        passed: keep ratios of every update of a search whose budget fell and, last, those it ended
+            with; float64, shape (T, K).
     """
 
     record: Record
@@ -56,7 +57,10 @@ class Network:
 
 
 def read_shelf(folder: Path) -> dict[str, Network]:
-    """Read all runs below a folder; each network is traced once, for its cost.
+    """Read all runs below a folder that chose channels of a classifier.
+
+    Runs of other tasks, and those that set single weights to zero, are passed over: they have no
+    accuracy or no widths to show. Each network is traced once, for its cost.
 
     Args:
         folder: holds folders with record.json and history.json, as `dsa run` writes them.
@@ -71,6 +75,8 @@ def read_shelf(folder: Path) -> dict[str, Network]:
     found: dict[str, list[Search]] = {}
     for path in sorted(folder.rglob(FILE)):
         record = read_record(path)
+        if record.score_name != "accuracy" or record.method == "dtp-weight":
+            continue
         name = f"{record.model} on {record.dataset}, {record.preset}"
         found.setdefault(name, []).append(Search(record, read_passed(path.parent, record)))
     if not found:
@@ -82,7 +88,11 @@ def read_shelf(folder: Path) -> dict[str, Network]:
 
 
 def read_passed(folder: Path, record: Record) -> Tensor:
-    """Keep ratios of every update, shape (T, K); without a history only those at the end."""
+    """Keep ratios on the way of a search, shape (T, K), the end last.
+
+    Of a method that does not follow a falling budget (SSL, MorphNet, AMC), or without a history,
+    only the end.
+    """
     end = [g.keep_ratio for g in record.groups]
     path = folder / "history.json"
     if not path.exists():
@@ -91,7 +101,9 @@ def read_passed(folder: Path, record: Record) -> Tensor:
     names = [g.name for g in record.groups]
     if history.get("groups") != names:
         raise ConfigError(f"{path}: its groups are not those of the record beside it, {names}")
-    rows = history["updates"].get("keep_ratios", [])
+    way = history["updates"]
+    budgets = way.get("budget", [])
+    rows = way.get("keep_ratios", []) if budgets and budgets[0] > budgets[-1] else []
     return torch.tensor([*rows, end], dtype=torch.float64)
 
 
