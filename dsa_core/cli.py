@@ -45,6 +45,7 @@ class Columns(StrEnum):
 
     results = "results"
     cost = "cost"
+    status = "status"
 
 
 ZOO_HELP = "all of ours, all classifiers and segmenters of torchvision (takes hours)"
@@ -80,7 +81,10 @@ WEIGHTS_HELP = (
     "torch.save wrote"
 )
 ONNX_HELP = "write the pruned network as ONNX too, compared and timed in ONNX Runtime"
-COLUMNS_HELP = "results, or cost: trials, epochs and seconds of the search, against DSA's"
+COLUMNS_HELP = (
+    "results; cost: trials, epochs and seconds of the search, against DSA's; status: a short table"
+)
+INTO_HELP = "a Markdown page: put the table between its marks <!-- dsa report: begin --> and end"
 OUT_HELP = "folder of the runs; a run that is there is continued, or shown if complete"
 ROOT_HELP = "folder of the datasets (default: the variable DSA_DATA, else ./data)"
 
@@ -206,8 +210,11 @@ def report_command(
     runs: Annotated[list[Path], typer.Argument(help="folders that `dsa run --out` wrote to")],
     form: Annotated[Form, typer.Option("--format", help="text, markdown or csv")] = Form.text,
     columns: Annotated[Columns, typer.Option(help=COLUMNS_HELP)] = Columns.results,
+    into: Annotated[Path | None, typer.Option(help=INTO_HELP)] = None,
 ) -> None:
     """Gather records into a table: a row for each method and budget, mean and spread over seeds."""
+    from dsa_core import report
+    from dsa_core.files import write_atomically
     from dsa_core.record import find_records
 
     records = find_records(*runs)
@@ -215,7 +222,13 @@ def report_command(
         raise ConfigError(
             f"no record.json below {', '.join(map(str, runs))}: is a run still going?"
         )
-    show(records, form, columns)
+    if into is None:
+        show(records, form, columns)
+        return
+    if not into.is_file():
+        raise ConfigError(f"--into: there is no page {into}")
+    table = report.as_markdown(records, columns.value)
+    write_atomically(into, report.put_into(into.read_text(encoding="utf-8"), table))
 
 
 def show(

@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 
 from dsa_core.data import in_unit
+from dsa_core.errors import ConfigError
 from dsa_core.paper_results import paper_result, shown
 from dsa_core.record import Record
 
@@ -135,11 +136,20 @@ COST_COLUMNS: dict[str, Callable[[Row], str]] = {
     "total s": COLUMNS["total s"],
     "total x DSA": lambda row: times_dsa(row, lambda r: r.total_seconds),
 }
-Columns = Literal["results", "cost"]
+STATUS_COLUMNS: dict[str, Callable[[Row], str]] = {
+    name: COLUMNS[name]
+    for name in (
+        *("network", "data", "preset", "asked %", "method", "seeds", "MACs %", "met"),
+        *("dense", "before", "after"),
+    )
+}
+Columns = Literal["results", "cost", "status"]
 TABLES: dict[Columns, dict[str, Callable[[Row], str]]] = {
     "results": COLUMNS,
     "cost": COST_COLUMNS,
+    "status": STATUS_COLUMNS,
 }
+BEGIN, END = "<!-- dsa report: begin -->", "<!-- dsa report: end -->"
 WORDS = ("network", "data", "preset", "method")  # set flush left
 CAPTION = (
     "before, after: test {score} before and after fine-tuning. MACs %, params %: counted on "
@@ -149,6 +159,10 @@ COST_CAPTION = (
     "before, after: test {score} before and after fine-tuning. search s, epochs: of all trials "
     "together; total s: dense training, search and fine-tuning; x DSA: as a multiple of DSA's mean "
     "on the same device."
+)
+STATUS_CAPTION = (
+    "before, after: test {score} before and after fine-tuning; mean ± sample standard deviation "
+    "over seeds. met: whether the counted cost is within what was asked."
 )
 PAPER_CAPTION = (
     " paper: accuracy in % at % of the FLOPs, as Ning et al. report it (arXiv:2004.02164), after "
@@ -168,8 +182,8 @@ def caption(records: Sequence[Record], table: Columns = "results") -> str:
     """What the columns mean."""
     r = records[0]
     scores = " or ".join(sorted({f"{each.score_name} in {each.score_unit}" for each in records}))
-    if table == "cost":
-        return COST_CAPTION.format(score=scores)
+    if table != "results":
+        return {"cost": COST_CAPTION, "status": STATUS_CAPTION}[table].format(score=scores)
     text = CAPTION.format(score=scores, batch=r.latency["dense"].batch)
     return text + PAPER_CAPTION * any(paper(row) for row in rows_of(records))
 
@@ -180,7 +194,7 @@ def as_table(records: Sequence[Record], *, width: int, table: Columns = "results
     Args:
         records: at least one.
         width: columns of the terminal.
-        table: which columns, "results" or "cost".
+        table: which columns.
     """
     lines = cells(records, table)
     wide = sum(2 + max(map(len, column)) for column in zip(*lines, strict=True))
@@ -201,6 +215,19 @@ def as_markdown(records: Sequence[Record], table: Columns = "results") -> str:
     lines = [head, ["---"] * len(head), *rows]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"{text}\n\n{caption(records, table)}"
+
+
+def put_into(page: str, table: str) -> str:
+    """Replace what stands between the two marks of a page by a table.
+
+    Raises:
+        ConfigError: the page does not have each mark once, in this order.
+    """
+    head, first, rest = page.partition(BEGIN)
+    _, second, tail = rest.partition(END)
+    if not (first and second) or BEGIN in rest or END in head + tail:
+        raise ConfigError(f"the page needs one line {BEGIN} and, below it, one line {END}")
+    return f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}"
 
 
 def as_csv(records: Sequence[Record], table: Columns = "results") -> str:

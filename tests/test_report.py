@@ -7,9 +7,12 @@ import statistics
 import pytest
 from problems_runs import some_record
 from rich.console import Console
+from typer.testing import CliRunner
 
-from dsa_core.record import Scores
-from dsa_core.report import COLUMNS, as_csv, as_markdown, as_table, rows_of
+from dsa_core.cli import app
+from dsa_core.errors import ConfigError
+from dsa_core.record import Scores, write_record
+from dsa_core.report import BEGIN, COLUMNS, END, as_csv, as_markdown, as_table, put_into, rows_of
 
 ACCURACIES = (0.88, 0.90, 0.86)
 
@@ -175,3 +178,31 @@ def test_the_cost_table_says_what_it_shows():
     screen = Console(width=220, file=io.StringIO(), record=True)
     screen.print(as_table([costly("dsa", 50.0)], width=220, table="cost"))
     assert "search x DSA" in screen.export_text()
+
+
+PAGE = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+
+
+def test_a_table_is_put_between_the_marks_of_a_page():
+    page = put_into(PAGE, "new")
+    assert page == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    assert put_into(page, "new") == page
+
+
+@pytest.mark.parametrize("page", ["", BEGIN, f"{END}{BEGIN}", PAGE + BEGIN, PAGE + END, END + PAGE])
+def test_a_page_without_its_two_marks_is_refused(page):
+    with pytest.raises(ConfigError, match="needs one line"):
+        put_into(page, "new")
+
+
+def test_the_command_fills_a_page(tmp_path):
+    for record in three_seeds():
+        write_record(tmp_path / str(record.seed), record)
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    words = ["report", str(tmp_path), "--columns", "status", "--into", str(page)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert as_markdown(three_seeds(), "status") in page.read_text()
+    assert "old" not in page.read_text()
+    found = CliRunner().invoke(app, [*words[:-1], str(tmp_path / "none.md")])
+    assert isinstance(found.exception, ConfigError)
