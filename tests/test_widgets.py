@@ -9,6 +9,7 @@ import pytest
 import torch
 from problems_runs import found, graph8, some_record
 
+from dsa_core.allocators import ALLOCATORS
 from dsa_core.cost import Budget, Cost
 from dsa_core.errors import BudgetError, ConfigError
 from dsa_core.experiment.phases import write_history
@@ -129,10 +130,32 @@ def test_without_a_history_the_end_is_known(tmp_path: Path) -> None:
     assert look(bare, State(ratio=0.8)).used["macs"].ratio <= 0.8
 
 
-def test_shipped_records_answer_every_budget_down_to_a_quarter() -> None:
+def test_the_way_of_a_search_whose_budget_never_fell_is_no_way(tmp_path: Path) -> None:
+    put(tmp_path, "dsa", 0.5)
+    path = next(tmp_path.rglob("history.json"))
+    history = json.loads(path.read_text())
+    history["updates"]["budget"] = [0.5] * len(history["updates"]["keep_ratios"])
+    path.write_text(json.dumps(history))
+    (still,) = read_shelf(tmp_path).values()
+    assert len(still.searches["dsa"][0].passed) == 1
+
+
+@pytest.mark.parametrize("change", [{"score_name": "PSNR"}, {"method": "dtp-weight"}])
+def test_runs_without_accuracy_or_widths_are_passed_over(
+    change: dict[str, str], tmp_path: Path
+) -> None:
+    put(tmp_path, "dsa", 0.5)
+    path = next(tmp_path.rglob("record.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ConfigError, match="dsa run --out"):
+        read_shelf(tmp_path)
+
+
+def test_shipped_records_of_all_methods_answer_every_budget_down_to_a_quarter() -> None:
     shelf = read_shelf(ROOT / "data" / "records")
     shipped = shelf[NAME]
-    for method in ("dsa", "uniform"):
+    assert set(shipped.searches) == set(ALLOCATORS) - {"dtp-weight"}
+    for method in shipped.searches:
         assert {s.record.asked_ratio for s in shipped.searches[method]} == {0.25, 0.5, 0.75}
         for ratio in (0.25, 0.3, 0.5, 0.66, 0.75, 0.9, 1.0):
             view = look(shipped, State(method=method, ratio=ratio))

@@ -16,7 +16,7 @@ from dsa_core.plots.style import COLOURS, DENSE, blank_figure, open_axes
 from dsa_core.record import Record
 
 EDGE = 0.02  # whole channels land a little below a budget: so much below the last point is still it
-CROWD = 4  # so many lines are drawn thin, with a second row of the legend
+CROWD = 4  # so many lines are drawn thin, and their legend has several rows
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def frontiers(records: Sequence[Record], resource: Resource = "macs") -> dict[st
         resource: of the budgets and of the costs.
 
     Returns:
-        Method -> points, in rising order of cost.
+        Method -> points, in rising order of cost; DSA first, then uniform.
 
     Raises:
         ConfigError: the runs are of several networks, datasets or presets.
@@ -65,7 +65,13 @@ def frontiers(records: Sequence[Record], resource: Resource = "macs") -> dict[st
     for (method, _), runs in groups.items():
         costs = [r.costs[resource].ratio for r in runs]
         found[method].append(point(costs, [r.scores.fine_tuned for r in runs]))
-    return {m: tuple(sorted(found[m], key=lambda p: p.cost)) for m in sorted(found)}
+    return {m: tuple(sorted(found[m], key=lambda p: p.cost)) for m in sorted(found, key=place)}
+
+
+def place(method: str) -> tuple[int, str]:
+    """Sort methods: DSA, uniform, the others by name; each keeps its colour in small company."""
+    first = ("dsa", "uniform")
+    return (first.index(method) if method in first else len(first)), method
 
 
 def dense_point(records: Sequence[Record]) -> list[Point]:
@@ -132,6 +138,7 @@ def frontier_figure(
 def draw_frontier(axes: Axes, curves: Mapping[str, Frontier]) -> None:
     """Draw the lines on given axes; the dense network is a grey square."""
     styles = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.")
+    crowded = len(curves) >= CROWD
     for i, (method, points) in enumerate(curves.items()):
         axes.errorbar(
             [p.cost for p in points],
@@ -140,9 +147,9 @@ def draw_frontier(axes: Axes, curves: Mapping[str, Frontier]) -> None:
             fmt=styles[i % len(styles)],
             color=COLOURS[i % len(COLOURS)],
             markersize=5,
-            elinewidth=max(1.2, 3.6 - 1.8 * i),  # the later ones thinner, so that all are seen
-            linewidth=1.5 if len(curves) < CROWD else 1.0,
-            capsize=3 + 2 * (i == 0),
+            elinewidth=1.0 if crowded else max(1.2, 3.6 - 1.8 * i),  # later ones thinner: all seen
+            linewidth=1.0 if crowded else 1.5,
+            capsize=2 if crowded else 3 + 2 * (i == 0),
             label=f"{method}, {runs(points)}",
         )
     dense = {p for points in curves.values() for p in points if p.cost == 1.0}
@@ -157,7 +164,7 @@ def draw_frontier(axes: Axes, curves: Mapping[str, Frontier]) -> None:
         fontsize=8,
         loc="lower left",
         bbox_to_anchor=(0, 1),
-        ncols=min(CROWD, len(curves) + 1),
+        ncols=3 if crowded else len(curves) + 1,
     )
 
 

@@ -12,7 +12,7 @@ from dsa_core import models
 from dsa_core.channels import trace
 from dsa_core.cost import Cost, Resource
 from dsa_core.errors import ConfigError
-from dsa_core.plots.frontier import Frontier, frontiers
+from dsa_core.plots.frontier import Frontier, frontiers, place
 from dsa_core.record import FILE, Record, read_record
 
 RESOURCES: tuple[Resource, ...] = ("macs", "params")
@@ -119,11 +119,16 @@ def network(name: str, searches: list[Search]) -> Network:
                     f"the network {first.model!r} has {cost.dense}: made with other classes?"
                 )
     by_method: dict[str, list[Search]] = {}
-    for s in sorted(searches, key=lambda s: (s.record.method, s.record.asked_ratio, s.record.seed)):
+    for s in sorted(searches, key=in_order):
         by_method.setdefault(s.record.method, []).append(s)
     curves = frontiers([s.record for s in searches], "macs")
     shelved = {method: tuple(found) for method, found in by_method.items()}
     return Network(name, costs, shelved, curves, first.score_name)
+
+
+def in_order(search: Search) -> tuple[tuple[int, str], float, int]:
+    """By method as in the frontier, by budget, by seed."""
+    return place(search.record.method), search.record.asked_ratio, search.record.seed
 
 
 @cache
