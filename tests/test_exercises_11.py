@@ -79,3 +79,11 @@ def test_newton_steps_end_at_the_threshold_of_the_library() -> None:
     for _ in range(8):
         t = n11.solution_newton_step(scores, 2, t)
     assert t == pytest.approx(wanted, abs=1e-9)
+
+
+def test_answers_that_can_be_read_off() -> None:
+    assert n11.solution_speedup(1.0, 0.5) == 2.0
+    assert n11.solution_speedup(0.8, 0.5) == pytest.approx(1 / 0.6)
+    assert n11.solution_attainable(2.0, 80.0, 10.0) == 20.0
+    assert n11.solution_attainable(9.0, 80.0, 10.0) == 80.0
+    assert [n11.solution_lanes_used(w, 8) for w in (4, 8, 9)] == [0.5, 1.0, 9 / 16]
