@@ -10,6 +10,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from dsa_core.record import find_records
+from dsa_core.report import as_markdown, put_into
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
@@ -138,3 +141,10 @@ def test_readme_program_runs_on_a_small_network(tmp_path, monkeypatch):
 def test_gate_calls_the_test_command_of_the_readme():
     assert "make test" in (ROOT / ".ci" / "run").read_text()
     assert "make test" in README
+
+
+def test_the_status_table_is_that_of_the_shipped_records():
+    table = as_markdown(find_records(ROOT / "data" / "records"), "status")
+    assert put_into(README, table) == README, (
+        "run: dsa report data/records --columns status --into README.md"
+    )
