@@ -1,6 +1,7 @@
 """AMC: the game is as stated, no decision passes the wall, the agent learns, and it resumes."""
 
 import random
+import tempfile
 from functools import cache
 from typing import Any
 
@@ -272,6 +273,14 @@ def test_the_agent_learns_what_pays():
         agent.play(170, lambda done: None, lambda: False)
     assert abs(np.mean(kept[:50]) - 0.6) < 0.1
     assert abs(np.mean(kept[-20:]) - 0.3) < 0.1
+
+
+def test_an_agent_leaves_no_folder_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    env = toy(best=0.25)
+    agent = Agent(env, AMCSettings(episodes=2, random_episodes=1), seed=0)
+    agent.play(2, before=lambda episode: None, after=lambda: False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_learning_rates_and_noise_that_decays():

@@ -20,6 +20,8 @@ LATE = (
     "pandas",
     "matplotlib",
     "typer",
+    "stable_baselines3",
+    "torch._dynamo",  # as long to import as the rest of torch
 )
 
 PROBE = """
@@ -34,7 +36,7 @@ torch.manual_seed(3)
 before = settings()
 import dsa_core
 after = settings()
-late = sorted({name.partition('.')[0] for name in sys.modules})
+late = sorted({name.partition('.')[0] for name in sys.modules} | set(sys.modules))
 json.dump([before, after, late], sys.stderr)
 """
 

@@ -10,6 +10,7 @@ import torch
 from scipy.special import ndtr, ndtri
 from stable_baselines3 import DDPG
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 
 from dsa_core.allocators.amc_env import PruningEnv
 from dsa_core.allocators.settings.amc import AMCSettings
@@ -67,6 +68,7 @@ class Agent(DDPG):
             device="cpu",
             seed=step_seed(seed, "amc agent") % 2**32,
         )
+        self.set_logger(Logger(folder=None, output_formats=[]))  # else it leaves folders in /tmp
 
     def _update_learning_rate(self, optimizers: Any) -> None:
         """The actor learns at a rate of its own."""

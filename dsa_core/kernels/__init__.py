@@ -196,7 +196,6 @@ def _automatic(like: Tensor | None) -> str:
     return "triton" if fused else "reference"
 
 
-@torch.compiler.assume_constant_result
 def _has_triton() -> bool:
     """Whether the kernels can run: on a CUDA device, or in Triton's interpreter. Registers them."""
     if find_spec("triton") is None:
@@ -205,6 +204,11 @@ def _has_triton() -> bool:
         return False
     import_module("dsa_core.kernels.triton")
     return True
+
+
+# What `torch.compiler.assume_constant_result` sets; but that imports torch._dynamo, half of the
+# seconds that `import dsa_core` then takes.
+_has_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _suits_triton(scores: Tensor, offsets: Tensor, temperature: Tensor) -> bool:
