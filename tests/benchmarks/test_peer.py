@@ -27,8 +27,9 @@ def test_graphs() -> None:
     print(f"\n{'network':22} {'ours s':>8} {'theirs s':>8}")
     for name in NETWORKS:
         ours_s, theirs_s = graph_seconds(name)
-        print(f"{name:22} {ours_s:8.2f} {theirs_s:8.2f}")
-        assert min(ours_s, theirs_s) > 0
+        shown = "fails" if theirs_s is None else f"{theirs_s:.2f}"
+        print(f"{name:22} {ours_s:8.2f} {shown:>8}")
+        assert ours_s > 0
 
 
 def test_networks_that_can_be_pruned() -> None:
