@@ -191,7 +191,7 @@ def resolve_backend(name: str, *, like: Tensor | None = None) -> str:
 def _automatic(like: Tensor | None) -> str:
     """The fastest backend for these scores."""
     if like is None or like.device.type == "cpu":
-        return "reference" if torch.compiler.is_compiling() else "cpu"  # NumPy cannot be traced
+        return "reference" if torch.compiler.is_compiling() else "cpu"  # its loops cannot be traced
     fused = like.device.type == "cuda" and like.dtype != torch.float64 and _has_triton()
     return "triton" if fused else "reference"
 
