@@ -75,6 +75,10 @@ FLOOR_HELP = (
     "group; `dsa groups MODEL` lists the names"
 )
 DIVISOR_HELP = "kept channels are multiples of this, or the whole group; 8 suits many processors"
+SET_HELP = (
+    "SETTING=VALUE, a setting of the preset by its path, such as search.ratio_every=10 or "
+    "search.train.epochs=8; may be given several times; config.json of a run lists them all"
+)
 FORCE_HELP = "search and fine-tune anew even if the run is there; a dense network is used again"
 WEIGHTS_HELP = (
     "start from these dense weights instead of training: .safetensors, or a state dict that "
@@ -100,6 +104,7 @@ def run_command(
     divisor: Annotated[int, typer.Option(min=1, help=DIVISOR_HELP)] = 1,
     weights: Annotated[Path | None, typer.Option(help=WEIGHTS_HELP)] = None,
     calibration: Annotated[Path | None, typer.Option(help=CALIBRATION_HELP)] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
     seed: Annotated[int, typer.Option(help="of weights, batches and masks")] = 0,
     out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs"),
     data: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
@@ -134,6 +139,7 @@ def run_command(
             seed=seed,
             weights=weights,
             calibration=calibration,
+            changes=parse_changes(set_ or []),
         )
         for name in method or ["dsa"]
     ]
@@ -203,6 +209,14 @@ def parse_floors(texts: list[str]) -> dict[str, float]:
         except ValueError:
             raise BudgetError(f"--floor must be GROUP=RATIO, got {text!r}") from None
     return floors
+
+
+def parse_changes(texts: list[str]) -> dict[str, str]:
+    """Read "search.ratio_every=10"."""
+    changes = dict(text.partition("=")[::2] for text in texts)
+    if any(not path or not value for path, value in changes.items()):
+        raise ConfigError(f"--set must be SETTING=VALUE, got {' '.join(texts)!r}")
+    return changes
 
 
 @app.command("report")

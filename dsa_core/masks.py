@@ -54,6 +54,15 @@ def importance(model: nn.Module, graph: ChannelGraph, kind: Importance = "gamma_
 
 def scales(state: Mapping[str, Tensor], graph: ChannelGraph, *, first: bool) -> Tensor:
     """|gamma| of every channel: of its first BatchNorm, or the mean over all."""
+    if first and bool((graph.first_scales >= 0).all()):
+        scale = torch.cat([state[norm.weight].detach() for norm in graph.norms])
+        places = graph.first_scales.to(scale.device)
+        return scale.index_select(0, places).abs().float().clamp_min(TINY)
+    return scales_one_by_one(state, graph, first=first)
+
+
+def scales_one_by_one(state: Mapping[str, Tensor], graph: ChannelGraph, *, first: bool) -> Tensor:
+    """The same, one BatchNorm after the other; channels without one use "l1"."""
     some = next(iter(state.values()))
     total = torch.zeros(graph.n_channels, device=some.device, dtype=torch.float32)
     times = torch.zeros_like(total)
@@ -198,8 +207,9 @@ def masked_parameters(
     if not graph.consumers:
         return {}
     extended = torch.cat([mask, mask.new_ones(1)])  # place -1: channels that always stay
-    places = torch.cat([channels for _, _, channels in graph.consumers]).to(mask.device)
-    values = extended[places].split([len(channels) for _, _, channels in graph.consumers])
+    values = extended[graph.read_places.to(mask.device)].split(
+        [len(channels) for _, _, channels in graph.consumers]
+    )
     masked = {}
     for (name, axis, _), value in zip(graph.consumers, values, strict=True):
         weight = parameters[name]

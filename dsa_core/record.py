@@ -96,6 +96,8 @@ class Record(Strict):
         score_unit: "%" (scores lie in [0, 1] and are shown times 100), or "dB".
         extra_scores: what else the task measures, by name, then "dense", "pruned", "fine_tuned".
         seconds, epochs: by phase: "dense", "search", "fine_tune".
+        processor_seconds: of all threads of the process, by phase; what else the machine did does
+            not count. Empty in records that did not have it yet.
         trials: searches it took until the budget was met, or until the method gave up on it; their
             seconds and epochs all count.
         dense_reused: whether an earlier run trained the dense network (its seconds count here too).
@@ -125,6 +127,7 @@ class Record(Strict):
     extra_scores: dict[str, dict[str, float]] = {}
     groups: tuple[GroupRecord, ...]
     seconds: dict[str, float]
+    processor_seconds: dict[str, float] = {}
     epochs: dict[str, int]
     trials: int = 1
     dense_reused: bool

@@ -81,6 +81,8 @@ def test_run_then_again_then_report(tmp_path, monkeypatch, capsys):
         (["run", "--budget", "flops=0.5"], "got 'flops=0.5'"),
         (["run", "--budget", "macs=0.0001"], "cannot be reached"),
         (["run", "--floor", "conv1"], "GROUP=RATIO"),
+        (["run", "--set", "search.ratio_every"], "SETTING=VALUE"),
+        (["run", "--set", "search.ratio_evry=2"], "did you mean 'ratio_every'"),
         (["run", "--floor", "conv9=0.5"], "no prunable group is named"),
         (["run", "--floor", "conv1=5"], "must be in [0, 1]"),
         (["run", "--model", "resnet20", "--dataset", "cifar10"], "DSA_DATA"),

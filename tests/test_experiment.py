@@ -21,12 +21,14 @@ from dsa_core.allocators import SearchConfig
 from dsa_core.errors import BudgetError, ConfigError, DataError
 from dsa_core.experiment import PRESETS, RunConfig, configure, presets, run
 from dsa_core.experiment.facts import git, versions
+from dsa_core.experiment.phases import ratio_training
 from dsa_core.record import FILE, Record, read_record
 from dsa_core.surgery import load
 from dsa_core.training import TrainConfig, evaluate
 
 TIMED = {
     "seconds",
+    "processor_seconds",
     "latency",
     "git_commit",
 }  # what may differ between two runs of one configuration
@@ -350,3 +352,55 @@ def test_a_run_writes_onnx_on_request_also_when_it_was_complete(tmp_path):
     path = tmp_path / config.folder / after.onnx.file
     assert path.stat().st_size == pytest.approx(1e6 * after.onnx.megabytes)
     assert read_record(path.with_name("record.json")) == after
+
+
+# ------------------------------------------------------------------ settings by their path
+
+
+def test_settings_are_changed_by_their_path() -> None:
+    config = configure(
+        "tiny",
+        changes={"search.ratio_every": "3", "search.train.lr": "1e-2", "search.ssl.factor": "4"},
+    )
+    plain = configure("tiny")
+    assert config.preset.search.ratio_every == 3
+    assert config.preset.search.train.lr == 0.01
+    assert config.preset.search.ssl is not None
+    assert config.preset.search.ssl.factor == 4
+    assert config.preset.fine_tune == plain.preset.fine_tune
+    assert (
+        config.preset_name == "tiny search.ratio_every=3 search.ssl.factor=4 search.train.lr=1e-2"
+    )
+    assert config.hash != plain.hash
+    assert configure("tiny", changes={}) == plain
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("search.ratio_evry", "3", "no setting 'search.ratio_evry': did you mean 'ratio_every'"),
+        ("serch.ratio_every", "3", "no setting 'serch.ratio_every': did you mean 'search'"),
+        ("search.ratio_every.x", "3", "ratio_every holds no settings"),
+        ("search.ratio_every", "0", "setting search.ratio_every: .* got 0"),
+        ("search.ssl.faktor", "2", "no setting 'search.ssl.faktor'"),
+        ("search.train.lr", "[1", "is no value"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(path: str, value: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configure("tiny", changes={path: value})
+
+
+def test_updates_have_batches_of_their_own_size(tmp_path: Path) -> None:
+    config = configure("tiny", changes={"search.ratio_batch_size": "16"})
+    assert ratio_training(config.preset.search).batch_size == 16
+    assert ratio_training(configure("tiny").preset.search).batch_size == 64
+    whole, half = (
+        configure("tiny", changes={"search.ratio_batch_size": n, "search.train.epochs": "1"})
+        for n in ("64", "16")
+    )
+    records = [run(c, tmp_path, progress=False) for c in (whole, half)]
+    assert records[0].groups != records[1].groups or records[0].scores != records[1].scores
+    for record in records:
+        assert record.processor_seconds["search"] > 0
+        assert record.processor_seconds["dense"] >= 0

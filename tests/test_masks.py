@@ -20,6 +20,8 @@ from dsa_core.masks import (
     masked_call,
     masked_parameters,
     sample_mask,
+    scales,
+    scales_one_by_one,
     top_channels,
 )
 
@@ -175,6 +177,18 @@ def test_importance_by_hand(kind, first, second) -> None:  # type: ignore[no-unt
     found = importance(model, graph, kind)
     torch.testing.assert_close(found, torch.tensor([*first, *second]))
     assert not found.requires_grad
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "densenet121"])
+def test_first_scales_are_those_found_one_by_one(name: str) -> None:
+    model = models.build(name)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.uniform_(-1, 1)
+    graph, state = trace(model, models.example_input(name)), dict(model.named_parameters())
+    found = scales(state, graph, first=True)
+    assert bool((found > TINY).all())
+    assert torch.equal(found, scales_one_by_one(state, graph, first=True))
 
 
 def test_importance_is_positive_also_for_dead_channels() -> None:

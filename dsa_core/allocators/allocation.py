@@ -62,7 +62,8 @@ class Allocation:
         counts: kept channels of every group, int64, shape (K,).
         updates: the way there.
         epochs: one record for each epoch of masked training.
-        seconds: of the whole search, all its trials; device: where it ran.
+        seconds, processor_seconds: of the whole search, all its trials; see `Stopwatch`.
+        device: where it ran.
         trials: searches it took until the budget was met, or until the method gave up on it.
         notes: what else the allocator wants recorded.
         weight_mask: where single weights were removed and no channel: weight -> which entries stay,
@@ -78,6 +79,7 @@ class Allocation:
     updates: tuple[Update, ...] = ()
     epochs: tuple[dict[str, float], ...] = ()
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     device: str = "cpu"
     trials: int = 1
     notes: dict[str, Any] = field(default_factory=dict)

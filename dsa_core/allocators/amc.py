@@ -1,6 +1,6 @@
 """AMC: an agent learns by trial how much of each group to keep."""
 
-import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +16,8 @@ from dsa_core.allocators.settings.amc import AMCSettings
 from dsa_core.channels import ChannelGraph
 from dsa_core.cost import Budget, round_to_channels
 from dsa_core.errors import ConfigError
-from dsa_core.training import load_checkpoint, save_checkpoint
+from dsa_core.stopwatch import Stopwatch, total_time
+from dsa_core.training import keep_freed_memory, load_checkpoint, save_checkpoint
 
 
 def allocate(
@@ -82,6 +83,8 @@ class AMCSearch:
         from dsa_core.allocators.amc_agent import Agent, own_random
         from dsa_core.allocators.amc_env import PruningEnv
 
+        if problem.device.type == "cpu":
+            keep_freed_memory()
         self.problem, self.settings, self.random = problem, settings, own_random
         self.env = PruningEnv(problem, self._reward, keep_least=settings.keep_least)
         self.score = MaskedScore(problem, settings)
@@ -89,7 +92,8 @@ class AMCSearch:
             self.agent = Agent(self.env, settings, problem.seed)
         self.updates: list[Update] = []
         self.rewards: list[float] = []
-        self.seconds, self.stopped, self.saved = 0.0, False, 0
+        self.parts: list[Mapping[str, Any]] = []  # time since the start or the last save
+        self.watch, self.stopped, self.saved = Stopwatch(), False, 0
 
     def run(self, on_step: OnStep | None) -> Allocation:
         """Play all episodes, from the checkpoint on where there is one."""
@@ -105,7 +109,7 @@ class AMCSearch:
 
             try:
                 with self.random():
-                    self.begun = time.perf_counter()
+                    self.watch = Stopwatch()
                     self.agent.play(episodes, self._before, after)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(self._interrupted()) from None
@@ -142,8 +146,8 @@ class AMCSearch:
             self._save()
 
     def _tick(self) -> None:
-        now = time.perf_counter()
-        self.seconds, self.begun = self.seconds + now - self.begun, now
+        self.parts.append(self.watch.read())
+        self.watch = Stopwatch()
 
     def _save(self) -> None:
         """Write everything that the next episode depends on."""
@@ -156,7 +160,7 @@ class AMCSearch:
             "agent": self.agent.saved(),
             "updates": [asdict(u) for u in self.updates],
             "rewards": self.rewards,
-            "seconds": self.seconds,
+            **total_time(self.parts),
         }
         save_checkpoint(self.problem.data.checkpoint, state)
 
@@ -168,7 +172,7 @@ class AMCSearch:
         self.agent.restore(state["agent"])
         tuples = [{**u, "keep_ratios": tuple(u["keep_ratios"])} for u in state["updates"]]
         self.updates = [Update(**u) for u in tuples]
-        self.rewards, self.seconds = list(state["rewards"]), float(state["seconds"])
+        self.rewards, self.parts = list(state["rewards"]), [total_time([state])]
         self.saved = len(self.updates)
 
     def _interrupted(self) -> str:
@@ -193,7 +197,7 @@ class AMCSearch:
             importance=self.score.importance.cpu(),
             counts=round_to_channels(ratios, problem.cost, problem.budget),
             updates=tuple(self.updates),
-            seconds=self.seconds,
+            **total_time(self.parts),
             device=str(problem.device),
             notes={"stopped": self.stopped, **self._notes(best)},
         )

@@ -34,6 +34,7 @@ class SearchConfig(BaseModel):
         estimator: of the keep-ratio gradient.
         importance: what ranks the channels of a group, see `masks.importance`.
         ratio_every: weight steps for each update of the keep ratios (20 in the paper).
+        ratio_batch_size: examples of an update; None for as many as of a weight step.
         sharpness_first, sharpness_last: beta2 at the ends of the search, geometric in between.
         anneal_fraction: share of the search in which the budget falls from the dense cost to what
             is asked; 0 asks for it at once, as the paper does. The rest trains at the fixed budget.
@@ -52,6 +53,7 @@ class SearchConfig(BaseModel):
     estimator: Estimator = "mean_field"
     importance: SearchImportance = "gamma_first"
     ratio_every: int = Field(default=2, ge=1)
+    ratio_batch_size: int | None = Field(default=None, ge=1)
     sharpness_first: float = Field(default=5.0, gt=0)
     sharpness_last: float = Field(default=20.0, gt=0)
     anneal_fraction: float = Field(default=0.6, ge=0, le=1)
@@ -65,7 +67,7 @@ class SearchConfig(BaseModel):
 
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out settings of methods that are not set: a new method changes no old hash."""
+        """Leave out what is not set: a new method or setting changes no old hash."""
         fields: dict[str, Any] = handler(self)
         return {k: v for k, v in fields.items() if v is not None or k == "settings"}
 

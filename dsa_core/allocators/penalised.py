@@ -22,6 +22,7 @@ from dsa_core.allocators.scheme import Batches, Scheme
 from dsa_core.allocators.search import search
 from dsa_core.allocators.settings.bracket import BracketSettings
 from dsa_core.errors import TrainingError
+from dsa_core.stopwatch import total_time
 from dsa_core.training import Precision, load_checkpoint, lr_at, save_checkpoint
 
 
@@ -231,7 +232,7 @@ class Trials:
         return replace(
             found[chosen],
             epochs=tuple(epochs),
-            seconds=sum(each.seconds for each in found),
+            **total_time(vars(each) for each in found),
             trials=len(found),
             notes=found[chosen].notes | notes,
         )

@@ -1,6 +1,5 @@
 """Train a network under masks while its keep ratios move to a budget: the loop allocators share."""
 
-import time
 from dataclasses import asdict
 from typing import Any
 
@@ -15,11 +14,13 @@ from dsa_core.allocators.scheme import Scheme
 from dsa_core.data import step_seed
 from dsa_core.errors import TrainingError
 from dsa_core.parallel import agreed, average_buffers, average_gradients, mean_and_sum, team
+from dsa_core.stopwatch import Stopwatch, total_time
 from dsa_core.training import (
     Meter,
     Precision,
     autocast,
     choose_precision,
+    keep_freed_memory,
     load_checkpoint,
     lr_at,
     make_sgd,
@@ -81,6 +82,8 @@ class SearchRun:
 
     def prepare(self) -> None:
         """Go on from the checkpoint, or choose a precision and write the first one."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
         path = self.data.checkpoint
         if path is not None and path.exists():
             self._restore(load_checkpoint(path, self.problem.fingerprint()))
@@ -91,7 +94,7 @@ class SearchRun:
 
     def train_epoch(self, on_step: OnStep | None) -> bool:
         """Train one epoch; return whether `on_step` ended it."""
-        started, first = time.perf_counter(), self.epoch * self.per_epoch
+        watch, first = Stopwatch(), self.epoch * self.per_epoch
         self.model.train()
         self.meter.start_epoch(self.epoch, check_every=1 if self.device.type == "cpu" else 20)
         devices = [self.device] if self.device.type == "cuda" else []
@@ -102,7 +105,7 @@ class SearchRun:
         if self.meter.n:
             record = {"epoch": self.epoch, **self.meter.means()}
             record["masked"] = float(first >= self.warmup)
-            self.epochs.append({**record, "seconds": time.perf_counter() - started})
+            self.epochs.append({**record, **watch.read()})
         self.epoch += not stopped
         return stopped
 
@@ -129,7 +132,7 @@ class SearchRun:
             counts=self.scheme.counts(),
             updates=tuple(self.updates),
             epochs=tuple(self.epochs),
-            seconds=sum(e["seconds"] for e in self.epochs),
+            **total_time(self.epochs),
             device=str(self.device),
             notes={
                 "precision": self.precision.name,

@@ -100,17 +100,17 @@ class ChannelGraph:
         """The groups that have a keep ratio, in flat order."""
         return tuple(g for g in self.groups if g.frozen is None)
 
-    @property
+    @cached_property
     def sizes(self) -> Tensor:
         """Channels of every prunable group, int64, shape (K,)."""
         return torch.tensor([g.size for g in self.prunable], dtype=torch.int64)
 
-    @property
+    @cached_property
     def offsets(self) -> Tensor:
         """Bounds of the prunable groups in the flat vector, int64, shape (K+1,)."""
         return torch.cat([torch.zeros(1, dtype=torch.int64), self.sizes.cumsum(0)])
 
-    @property
+    @cached_property
     def n_channels(self) -> int:
         """Length of the flat vector."""
         return int(self.sizes.sum())
@@ -124,6 +124,23 @@ class ChannelGraph:
             if layer.in_channels is not None and channels is not None:
                 found.append((layer.weight, layer.in_axis, channels))
         return tuple(found)
+
+    @cached_property
+    def read_places(self) -> Tensor:
+        """The flat channels of all `consumers`, one after the other, int64."""
+        places = [channels for _, _, channels in self.consumers]
+        return torch.cat(places) if places else torch.zeros(0, dtype=torch.int64)
+
+    @cached_property
+    def first_scales(self) -> Tensor:
+        """Of every flat channel the first BatchNorm scale, as its place in the concatenation of
+        the scales of all `norms`; -1 if it passes none. int64, shape (n,)."""
+        places = torch.full((self.n_channels,), -1)
+        here = torch.cat([norm.channels for norm in self.norms] or [places[:0]])
+        for place in range(len(here) - 1, -1, -1):  # backwards: the first one stays
+            if here[place] >= 0:
+                places[here[place]] = place
+        return places
 
     @cached_property
     def makers(self) -> tuple[tuple[str, int, Tensor], ...]:

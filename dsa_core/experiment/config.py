@@ -1,6 +1,7 @@
 """The configuration of one run."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -9,6 +10,7 @@ from dsa_core.allocators import ALLOCATORS
 from dsa_core.calibration import Calibration, read_calibration
 from dsa_core.cost import Budget, Resource
 from dsa_core.errors import BudgetError, ConfigError, nearest
+from dsa_core.experiment.changes import changed, named
 from dsa_core.experiment.presets import PRESETS, Preset
 from dsa_core.models.weights import file_digest
 
@@ -141,11 +143,13 @@ def configure(
     seed: int = 0,
     weights: Path | None = None,
     calibration: Path | None = None,
+    changes: Mapping[str, str] | None = None,
 ) -> RunConfig:
     """Make a configuration from a preset's name; model and dataset default to the preset's.
 
     Of `weights`, a file of dense weights to start from, the configuration holds the SHA-256; of
-    `calibration`, a file that `dsa calibrate` wrote, all that is in it.
+    `calibration`, a file that `dsa calibrate` wrote, all that is in it. `changes` are settings of
+    the preset by their path, see `changed`.
 
     Raises:
         ConfigError: a name is unknown, with the nearest as a hint; or a file cannot be read.
@@ -155,7 +159,7 @@ def configure(
         raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
     if method not in ALLOCATORS:
         raise ConfigError(f"unknown method {method!r}{nearest(method, ALLOCATORS)}")
-    chosen = PRESETS[preset]()
+    chosen = changed(PRESETS[preset](), changes or {})
     check_calibrated(resource, calibration)
     return RunConfig(
         method=method,
@@ -165,7 +169,7 @@ def configure(
         ratio=ratio,
         floors=floors or {},
         divisor=divisor,
-        preset_name=preset,
+        preset_name=named(preset, changes or {}),
         preset=chosen,
         seed=seed,
         weights=None if weights is None else file_digest(weights),

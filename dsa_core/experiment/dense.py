@@ -17,6 +17,7 @@ from dsa_core.experiment.workshop import Workshop
 from dsa_core.files import write_atomically
 from dsa_core.models.weights import file_digest, load_weights
 from dsa_core.parallel import agreed, team, wait
+from dsa_core.stopwatch import total_time
 from dsa_core.training import FP32, TrainConfig, place_model, train
 
 
@@ -28,13 +29,14 @@ class DenseNetwork:
         model: on its device.
         score: on the test set; None if it is untrained.
         extra: the task's other metrics.
-        seconds, epochs: of its training.
+        seconds, processor_seconds, epochs: of its training.
         reused: whether an earlier run trained it.
     """
 
     model: nn.Module
     score: float | None
     seconds: float
+    processor_seconds: float
     epochs: int
     reused: bool
     extra: dict[str, float] = field(default_factory=dict)
@@ -48,7 +50,7 @@ def dense_network(shop: Workshop, model: nn.Module) -> DenseNetwork:
     """
     config, settings = shop.config, shop.config.preset.dense
     if settings is None and config.weights is None:
-        return DenseNetwork(model, None, 0.0, 0, reused=False)
+        return DenseNetwork(model, None, 0.0, 0.0, 0, reused=False)
     folder = shop.out / "dense" / config.dense_folder
     done = folder / "dense.json"
     if not agreed(done.exists()):
@@ -65,7 +67,8 @@ def dense_network(shop: Workshop, model: nn.Module) -> DenseNetwork:
     word = f"trained before, {folder}" if reused else f"on the test set, {folder}"
     score, extra = facts["score"], facts.get("extra", {})
     shop.say(f"dense {config.model}: {shop.task.show(score)} {shop.task.judged_by} ({word})")
-    return DenseNetwork(model, score, facts["seconds"], facts["epochs"], reused, extra)
+    cost = total_time([facts])
+    return DenseNetwork(model, score, **cost, epochs=facts["epochs"], reused=reused, extra=extra)
 
 
 @contextmanager
@@ -98,6 +101,7 @@ def train_dense(shop: Workshop, model: nn.Module, settings: TrainConfig, folder:
         "score": measured.score,
         "extra": measured.extra,
         "seconds": result.seconds,
+        "processor_seconds": result.processor_seconds,
         "epochs": len(result.history),
         "config": settings.model_dump(),
         "history": result.history,

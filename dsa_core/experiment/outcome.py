@@ -77,6 +77,9 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
         extra_scores=extra_scores(outcome),
         groups=group_records(found),
         seconds=phases(dense.seconds, found.seconds, outcome.tuned.seconds),
+        processor_seconds=phases(
+            dense.processor_seconds, found.processor_seconds, outcome.tuned.processor_seconds
+        ),
         epochs=phases(dense.epochs, len(found.epochs), len(outcome.tuned.history)),
         trials=found.trials,
         dense_reused=dense.reused,

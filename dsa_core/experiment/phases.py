@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dsa_core.allocators import ALLOCATORS, Allocation, SearchData
+from dsa_core.allocators import ALLOCATORS, Allocation, SearchConfig, SearchData
 from dsa_core.channels import ChannelGraph
 from dsa_core.experiment.workshop import Workshop
 from dsa_core.files import write_atomically
@@ -17,6 +17,7 @@ from dsa_core.surgery import prune, save
 from dsa_core.surgery.sparse import held_zeros, save_sparse, zero_weights
 from dsa_core.training import (
     FP32,
+    TrainConfig,
     TrainResult,
     evaluate,
     place_model,
@@ -36,7 +37,7 @@ def find_allocation(
     )
     data = SearchData(
         weights=shop.training("weights", settings.train, weights),
-        ratios=shop.training("ratios", settings.train, ratios),
+        ratios=shop.training("ratios", ratio_training(settings), ratios),
         task=shop.task,
         checkpoint=shop.checkpoints / "search.pt",
         progress=shop.progress,
@@ -50,6 +51,12 @@ def find_allocation(
         loss = evaluate(zero_weights(cut, masks_of(allocation)), held_out, shop.task).loss
     write_history(shop.folder, allocation)
     return allocation, loss
+
+
+def ratio_training(settings: SearchConfig) -> TrainConfig:
+    """The weights' settings, of which batches need the size and the augmentation."""
+    size = settings.ratio_batch_size or settings.train.batch_size
+    return settings.train.model_copy(update={"batch_size": size})
 
 
 def cut_and_recalibrate(

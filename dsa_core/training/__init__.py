@@ -12,6 +12,7 @@ from dsa_core.training.evaluate import (
     recalibrate_batchnorm,
 )
 from dsa_core.training.loop import EpochRecord, TrainResult, train
+from dsa_core.training.memory import keep_freed_memory
 from dsa_core.training.meter import Meter
 from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
 from dsa_core.training.precision import (
@@ -38,6 +39,7 @@ __all__ = [
     "device_of",
     "device_of_model",
     "evaluate",
+    "keep_freed_memory",
     "load_checkpoint",
     "lr_at",
     "make_sgd",

@@ -1,6 +1,5 @@
 """Plain training: one function, built of parts that a search uses as well."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +17,11 @@ from dsa_core.parallel import (
     mean_and_sum,
     team,
 )
+from dsa_core.stopwatch import Stopwatch, total_time
 from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
 from dsa_core.training.config import TrainConfig
 from dsa_core.training.evaluate import device_of_model
+from dsa_core.training.memory import keep_freed_memory
 from dsa_core.training.meter import Meter
 from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
 from dsa_core.training.precision import Precision, autocast, choose_precision, place, place_model
@@ -36,9 +37,10 @@ class TrainResult:
 
     Attributes:
         history: a dict for each epoch with epoch (from 0), train_loss, train_score (averages during
-            the epoch, in training mode), seconds, lr (of the last step). The last may be of an
-            unfinished epoch, if stopped.
-        seconds: sum over the epochs, those before a resume included.
+            the epoch, in training mode), seconds, processor_seconds, lr (of the last step). The
+            last may be of an unfinished epoch, if stopped.
+        seconds, processor_seconds: sum over the epochs, those before a resume included; see
+            `Stopwatch`.
         precision: "fp32" or "bf16".
         channels_last: memory order used.
         milliseconds: measured times of a pass, see `Precision`.
@@ -47,6 +49,7 @@ class TrainResult:
 
     history: list[EpochRecord]
     seconds: float
+    processor_seconds: float
     precision: str
     channels_last: bool
     milliseconds: dict[str, float] = field(default_factory=dict)
@@ -142,6 +145,8 @@ class _Run:
     def prepare(self, resume: bool) -> None:
         """Resume from the checkpoint, or choose a precision and write the first checkpoint."""
         self.model.train()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if resume and self.path is not None and self.path.exists():
             self._restore(load_checkpoint(self.path, self._fingerprint()))
             return
@@ -161,7 +166,7 @@ class _Run:
     def epoch(self, epoch: int, meter: Meter, stop: Callable[[], bool] | None) -> bool:
         """Train one epoch and append its record; return whether `stop` ended it."""
         self.model.train()
-        start, lr, stopped = time.perf_counter(), self.config.lr, False
+        watch, lr, stopped = Stopwatch(), self.config.lr, False
         meter.start_epoch(epoch, check_every=1 if self.device.type == "cpu" else 20)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(step_seed(self.seed, "epoch", epoch))
@@ -175,8 +180,7 @@ class _Run:
         self._check(meter.flush(), epoch)
         self._check_state(epoch)
         if meter.n:
-            seconds = time.perf_counter() - start
-            self.history.append({"epoch": epoch, **meter.means(), "seconds": seconds, "lr": lr})
+            self.history.append({"epoch": epoch, **meter.means(), **watch.read(), "lr": lr})
         return stopped
 
     def _step(self, x: Tensor, y: Tensor, lr: float) -> tuple[Tensor, Tensor]:
@@ -265,7 +269,11 @@ class _Run:
     def result(self, stopped: bool) -> TrainResult:
         """Gather what was done."""
         chosen = self.precision
-        seconds = sum(record["seconds"] for record in self.history)
         return TrainResult(
-            self.history, seconds, chosen.name, chosen.channels_last, chosen.milliseconds, stopped
+            history=self.history,
+            **total_time(self.history),
+            precision=chosen.name,
+            channels_last=chosen.channels_last,
+            milliseconds=chosen.milliseconds,
+            stopped=stopped,
         )

@@ -1,0 +1,35 @@
+"""Freed memory kept for the next step, on a CPU: a tenth of a training's time, and more.
+
+Every step frees its activations and asks for the same sizes again. glibc hands blocks of more than
+32 MB, and at first of more than 128 KB, back to the system at once; the system then clears them
+page by page when they are asked for again. Told to keep them, a process stays as large as it once
+was, and trains faster (`bench/` measures by how much).
+"""
+
+import ctypes
+import os
+import sys
+from functools import cache
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+SETTINGS = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20}
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Let malloc keep what is freed, for the rest of this process.
+
+    Nothing is changed where the user has set malloc's own variables (MALLOC_..._, GLIBC_TUNABLES)
+    or preloads another allocator, nor on systems without glibc.
+
+    Returns:
+        Whether malloc was told.
+    """
+    chosen = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+    if not sys.platform.startswith("linux") or any(name.startswith(chosen) for name in os.environ):
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        return all(libc.mallopt(name, value) == 1 for name, value in SETTINGS.items())
+    except (OSError, AttributeError):  # another C library
+        return False
