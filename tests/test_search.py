@@ -21,6 +21,7 @@ from torch import nn
 
 from dsa_core.admm import PaperSettings
 from dsa_core.allocators import ALLOCATORS, Allocation, Problem, Update
+from dsa_core.allocators.random_ratios import RandomRatios
 from dsa_core.allocators.ratios import KeepRatioScheme
 from dsa_core.allocators.uniform import UniformRatios
 from dsa_core.channels import trace
@@ -48,7 +49,7 @@ def same_way(a: Allocation, b: Allocation) -> None:
 # ------------------------------------------------------------------ the budget
 
 
-@pytest.mark.parametrize("method", ["dsa", "uniform"])
+@pytest.mark.parametrize("method", ["dsa", "uniform", "random"])
 @pytest.mark.parametrize(("resource", "ratio"), [("macs", 0.5), ("params", 0.3)])
 def test_the_budget_is_met_from_both_sides(method, resource, ratio):
     allocation = found(method, resource, ratio)
@@ -67,6 +68,20 @@ def test_uniform_gives_every_group_the_same_ratio():
         assert math.isnan(update.loss)
     ratios = found("dsa").keep_ratios
     assert float(ratios.max() - ratios.min()) > 0.05  # and the data say otherwise
+
+
+def test_random_ratios_keep_their_direction_and_differ_by_the_seed():
+    updates = found("random").updates
+    late = [torch.tensor(u.keep_ratios) for u in updates if u.budget == updates[-1].budget]
+    assert len(late) > 2
+    assert all(torch.equal(late[0], each) for each in late)
+    assert float(late[0].std()) > 0.05
+    form, floors = Cost.of(graph8(), "macs").relative, torch.full((6,), 1 / 16).double()
+    alone = [RandomRatios(form, floors, seed) for seed in (0, 0, 1)]
+    for ratios in alone:
+        ratios.step(torch.zeros(6).double(), 0.5)
+    assert torch.equal(alone[0].keep_ratios, alone[1].keep_ratios)
+    assert not torch.equal(alone[0].keep_ratios, alone[2].keep_ratios)
 
 
 def test_uniform_respects_floors():
@@ -266,7 +281,7 @@ def stop_after(n: int):
     return stop
 
 
-@pytest.mark.parametrize("method", ["dsa", "uniform"])
+@pytest.mark.parametrize("method", ["dsa", "uniform", "random"])
 def test_interrupted_and_resumed_is_bit_identical(method, tmp_path):
     path, whole, model = tmp_path / "search.pt", trained(), trained()
     undisturbed = allocate(method, whole)

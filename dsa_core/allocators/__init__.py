@@ -2,7 +2,17 @@
 
 from collections.abc import Callable
 
-from dsa_core.allocators import amc, dcss, dsa, dtp, dtp_weight, morphnet, ssl, uniform
+from dsa_core.allocators import (
+    amc,
+    dcss,
+    dsa,
+    dtp,
+    dtp_weight,
+    morphnet,
+    random_ratios,
+    ssl,
+    uniform,
+)
 from dsa_core.allocators.allocation import Allocation, Update, ratios_on_path
 from dsa_core.allocators.config import OnStep, SearchConfig, SearchData
 from dsa_core.allocators.dtp_units import check_single_weights
@@ -18,6 +28,7 @@ ALLOCATORS: dict[str, Callable[..., Allocation]] = {
     "dtp": dtp.allocate,
     "dtp-weight": dtp_weight.allocate,
     "morphnet": morphnet.allocate,
+    "random": random_ratios.allocate,
     "ssl": ssl.allocate,
     "uniform": uniform.allocate,
 }
@@ -39,6 +50,7 @@ __all__ = [
     "dtp",
     "dtp_weight",
     "morphnet",
+    "random_ratios",
     "ratio_gradient",
     "ratios_on_path",
     "search",
