@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from dsa_core.surgery.onnx_file import onnx_session
-from dsa_core.training import FP32, Precision, autocast, mode, place
+from dsa_core.training import FP32, Precision, autocast, keep_freed_memory, mode, place
 
 WARM_UP = 3  # passes that are not counted
 
@@ -119,9 +119,14 @@ def in_turn(
 ) -> list[list[float]]:
     """Time calls in turn; the first rounds are not counted.
 
+    On a CPU freed memory is kept, as in training: else much of the time is the system's, clearing
+    pages for every output anew (see `keep_freed_memory`).
+
     Returns:
         Milliseconds: for each call, its time in every round.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     rounds = [[milliseconds(run, device) for run in runs] for _ in range(warm_up + repeats)]
     return [list(times) for times in zip(*rounds[warm_up:], strict=True)]
 
