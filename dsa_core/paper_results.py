@@ -1,4 +1,4 @@
-"""What the DSA paper reports on CIFAR-10, to stand beside what is measured here.
+"""What the DSA paper reports, to stand beside what is measured here.
 
 Source: Ning, Zhao, Li, Lei, Wang, Yang, "DSA: More Efficient Budgeted Pruning via Differentiable
 Sparsity Allocation", ECCV 2020 (arXiv:2004.02164). They are single numbers, without a spread.
@@ -9,6 +9,28 @@ from dataclasses import dataclass
 DATASET, RESOURCE = "cifar10", "macs"  # a ratio of FLOPs is a ratio of MACs
 SAME_BUDGET = 0.005  # a third is written 0.333 or 1/3
 BASE = {"resnet20": 92.17, "resnet56": 93.12, "resnet18_cifar": 94.0, "vgg16_cifar": 93.48}
+# Ours with parameter-free shortcuts, beside the paper's with 1x1 convolutions there
+NEAREST = {"resnet20_a": "resnet20", "resnet56_a": "resnet56"}
+
+EPOCHS = 300  # on CIFAR-10, of which the first train without masks:
+WARM_UP_EPOCHS = 20
+RUNS = 1  # behind each number: none has a spread
+FASTER = 1.5  # "at least", than pre-training, search and fine-tuning; an estimate of the authors
+GPU_HOURS = {  # DSA, and the flow that it is compared with
+    "ResNet-56 on CIFAR-10": (5.0, 10.0),
+    "ResNet-18 on ImageNet": (300.0, 450.0),
+}
+
+# ResNet-18 on CIFAR-10, groups A to L in network order: A the stem; D, G, J the shortcut groups;
+# E, H, K the strided convolutions; the others inner ones
+GROUPS = "ABCDEFGHIJKL"
+ORDERS = {  # most sensitive first; most channels kept first, at a quarter of the FLOPs
+    "sensitivity": "AGDEHIJBCFKL",
+    "dsa": "DGAIHJECBFKL",
+    "ssl": "DEBACGFHJIKL",
+}
+SPEARMAN = {"dsa": 0.89, "ssl": 0.53}  # of these orders with the sensitivity, as printed there
+GRADIENT_SPEARMAN, GRADIENT_PEARSON = 0.74, 0.83  # |dL/dalpha| of the first search epoch with it
 
 
 @dataclass(frozen=True)
@@ -79,6 +101,37 @@ RESULTS = (
 )
 
 
+@dataclass(frozen=True)
+class ImageNetResult:
+    """One cell of the ImageNet table.
+
+    Attributes:
+        model: by our name.
+        method: by our name, or what ours would be.
+        asked: budget, ratio of the dense FLOPs in (0, 1].
+        top1_drop: against the method's own dense network, in points.
+        top5_drop: the same; None where none is stated.
+    """
+
+    model: str
+    method: str
+    asked: float
+    top1_drop: float
+    top5_drop: float | None = None
+
+
+IMAGENET = (
+    ImageNetResult("resnet18", "dsa", 0.6, 1.11, 0.72),
+    ImageNetResult("resnet18", "fpgm", 0.6, 2.47, 1.52),
+    ImageNetResult("resnet18", "sfp", 0.6, 3.18, 1.85),
+    ImageNetResult("resnet50", "dsa", 0.6, 0.92, 0.41),
+    ImageNetResult("resnet50", "fpgm", 0.6, 1.12, 0.47),
+    ImageNetResult("resnet50", "dsa", 0.5, 1.33, 0.80),
+    ImageNetResult("resnet50", "fpgm", 0.5, 2.02, 0.93),
+    ImageNetResult("resnet50", "thinet", 0.5, 4.13),
+)
+
+
 def paper_result(
     model: str, dataset: str, method: str, *, resource: str, ratio: float
 ) -> PaperResult | None:
@@ -87,6 +140,12 @@ def paper_result(
         return None
     same = [r for r in RESULTS if (r.model, r.method) == (model, method)]
     return next((r for r in same if abs(r.asked - ratio) < SAME_BUDGET), None)
+
+
+def nearest_result(model: str, method: str, *, ratio: float) -> PaperResult | None:
+    """The paper's figure for a network of ours, or for the one it stands for (`NEAREST`)."""
+    name = NEAREST.get(model, model)
+    return paper_result(name, DATASET, method, resource=RESOURCE, ratio=ratio)
 
 
 def shown(result: PaperResult | None) -> str:

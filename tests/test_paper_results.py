@@ -5,9 +5,23 @@ import io
 
 import pytest
 from problems_runs import some_record
+from scipy.stats import spearmanr
 
 from dsa_core import models
-from dsa_core.paper_results import BASE, RESULTS, paper_result, shown
+from dsa_core.paper_results import (
+    BASE,
+    FASTER,
+    GPU_HOURS,
+    GROUPS,
+    IMAGENET,
+    NEAREST,
+    ORDERS,
+    RESULTS,
+    SPEARMAN,
+    nearest_result,
+    paper_result,
+    shown,
+)
 from dsa_core.report import as_csv, as_markdown
 
 
@@ -69,3 +83,30 @@ def test_the_report_has_the_column_only_where_a_row_has_a_figure():
     assert "| 91.38 at 49.7 |" in both
     assert "arXiv:2004.02164" in both
     assert "arXiv" not in as_markdown([some_record(method="uniform")])
+
+
+def test_networks_of_ours_that_stand_for_the_papers():
+    assert nearest_result("resnet20_a", "dsa", ratio=0.5) == found()
+    assert nearest_result("resnet56", "dsa", ratio=1 / 3) == found("resnet56", ratio=1 / 3)
+    assert nearest_result("resnet20_a", "uniform", ratio=0.5) is None
+    assert set(NEAREST) <= set(models.names())
+    assert set(NEAREST.values()) <= set(BASE)
+
+
+def test_at_least_so_much_faster_is_the_smaller_ratio_of_hours():
+    assert min(theirs / ours for ours, theirs in GPU_HOURS.values()) == FASTER
+
+
+def test_the_orders_name_each_group_once_and_agree_about_as_printed():
+    for order in ORDERS.values():
+        assert sorted(order) == list(GROUPS)
+    places = {who: [order.index(g) for g in GROUPS] for who, order in ORDERS.items()}
+    for who, printed in SPEARMAN.items():
+        assert spearmanr(places[who], places["sensitivity"])[0] == pytest.approx(printed, abs=0.1)
+
+
+def test_on_imagenet_dsa_loses_least_at_each_budget():
+    for dsa in (r for r in IMAGENET if r.method == "dsa"):
+        rivals = [r for r in IMAGENET if (r.model, r.asked) == (dsa.model, dsa.asked)]
+        assert min(rivals, key=lambda r: r.top1_drop) is dsa
+    assert {r.model for r in IMAGENET} <= set(models.names(torchvision=True))
