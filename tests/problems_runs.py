@@ -167,6 +167,22 @@ def some_record(**changes: Any) -> Record:
     return Record(**settings | changes)
 
 
+ACCURACIES = (0.88, 0.90, 0.86)
+
+
+def three_seeds() -> list[Record]:
+    """Runs that differ in seed and score."""
+    return [
+        some_record(
+            seed=i,
+            config_hash=str(i),
+            scores=Scores(dense=0.9 + 0.01 * i, pruned=0.7, fine_tuned=a, masked_loss=0.5),
+            seconds={"dense": 100.0, "search": 50.0 + 10 * i, "fine_tune": 25.0},
+        )
+        for i, a in enumerate(ACCURACIES)
+    ]
+
+
 def write_folder(root: Path, train: int = 6, val: int = 2, classes: int = 2) -> Path:
     """Write noise in ImageNet's layout: `train` and `val` pictures of each class."""
     rng = np.random.default_rng(0)

@@ -4,8 +4,8 @@ import pytest
 from matplotlib.colors import same_color
 
 from dsa_core.errors import ConfigError
+from dsa_core.estimate import Estimate
 from dsa_core.plots.results import differences_figure, strip_figure
-from dsa_core.report import Estimate
 
 GAPS = {
     "before": {"50 %": Estimate(2.0, 3, 0.5), "25 %": Estimate(4.0, 1)},

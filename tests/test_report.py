@@ -4,15 +4,11 @@ import csv
 import io
 import statistics
 
-import numpy as np
 import pytest
-from problems_runs import some_record
+from problems_runs import ACCURACIES, some_record, three_seeds
 from rich.console import Console
-from scipy.stats import ttest_1samp, ttest_ind
 from typer.testing import CliRunner
 
-from dsa_core import models
-from dsa_core.channels import trace
 from dsa_core.cli import app
 from dsa_core.errors import ConfigError
 from dsa_core.record import Scores, write_record
@@ -20,36 +16,13 @@ from dsa_core.report import (
     BEGIN,
     COLUMNS,
     END,
-    Estimate,
     as_csv,
     as_markdown,
     as_table,
-    beside_paper,
-    difference,
-    estimate,
     markdown,
-    processor_table,
     put_into,
-    role_of,
     rows_of,
-    select,
-    verdict,
 )
-from dsa_core.sensitivity import role
-
-ACCURACIES = (0.88, 0.90, 0.86)
-
-
-def three_seeds():
-    return [
-        some_record(
-            seed=i,
-            config_hash=str(i),
-            scores=Scores(dense=0.9 + 0.01 * i, pruned=0.7, fine_tuned=a, masked_loss=0.5),
-            seconds={"dense": 100.0, "search": 50.0 + 10 * i, "fine_tune": 25.0},
-        )
-        for i, a in enumerate(ACCURACIES)
-    ]
 
 
 def row_of(records) -> dict[str, str]:
@@ -231,121 +204,5 @@ def test_the_command_fills_a_page(tmp_path):
     assert isinstance(found.exception, ConfigError)
 
 
-def test_the_interval_of_a_mean_is_students():
-    found = estimate(ACCURACIES)
-    known = ttest_1samp(ACCURACIES, 0).confidence_interval(0.95)
-    assert (found.n, found.mean, found.sd) == (3, pytest.approx(0.88), pytest.approx(0.02))
-    assert (found.mean - found.half, found.mean + found.half) == pytest.approx(tuple(known))
-
-
-def test_one_run_has_neither_spread_nor_interval():
-    assert estimate([88.0]) == Estimate(88.0, 1)
-    assert estimate([88.0]).text == "88.00 (n = 1)"
-    assert difference([88.0], [87.0, 86.0]).as_difference == "+1.50 (n = 1)"
-
-
-def test_the_interval_of_a_difference_is_welchs():
-    rng = np.random.default_rng(0)
-    for n, m, spread in ((3, 3, 1.0), (2, 5, 4.0), (3, 10, 0.1)):
-        a, b = rng.normal(1, spread, n).tolist(), rng.normal(0, 1, m).tolist()
-        found, known = difference(a, b), ttest_ind(a, b, equal_var=False)
-        ends = tuple(known.confidence_interval(0.95))
-        assert (found.mean - found.half, found.mean + found.half) == pytest.approx(ends)
-
-
-def test_the_interval_of_a_difference_without_spread_is_a_point():
-    assert difference([1.0, 1.0], [0.5, 0.5]) == Estimate(0.5, 2, 0.0)
-    one_side = difference([1.0, 1.0], [0.4, 0.5, 0.6])  # all error is of the second side
-    assert one_side.half == pytest.approx(estimate([0.4, 0.5, 0.6]).half)
-
-
-def test_as_text():
-    assert estimate([1.0, 2.0, 3.0]).text == "2.00 ± 1.00 (n = 3)"
-    assert Estimate(-0.5, 3, 0.25).as_difference == "-0.50 [-0.75, -0.25]"
-
-
-@pytest.mark.parametrize(
-    ("found", "more_than", "wanted"),
-    [
-        (None, 0.0, "no records"),
-        (Estimate(5.0, 1), 0.0, "not shown (n = 1)"),
-        (Estimate(1.0, 3, 0.9), 0.0, "holds here"),
-        (Estimate(1.0, 3, 1.1), 0.0, "not shown (intervals overlap)"),
-        (Estimate(-1.0, 3, 0.9), 0.0, "does not hold"),
-        (Estimate(1.0, 3, 0.9), 0.5, "not shown (intervals overlap)"),
-        (Estimate(1.0, 3, 0.4), 1.5, "does not hold"),
-    ],
-)
-def test_a_claim_is_judged_by_its_interval_alone(found, more_than: float, wanted: str):
-    assert verdict(found, more_than=more_than) == wanted
-
-
-def test_records_of_a_method_and_a_budget():
-    third = some_record(asked_ratio=0.333)
-    both = [third, some_record(method="ssl")]
-    assert select(both, "dsa", 1 / 3) == [third]
-    assert select(both, ratio=0.5) == select(both, "ssl") == both[1:]
-    assert select(both) == both
-
-
-def test_the_papers_rows_beside_ours_with_dashes_for_what_is_missing():
-    runs = [*three_seeds(), some_record(method="ssl", budget_met=False)]
-    head, *lines = beside_paper(runs, "resnet20", ("dsa", "uniform", "ssl"), (0.5, 1 / 3))
-    table = {(line[0], line[1]): dict(zip(head[2:], line[2:], strict=True)) for line in lines}
-    assert list(table)[:3] == [("50", "dsa"), ("50", "uniform"), ("50", "ssl")]
-    assert table["50", "dsa"] == {
-        "n": "3",
-        "MACs %": "50.0",
-        "before": "70.00 ± 0.00",
-        "after": "88.00 ± 2.00",
-        "drop": "3.00 ± 2.65",  # 2, 1 and 6
-        "paper: FLOPs %": "49.7",
-        "paper: accuracy": "91.38",
-        "paper: drop": "0.79",
-    }
-    assert set(table["50", "uniform"].values()) == {"-"}
-    assert table["50", "ssl"]["MACs %"] == "50.0+"
-    assert table["50", "ssl"]["paper: FLOPs %"] == "51.8+"
-    assert table["50", "sfp"]["n"] == "-"
-    assert table["50", "sfp"]["paper: accuracy"] == "90.83*"
-    assert ("33.3", "dsa") in table
-    assert ("33.3", "sfp") not in table  # not in the paper either
-
-
-def timed(method: str, search: float, **changes):
-    seconds = {"dense": 0.0, "search": search, "fine_tune": 10.0}
-    return some_record(method=method, processor_seconds=seconds, **changes)
-
-
-def test_processor_seconds_are_compared_on_one_device_only():
-    runs = [
-        some_record(seconds={"dense": 0.0, "search": 900.0, "fine_tune": 1.0}),  # not compared
-        timed("dsa", 40.0, seed=1),
-        timed("dsa", 60.0, seed=2),
-        timed("amc", 100.0, trials=1),
-        timed("ssl", 100.0, device="another", trials=6),
-        timed("dtp", 100.0, asked_ratio=0.25),
-        some_record(method="uniform"),
-    ]
-    methods = ("dsa", "amc", "ssl", "dtp", "uniform", "dcss")
-    _, *lines = processor_table(runs, methods, (0.5, 0.25))
-    assert lines == [
-        ["50", "dsa", "3", "1.0", "4", "50 to 900", "2", "50 ± 14", "1.00", "60 ± 14", "1.00"],
-        ["50", "amc", "1", "1.0", "4", "50", "1", "100", "2.00", "110", "1.83"],
-        ["50", "ssl", "1", "6.0", "4", "50", "1", "100", "-", "110", "-"],
-        ["50", "uniform", "1", "1.0", "4", "50", "-", "-", "-", "-", "-"],
-        ["25", "dtp", "1", "1.0", "4", "50", "1", "100", "-", "110", "-"],
-    ]
-
-
 def test_a_table_as_markdown():
     assert markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
-
-
-@pytest.mark.parametrize("name", ["resnet8", "resnet20_a", "resnet18_cifar"])
-def test_the_role_in_a_groups_name_is_that_of_the_traced_group(name: str):
-    model = models.build(name)
-    graph = trace(model, models.example_input(name))
-    found = {g.name: role_of(g.name) for g in graph.prunable}
-    assert found == {g.name: role(model, graph, g) for g in graph.prunable}
-    assert set(found.values()) == {"stem", "shortcut", "strided", "inner"}

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 from scipy.special import ndtri
 
+from dsa_core.estimate import difference
 from dsa_core.exercises.core import grade
-from dsa_core.report import difference
 
 
 def solution_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dsa_core.errors import ConfigError
+from dsa_core.estimate import Estimate
 from dsa_core.plots.style import COLOURS, DENSE, blank_figure, open_axes
-from dsa_core.report import Estimate
 
 Panel = Mapping[str, Estimate]
 Strip = Mapping[str, Sequence[float]]

@@ -1,0 +1,76 @@
+"""Our runs beside the paper's rows, and what they cost beside each other."""
+
+import pytest
+from problems_runs import some_record, three_seeds
+
+from dsa_core import models
+from dsa_core.channels import trace
+from dsa_core.comparison import beside_paper, processor_table, role_of, select
+from dsa_core.sensitivity import role
+
+
+def test_records_of_a_method_and_a_budget():
+    third = some_record(asked_ratio=0.333)
+    both = [third, some_record(method="ssl")]
+    assert select(both, "dsa", 1 / 3) == [third]
+    assert select(both, ratio=0.5) == select(both, "ssl") == both[1:]
+    assert select(both) == both
+
+
+def test_the_papers_rows_beside_ours_with_dashes_for_what_is_missing():
+    runs = [*three_seeds(), some_record(method="ssl", budget_met=False)]
+    head, *lines = beside_paper(runs, "resnet20", ("dsa", "uniform", "ssl"), (0.5, 1 / 3))
+    table = {(line[0], line[1]): dict(zip(head[2:], line[2:], strict=True)) for line in lines}
+    assert list(table)[:3] == [("50", "dsa"), ("50", "uniform"), ("50", "ssl")]
+    assert table["50", "dsa"] == {
+        "n": "3",
+        "MACs %": "50.0",
+        "before": "70.00 ± 0.00",
+        "after": "88.00 ± 2.00",
+        "drop": "3.00 ± 2.65",  # 2, 1 and 6
+        "paper: FLOPs %": "49.7",
+        "paper: accuracy": "91.38",
+        "paper: drop": "0.79",
+    }
+    assert set(table["50", "uniform"].values()) == {"-"}
+    assert table["50", "ssl"]["MACs %"] == "50.0+"
+    assert table["50", "ssl"]["paper: FLOPs %"] == "51.8+"
+    assert table["50", "sfp"]["n"] == "-"
+    assert table["50", "sfp"]["paper: accuracy"] == "90.83*"
+    assert ("33.3", "dsa") in table
+    assert ("33.3", "sfp") not in table  # not in the paper either
+
+
+def timed(method: str, search: float, **changes):
+    seconds = {"dense": 0.0, "search": search, "fine_tune": 10.0}
+    return some_record(method=method, processor_seconds=seconds, **changes)
+
+
+def test_processor_seconds_are_compared_on_one_device_only():
+    runs = [
+        some_record(seconds={"dense": 0.0, "search": 900.0, "fine_tune": 1.0}),  # not compared
+        timed("dsa", 40.0, seed=1),
+        timed("dsa", 60.0, seed=2),
+        timed("amc", 100.0, trials=1),
+        timed("ssl", 100.0, device="another", trials=6),
+        timed("dtp", 100.0, asked_ratio=0.25),
+        some_record(method="uniform"),
+    ]
+    methods = ("dsa", "amc", "ssl", "dtp", "uniform", "dcss")
+    _, *lines = processor_table(runs, methods, (0.5, 0.25))
+    assert lines == [
+        ["50", "dsa", "3", "1.0", "4", "50 to 900", "2", "50 ± 14", "1.00", "60 ± 14", "1.00"],
+        ["50", "amc", "1", "1.0", "4", "50", "1", "100", "2.00", "110", "1.83"],
+        ["50", "ssl", "1", "6.0", "4", "50", "1", "100", "-", "110", "-"],
+        ["50", "uniform", "1", "1.0", "4", "50", "-", "-", "-", "-", "-"],
+        ["25", "dtp", "1", "1.0", "4", "50", "1", "100", "-", "110", "-"],
+    ]
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet20_a", "resnet18_cifar"])
+def test_the_role_in_a_groups_name_is_that_of_the_traced_group(name: str):
+    model = models.build(name)
+    graph = trace(model, models.example_input(name))
+    found = {g.name: role_of(g.name) for g in graph.prunable}
+    assert found == {g.name: role(model, graph, g) for g in graph.prunable}
+    assert set(found.values()) == {"stem", "shortcut", "strided", "inner"}

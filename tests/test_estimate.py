@@ -1,0 +1,57 @@
+"""Intervals of means and differences, against SciPy's tests; and what they show."""
+
+import numpy as np
+import pytest
+from problems_runs import ACCURACIES
+from scipy.stats import ttest_1samp, ttest_ind
+
+from dsa_core.estimate import Estimate, difference, estimate, verdict
+
+
+def test_the_interval_of_a_mean_is_students():
+    found = estimate(ACCURACIES)
+    known = ttest_1samp(ACCURACIES, 0).confidence_interval(0.95)
+    assert (found.n, found.mean, found.sd) == (3, pytest.approx(0.88), pytest.approx(0.02))
+    assert (found.mean - found.half, found.mean + found.half) == pytest.approx(tuple(known))
+
+
+def test_one_run_has_neither_spread_nor_interval():
+    assert estimate([88.0]) == Estimate(88.0, 1)
+    assert estimate([88.0]).text == "88.00 (n = 1)"
+    assert difference([88.0], [87.0, 86.0]).as_difference == "+1.50 (n = 1)"
+
+
+def test_the_interval_of_a_difference_is_welchs():
+    rng = np.random.default_rng(0)
+    for n, m, spread in ((3, 3, 1.0), (2, 5, 4.0), (3, 10, 0.1)):
+        a, b = rng.normal(1, spread, n).tolist(), rng.normal(0, 1, m).tolist()
+        found, known = difference(a, b), ttest_ind(a, b, equal_var=False)
+        ends = tuple(known.confidence_interval(0.95))
+        assert (found.mean - found.half, found.mean + found.half) == pytest.approx(ends)
+
+
+def test_the_interval_of_a_difference_without_spread_is_a_point():
+    assert difference([1.0, 1.0], [0.5, 0.5]) == Estimate(0.5, 2, 0.0)
+    one_side = difference([1.0, 1.0], [0.4, 0.5, 0.6])  # all error is of the second side
+    assert one_side.half == pytest.approx(estimate([0.4, 0.5, 0.6]).half)
+
+
+def test_as_text():
+    assert estimate([1.0, 2.0, 3.0]).text == "2.00 ± 1.00 (n = 3)"
+    assert Estimate(-0.5, 3, 0.25).as_difference == "-0.50 [-0.75, -0.25]"
+
+
+@pytest.mark.parametrize(
+    ("found", "more_than", "wanted"),
+    [
+        (None, 0.0, "no records"),
+        (Estimate(5.0, 1), 0.0, "not shown (n = 1)"),
+        (Estimate(1.0, 3, 0.9), 0.0, "holds here"),
+        (Estimate(1.0, 3, 1.1), 0.0, "not shown (intervals overlap)"),
+        (Estimate(-1.0, 3, 0.9), 0.0, "does not hold"),
+        (Estimate(1.0, 3, 0.9), 0.5, "not shown (intervals overlap)"),
+        (Estimate(1.0, 3, 0.4), 1.5, "does not hold"),
+    ],
+)
+def test_a_claim_is_judged_by_its_interval_alone(found, more_than: float, wanted: str):
+    assert verdict(found, more_than=more_than) == wanted
