@@ -56,11 +56,13 @@ def test_ratios_go_pair_by_pair():
 
 
 def test_step_ratios_by_hand():
-    times = StepTimes([10.0, 20.0], [11.0, 24.0], [20.0, 20.0], "fp32")
+    times = StepTimes([10.0, 20.0], [11.0, 24.0], [20.0, 20.0], [10.0, 10.0], "fp32")
     assert times.ratio(None).median == pytest.approx(statistics.median([1.1, 1.2]))
     assert times.ratio(20).median == pytest.approx(statistics.median([1.2, 1.25]))
     assert times.ratio(2).median == pytest.approx(statistics.median([2.1, 1.7]))
     assert "every 20 steps" in times.ratio(20).note
+    assert times.ratio(20, small=True).median == pytest.approx((11.5 / 10 + 24.5 / 20) / 2)
+    assert times.ratio(20, small=True).note.startswith("an update on half a batch every 20")
 
 
 def test_machine():
@@ -232,7 +234,7 @@ def fake(name: str):
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_the_json_has_every_figure(quick: bool, monkeypatch):
-    times = StepTimes([1.0], [1.0], [1.0], "fp32")
+    times = StepTimes([1.0], [1.0], [1.0], [0.5], "fp32")
     small = uniform_pair("resnet8")
     shape = torch.zeros(1, 1, 8, 8)
     row = compare(small, shape, FP32, repeats=1)
@@ -252,7 +254,9 @@ def test_the_json_has_every_figure(quick: bool, monkeypatch):
             assert set(value) == {"median", "n", "spread", "unit", "note"}, name
     assert found["speedup_over_mac_reduction_resnet20"]["note"].endswith("divisor 1, fp32")
     assert ("speedup_over_mac_reduction_resnet18_cifar_divisor16_bf16" in found) is not quick
-    assert found["masked_step_ratio_resnet56"]["note"].startswith("an update every 20")
+    assert found["masked_step_ratio_resnet56"]["note"].startswith(
+        "an update on half a batch every 20"
+    )
     assert any("resnet152" in line for line in told)
 
 

@@ -55,6 +55,7 @@ class Bench:
         x, y = next(source.epoch(0))
         self.x, self.y = x.to(self.device), y.to(self.device)
         self.ratio_batches = source.forever()
+        self.small_batches = normalised(pictures(batch), batch_size=max(1, batch // 2)).forever()
         self.update()
 
     def plain(self) -> None:
@@ -69,6 +70,10 @@ class Bench:
         """An update of the keep ratios."""
         self.scheme.update(self.late, self.ratio_batches, self.run.precision)
 
+    def small_update(self) -> None:
+        """The same on half a batch, as `ratio_batch_size` allows."""
+        self.scheme.update(self.late, self.small_batches, self.run.precision)
+
     def counts(self) -> Tensor:
         """The rounding at the end of a search."""
         return self.scheme.counts()
@@ -81,28 +86,33 @@ class StepTimes:
     Attributes:
         plain, masked: of a weight step.
         update: of the keep ratios, with its batch, forward and backward pass.
+        small_update: of the keep ratios, on half a batch.
         precision: in which they ran.
     """
 
     plain: list[float]
     masked: list[float]
     update: list[float]
+    small_update: list[float]
     precision: str
 
-    def ratio(self, every: int | None) -> Figure:
+    def ratio(self, every: int | None, *, small: bool = False) -> Figure:
         """(masked + update / every) / plain, round by round; None leaves the update out."""
         share = 0.0 if every is None else 1 / every
-        rounds = zip(self.plain, self.masked, self.update, strict=True)
-        note = "without the update" if every is None else f"an update every {every} steps"
+        rounds = zip(
+            self.plain, self.masked, self.small_update if small else self.update, strict=True
+        )
+        word = " on half a batch" if small else ""
+        note = "without the update" if every is None else f"an update{word} every {every} steps"
         values = [(m + share * u) / p for p, m, u in rounds]
         return figure(values, "times", f"{note}, {self.precision}")
 
 
 def step_times(name: str, *, rounds: int, batch: int = 128, precision: str = "auto") -> StepTimes:
-    """Time plain steps, masked steps and updates in turn; three rounds warm up."""
+    """Time plain steps, masked steps and both updates in turn; three rounds warm up."""
     bench = Bench(name, batch=batch, precision=precision)
-    turns = [bench.plain, bench.masked, bench.update]
-    plain, masked, update = in_turn(turns, bench.device, repeats=rounds)
+    turns = [bench.plain, bench.masked, bench.update, bench.small_update]
+    plain, masked, update, small = in_turn(turns, bench.device, repeats=rounds)
     chosen = bench.run.precision
     order = " channels_last" if chosen.channels_last else ""
-    return StepTimes(plain, masked, update, f"{chosen.name}{order}")
+    return StepTimes(plain, masked, update, small, f"{chosen.name}{order}")
