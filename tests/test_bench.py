@@ -61,8 +61,9 @@ def test_step_ratios_by_hand():
     assert times.ratio(20).median == pytest.approx(statistics.median([1.2, 1.25]))
     assert times.ratio(2).median == pytest.approx(statistics.median([2.1, 1.7]))
     assert "every 20 steps" in times.ratio(20).note
-    assert times.ratio(20, small=True).median == pytest.approx((11.5 / 10 + 24.5 / 20) / 2, rel=1e-3)
-    assert times.ratio(20, small=True).note.startswith("an update on half a batch every 20")
+    small = times.ratio(20, small=True)
+    assert small.median == pytest.approx((11.5 / 10 + 24.5 / 20) / 2, rel=1e-3)
+    assert small.note.startswith("an update on half a batch every 20")
 
 
 def test_machine():
