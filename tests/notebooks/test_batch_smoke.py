@@ -17,7 +17,8 @@ from dsa_core.record import Record
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "05_full_run.ipynb"
 GRID = f"notebook: {NOTEBOOK}\nparameters: {{preset: tiny}}\n"
-MEASURED = {"seconds", "processor_seconds", "latency", "git_commit"}  # differs from one run to the next
+# what differs from one run to the next
+MEASURED = {"seconds", "processor_seconds", "latency", "git_commit"}
 
 
 @pytest.fixture
