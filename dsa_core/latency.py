@@ -125,8 +125,7 @@ def in_turn(
     Returns:
         Milliseconds: for each call, its time in every round.
     """
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     rounds = [[milliseconds(run, device) for run in runs] for _ in range(warm_up + repeats)]
     return [list(times) for times in zip(*rounds[warm_up:], strict=True)]
 

@@ -12,8 +12,7 @@ BASE = {"resnet20": 92.17, "resnet56": 93.12, "resnet18_cifar": 94.0, "vgg16_cif
 # Ours with parameter-free shortcuts, beside the paper's with 1x1 convolutions there
 NEAREST = {"resnet20_a": "resnet20", "resnet56_a": "resnet56"}
 
-EPOCHS = 300  # on CIFAR-10, of which the first train without masks:
-WARM_UP_EPOCHS = 20
+EPOCHS = 300  # on CIFAR-10
 RUNS = 1  # behind each number: none has a spread
 FASTER = 1.5  # "at least", than pre-training, search and fine-tuning; an estimate of the authors
 GPU_HOURS = {  # DSA, and the flow that it is compared with
@@ -30,7 +29,7 @@ ORDERS = {  # most sensitive first; most channels kept first, at a quarter of th
     "ssl": "DEBACGFHJIKL",
 }
 SPEARMAN = {"dsa": 0.89, "ssl": 0.53}  # of these orders with the sensitivity, as printed there
-GRADIENT_SPEARMAN, GRADIENT_PEARSON = 0.74, 0.83  # |dL/dalpha| of the first search epoch with it
+GRADIENT_SPEARMAN = 0.74  # |dL/dalpha| of the first search epoch with it
 
 
 @dataclass(frozen=True)

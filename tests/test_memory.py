@@ -5,14 +5,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from dsa_core.training.memory import SETTINGS, keep_freed_memory
+from dsa_core.training.memory import _tell_malloc, keep_freed_memory
 
 COUNT = """
 import resource
 import torch
 from dsa_core.training import keep_freed_memory
-told = keep_freed_memory()
+told = keep_freed_memory(torch.device("cpu"))
 for i in range(60):
     if i == 10:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -48,5 +49,8 @@ def test_blocks_come_from_memory_that_was_freed() -> None:
 
 def test_nothing_is_told_where_the_user_has_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
-    assert keep_freed_memory.__wrapped__() is False
-    assert len(SETTINGS) == 3
+    assert _tell_malloc.__wrapped__() is False
+
+
+def test_nothing_is_told_for_another_device() -> None:
+    assert keep_freed_memory(torch.device("meta")) is False

@@ -21,9 +21,9 @@ from torch import nn
 
 from dsa_core.admm import PaperSettings
 from dsa_core.allocators import ALLOCATORS, Allocation, Problem, Update
-from dsa_core.allocators.random_ratios import RandomRatios
+from dsa_core.allocators.fixed_direction import FixedDirection
+from dsa_core.allocators.random_ratios import direction
 from dsa_core.allocators.ratios import KeepRatioScheme
-from dsa_core.allocators.uniform import UniformRatios
 from dsa_core.channels import trace
 from dsa_core.cost import Budget, Cost
 from dsa_core.errors import BudgetError, ConfigError, TrainingError
@@ -77,7 +77,7 @@ def test_random_ratios_keep_their_direction_and_differ_by_the_seed():
     assert all(torch.equal(late[0], each) for each in late)
     assert float(late[0].std()) > 0.05
     form, floors = Cost.of(graph8(), "macs").relative, torch.full((6,), 1 / 16).double()
-    alone = [RandomRatios(form, floors, seed) for seed in (0, 0, 1)]
+    alone = [FixedDirection(form, floors, direction(floors, seed)) for seed in (0, 0, 1)]
     for ratios in alone:
         ratios.step(torch.zeros(6).double(), 0.5)
     assert torch.equal(alone[0].keep_ratios, alone[1].keep_ratios)
@@ -88,7 +88,7 @@ def test_uniform_respects_floors():
     cost = Cost.of(graph8(), "macs")
     floors = torch.full((len(cost.sizes),), 1 / 16, dtype=torch.float64)
     floors[2] = 0.9
-    ratios = UniformRatios(cost.relative, floors)
+    ratios = FixedDirection(cost.relative, floors, torch.zeros_like(floors))
     residuals = ratios.step(torch.zeros_like(floors), 0.4)
     alpha = ratios.keep_ratios
     assert float(alpha[2]) == 0.9
@@ -351,7 +351,8 @@ def test_ratio_batches_go_on_where_the_last_epoch_left_them(every):
     config = search_config(warmup_epochs=1, ratio_every=every)
     budget, graph = Budget(macs=0.5), graph8()
     problem = Problem("uniform", fresh(), graph, budget, search_data(), config, 0)
-    scheme = KeepRatioScheme(problem, UniformRatios(problem.form, problem.floors))
+    ratios = FixedDirection(problem.form, problem.floors, torch.zeros_like(problem.floors))
+    scheme = KeepRatioScheme(problem, ratios)
     updates = [s for s in range(STEPS) if s >= 4 and (s - 4) % every == 0]
     for step in range(STEPS):
         assert scheme.updates_before(step) == len([s for s in updates if s < step])

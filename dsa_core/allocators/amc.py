@@ -83,8 +83,7 @@ class AMCSearch:
         from dsa_core.allocators.amc_agent import Agent, own_random
         from dsa_core.allocators.amc_env import PruningEnv
 
-        if problem.device.type == "cpu":
-            keep_freed_memory()
+        keep_freed_memory(problem.device)
         self.problem, self.settings, self.random = problem, settings, own_random
         self.env = PruningEnv(problem, self._reward, keep_least=settings.keep_least)
         self.score = MaskedScore(problem, settings)

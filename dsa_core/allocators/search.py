@@ -82,8 +82,7 @@ class SearchRun:
 
     def prepare(self) -> None:
         """Go on from the checkpoint, or choose a precision and write the first one."""
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        keep_freed_memory(self.device)
         path = self.data.checkpoint
         if path is not None and path.exists():
             self._restore(load_checkpoint(path, self.problem.fingerprint()))

@@ -145,8 +145,7 @@ class _Run:
     def prepare(self, resume: bool) -> None:
         """Resume from the checkpoint, or choose a precision and write the first checkpoint."""
         self.model.train()
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        keep_freed_memory(self.device)
         if resume and self.path is not None and self.path.exists():
             self._restore(load_checkpoint(self.path, self._fingerprint()))
             return

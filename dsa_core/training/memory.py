@@ -11,13 +11,14 @@ import os
 import sys
 from functools import cache
 
+import torch
+
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 SETTINGS = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20}
 
 
-@cache
-def keep_freed_memory() -> bool:
-    """Let malloc keep what is freed, for the rest of this process.
+def keep_freed_memory(device: torch.device) -> bool:
+    """Let malloc keep what is freed, for the rest of this process, if the device is a CPU.
 
     Nothing is changed where the user has set malloc's own variables (MALLOC_..._, GLIBC_TUNABLES)
     or preloads another allocator, nor on systems without glibc.
@@ -25,6 +26,11 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether malloc was told.
     """
+    return device.type == "cpu" and _tell_malloc()
+
+
+@cache
+def _tell_malloc() -> bool:
     chosen = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
     if not sys.platform.startswith("linux") or any(name.startswith(chosen) for name in os.environ):
         return False
