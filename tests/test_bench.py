@@ -173,7 +173,7 @@ def test_every_part_of_the_profile_is_found():
     rows = {row.part: row for row in profile_search("resnet20", steps=4, every=2, batch=8)}
     assert [part for part, _, _ in PARTS if rows[part].calls == 0] == []
     assert rows["rounding"].calls == 1
-    assert rows["drawing the mask"].calls == 4
+    assert rows["drawing the mask"].calls == 6  # four steps, two updates
     assert rows["step of keep ratios"].calls == 2
     assert rows["of that the z-step"].ms <= rows["step of keep ratios"].ms
     assert rows["of that soft_topk"].ms <= rows["keep probabilities"].ms

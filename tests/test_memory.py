@@ -17,11 +17,13 @@ told = sys.argv[1] == "keep" and keep_freed_memory(torch.device("cpu"))
 for i in range(30):
     if i == 10:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    blocks = [torch.ones(2**21) for _ in range(6)]  # 8 MB each
+    blocks = [torch.ones(3 * 2**22) for _ in range(2)]  # 48 MB each
     del blocks  # as a step frees its activations
 print(told, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-PAGES = 20 * 6 * 2048  # of all blocks together
+# glibc, left alone, maps blocks of more than 32 MB anew each time; of smaller ones it depends on
+# what else lies in the heap
+PAGES = 20 * 2 * 12288  # of all blocks together
 
 
 def faults(way: str) -> tuple[str, int]:

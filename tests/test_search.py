@@ -116,7 +116,7 @@ def test_the_history_is_the_schedule():
     for u in updates:
         share = min(1.0, u.step / (0.6 * STEPS))
         assert u.budget == pytest.approx(ratio**share, rel=1e-12)
-        assert u.sharpness == pytest.approx(5 * 4 ** (u.step / (STEPS - 1)), rel=1e-12)
+        assert u.sharpness == pytest.approx(5 * 16 ** (u.step / (STEPS - 1)), rel=1e-12)
         alpha = torch.tensor(u.keep_ratios, dtype=torch.float64)
         assert u.cost == pytest.approx(float(form(alpha)), rel=1e-12)
         assert u.cost == pytest.approx(u.budget, rel=1e-6)
@@ -184,7 +184,7 @@ def test_the_clock_starts_after_the_warm_up():
     for u in updates:
         done, total = u.step - 8, 12
         assert u.budget == pytest.approx(0.5 ** min(1.0, done / (0.6 * total)), rel=1e-12)
-        assert u.sharpness == pytest.approx(5 * 4 ** (done / (total - 1)), rel=1e-12)
+        assert u.sharpness == pytest.approx(5 * 16 ** (done / (total - 1)), rel=1e-12)
 
 
 @pytest.mark.parametrize("method", ["dsa", "uniform"])
@@ -265,8 +265,7 @@ def test_same_seed_same_bits_other_seed_other_masks():
     assert torch.equal(torch.get_rng_state(), before)  # the caller's random numbers are their own
     same(models[0], models[1])
     same_way(a, b)
-    assert a.updates[0].loss == c.updates[0].loss  # mean field draws no mask
-    assert a.updates[-1].loss != c.updates[-1].loss  # but the weights were trained under others
+    assert a.updates[-1].loss != c.updates[-1].loss  # the weights were trained under others
     assert not torch.equal(models[0][0].weight, models[2][0].weight)
 
 

@@ -28,10 +28,10 @@ def allocate(
     drawn from the keep probabilities, keep ratios on `data.ratios` under the budget.
 
     Deviations from the paper in the default configuration; each is explained where it is made:
-    masks act at the consumers of a channel, not after BatchNorm (`masks`); the gradient is the
-    mean-field one (`masks.estimator_mask`); the ADMM steps are made in log ratios and meet the
-    budget from both sides (`admm.Priced`). `optimizer="paper", estimator="straight_through"`
-    follows it.
+    masks act at the consumers of a channel, not after BatchNorm (`masks`); the gradient is "mixed",
+    half mean field and half straight-through (`masks.estimator_mask`); the ADMM steps are made in
+    log ratios and meet the budget from both sides (`admm.Priced`). `optimizer="paper",
+    estimator="straight_through"` follows it.
 
     Args:
         model: dense network on its device; it is trained in place.

@@ -65,20 +65,13 @@ def cpu_short() -> Preset:
     """CIFAR-10 in under 90 minutes on 2 cores.
 
     The learning rate falls to 0, so that the cut network is not judged in the noise of the last
-    steps. The estimator is "mixed" on thin evidence: at the end of one search by the mean field
-    finite differences of the hard mask priced the stem's group at -0.75 a log MAC, straight-through
-    at -0.66, and the mean field at -0.04. Under this schedule it changed little (`resnet20_a` from
-    the standard weights, seed 0, mixed against mean field, before and after fine-tuning: 86.00 and
-    90.12 % against 86.57 and 89.74 % at half the MACs, 78.30 and 86.35 % against 77.29 and 85.49 %
-    at a quarter).
+    steps.
     """
     return Preset(
         model="resnet20",
         dataset="cifar10",
         dense=TrainConfig(epochs=15, lr=0.1),
-        search=SearchConfig(
-            train=TrainConfig(epochs=4, lr=0.02, schedule="cosine"), estimator="mixed"
-        ),
+        search=SearchConfig(train=TrainConfig(epochs=4, lr=0.02, schedule="cosine")),
         fine_tune=TrainConfig(epochs=4, lr=0.05),
     )
 
