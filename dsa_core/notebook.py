@@ -53,6 +53,12 @@ class Session:
     device: torch.device
     seed: int
 
+    @property
+    def grids(self) -> list[Path]:
+        """Folders of shipped records of whole presets, without the trials of changed settings."""
+        folders = sorted(f for f in self.records.iterdir() if f.is_dir())
+        return [f for f in folders if not f.name.endswith("_variants")]
+
 
 def start(seed: int) -> Session:
     """Begin a notebook: seed torch and numpy, find the folders, print two lines about the machine.

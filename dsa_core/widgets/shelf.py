@@ -56,14 +56,14 @@ class Network:
         return [s.record for searches in self.searches.values() for s in searches]
 
 
-def read_shelf(folder: Path) -> dict[str, Network]:
-    """Read all runs below a folder that chose channels of a classifier.
+def read_shelf(*folders: Path) -> dict[str, Network]:
+    """Read all runs below some folders that chose channels of a classifier.
 
     Runs of other tasks, and those that set single weights to zero, are passed over: they have no
     accuracy or no widths to show. Each network is traced once, for its cost.
 
     Args:
-        folder: holds folders with record.json and history.json, as `dsa run` writes them.
+        folders: hold folders with record.json and history.json, as `dsa run` writes them.
 
     Returns:
         Networks by name, in order of name.
@@ -73,16 +73,17 @@ def read_shelf(folder: Path) -> dict[str, Network]:
             name builds.
     """
     found: dict[str, list[Search]] = {}
-    for path in sorted(folder.rglob(FILE)):
+    for path in sorted(path for folder in folders for path in folder.rglob(FILE)):
         record = read_record(path)
         if record.score_name != "accuracy" or record.method == "dtp-weight":
             continue
         name = f"{record.model} on {record.dataset}, {record.preset}"
         found.setdefault(name, []).append(Search(record, read_passed(path.parent, record)))
     if not found:
+        where = ", ".join(map(str, folders)) or "no folder"
         raise ConfigError(
-            f"no {FILE} below {folder}: make some with `dsa run --out {folder}`, or name the "
-            "folder that holds them"
+            f"no {FILE} below {where}: make some with `dsa run --out FOLDER`, or name the folder "
+            "that holds them"
         )
     return {name: network(name, searches) for name, searches in sorted(found.items())}
 
