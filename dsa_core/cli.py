@@ -18,6 +18,7 @@ from dsa_core.errors import BudgetError, ConfigError, DSAError
 
 if TYPE_CHECKING:
     from dsa_core.cost import Resource
+    from dsa_core.experiment import RunConfig
     from dsa_core.record import Record
 
 app = typer.Typer(
@@ -121,9 +122,7 @@ def run_command(
     Example: dsa run --preset cpu-short --method dsa --method uniform --budget macs=0.5
     """
     from dsa_core.experiment import configure, run
-    from dsa_core.files import write_atomically
     from dsa_core.parallel import team
-    from dsa_core.plots import allocation_figure, png
 
     resource, ratio = parse_budget(budget, calibration)
     configs = [
@@ -145,22 +144,21 @@ def run_command(
     ]
     try:
         records = [
-            run(
-                c,
-                out,
-                data_root=data,
-                weights=weights,
-                progress=not quiet,
-                force=force,
-                onnx=onnx,
-            )
+            run(c, out, data_root=data, weights=weights, progress=not quiet, force=force, onnx=onnx)
             for c in configs
         ]
     except KeyboardInterrupt as stop:  # typer would end without a word
         print(f"\n{stop or 'interrupted'}. {GO_ON}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    if not team().leads:  # one of several processes: the first one tells
-        return
+    if team().leads:  # the other processes of a team say nothing
+        tell(configs, records, out)
+
+
+def tell(configs: "Sequence[RunConfig]", records: "Sequence[Record]", out: Path) -> None:
+    """Print the table of some runs, and where their records and the picture of them lie."""
+    from dsa_core.files import write_atomically
+    from dsa_core.plots import allocation_figure, png
+
     show(records, Form.text)
     names = "-".join(c.method for c in configs)
     picture = out / f"allocation-{configs[0].folder.replace(configs[0].method, names, 1)}.png"
