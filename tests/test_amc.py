@@ -25,7 +25,7 @@ from dsa_core.data import Task
 from dsa_core.errors import BudgetError, ConfigError, TrainingError
 from dsa_core.masks import importance, top_channels
 from dsa_core.surgery import prune
-from dsa_core.training import evaluate
+from dsa_core.training import FP32, Precision, evaluate
 
 SHORT = AMCSettings(episodes=12, random_episodes=4, save_every=3, batch_size=8, hidden=16)
 
@@ -365,6 +365,21 @@ def test_interrupted_and_resumed_is_identical(tmp_path):
     assert [repr(u) for u in again.updates] == [repr(u) for u in whole.updates]
     with pytest.raises(TrainingError, match="different run"):
         allocate("amc", trained(), Budget(macs=0.4), config, checkpoint=path)
+
+
+def test_a_resumed_search_keeps_its_number_format(monkeypatch, tmp_path):
+    config = search_config(amc=SHORT, precision="auto", channels_last="auto")
+    path, bf16 = tmp_path / "search.pt", Precision("bf16", channels_last=True)
+    monkeypatch.setattr(MaskedScore, "_fastest", lambda _: bf16)
+    whole = allocate("amc", trained(), config=config)
+    with pytest.raises(KeyboardInterrupt):
+        allocate("amc", trained(), config=config, checkpoint=path, on_step=stop_after(5))
+    monkeypatch.setattr(MaskedScore, "_fastest", lambda _: FP32)
+    resumed = allocate("amc", trained(), config=config, checkpoint=path)
+    assert resumed.notes == whole.notes
+    assert [repr(u) for u in resumed.updates] == [repr(u) for u in whole.updates]
+    other = allocate("amc", trained(), config=config)  # the format does matter
+    assert [u.loss for u in other.updates] != [u.loss for u in whole.updates]
 
 
 def test_stopped_and_interrupted_without_a_checkpoint():

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from dsa_core.allocators import Allocation, Problem, penalised
 from dsa_core.allocators.morphnet import CostPenalty, largest_scales
 from dsa_core.allocators.penalised import Trials, rounded_off, way_to_zero
+from dsa_core.allocators.search import SearchRun
 from dsa_core.allocators.settings.morphnet import MorphNetSettings
 from dsa_core.allocators.settings.ssl import SSLSettings
 from dsa_core.allocators.ssl import GroupLasso, group_norms, group_sizes, slices_of
 from dsa_core.channels import trace
 from dsa_core.cost import Budget, Cost
 from dsa_core.errors import TrainingError
+from dsa_core.training import FP32, Precision
 
 
 def problem(
@@ -44,7 +46,7 @@ def channel_weights(p: Problem, channel: int, slices) -> Tensor:
     return torch.cat(found)
 
 
-def quiet(scheme, **weights: float):
+def quiet(scheme):
     """The scheme with lambda 1."""
     scheme.lam = 1.0
     return scheme
@@ -280,8 +282,9 @@ def test_a_strong_penalty_empties_channels_and_they_are_those_cut(method, streng
 def fake_search(costs: list[float], starts: list[Tensor], stop_at: int | None = None):
     """A search that costs nothing: it writes its number into the weights."""
 
-    def search(p: Problem, scheme: Any, on_step: Any) -> Allocation:
+    def search(p: Problem, scheme: Any, on_step: Any, precision: Precision | None) -> Allocation:
         number = len(starts)
+        assert (precision is None) == (number == 0)
         starts.append(p.model.linear.bias.detach().clone())
         with torch.no_grad():
             p.model.linear.bias.fill_(float(number + 1))
@@ -295,7 +298,12 @@ def fake_search(costs: list[float], starts: list[Tensor], stop_at: int | None = 
             counts=p.graph.sizes,
             epochs=({"epoch": 0.0},) * 3,
             seconds=2.0,
-            notes={"stopped": number == stop_at, "penalty_lambda": scheme.lam},
+            notes={
+                "stopped": number == stop_at,
+                "penalty_lambda": scheme.lam,
+                "precision": "fp32",
+                "channels_last": False,
+            },
         )
         object.__setattr__(found, "_ratio", costs[number])
         return found
@@ -327,7 +335,7 @@ def test_all_trials_start_alike_and_all_are_counted(monkeypatch, costs, trials, 
     assert found.seconds == 2.0 * trials
     assert [e["trial"] for e in found.epochs] == [float(i) for i in range(trials) for _ in range(3)]
     assert found.notes["penalty_trial_taken"] == taken
-    assert float(p.model.linear.bias[0]) == taken  # and its weights are in the model
+    assert float(p.model.linear.bias[0].detach()) == taken  # and its weights are in the model
     assert len(found.notes["penalty_lambdas"].split()) == trials
     assert found.notes["penalty_cost_ratios"] == " ".join(f"{c:g}" for c in costs)
 
@@ -383,6 +391,22 @@ def test_interrupted_and_resumed_is_bit_identical(method, tmp_path):
     first.rename(tmp_path / "search-trial1.pt")  # a trial's checkpoint in another one's place
     with pytest.raises(TrainingError, match="of a trial at strength 3, this one is at"):
         allocate(method, fresh(), config=config, checkpoint=path)
+
+
+def test_all_trials_run_in_the_format_of_the_first_even_when_resumed(monkeypatch, tmp_path):
+    settings: dict[str, Any] = {"ssl": {"strength": 3.0, "max_trials": 3}}
+    config = search_config(epochs=2, lr=0.1, precision="auto", channels_last="auto", **settings)
+    chosen = iter([Precision("bf16", channels_last=True), FP32, FP32, FP32])
+    monkeypatch.setattr(SearchRun, "_choose_precision", lambda _: next(chosen))
+    path, model = tmp_path / "search.pt", trained()
+    with pytest.raises(KeyboardInterrupt):
+        allocate("ssl", model, config=config, checkpoint=path, on_step=stop_after(6))
+    found = allocate("ssl", fresh(), config=config, checkpoint=path)
+    files = [tmp_path / f"search-trial{i}.pt" for i in range(3)]
+    saved = [torch.load(file, weights_only=True)["precision"] for file in files]
+    assert [Precision(**each) for each in saved] == [Precision("bf16", channels_last=True)] * 3
+    assert found.notes["precision"] == "bf16"
+    assert len(list(chosen)) == 3  # measured once
 
 
 def test_a_network_that_breaks_is_named():

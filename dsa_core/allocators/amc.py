@@ -17,7 +17,7 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.cost import Budget, round_to_channels
 from dsa_core.errors import ConfigError
 from dsa_core.stopwatch import Stopwatch, total_time
-from dsa_core.training import keep_freed_memory, load_checkpoint, save_checkpoint
+from dsa_core.training import Precision, keep_freed_memory, load_checkpoint, save_checkpoint
 
 
 def allocate(
@@ -159,6 +159,7 @@ class AMCSearch:
             "agent": self.agent.saved(),
             "updates": [asdict(u) for u in self.updates],
             "rewards": self.rewards,
+            "precision": asdict(self.score.precision),
             **total_time(self.parts),
         }
         save_checkpoint(self.problem.data.checkpoint, state)
@@ -169,6 +170,7 @@ class AMCSearch:
             return
         state = load_checkpoint(path, self.problem.fingerprint())
         self.agent.restore(state["agent"])
+        self.score.use(Precision(**state["precision"]))
         tuples = [{**u, "keep_ratios": tuple(u["keep_ratios"])} for u in state["updates"]]
         self.updates = [Update(**u) for u in tuples]
         self.rewards, self.parts = list(state["rewards"]), [total_time([state])]

@@ -16,6 +16,7 @@ from dsa_core.allocators.settings.amc import AMCSettings
 from dsa_core.data.task import PERCENT
 from dsa_core.errors import TrainingError
 from dsa_core.masks import importance, masked_parameters
+from dsa_core.parallel import agreed
 from dsa_core.training import Precision, autocast, mode, place
 
 Batch = tuple[Tensor, Tensor]
@@ -51,10 +52,14 @@ class MaskedScore:
         groups = torch.arange(len(graph.sizes))
         self.groups = torch.repeat_interleave(groups, graph.sizes).to(problem.device)
         self.parameters = {name: p.detach() for name, p in model.named_parameters()}
-        self.batches = held_out(problem, settings.reward_examples)
-        self.precision = self._fastest()
-        self.batches = [(place(x, self.precision), y) for x, y in self.batches]
-        self.dense = self(graph.sizes)
+        self.examples = held_out(problem, settings.reward_examples)
+        self.use(agreed(self._fastest()))
+
+    def use(self, precision: Precision) -> None:
+        """Run in this number format and memory order from now on."""
+        self.precision = precision
+        self.batches = [(place(x, precision), y) for x, y in self.examples]
+        self.dense = self(self.problem.graph.sizes)
 
     def __call__(self, counts: Tensor) -> Worth:
         """Measure the network with counts (K,) channels kept."""
@@ -101,7 +106,7 @@ class MaskedScore:
         if len(ways) == 1:
             return ways[0]
         mask = torch.ones_like(self.importance)
-        x, y = self.batches[0]
+        x, y = self.examples[0]
         times: dict[int, list[float]] = {i: [] for i in range(len(ways))}
         for _ in range(ROUNDS + 1):
             for i, way in enumerate(ways):

@@ -174,8 +174,9 @@ class Trials:
         """Train until a trial hits the budget or there have been `max_trials`.
 
         Taken is the costliest network within the budget, else the cheapest; its weights are in the
-        model at the end. A run that was killed finds each trial's checkpoint and passes through the
-        finished ones at once, so that it ends with the same bits.
+        model at the end. All trials run in the number format of the first. A run that was killed
+        finds each trial's checkpoint and passes through the finished ones at once, so that it ends
+        with the same bits.
         """
         start, limit = self._start(), self.problem.budget.ratio
         found: list[Allocation] = []
@@ -186,7 +187,9 @@ class Trials:
             if strength is None:
                 break
             self.problem.model.load_state_dict(start)
-            found.append(search(self._trial(len(looks)), self.make(strength), on_step))
+            trial = self._trial(len(looks))
+            precision = Precision.noted(found[0].notes) if found else None
+            found.append(search(trial, self.make(strength), on_step, precision=precision))
             looks.append(Look(strength, found[-1].whole_ratio()))
             if best_look(looks, limit) == len(looks) - 1:
                 kept = copied(self.problem.model.state_dict())

@@ -31,7 +31,13 @@ from dsa_core.training import (
 )
 
 
-def search(problem: Problem, scheme: Scheme, on_step: OnStep | None = None) -> Allocation:
+def search(
+    problem: Problem,
+    scheme: Scheme,
+    on_step: OnStep | None = None,
+    *,
+    precision: Precision | None = None,
+) -> Allocation:
     """Train the weights while a scheme moves the keep ratios down to the budget.
 
     All randomness is a function of (seed, epoch, step), so that a run that was
@@ -41,6 +47,8 @@ def search(problem: Problem, scheme: Scheme, on_step: OnStep | None = None) -> A
         problem: see `Problem`.
         scheme: what is the method's own.
         on_step: called with every update of the keep ratios; True ends the search at once.
+        precision: number format and memory order; None = the fastest that the configuration allows.
+            A checkpoint has its own.
 
     Raises:
         BudgetError: the budget is below the cost of the floors.
@@ -48,7 +56,7 @@ def search(problem: Problem, scheme: Scheme, on_step: OnStep | None = None) -> A
         KeyboardInterrupt: as it came, with a word on how to go on.
     """
     run = SearchRun(problem, scheme)
-    run.prepare()
+    run.prepare(precision)
     stopped = False
     try:
         while run.epoch < problem.config.train.epochs and not stopped:
@@ -80,14 +88,14 @@ class SearchRun:
         show = self.data.progress and team().leads
         self.meter = Meter(self.total, 0, self.data.task.score_name, show=show)
 
-    def prepare(self) -> None:
-        """Go on from the checkpoint, or choose a precision and write the first one."""
+    def prepare(self, precision: Precision | None) -> None:
+        """Go on from the checkpoint, or choose a precision if none is given and write the first."""
         keep_freed_memory(self.device)
         path = self.data.checkpoint
         if path is not None and path.exists():
             self._restore(load_checkpoint(path, self.problem.fingerprint()))
             return
-        self.precision = agreed(self._choose_precision())
+        self.precision = precision or agreed(self._choose_precision())
         place_model(self.model, self.precision)
         self.save()
 

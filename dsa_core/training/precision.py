@@ -3,9 +3,9 @@
 import contextlib
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,11 @@ class Precision:
     def dtype(self) -> torch.dtype:
         """Give the number format of the products."""
         return DTYPES[self.name]
+
+    @staticmethod
+    def noted(notes: Mapping[str, Any]) -> "Precision":
+        """Read it back from the notes of an allocation, without the times."""
+        return Precision(notes["precision"], notes["channels_last"])
 
 
 FP32 = Precision("fp32", channels_last=False)
