@@ -123,14 +123,14 @@ def processor_row(runs: Sequence[Record], records: Sequence[Record]) -> list[str
     timed = [r for r in runs if r.processor_seconds]
     if len({r.device for r in timed}) != 1:
         return [NOTHING] * 5
-    ours = Row(tuple(timed), rival=rival_of(timed, records))
+    ours = Row(tuple(timed), rival=timed_dsa(timed, records))
     texts = [str(len(timed))]
     for seconds in (processor_search, processor_in_all):
         texts += [ours.show(seconds, "{:.0f}"), times_dsa(ours, seconds)]
     return texts
 
 
-def rival_of(timed: Sequence[Record], records: Sequence[Record]) -> tuple[Record, ...] | None:
+def timed_dsa(timed: Sequence[Record], records: Sequence[Record]) -> tuple[Record, ...] | None:
     """DSA's runs of the same task and device that have processor seconds; None without any."""
     task = task_of(tuple(timed))
     same = (r for r in records if r.method == "dsa" and r.processor_seconds)

@@ -86,4 +86,4 @@ def verdict(found: Estimate | None, *, more_than: float = 0.0) -> str:
         return "holds here"
     if found.mean + found.half < more_than:
         return "does not hold"
-    return "not shown (intervals overlap)"
+    return f"not shown (the interval holds {more_than:g})"

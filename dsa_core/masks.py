@@ -151,7 +151,7 @@ def estimator_mask(
     Args:
         p: keep probabilities, shape (n,).
         estimator:
-            "mean_field": the mask is p itself, so nothing is sampled; the default;
+            "mean_field": the mask is p itself, so nothing is sampled;
             "straight_through": a Bernoulli sample, its gradient taken as that of p (the DSA
                 authors' code);
             "mixed": for each channel, by a coin, the one or the other. What a channel is worth is

@@ -103,6 +103,7 @@ class Record(Strict):
         dense_reused: whether an earlier run trained the dense network (its seconds count here too).
         latency: of the dense and the pruned network.
         onnx: what was written for other runtimes; None if that was not asked for.
+        precision: number format of the fine-tuning; the search's is in `notes`.
         versions: of python, torch, torchvision, dsa_core.
         git_commit: of the source tree, if it is one.
     """
@@ -167,16 +168,18 @@ def read_record(path: Path) -> Record:
 
 
 def find_records(*roots: Path) -> list[Record]:
-    """Read all records below some folders, in the order of their paths.
+    """Read all records below some folders, in the order of their paths; equal ones count once.
 
     Raises:
         ConfigError: a folder is missing, or a file is not a record.
     """
-    records = []
+    found: dict[str, Record] = {}
     for root in roots:
         if not root.exists():
             raise ConfigError(
                 f"{root} does not exist: give the folder that `dsa run --out` wrote to"
             )
-        records += [read_record(path) for path in sorted(root.rglob(FILE))]
-    return records
+        for path in sorted(root.rglob(FILE)):
+            record = read_record(path)
+            found.setdefault(record.model_dump_json(), record)
+    return list(found.values())

@@ -23,8 +23,8 @@ class Row:
 
     Attributes:
         records: of the runs.
-        rival: DSA's runs of the same network, data, preset and budget, on the same device; None if
-            there are none.
+        rival: DSA's runs of the same network, data, preset and budget, on the same device; of a row
+            of DSA, itself. None if there are none, or several rows of them.
     """
 
     records: tuple[Record, ...]
@@ -51,8 +51,18 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
         budget = (r.resource, -r.asked_ratio, -r.divisor)
         groups[r.model, r.dataset, r.preset, *budget, r.method, r.series].append(r)
     rows = [tuple(groups[key]) for key in sorted(groups)]
-    dsa = {task_of(row): row for row in rows if row[0].method == "dsa"}
-    return [Row(row, dsa.get(task_of(row))) for row in rows]
+    return [Row(row, rival_of(row, rows)) for row in rows]
+
+
+def rival_of(
+    row: tuple[Record, ...], rows: Sequence[tuple[Record, ...]]
+) -> tuple[Record, ...] | None:
+    """See `Row`."""
+    if row[0].method == "dsa":
+        return row
+    task = task_of(row)
+    dsa = [other for other in rows if other[0].method == "dsa" and task_of(other) == task]
+    return dsa[0] if len(dsa) == 1 else None
 
 
 def task_of(records: tuple[Record, ...]) -> tuple[object, ...]:
@@ -180,11 +190,11 @@ def cells(records: Sequence[Record], table: Columns = "results") -> list[list[st
 
 def caption(records: Sequence[Record], table: Columns = "results") -> str:
     """What the columns mean."""
-    r = records[0]
     scores = " or ".join(sorted({f"{each.score_name} in {each.score_unit}" for each in records}))
     if table != "results":
         return {"cost": COST_CAPTION, "status": STATUS_CAPTION}[table].format(score=scores)
-    text = CAPTION.format(score=scores, batch=r.latency["dense"].batch)
+    batches = sorted({each.latency["dense"].batch for each in records})
+    text = CAPTION.format(score=scores, batch=" or ".join(map(str, batches)))
     return text + PAPER_CAPTION * any(paper(row) for row in rows_of(records))
 
 

@@ -171,8 +171,6 @@ def test_milliseconds_are_the_same_budget_as_their_ratio(known):
     half = Budget(latency_ms=found.dense_ms / 2, calibrated=found.cost())
     assert half.ratio == pytest.approx(0.5, abs=1e-6)
     assert half.resource == "latency"
-    assert half.with_ratio(0.3).ratio == 0.3
-    assert half.with_ratio(0.3, "macs").resource == "macs"
     with pytest.raises(BudgetError, match=r"ratio in \(0, 1\], got 2"):
         Budget(latency_ms=2 * found.dense_ms, calibrated=found.cost())
 

@@ -119,12 +119,6 @@ def test_budgets_that_make_no_sense(settings_: dict, words: str) -> None:  # typ
         Budget(**settings_)
 
 
-def test_with_ratio_keeps_everything_else() -> None:
-    budget = Budget(params=0.3, floors={"*": 0.2}, divisor=4)
-    assert budget.with_ratio(0.6) == Budget(params=0.6, floors={"*": 0.2}, divisor=4)
-    assert (budget.resource, budget.ratio) == ("params", 0.3)
-
-
 def test_unreachable_budget_names_the_floor_and_the_lowest_ratio() -> None:
     cost = Cost.of(traced("resnet20"), "macs")
     floors = {"layer3.0.conv1": 0.9, "layer3.0.conv2": 0.9, "conv1": 0.9}
@@ -134,7 +128,7 @@ def test_unreachable_budget_names_the_floor_and_the_lowest_ratio() -> None:
         budget.check(cost)
     assert f"{lowest:.6f}" in str(caught.value)
     reachable = float(str(caught.value).split("Ask for ")[1].split(" ")[0])
-    budget.with_ratio(reachable).check(cost)  # the advice works
+    Budget(macs=reachable, floors=floors).check(cost)  # the advice works
     with pytest.raises(BudgetError, match="cannot be reached"):
         round_to_channels(torch.ones(12), cost, budget)
 

@@ -47,9 +47,9 @@ def test_as_text():
         (None, 0.0, "no records"),
         (Estimate(5.0, 1), 0.0, "not shown (n = 1)"),
         (Estimate(1.0, 3, 0.9), 0.0, "holds here"),
-        (Estimate(1.0, 3, 1.1), 0.0, "not shown (intervals overlap)"),
+        (Estimate(1.0, 3, 1.1), 0.0, "not shown (the interval holds 0)"),
         (Estimate(-1.0, 3, 0.9), 0.0, "does not hold"),
-        (Estimate(1.0, 3, 0.9), 0.5, "not shown (intervals overlap)"),
+        (Estimate(1.0, 3, 0.9), 0.5, "not shown (the interval holds 0.5)"),
         (Estimate(1.0, 3, 0.4), 1.5, "does not hold"),
     ],
 )

@@ -76,6 +76,7 @@ def test_find_records(tmp_path):
     assert [r.device for r in find_records(tmp_path)] == ["a", "b", "deep/er"]
     both = find_records(tmp_path / "deep", tmp_path / "a")
     assert [r.device for r in both] == ["deep/er", "a"]
+    assert len(find_records(tmp_path, tmp_path / "deep")) == 3  # each once
     (tmp_path / "empty").mkdir()
     assert find_records(tmp_path / "empty") == []
     with pytest.raises(ConfigError, match="nowhere does not exist: give the folder"):

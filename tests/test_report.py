@@ -136,7 +136,8 @@ def test_a_narrow_terminal_gets_a_column_for_each_run(width):
 
 def costly(method: str, search: float, **changes):
     seconds = {"dense": 100.0, "search": search, "fine_tune": 25.0}
-    return some_record(method=method, series=method, seconds=seconds, **changes)
+    changes = {"series": method} | changes
+    return some_record(method=method, seconds=seconds, **changes)
 
 
 def cost_rows(records) -> list[dict[str, str]]:
@@ -164,6 +165,17 @@ def test_costs_are_compared_with_dsa_at_the_same_budget():
 def test_seconds_of_different_devices_are_not_compared():
     (row, _) = cost_rows([costly("amc", 50.0, device="GPU"), costly("dsa", 50.0)])
     assert (row["method"], row["search x DSA"]) == ("amc", "-")
+
+
+def test_dsa_is_its_own_measure_and_two_series_of_it_are_none():
+    first, second = costly("dsa", 10.0, series="a"), costly("dsa", 20.0, series="b")
+    other = costly("uniform", 5.0)
+    assert [row["search x DSA"] for row in cost_rows([first, other])] == ["1.00", "0.50"]
+    assert [row["search x DSA"] for row in cost_rows([first, second, other])] == [
+        "1.00",
+        "1.00",
+        "-",
+    ]
 
 
 def test_the_cost_table_says_what_it_shows():

@@ -86,7 +86,11 @@ class PenaltyScheme(Scheme):
         return {"penalty_lambda": self.lam}
 
     def counts(self) -> Tensor:
-        """Channels alive, raised to the floors and to a multiple of the divisor."""
+        """Channels alive, raised to the floors and to a multiple of the divisor.
+
+        What they leave of the budget is not spent, unlike with other methods: a channel beyond them
+        is empty.
+        """
         cost, budget = self.problem.cost, self.problem.budget
         alive = alive_counts(self.importance(), self.truncate, self.problem)
         return budget.step_up(torch.maximum(alive, budget.least_counts(cost)), cost.sizes)

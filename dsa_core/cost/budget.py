@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -79,12 +79,6 @@ class Budget:
         value = {"macs": self.macs, "params": self.params, "latency": self.latency}[self.resource]
         assert value is not None
         return value
-
-    def with_ratio(self, ratio: float, resource: Resource | None = None) -> "Budget":
-        """The same budget with another limit, of the same resource if none is named."""
-        limits: dict[str, float | None] = dict.fromkeys(("macs", "params", "latency", "latency_ms"))
-        limits[resource or self.resource] = ratio
-        return replace(self, **limits)  # type: ignore[arg-type]
 
     def cost(self, graph: ChannelGraph, resource: Resource | None = None) -> Cost:
         """The cost of a network in the resource that is limited, or in another one.
