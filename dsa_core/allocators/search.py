@@ -88,7 +88,7 @@ class SearchRun:
         show = self.data.progress and team().leads
         self.meter = Meter(self.total, 0, self.data.task.score_name, show=show)
 
-    def prepare(self, precision: Precision | None) -> None:
+    def prepare(self, precision: Precision | None = None) -> None:
         """Go on from the checkpoint, or choose a precision if none is given and write the first."""
         keep_freed_memory(self.device)
         path = self.data.checkpoint
