@@ -226,7 +226,10 @@ class Trials:
         return {k: v.to(device) for k, v in load_checkpoint(file, mine)["model"].items()}
 
     def _joined(self, found: list[Allocation], looks: list[Look]) -> Allocation:
-        """The chosen trial's allocation, with the cost of all of them."""
+        """The chosen trial's allocation, with the cost of all of them.
+
+        An epoch's `trial` counts from 0, `penalty_trial_taken` from 1.
+        """
         limit = self.problem.budget.ratio
         chosen = best_look(looks, limit)
         epochs = [e | {"trial": float(i)} for i, each in enumerate(found) for e in each.epochs]
