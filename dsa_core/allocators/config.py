@@ -31,8 +31,8 @@ class SearchConfig(BaseModel):
         warmup_epochs: plain epochs before the first mask (20 in the paper, from random weights).
         optimizer: of the keep ratios, "priced" or "paper" (see `admm`).
         settings: of that optimiser; None for its defaults.
-        estimator: of the keep-ratio gradient. "mixed" by argument (`masks.estimator_mask`): trials
-            do not tell it from the others once masks end sharp (notebook 12).
+        estimator: of the keep-ratio gradient. "mixed" by argument (`masks.estimator_mask`):
+            six seeds on the digits do not tell it from the others (notebook 12).
         importance: what ranks the channels of a group, see `masks.importance`.
         ratio_every: weight steps for each update of the keep ratios (20 in the paper).
         ratio_batch_size: examples of an update; None for as many as of a weight step.
