@@ -161,6 +161,22 @@ def test_a_finished_run_is_read_not_run(finished, capsys):
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
 
 
+def test_the_dense_network_says_how_it_was_made(finished):
+    out, config, record = finished
+    facts = json.loads(next((out / "dense").rglob("dense.json")).read_text())
+    told = {name: facts[name] for name in ("model", "dataset", "seed", "score", "score_name")}
+    assert told == {
+        "model": config.model,
+        "dataset": config.dataset,
+        "seed": config.seed,
+        "score": record.scores.dense,
+        "score_name": record.score_name,
+    }
+    assert facts["epochs"] == len(facts["history"]) == facts["config"]["epochs"]
+    assert (facts["versions"], facts["device"]) == (record.versions, record.device)
+    assert (facts["precision"], facts["git_commit"]) == ("fp32", record.git_commit)
+
+
 def test_force_runs_again_to_the_same_result(finished):
     out, config, record = finished
     again = run(config, out, progress=False, force=True)

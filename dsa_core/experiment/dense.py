@@ -13,8 +13,10 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from dsa_core.errors import ConfigError
+from dsa_core.experiment.facts import git_commit, versions
 from dsa_core.experiment.workshop import Workshop
 from dsa_core.files import write_atomically
+from dsa_core.machine import device_name
 from dsa_core.models.weights import file_digest, load_weights
 from dsa_core.parallel import agreed, team, wait
 from dsa_core.stopwatch import total_time
@@ -97,12 +99,20 @@ def train_dense(shop: Workshop, model: nn.Module, settings: TrainConfig, folder:
     place_model(model, FP32)
     measured = shop.measure(model)
     facts = {
+        "model": config.model,
+        "dataset": config.dataset,
+        "seed": config.seed,
         "trained_by": config.hash,
+        "score_name": shop.task.judged_by,
         "score": measured.score,
         "extra": measured.extra,
         "seconds": result.seconds,
         "processor_seconds": result.processor_seconds,
         "epochs": len(result.history),
+        "precision": result.precision,
+        "versions": versions(),
+        "device": device_name(shop.device),
+        "git_commit": git_commit(),
         "config": settings.model_dump(),
         "history": result.history,
     }
