@@ -46,8 +46,8 @@ def beside_paper(
     """The paper's table for a network, with what was measured here beside it; its head first.
 
     A row for each budget and method asked for, whether or not there are records, and for each
-    other method that the paper lists at the budget. What is missing is a dash; "+" is a budget
-    missed by some run.
+    other method that the paper lists at the budget. What is missing is a dash, such as the drop of
+    a search from random weights; "+" is a budget missed by some run.
 
     Args:
         records: runs of this network with one preset, of any methods, budgets and seeds.
@@ -74,7 +74,9 @@ def measured(runs: Sequence[Record]) -> list[str]:
     over = "" if all(r.budget_met for r in runs) else "+"
     macs = f"{statistics.fmean(100 * r.costs['macs'].ratio for r in runs):.1f}{over}"
     row = Row(tuple(runs))
-    return [str(len(runs)), macs, *(row.show(value, "{:.2f}") for value in (before, after, drop))]
+    scores = [row.show(value, "{:.2f}") for value in (before, after)]
+    started = not any(math.isnan(drop(r)) for r in runs)  # from a dense network, all of them
+    return [str(len(runs)), macs, *scores, row.show(drop, "{:.2f}") if started else NOTHING]
 
 
 def stated(theirs: PaperResult | None) -> list[str]:

@@ -6,6 +6,7 @@ from problems_runs import some_record, three_seeds
 from dsa_core import models
 from dsa_core.channels import trace
 from dsa_core.comparison import beside_paper, processor_table, role_of, select
+from dsa_core.record import Scores
 from dsa_core.sensitivity import role
 
 
@@ -39,6 +40,13 @@ def test_the_papers_rows_beside_ours_with_dashes_for_what_is_missing():
     assert table["50", "sfp"]["paper: accuracy"] == "90.83*"
     assert ("33.3", "dsa") in table
     assert ("33.3", "sfp") not in table  # not in the paper either
+
+
+def test_without_a_dense_network_there_is_no_drop():
+    fresh = some_record(scores=Scores(pruned=0.7, fine_tuned=0.88, masked_loss=1.0, dense=None))
+    head, line, *_ = beside_paper([fresh], "resnet20", ("dsa",), (0.5,))
+    row = dict(zip(head, line, strict=True))
+    assert (row["n"], row["before"], row["after"], row["drop"]) == ("1", "70.00", "88.00", "-")
 
 
 def timed(method: str, search: float, **changes):
