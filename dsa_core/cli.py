@@ -47,6 +47,7 @@ class Columns(StrEnum):
     results = "results"
     cost = "cost"
     status = "status"
+    overview = "overview"
 
 
 ZOO_HELP = "all of ours, all classifiers and segmenters of torchvision (takes hours)"
@@ -88,7 +89,8 @@ WEIGHTS_HELP = (
 )
 ONNX_HELP = "write the pruned network as ONNX too, compared and timed in ONNX Runtime"
 COLUMNS_HELP = (
-    "results; cost: trials, epochs and seconds of the search, against DSA's; status: a short table"
+    "results; cost: trials, epochs and seconds of the search, against DSA's; status: fewer "
+    "columns; overview: a line for each method, a column for each budget"
 )
 INTO_HELP = "a Markdown page: put the table between its marks <!-- dsa report: begin --> and end"
 OUT_HELP = "folder of the runs; a run that is there is continued, or shown if complete"

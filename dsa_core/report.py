@@ -4,7 +4,7 @@ import csv
 import io
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -153,7 +153,7 @@ STATUS_COLUMNS: dict[str, Callable[[Row], str]] = {
         *("dense", "before", "after"),
     )
 }
-Columns = Literal["results", "cost", "status"]
+Columns = Literal["results", "cost", "status", "overview"]
 TABLES: dict[Columns, dict[str, Callable[[Row], str]]] = {
     "results": COLUMNS,
     "cost": COST_COLUMNS,
@@ -174,6 +174,11 @@ STATUS_CAPTION = (
     "before, after: test {score} before and after fine-tuning; mean ± sample standard deviation "
     "over seeds. met: whether the counted cost is within what was asked."
 )
+OVERVIEW_CAPTION = (
+    "Test {score} after fine-tuning: mean ± sample standard deviation over seeds, and their number "
+    "in brackets; + marks a budget that a run missed. asked: % of the dense network."
+)
+CAPTIONS = {"cost": COST_CAPTION, "status": STATUS_CAPTION, "overview": OVERVIEW_CAPTION}
 PAPER_CAPTION = (
     " paper: accuracy in % at % of the FLOPs, as Ning et al. report it (arXiv:2004.02164), after "
     "300 epochs; * quoted there."
@@ -182,17 +187,60 @@ PAPER_CAPTION = (
 
 def cells(records: Sequence[Record], table: Columns = "results") -> list[list[str]]:
     """The table, its head first; without the column of the paper where that has nothing to say."""
+    if table == "overview":
+        return overview(records)
     rows = rows_of(records)
     columns = {name: [column(row) for row in rows] for name, column in TABLES[table].items()}
     kept = {name: texts for name, texts in columns.items() if name != "paper" or any(texts)}
     return [list(kept), *(list(row) for row in zip(*kept.values(), strict=True))]
 
 
+def overview(records: Sequence[Record]) -> list[list[str]]:
+    """A line for each method and a column for each budget, its head first.
+
+    Runs of one cell that differ in more than the seed stand in lines of their own.
+    """
+    rows = rows_of(records)
+    order = sorted(rows, key=lambda row: (row.first.resource, -row.first.asked_ratio))
+    budgets = list(dict.fromkeys(asked(row) for row in order))
+    lines: dict[tuple[str, ...], list[dict[str, Row]]] = defaultdict(list)
+    for row in rows:
+        same = lines[tuple(COLUMNS[word](row) for word in WORDS)]
+        free = next((line for line in same if asked(row) not in line), None)
+        if free is None:
+            same.append(free := {})
+        free[asked(row)] = row
+    head = [*WORDS, "dense", *(f"asked {b}" for b in budgets)]
+    return [
+        head,
+        *(
+            [*words, mean_dense(line.values()), *(outcome(line.get(b)) for b in budgets)]
+            for words in sorted(lines)
+            for line in lines[words]
+        ),
+    ]
+
+
+def mean_dense(rows: Iterable[Row]) -> str:
+    """The dense score, mean over the runs of some rows; a dash where one had no dense network."""
+    runs = [r for row in rows for r in row.records]
+    scores = [in_unit(r.scores.dense, r.score_unit) for r in runs if r.scores.dense is not None]
+    return f"{statistics.fmean(scores):.2f}" if len(scores) == len(runs) else "-"
+
+
+def outcome(row: Row | None) -> str:
+    """Score after fine-tuning, with the number of seeds, and "+" where a run missed the budget."""
+    if row is None:
+        return ""
+    missed = "" if all(r.budget_met for r in row.records) else "+"
+    return f"{COLUMNS['after'](row)} ({len(row.records)}){missed}"
+
+
 def caption(records: Sequence[Record], table: Columns = "results") -> str:
     """What the columns mean."""
     scores = " or ".join(sorted({f"{each.score_name} in {each.score_unit}" for each in records}))
     if table != "results":
-        return {"cost": COST_CAPTION, "status": STATUS_CAPTION}[table].format(score=scores)
+        return CAPTIONS[table].format(score=scores)
     batches = sorted({each.latency["dense"].batch for each in records})
     text = CAPTION.format(score=scores, batch=" or ".join(map(str, batches)))
     return text + PAPER_CAPTION * any(paper(row) for row in rows_of(records))

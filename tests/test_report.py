@@ -218,3 +218,34 @@ def test_the_command_fills_a_page(tmp_path):
 
 def test_a_table_as_markdown():
     assert markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+# ------------------------------------------------------------------ methods down, budgets across
+
+
+def overview(records) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(as_csv(records, "overview"))))
+
+
+def test_an_overview_has_a_line_for_each_method_and_a_column_for_each_budget():
+    other = some_record(method="uniform", series="u", asked_ratio=0.25, budget_met=False)
+    dsa, uniform = overview([*three_seeds(), some_record(asked_ratio=0.75, series="q"), other])
+    budgets = {"asked 75 macs": "88.00 (1)", "asked 50 macs": "88.00 ± 2.00 (3)"}
+    words = {"network": "resnet20", "data": "cifar10", "preset": "cpu-short", "method": "dsa"}
+    assert dsa == words | {"dense": "90.75"} | budgets | {"asked 25 macs": ""}
+    # dense: (90 + 91 + 92 + 90) / 4 = 90.75
+    assert list(dsa)[-3:] == ["asked 75 macs", "asked 50 macs", "asked 25 macs"]
+    assert (uniform["method"], uniform["asked 25 macs"]) == ("uniform", "88.00 (1)+")
+    assert uniform["asked 50 macs"] == ""
+
+
+def test_an_overview_never_averages_different_settings():
+    lines = overview([some_record(series="a"), some_record(series="b", seed=1)])
+    assert [line["asked 50 macs"] for line in lines] == ["88.00 (1)", "88.00 (1)"]
+
+
+def test_an_overview_of_a_search_from_random_weights():
+    scores = Scores(dense=None, pruned=0.7, fine_tuned=0.88, masked_loss=0.5)
+    assert overview([some_record(scores=scores)])[0]["dense"] == "-"
+    text = as_markdown([some_record()], "overview")
+    assert "Test accuracy in % after fine-tuning" in text
