@@ -17,8 +17,8 @@ class Estimate:
     Attributes:
         mean: of the runs, or mean minus mean.
         n: runs; of a difference, of the side that has fewer.
-        half: half the length of the 95 % interval; None where a side has one run only: one run
-            has no spread.
+        half: half the length of the 95 % interval; None where a side has one run only, or where all
+            runs of a side score alike: that is a coarse score, not certainty.
         sd: sample standard deviation of the runs; None for one run and for a difference.
     """
 
@@ -52,6 +52,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     if n == 1:
         return Estimate(mean, n)
     sd = statistics.stdev(values)
+    if sd == 0:
+        return Estimate(mean, n, sd=sd)
     return Estimate(mean, n, float(stdtrit(n - 1, (1 + SURE) / 2)) * sd / math.sqrt(n), sd)
 
 
@@ -71,7 +73,7 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
         return Estimate(mean, n)
     e1, e2 = (statistics.variance(side) / len(side) for side in (first, second))
     if e1 + e2 == 0:
-        return Estimate(mean, n, 0.0)
+        return Estimate(mean, n)
     degrees = (e1 + e2) ** 2 / (e1**2 / (len(first) - 1) + e2**2 / (len(second) - 1))
     return Estimate(mean, n, float(stdtrit(degrees, (1 + SURE) / 2)) * math.sqrt(e1 + e2))
 
@@ -81,7 +83,7 @@ def verdict(found: Estimate | None, *, more_than: float = 0.0) -> str:
     if found is None:
         return "no records"
     if found.half is None:
-        return "not shown (n = 1)"
+        return "not shown (n = 1)" if found.n == 1 else "not shown (no spread)"
     if found.mean - found.half > more_than:
         return "holds here"
     if found.mean + found.half < more_than:

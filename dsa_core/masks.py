@@ -34,8 +34,8 @@ def importance(model: nn.Module, graph: ChannelGraph, kind: Importance = "gamma_
             "gamma_all": the mean of |gamma| over all BatchNorms that hold the channel;
             "l1", "l2": norm of all weights that make the channel;
             "taylor": |sum of weight * gradient| over the layers that read the channel, that is the
-                first-order
-            change of the loss when it is removed (call after a backward pass).
+                first-order change of the loss when it is removed (call after a backward pass).
+
             Groups without a BatchNorm use "l1" where a gamma is asked for.
 
     Returns:

@@ -423,3 +423,14 @@ def test_a_group_that_costs_nothing_does_no_harm() -> None:
     )
     assert_close(alpha[:2], best, rtol=1e-2, atol=0.0)
     assert math.isfinite(residuals.price)
+
+
+def test_paper_meets_a_budget_with_a_floor_above_its_largest_ratio():
+    # F = .9 a1 + .1 a2 with a1 held at 1: the budget .94 leaves a2 = .4, within reach
+    cost = ToyCost(torch.zeros(2, 2).double(), torch.tensor([0.9, 0.1]).double(), 0.0)
+    floors = torch.tensor([1.0, 0.01], dtype=torch.float64)
+    optimizer = admm.make_optimizer("paper", cost, floors=floors)
+    for _ in range(4000):
+        optimizer.step(torch.zeros(2, dtype=torch.float64), 0.94)
+    assert float(optimizer.keep_ratios[0]) == 1.0
+    assert float(cost(optimizer.keep_ratios)) <= 0.94 + 1e-3

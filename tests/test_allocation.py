@@ -1,5 +1,7 @@
 """One search answers for every budget it passed: `Allocation.at`."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -117,7 +119,16 @@ def test_without_a_history_only_the_end_is_known():
     bare = Allocation(
         "mine", passed.graph, passed.budget, passed.keep_ratios, passed.importance, passed.counts
     )
-    assert torch.equal(bare.at(macs=0.5).counts, passed.counts)
-    assert bare.at(macs=0.8).met
-    with pytest.raises(BudgetError):
-        bare.at(macs=0.4)
+    assert bare.at(macs=0.5) is bare
+    for other in (0.4, 0.8):
+        with pytest.raises(BudgetError, match=r"search by mine .* its own budget only"):
+            bare.at(macs=other)
+
+
+def test_a_search_that_followed_no_falling_budget_answers_its_own_only():
+    passed = found("dsa")
+    updates = tuple(replace(u, budget=0.5) for u in passed.updates)
+    episodes = replace(passed, method="amc", updates=updates)
+    assert episodes.at(macs=0.5) is episodes
+    with pytest.raises(BudgetError, match="search by amc followed no falling budget"):
+        episodes.at(macs=0.7)

@@ -30,8 +30,12 @@ def test_the_interval_of_a_difference_is_welchs():
         assert (found.mean - found.half, found.mean + found.half) == pytest.approx(ends)
 
 
-def test_the_interval_of_a_difference_without_spread_is_a_point():
-    assert difference([1.0, 1.0], [0.5, 0.5]) == Estimate(0.5, 2, 0.0)
+def test_runs_without_spread_give_no_interval():
+    alike = difference([1.0, 1.0], [0.5, 0.5])
+    assert alike == Estimate(0.5, 2)
+    assert verdict(alike) == "not shown (no spread)"
+    assert estimate([1.0, 1.0]) == Estimate(1.0, 2, sd=0.0)
+    assert estimate([1.0, 1.0]).text == "1.00 ± 0.00 (n = 2)"
     one_side = difference([1.0, 1.0], [0.4, 0.5, 0.6])  # all error is of the second side
     assert one_side.half == pytest.approx(estimate([0.4, 0.5, 0.6]).half)
 

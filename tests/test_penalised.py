@@ -117,6 +117,50 @@ def test_rounded_off_is_the_distance_beyond_a_width_and_smooth_at_it():
     torch.testing.assert_close(d.grad, torch.tensor([0.0, 0.5, 1.0, 1.0, 1.0]))
 
 
+def test_a_width_of_zero_rounds_nothing_off_and_leaves_a_finite_slope():
+    d = torch.tensor([0.0, 0.5], requires_grad=True)
+    rounded_off(d, torch.zeros(2)).sum().backward()
+    assert d.grad is not None
+    torch.testing.assert_close(d.grad, torch.tensor([1.0, 1.0]))
+
+
+@pytest.mark.parametrize("group", range(3))
+def test_morphnet_with_a_whole_group_dead_has_finite_slopes_everywhere(group):
+    p = problem("morphnet")
+    scheme = CostPenalty(p, 1.0, MorphNetSettings())
+    part = p.graph.prunable[group]
+    with torch.no_grad():
+        for norm in p.graph.norms:
+            inside = (norm.channels >= part.start) & (norm.channels < part.start + part.size)
+            parameters_of(p)[norm.weight][inside] = 5e-4
+    scheme.penalty(0, parameters_of(p)).backward()
+    assert bool((scheme.pulls(scheme.distances(parameters_of(p))) > 0).all())
+    for norm in p.graph.norms:
+        slope = parameters_of(p)[norm.weight].grad
+        assert slope is not None, norm.weight
+        assert bool(slope.isfinite().all()), norm.weight
+
+
+def test_ssl_counts_biases_and_depthwise_filters_among_a_channel_s_weights():
+    class Plain(nn.Sequential):
+        """Without BatchNorm; the second layer acts on each channel alone."""
+
+        def __init__(self) -> None:
+            super().__init__(
+                nn.Conv2d(3, 4, 3),
+                nn.Conv2d(4, 4, 3, groups=4),
+                nn.Flatten(),
+                nn.Linear(4 * 4 * 4, 2),
+            )
+
+    graph = trace(Plain(), torch.zeros(1, 3, 8, 8))
+    names = {name for name, _, _ in slices_of(graph, "makers")}
+    assert names == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert {name for name, _, _ in slices_of(graph, "filters")} == {"0.weight"}
+    # a filter of 3 x 3 x 3 and its bias, a depthwise filter of 3 x 3 and its bias
+    assert group_sizes(graph, slices_of(graph, "makers")).tolist() == [27 + 1 + 9 + 1] * 4
+
+
 def test_without_a_loss_the_penalty_of_strength_one_empties_the_average_channel():
     """A scalar that SGD moves under slope lambda: at strength 1 it gets to 0, and rests there."""
     p = problem(epochs=40)

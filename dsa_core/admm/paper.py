@@ -143,10 +143,13 @@ class Paper(KeepRatioOptimizer):
         u1, u2 = self._state["budget_dual"], self._state["consensus_dual"]
         mean, square = torch.zeros_like(z), torch.zeros_like(z)
         for i in range(1, s.z_steps + 1):
-            alpha = z.sigmoid()
+            share = z.sigmoid()
+            alpha = share.maximum(
+                self.floors
+            )  # what `keep_ratios` is: a floor may exceed max_ratio
             excess = (self.cost(alpha) - budget).clamp_min(0.0)
             push = (u1 + s.rho1 * excess) * (excess > 0)
-            slope = push * self.cost.gradient(alpha) * alpha * (1 - alpha)
+            slope = push * self.cost.gradient(alpha) * share * (1 - share) * (share >= self.floors)
             slope = slope - u2 - s.rho2 * (theta - z)
             mean = torch.lerp(slope, mean, ADAM[0])
             square = torch.lerp(slope.square(), square, ADAM[1])

@@ -1,4 +1,7 @@
-"""The `priced` optimiser: ADMM in log ratios, with the cost's own metric. The default."""
+"""The `priced` optimiser: linearised ADMM in log ratios, which is a projected gradient step.
+
+The default.
+"""
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -47,7 +50,10 @@ class Priced(KeepRatioOptimizer):
         z <- projection of v + u on the budget       =  clip(v + u - c)     (`shift_to_budget`)
         u <- u + v - z                               =  c where unclipped, else c + the part cut off
 
-    *Bounds do not wind up.* Since v + u = z_prev - lr d, the new dual is what the last projection
+    *The dual cancels.* v + u = z_prev - lr d whatever u is, so that the three steps are one, a
+    projected gradient step on the budget surface; u is kept as what it reports, a multiplier.
+
+    *Bounds do not wind up.* For the same reason the new dual is what the last projection
     cut off, not a sum over the past: (u_k - c) / lr is the current multiplier of group k's bound,
     and the group leaves the bound in the first step in which its d_k, beside the common shift,
     points inwards. What remembers is only the moving average, about 1 / (1 - averaging) steps.

@@ -15,8 +15,10 @@ ROUNDING = 1e-15  # relative error of F at which its root is taken as found
 class CostForm(Protocol):
     """A cost F(a) = a'Qa + q'a + const, normalised so that F(1) = 1, every coefficient >= 0.
 
-    So F never falls when a ratio grows, and F(exp v) is convex in v: under this budget a loss that
-    is convex in log ratios has one optimum.
+    So F never falls when a ratio grows, and F(exp v) is convex in v: a loss convex in log ratios
+    has one optimum under F <= B. On the surface F = B itself, which `Priced` keeps to, that is the
+    only point of equal prices where the price is negative (more channels lower the loss); where
+    removing channels helps, there may be several.
     """
 
     def __call__(self, alpha: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The answer of every allocator: which channels stay, at what cost, and how it was found."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -129,7 +129,8 @@ class Allocation:
 
         Raises:
             BudgetError: the search never passed that cost; names the range it did. Or it removed
-                single weights, of which only the last choice is known.
+                single weights, of which only the last choice is known; or it followed no falling
+                budget (SSL, MorphNet, AMC), so that its earlier ratios are no answers.
         """
         if self.weight_mask is not None:
             raise BudgetError(
@@ -137,6 +138,13 @@ class Allocation:
                 "another budget: search again"
             )
         budget = replace(self.budget, macs=macs, params=params, latency=latency, latency_ms=None)
+        if budget == self.budget:
+            return self
+        if not falls([u.budget for u in self.updates]):
+            raise BudgetError(
+                f"this search by {self.method} followed no falling budget, or has no history: it "
+                "answers its own budget only; search again with the one wanted"
+            )
         cost = self._cost(budget.resource)
         passed = [*(u.keep_ratios for u in self.updates), tuple(self.keep_ratios.tolist())]
         chosen = ratios_on_path(torch.tensor(passed, dtype=torch.float64), cost, budget)
@@ -148,6 +156,11 @@ class Allocation:
 
     def _cost(self, resource: Resource | None) -> Cost:
         return self.budget.cost(self.graph, resource)
+
+
+def falls(budgets: Sequence[float]) -> bool:
+    """Whether a search asked for less and less on its way, from the budget of each update."""
+    return bool(budgets) and budgets[0] > budgets[-1]
 
 
 def ratios_on_path(passed: Tensor, cost: Cost, budget: Budget) -> Tensor:

@@ -30,8 +30,10 @@ def allocate(
     Deviations from the paper in the default configuration; each is explained where it is made:
     masks act at the consumers of a channel, not after BatchNorm (`masks`); the gradient is "mixed",
     half mean field and half straight-through (`masks.estimator_mask`); the ADMM steps are made in
-    log ratios and meet the budget from both sides (`admm.Priced`). `optimizer="paper",
-    estimator="straight_through"` follows it.
+    log ratios and meet the budget from both sides (`admm.Priced`), which falls over
+    `anneal_fraction` of the search; sharpness, the time between updates and the rest are of
+    `SearchConfig`. `optimizer="paper", estimator="straight_through"` takes the paper's equations,
+    the preset "paper" its settings too; masks act at the consumers even then.
 
     Args:
         model: dense network on its device; it is trained in place.

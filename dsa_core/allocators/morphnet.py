@@ -41,9 +41,15 @@ class CostPenalty(PenaltyScheme):
         return torch.where(scales >= 0, scales, norms)
 
     def pulls(self, distances: Tensor) -> Tensor:
-        """What one more channel costs beside those alive, of the dense cost."""
+        """What one more channel costs beside those that stay, of the dense cost.
+
+        Of a group with fewer alive than its floor, the floor stays: none is ever without channels,
+        or its neighbours would cost nothing.
+        """
         alive = alive_counts(distances, self.truncate, self.problem)
-        return channel_prices(alive, self.problem).to(distances)[self.groups]
+        least = self.problem.budget.least_counts(self.problem.cost)
+        stay = torch.maximum(alive, least)
+        return channel_prices(stay, self.problem).to(distances)[self.groups]
 
 
 def channel_prices(alive: Tensor, problem: Problem) -> Tensor:

@@ -149,9 +149,11 @@ def rounded_off(d: Tensor, widths: Tensor) -> Tensor:
 
     Args:
         d: distances >= 0, shape (n,).
-        widths: > 0, shape (n,).
+        widths: >= 0, shape (n,); 0 rounds nothing off.
     """
-    return torch.where(d < widths, d.square() / (2 * widths) + widths / 2, d)
+    # where d is taken, autograd still multiplies the parabola's slope by 0: it must be finite
+    parabola = d.square() / (2 * widths.clamp_min(torch.finfo(d.dtype).tiny)) + widths / 2
+    return torch.where(d < widths, parabola, d)
 
 
 def alive_counts(gates: Tensor, truncate: float, problem: Problem) -> Tensor:

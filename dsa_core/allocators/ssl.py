@@ -42,13 +42,21 @@ class GroupLasso(PenaltyScheme):
 
 
 def slices_of(graph: ChannelGraph, members: Members) -> tuple[Slice, ...]:
-    """Where the weights of every channel lie: (weight, axis, flat channel of each position)."""
-    norms = [(norm.weight, 0, norm.channels) for norm in graph.norms]
-    norms += [(norm.bias, 0, norm.channels) for norm in graph.norms if norm.bias is not None]
+    """Where the weights of every channel lie: (weight, axis, flat channel of each position).
+
+    Beside the filters that make it, what acts on it alone: biases, depthwise filters, and the scale
+    and shift of BatchNorm.
+    """
+    weights = {name for name, _, _ in (*graph.makers, *graph.consumers)}
+    alone = [
+        (name, 0, axes[0])
+        for name, axes in graph.axes.items()
+        if 0 in axes and name in graph.parameters and name not in weights
+    ]
     return {
         "filters": graph.makers,
-        "makers": (*graph.makers, *norms),
-        "all": (*graph.makers, *norms, *graph.consumers),
+        "makers": (*graph.makers, *alone),
+        "all": (*graph.makers, *alone, *graph.consumers),
     }[members]
 
 
@@ -93,9 +101,10 @@ def allocate(
 
         min over w  of  L(w) + lambda sum_g ||w_g||_2,
 
-    w_g being all weights that make one channel, over all layers of its channel group: filters, and
-    the scale and shift of BatchNorm. After the training a channel is removed whose root-mean-square
-    weight is below `ssl.truncate`; lambda is searched until the rest meets the budget (`Trials`).
+    w_g being the weights that make one channel, over all layers of its channel group: filters,
+    biases, and the scale and shift of BatchNorm. After the training a channel is removed whose
+    root-mean-square weight is below `ssl.truncate`; lambda is searched until the rest meets the
+    budget (`Trials`).
 
     Deviations from the paper: its groups are filters alone, but with a BatchNorm behind them these
     shrink all alike and none empties (`SSLSettings.members`, "filters", does it); groups span the

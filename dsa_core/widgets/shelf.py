@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dsa_core import models
+from dsa_core.allocators.allocation import falls
 from dsa_core.channels import trace
 from dsa_core.cost import Cost, Resource
 from dsa_core.errors import ConfigError
@@ -103,8 +104,7 @@ def read_passed(folder: Path, record: Record) -> Tensor:
     if history.get("groups") != names:
         raise ConfigError(f"{path}: its groups are not those of the record beside it, {names}")
     way = history["updates"]
-    budgets = way.get("budget", [])
-    rows = way.get("keep_ratios", []) if budgets and budgets[0] > budgets[-1] else []
+    rows = way.get("keep_ratios", []) if falls(way.get("budget", [])) else []
     return torch.tensor([*rows, end], dtype=torch.float64)
 
 
