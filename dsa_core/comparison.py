@@ -101,8 +101,8 @@ def processor_table(
         records: runs of one network with one preset.
         methods, ratios: rows, in the order of the table.
     """
-    head = ["asked %", "method", "n", "trials", "search epochs", "search s", "processor: n"]
-    lines = [[*head, "search s", "x DSA", "in all s", "x DSA"]]
+    head = ["asked %", "method", "n", "trials", "search epochs", "search, clock s", "processor: n"]
+    lines = [[*head, "search, processor s", "search x DSA", "in all, processor s", "in all x DSA"]]
     for ratio in ratios:
         for method in methods:
             runs = select(records, method, ratio)

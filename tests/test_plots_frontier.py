@@ -1,6 +1,7 @@
 """The frontier: points from records, what lies between them, and the picture."""
 
 import pytest
+from matplotlib.container import ErrorbarContainer
 from problems_runs import some_record
 
 from dsa_core.errors import ConfigError
@@ -11,6 +12,7 @@ from dsa_core.plots.frontier import (
     frontiers,
     place_in,
 )
+from dsa_core.plots.style import colour_of
 from dsa_core.record import CostRecord, Record, Scores
 
 
@@ -110,3 +112,16 @@ def test_a_place_in_the_picture_follows_the_point() -> None:
     width, height = figure.canvas.get_width_height()
     x, y = figure.axes[0].transData.transform((0.24, 0.80))
     assert (left * width, (1 - top) * height) == pytest.approx((x, y))
+
+
+def colours(*methods: str) -> dict[str, object]:
+    (axes,) = frontier_figure(frontiers([run(m, 0.5, 0.9) for m in methods])).axes
+    lines = [bars for bars in axes.containers if isinstance(bars, ErrorbarContainer)]
+    return {str(bars.get_label()).split(",")[0]: bars.lines[0].get_color() for bars in lines}
+
+
+def test_a_method_has_its_colour_whoever_stands_beside_it() -> None:
+    together, alone = colours("dsa", "uniform", "amc", "dtp"), colours("dtp")
+    assert len(set(together.values())) == 4
+    assert alone["dtp"] == together["dtp"] == colour_of("dtp")
+    assert colour_of("mine") not in together.values()

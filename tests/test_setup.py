@@ -144,8 +144,12 @@ def test_gate_calls_the_test_command_of_the_readme():
     assert "make test" in README
 
 
-def test_the_status_table_is_that_of_the_shipped_records():
-    named = re.search(r"`dsa report (data/records/.*?) --columns status --into README.md`", README)
+@pytest.mark.parametrize(
+    ("file", "columns"), [("README.md", "overview"), ("data/records/README.md", "status")]
+)
+def test_the_tables_are_those_of_the_shipped_records(file: str, columns):
+    page = (ROOT / file).read_text()
+    named = re.search(rf"`dsa report (data/records/.*?) --columns {columns} --into {file}`", page)
     folders = [f for pattern in named[1].split() for f in sorted(ROOT.glob(pattern))]
-    table = as_markdown(find_records(*folders), "status")
-    assert put_into(README, table) == README, f"run: {named[0]}"
+    table = as_markdown(find_records(*folders), columns)
+    assert put_into(page, table) == page, f"run: {named[0]}"

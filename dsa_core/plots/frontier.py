@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from dsa_core.cost import Resource
 from dsa_core.errors import ConfigError
-from dsa_core.plots.style import COLOURS, DENSE, blank_figure, open_axes
+from dsa_core.plots.style import DENSE, blank_figure, colour_of, open_axes
 from dsa_core.record import Record
 
 EDGE = 0.02  # whole channels land a little below a budget: so much below the last point is still it
@@ -69,7 +69,7 @@ def frontiers(records: Sequence[Record], resource: Resource = "macs") -> dict[st
 
 
 def place(method: str) -> tuple[int, str]:
-    """Sort methods: DSA, uniform, the others by name; each keeps its colour in small company."""
+    """Sort methods: DSA, uniform, the others by name."""
     first = ("dsa", "uniform")
     return (first.index(method) if method in first else len(first)), method
 
@@ -145,7 +145,7 @@ def draw_frontier(axes: Axes, curves: Mapping[str, Frontier]) -> None:
             [p.score for p in points],
             yerr=[p.spread for p in points],
             fmt=styles[i % len(styles)],
-            color=COLOURS[i % len(COLOURS)],
+            color=colour_of(method),
             markersize=5,
             elinewidth=1.0 if crowded else max(1.2, 3.6 - 1.8 * i),  # later ones thinner: all seen
             linewidth=1.0 if crowded else 1.5,
@@ -156,7 +156,7 @@ def draw_frontier(axes: Axes, curves: Mapping[str, Frontier]) -> None:
     for p in dense:
         axes.plot(p.cost, p.score, "s", color=DENSE, markersize=8, zorder=3, label="dense")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlim(0.0, 1.04)
     open_axes(axes)
     axes.legend(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from dsa_core.data import in_unit
 from dsa_core.errors import ConfigError
 from dsa_core.plots.allocation import UNITS
-from dsa_core.plots.style import COLOURS, DENSE, blank_figure, open_axes
+from dsa_core.plots.style import COLOURS, DENSE, blank_figure, colour_of, open_axes
 from dsa_core.record import Record
 
 PHASES = {"dense": "dense training", "search": "search", "fine_tune": "fine-tuning"}
@@ -56,7 +56,7 @@ def draw_scores(axes: Axes, records: Sequence[Record], methods: Sequence[str]) -
         runs = [r for r in records if r.method == method]
         if not runs:
             continue
-        colour = COLOURS[place % len(COLOURS)]
+        colour = colour_of(method)
         for number, r in enumerate(runs):
             height = place + 0.2 * (number - (len(runs) - 1) / 2)
             inside = colour if r.budget_met else "none"

@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 DENSE = "#BBBBBB"
+METHODS = ("dsa", "uniform", "dcss", "dtp", "ssl", "morphnet", "amc")
+OTHER = "#333333"  # of a method without a colour of its own
 
 
 def blank_figure(width: float, height: float) -> Figure:
@@ -16,6 +18,11 @@ def blank_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def colour_of(method: str) -> str:
+    """The colour of a method, the same in every figure."""
+    return COLOURS[METHODS.index(method)] if method in METHODS else OTHER
 
 
 def open_axes(axes: Axes) -> None:
