@@ -1,10 +1,12 @@
 """Calibration: the fit against known forms, the widths it times, and budgets of latency."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from problems_runs import found as searched
 from torch import nn
 
 from dsa_core import models
@@ -181,7 +183,9 @@ def test_allocation_under_latency(known):
     alpha = torch.full((len(graph.sizes),), 0.8, dtype=torch.float64)
     counts = round_to_channels(alpha, budget.cost(graph), budget)
     b = importance(model, graph)
-    allocation = Allocation("uniform", graph, budget, alpha, b, counts)
+    (look, *_) = searched("dsa").updates
+    way = [replace(look, budget=r, keep_ratios=(a,) * len(alpha)) for r, a in ((1, 1.0), (0.7, 0.8))]
+    allocation = Allocation("uniform", graph, budget, alpha, b, counts, updates=tuple(way))
     assert allocation.met
     assert allocation.whole_ratio() <= 0.7
     assert allocation.whole_cost("macs") == Cost.of(graph, "macs").at(counts)
