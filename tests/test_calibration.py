@@ -184,7 +184,9 @@ def test_allocation_under_latency(known):
     counts = round_to_channels(alpha, budget.cost(graph), budget)
     b = importance(model, graph)
     (look, *_) = searched("dsa").updates
-    way = [replace(look, budget=r, keep_ratios=(a,) * len(alpha)) for r, a in ((1, 1.0), (0.7, 0.8))]
+    way = [
+        replace(look, budget=r, keep_ratios=(a,) * len(alpha)) for r, a in ((1, 1.0), (0.7, 0.8))
+    ]
     allocation = Allocation("uniform", graph, budget, alpha, b, counts, updates=tuple(way))
     assert allocation.met
     assert allocation.whole_ratio() <= 0.7
