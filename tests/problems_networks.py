@@ -203,6 +203,11 @@ def scaled(n: nn.Module, x: Tensor) -> Tensor:
     return n.scale * n.b(x) + x
 
 
+def scaled_by_a_line(n: nn.Module, x: Tensor) -> Tensor:
+    x = n.a(x).relu()
+    return n.scale[None, :, None, None] * n.b(x) + x
+
+
 def over_channels(n: nn.Module, x: Tensor) -> Tensor:
     x = n.a(x).relu()
     return n.b(x * x.mean(1, keepdim=True)).relu()
@@ -324,6 +329,8 @@ TOYS = [
         **patches(fc=nn.Linear(6, 7))), {"patch": 6, "fc": 7}),
     Toy("layer scale", lambda: Net(
         scaled, 6, a=conv(3, 6), b=conv(6, 6), scale=torch.randn(6, 1, 1)), {"a": 6}),
+    Toy("a scale of one axis", lambda: Net(
+        scaled_by_a_line, 6, a=conv(3, 6), b=conv(6, 6), scale=torch.randn(6)), {"a": 6}),
     Toy("scalar scale", lambda: Net(
         scaled, 6, a=conv(3, 6), b=conv(6, 6), scale=torch.randn(1)), {"a": 6}),
     Toy("spatial gate", lambda: Net(spatial_gate, 6, a=conv(3, 6), g=conv(6, 1)), {"a": 6},

@@ -298,8 +298,9 @@ def mark_elementwise(tracer: Tracer, name: str, elements: Tensor, channel: Tenso
     varying = Ids.of(classes)
     axes = [axis for axis in range(elements.ndim) if varying.varies(axis)]
     if len(axes) == 1:
-        line = elements.movedim(axes[0], 0).flatten(1)[:, 0]
-        has = classes.movedim(axes[0], 0).flatten(1)[:, 0] >= 0
+        n = elements.shape[axes[0]]
+        line = elements.movedim(axes[0], 0).reshape(n, -1)[:, 0]
+        has = classes.movedim(axes[0], 0).reshape(n, -1)[:, 0] >= 0
         tracer.mark_axis(name, axes[0], torch.where(has, line, NO_CHANNEL))
     elif bool((classes >= 0).any()):
         tracer.book.freeze(elements, f"{name} holds channels on several axes or as a whole")
