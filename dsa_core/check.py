@@ -80,9 +80,8 @@ def check(
         try_forward_dense(name, model, example)
         graph = trace(model, example)
         randomise(model)
-        row = compare(
-            name, model, graph, torch.randn_like(example), keep=keep, seed=seed, files=files
-        )
+        chosen = random_channels(graph, keep, seed)
+        row = compare(name, model, graph, torch.randn_like(example), chosen, files=files)
     except Exception as error:
         row.reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
     row.seconds = round(time.perf_counter() - started, 2)
@@ -112,15 +111,13 @@ def compare(
     model: nn.Module,
     graph: ChannelGraph,
     x: Tensor,
+    chosen: Tensor,
     *,
-    keep: float,
-    seed: int,
     files: bool,
 ) -> CheckRow:
-    """The comparisons themselves, in evaluation mode."""
+    """The comparisons themselves, in evaluation mode; `chosen`: channels kept, bool, (n,)."""
     if not graph.prunable:
         return CheckRow(model=name, status="failed", reason=f"nothing to prune: {graph.report()}")
-    chosen = random_channels(graph, keep, seed)
     model.eval()
     pruned = prune(model, graph, chosen)
     dense = together(try_forward(model, x))

@@ -377,7 +377,7 @@ def main() -> None:
     """
     try:
         app()
-    except (DSAError, ValueError) as error:
+    except (DSAError, ValueError, OSError) as error:
         if os.environ.get("DSA_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

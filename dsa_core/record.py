@@ -165,6 +165,8 @@ def read_record(path: Path) -> Record:
         first = error.errors()[0]
         entry = ".".join(map(str, first["loc"])) or "the file"
         raise ConfigError(f"{path}: {entry}: {first['msg']}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file: {error}") from error
 
 
 def find_records(*roots: Path) -> list[Record]:

@@ -98,3 +98,9 @@ def test_files_are_whole_or_not_there(tmp_path):
         half()
     assert path.read_bytes() == b"second"
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / FILE).write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ConfigError, match=r"record\.json: not a text file"):
+        read_record(tmp_path / FILE)

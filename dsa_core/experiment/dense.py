@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
@@ -62,8 +63,14 @@ def dense_network(shop: Workshop, model: nn.Module) -> DenseNetwork:
                     keep_given(shop, model, folder)
                 elif settings is not None:
                     train_dense(shop, model, settings, folder)
-    facts = json.loads(done.read_text())
-    model.load_state_dict(load_tensors((folder / "model.safetensors").read_bytes()))
+    try:
+        facts = json.loads(done.read_text())
+        model.load_state_dict(load_tensors((folder / "model.safetensors").read_bytes()))
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(
+            f"{folder}: the dense network there cannot be read: {error}. Remove the folder to "
+            "train it anew"
+        ) from error
     # a run that was killed later finds its own; given weights no run has trained
     reused = config.weights is None and facts.get("trained_by") != config.hash
     word = f"trained before, {folder}" if reused else f"on the test set, {folder}"

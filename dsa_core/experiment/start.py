@@ -7,10 +7,15 @@ from dsa_core import models
 from dsa_core.allocators import CHECKS
 from dsa_core.channels import ChannelGraph, trace
 from dsa_core.channels.export import failing_module
+from dsa_core.check import TOLERANCES, compare, random_channels, randomise
 from dsa_core.data import AnyDataset
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, SurgeryError
 from dsa_core.experiment.config import RunConfig
+from dsa_core.surgery import prune
+from dsa_core.surgery.cut import duplicate
 from dsa_core.training import mode
+
+TRIAL = 0.7  # share of every group that the trial cut keeps
 
 
 def start(
@@ -27,6 +32,7 @@ def start(
         ConfigError: the network is unknown, does not take pictures of this shape, or is
             of another task; or the calibration is of another machine.
         TraceError: it cannot be traced.
+        SurgeryError: it does not survive a cut, or computes something else then than under masks.
         BudgetError: the budget is out of range, below the cost of its floors, or not one for this
             method.
     """
@@ -41,6 +47,7 @@ def start(
     config.budget.check(config.budget.cost(graph))
     if config.method in CHECKS:
         CHECKS[config.method](config.budget)
+    try_cut(config, model, graph, example)
     return model, graph
 
 
@@ -87,6 +94,59 @@ def try_pictures(config: RunConfig, model: nn.Module, example: Tensor) -> None:
         ) from error
     finally:
         model.train(was_training)
+
+
+def try_cut(config: RunConfig, model: nn.Module, graph: ChannelGraph, example: Tensor) -> None:
+    """Cut channels at random from a copy: it must compute what the network does under masks.
+
+    On the CPU, for two examples of noise, and once in training mode; nothing is drawn from the
+    global generator.
+
+    Raises:
+        SurgeryError: it cannot run any more, or computes something else.
+    """
+    if not graph.prunable:
+        return
+    copied, noise = duplicate(model).cpu(), torch.Generator().manual_seed(0)
+    x = torch.rand((2, *example.shape[1:]), generator=noise)
+    chosen = random_channels(graph, TRIAL, 0) | kept_whole(config, graph)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        randomise(copied)  # a scale of zero would hide what lies behind it
+        row = compare(config.model, copied, graph, x, chosen, files=False)
+        if not (row.max_abs_diff or 0.0) <= TOLERANCES[x.dtype]:
+            raise SurgeryError(
+                f"{config.model} computes something else when channels are cut than when they are "
+                f"masked (they differ by {row.max_abs_diff:.1e}): a number of channels, or their "
+                f"order, is written into a forward. `dsa groups {config.model}` shows what was "
+                "followed; keep the groups concerned by a floor of 1"
+            )
+        try_training(prune(copied, graph, chosen), graph, x)
+
+
+def kept_whole(config: RunConfig, graph: ChannelGraph) -> Tensor:
+    """The channels of groups that a floor keeps whole, bool, shape (n,)."""
+    cost = config.budget.cost(graph)
+    whole = config.budget.least_counts(cost) >= graph.sizes
+    return torch.repeat_interleave(whole, graph.sizes)
+
+
+def try_training(pruned: nn.Module, graph: ChannelGraph, x: Tensor) -> None:
+    """Run a pruned network in training mode, where it may use what it does not otherwise.
+
+    Raises:
+        SurgeryError: it cannot run then; names what evaluation never reads.
+    """
+    try:
+        with mode(pruned, training=True), torch.no_grad():
+            pruned(x)
+    except Exception as error:
+        unread = ", ".join(graph.unused) or "nothing that is known"
+        raise SurgeryError(
+            f"the pruned network cannot run in training mode: {failing_module(pruned, error)}: "
+            f"{error}. Channels are followed in evaluation mode, which never reads: {unread}. Keep "
+            "the groups that those layers read by a floor of 1"
+        ) from error
 
 
 def made_for(name: str) -> str:
