@@ -28,10 +28,7 @@ ORDERS = {  # most sensitive first; most channels kept first, at a quarter of th
     "dsa": "DGAIHJECBFKL",
     "ssl": "DEBACGFHJIKL",
 }
-SPEARMAN = {
-    "dsa": 0.89,
-    "ssl": 0.53,
-}  # with the sensitivity, as printed; the orders above give .92, .61
+SPEARMAN = {"dsa": 0.89, "ssl": 0.53}  # with the sensitivity, as printed; ORDERS give .92, .61
 GRADIENT_SPEARMAN = 0.74  # |dL/dalpha| of the first search epoch with it
 
 

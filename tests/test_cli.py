@@ -174,3 +174,13 @@ def test_small_parsers():
     for text in ("macs", "macs=", "macs=nan", "macs=0", "=0.5"):
         with pytest.raises(BudgetError):
             parse_budget(text)
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_a_line(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    where = tmp_path / "file" / "runs"
+    code, _, told = dsa(monkeypatch, capsys, "run", "--preset", "tiny", "--out", where, "--quiet")
+    assert code == 2
+    assert told.startswith("error: ")
+    assert str(tmp_path / "file") in told
+    assert "Traceback" not in told

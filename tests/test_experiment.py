@@ -1,19 +1,27 @@
 """A run: configuration, phases, record; and one that is killed ends as if it were not."""
 
 import json
+import multiprocessing
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from problems_runs import PLAIN, digits, fresh, tiny_preset, tiny_run
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from dsa_core.allocators import SearchConfig
-from dsa_core.errors import ConfigError
-from dsa_core.experiment import PRESETS, RunConfig, configure, run
-from dsa_core.experiment.facts import versions
+from dsa_core.errors import BudgetError, ConfigError, DataError
+from dsa_core.experiment import PRESETS, RunConfig, configure, presets, run
+from dsa_core.experiment.facts import git, versions
+from dsa_core.experiment.phases import ratio_training
 from dsa_core.record import FILE, Record, read_record
 from dsa_core.surgery import load
 from dsa_core.training import TrainConfig, evaluate
@@ -199,3 +207,216 @@ def test_from_random_weights(tmp_path):
     assert (record.scores.dense, record.seconds["dense"], record.epochs["dense"]) == (None, 0, 0)
     assert not (tmp_path / "dense").exists()
     assert record.costs["params"].counted <= 0.5 * record.costs["params"].dense
+
+
+# ------------------------------------------------------------------ refused before training
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"ratio": 0.001}, BudgetError, "cannot be reached"),
+        ({"floors": {"layer9": 0.5}}, BudgetError, "no prunable group is named"),
+        (
+            {"model": "resnet20"},
+            ConfigError,
+            r"pictures of digits, 1x8x8 \(it is made for 3x32x32\)",
+        ),
+        ({"model": "inception_v3"}, ConfigError, r"digits, 1x8x8 \(it is made for 3x299x299\)"),
+        ({"model": "resnet21"}, ConfigError, "did you mean 'resnet20'"),
+        ({"dataset": "digit"}, ConfigError, "did you mean 'digits'"),
+        ({"dataset": "cifar10"}, DataError, "nowhere"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(changes, error, words, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(error, match=words):
+        run(tiny_run(**changes), out, data_root=tmp_path / "nowhere", progress=False)
+    assert not out.exists()
+
+
+def test_a_network_for_large_pictures_on_small_ones(monkeypatch):
+    from dsa_core.experiment.start import start
+
+    config = tiny_run(model="alexnet", dataset="cifar10")
+    with pytest.raises(ConfigError, match=r"3x32x32 \(it is made for 3x224x224\).*resnet20"):
+        start(config, digits(), torch.zeros(1, 3, 32, 32))
+
+
+def test_git_outside_of_a_tree():
+    assert git("no-such-command") is None
+
+
+# ------------------------------------------------------------------ killed and interrupted
+
+PRELOAD = ["torch", "dsa_core.cli", "dsa_core.experiment", "sklearn.datasets", "problems_runs"]
+
+
+def long_preset():
+    weights = {"batch_size": 64, **PLAIN}
+    search = SearchConfig(train=TrainConfig(epochs=5, lr=0.02, schedule="constant", **weights))
+    dense, tune = (TrainConfig(epochs=5, lr=lr, **weights) for lr in (0.1, 0.05))
+    return tiny_preset(dense=dense, search=search, fine_tune=tune)
+
+
+def run_long(out: str) -> None:
+    torch.set_num_threads(1)
+    run(tiny_run(preset=long_preset()), Path(out), progress=False)
+
+
+def run_command_line(out: str) -> None:
+    """As `dsa run --preset long --out OUT` would, with its messages in a file."""
+    torch.set_num_threads(1)
+    presets.PRESETS["long"] = long_preset
+    log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.argv = ["dsa", "run", "--preset", "long", "--out", out, "--quiet"]
+    from dsa_core.cli import main
+
+    main()
+
+
+@cache
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+def start_process(target, out: Path):
+    process = processes().Process(target=target, args=(str(out),))
+    process.start()
+    return process
+
+
+def epochs_done(out: Path, pattern: str) -> int:
+    for path in out.glob(pattern):
+        state = torch.load(path, weights_only=True)
+        return int(state["epoch"]) if "epoch" in state else len(state["history"])
+    return -1
+
+
+def wait_for(out: Path, pattern: str, epochs: int) -> None:
+    limit = time.monotonic() + LIMIT
+    while epochs_done(out, pattern) < epochs:
+        assert time.monotonic() < limit, f"no {pattern} after {epochs} epochs"
+        time.sleep(0.03)
+
+
+LIMIT = 900  # seconds until a process counts as lost; on an idle core each takes ten
+PHASES = ("dense/*/train.pt", "resnet8*/checkpoints/search.pt", "resnet8*/checkpoints/fine_tune.pt")
+
+
+@pytest.mark.slow
+def test_killed_in_every_phase_changes_no_bit(tmp_path):
+    whole, killed, moment = tmp_path / "whole", tmp_path / "killed", random.Random()
+    undisturbed = start_process(run_long, whole)
+    undisturbed.join(LIMIT)
+    assert undisturbed.exitcode == 0
+    for phase in PHASES:
+        process = start_process(run_long, killed)
+        wait_for(killed, phase, 1)
+        time.sleep(moment.uniform(0.0, 0.2))
+        process.kill()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+    last = start_process(run_long, killed)
+    last.join(LIMIT)
+    assert last.exitcode == 0
+    folder = tiny_run(preset=long_preset()).folder
+    records = [read_record(out / folder / FILE) for out in (whole, killed)]
+    a, b = (r.model_dump(exclude=TIMED) for r in records)
+    assert a == b
+    assert [sorted(r.seconds) for r in records] == [["dense", "fine_tune", "search"]] * 2
+    weights = [load_file(out / folder / "pruned" / "model.safetensors") for out in (whole, killed)]
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+    histories = [json.loads((out / folder / "history.json").read_text()) for out in (whole, killed)]
+    assert histories[0]["updates"] == histories[1]["updates"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    out = tmp_path / "runs"
+    for phase in PHASES[:2]:
+        process = start_process(run_command_line, out)
+        wait_for(out, phase, 1)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+        assert process.exitcode == 130
+    log = (tmp_path / "runs.log").read_text()
+    assert "training interrupted" in log
+    assert "search interrupted" in log
+    assert log.count("Give the same `dsa run` command again to go on") == 2
+    assert "Traceback" not in log
+    last = start_process(run_command_line, out)
+    last.join(LIMIT)
+    assert last.exitcode == 0
+    assert len(list(out.rglob(FILE))) == 1
+    assert len(list(out.glob("allocation-*.png"))) == 1
+
+
+def test_a_run_writes_onnx_on_request_also_when_it_was_complete(tmp_path):
+    pytest.importorskip("onnxruntime")
+    config = configure("tiny", method="uniform")
+    before = run(config, tmp_path, progress=False)
+    assert before.onnx is None
+    after = run(config, tmp_path, progress=False, onnx=True)
+    assert after.model_copy(update={"onnx": None}) == before
+    assert after.onnx is not None
+    assert after.onnx.max_abs_diff < 1e-4
+    path = tmp_path / config.folder / after.onnx.file
+    assert path.stat().st_size == pytest.approx(1e6 * after.onnx.megabytes)
+    assert read_record(path.with_name("record.json")) == after
+
+
+# ------------------------------------------------------------------ settings by their path
+
+
+def test_settings_are_changed_by_their_path() -> None:
+    config = configure(
+        "tiny",
+        changes={"search.ratio_every": "3", "search.train.lr": "1e-2", "search.ssl.factor": "4"},
+    )
+    plain = configure("tiny")
+    assert config.preset.search.ratio_every == 3
+    assert config.preset.search.train.lr == 0.01
+    assert config.preset.search.ssl is not None
+    assert config.preset.search.ssl.factor == 4
+    assert config.preset.fine_tune == plain.preset.fine_tune
+    assert (
+        config.preset_name == "tiny search.ratio_every=3 search.ssl.factor=4 search.train.lr=1e-2"
+    )
+    assert config.hash != plain.hash
+    assert configure("tiny", changes={}) == plain
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("search.ratio_evry", "3", "no setting 'search.ratio_evry': did you mean 'ratio_every'"),
+        ("serch.ratio_every", "3", "no setting 'serch.ratio_every': did you mean 'search'"),
+        ("search.ratio_every.x", "3", "ratio_every holds no settings"),
+        ("search.ratio_every", "0", "setting search.ratio_every: .* got 0"),
+        ("search.ssl.faktor", "2", "no setting 'search.ssl.faktor'"),
+        ("search.train.lr", "[1", "is no value"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(path: str, value: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configure("tiny", changes={path: value})
+
+
+def test_updates_have_batches_of_their_own_size(tmp_path: Path) -> None:
+    config = configure("tiny", changes={"search.ratio_batch_size": "16"})
+    assert ratio_training(config.preset.search).batch_size == 16
+    assert ratio_training(configure("tiny").preset.search).batch_size == 64
+    whole, half = (
+        configure("tiny", changes={"search.ratio_batch_size": n, "search.train.epochs": "1"})
+        for n in ("64", "16")
+    )
+    records = [run(c, tmp_path, progress=False) for c in (whole, half)]
+    assert records[0].groups != records[1].groups or records[0].scores != records[1].scores
+    for record in records:
+        assert record.processor_seconds["search"] > 0
+        assert record.processor_seconds["dense"] >= 0

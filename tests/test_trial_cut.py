@@ -5,7 +5,7 @@ import torch
 from problems_runs import digits, tiny_run
 from torch import Tensor, nn
 
-from dsa_core.errors import SurgeryError
+from dsa_core.errors import ConfigError, SurgeryError
 from dsa_core.experiment import run
 from dsa_core.experiment.start import start
 
@@ -64,3 +64,14 @@ def test_a_network_that_a_cut_would_break_is_refused_before_training(network, to
 def test_a_group_that_a_floor_keeps_is_not_cut_in_the_trial(tmp_path):
     config = tiny_run(model=f"{__name__}:ByWidth", floors={"a": 1.0}, ratio=1.0)
     start(config, digits(), torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("dense.json", b"no json"), ("model.safetensors", b"\x08cut short")]
+)
+def test_a_damaged_dense_network_is_named_with_what_to_do(file, content, tmp_path):
+    config = tiny_run(method="uniform")
+    run(config, tmp_path, progress=False)
+    next(tmp_path.glob(f"dense/*/{file}")).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"dense.*cannot be read.*Remove the folder"):
+        run(config, tmp_path, progress=False, force=True)

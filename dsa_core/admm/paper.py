@@ -144,9 +144,7 @@ class Paper(KeepRatioOptimizer):
         mean, square = torch.zeros_like(z), torch.zeros_like(z)
         for i in range(1, s.z_steps + 1):
             share = z.sigmoid()
-            alpha = share.maximum(
-                self.floors
-            )  # what `keep_ratios` is: a floor may exceed max_ratio
+            alpha = share.maximum(self.floors)  # as in `keep_ratios`: a floor may exceed max_ratio
             excess = (self.cost(alpha) - budget).clamp_min(0.0)
             push = (u1 + s.rho1 * excess) * (excess > 0)
             slope = push * self.cost.gradient(alpha) * share * (1 - share) * (share >= self.floors)
