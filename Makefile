@@ -33,7 +33,7 @@ explore: $(STAMP) ## serve the budget explorer; the address with its token is pr
 	$(BIN)/voila notebooks/07_budget_explorer.ipynb --no-browser --port=8866 --Voila.ip=127.0.0.1 --token=$$token
 
 notebooks: $(STAMP) ## execute all notebooks and save their outputs
-	$(BIN)/python -m dsa_core.notebook execute notebooks/*.ipynb notebooks/solutions/*.ipynb
+	$(BIN)/python -m course.notebook execute notebooks/*.ipynb notebooks/solutions/*.ipynb
 
 test: lint test-unit test-slow test-notebooks test-browser ## everything that must pass
 

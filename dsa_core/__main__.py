@@ -1,5 +1,5 @@
 """`python -m dsa_core` is the command line."""
 
-from dsa_core.cli import main
+from dsa_core.lab.cli import main
 
 main()

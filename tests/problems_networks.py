@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsa_core.models.resnet import BasicBlock, ConvShortcut, SlicePadShortcut
+from dsa_core.lab.models.resnet import BasicBlock, ConvShortcut, SlicePadShortcut
 
 PICTURE = (3, 8, 8)
 

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dsa_core import data, models
-from dsa_core.allocators import ALLOCATORS, Allocation, OnStep, SearchConfig, SearchData
+from dsa_core.budget import Budget
 from dsa_core.channels import ChannelGraph, trace
-from dsa_core.cost import Budget
-from dsa_core.experiment import Preset, RunConfig
-from dsa_core.latency import Latency
-from dsa_core.record import CostRecord, GroupRecord, Record, Scores
+from dsa_core.lab import data, models
+from dsa_core.lab.latency import Latency
+from dsa_core.lab.record import CostRecord, GroupRecord, Record, Scores
+from dsa_core.lab.runs import Preset, RunConfig
+from dsa_core.methods import ALLOCATORS, Allocation, OnStep, SearchConfig, SearchData
 from dsa_core.training import TrainConfig, train
 
 TASK = data.classification()

@@ -11,13 +11,13 @@ import torch.distributed as dist
 from safetensors.torch import save
 from torch import nn
 
-from dsa_core.allocators import ALLOCATORS, SearchConfig, SearchData
+from dsa_core.budget import Budget
 from dsa_core.channels import trace
-from dsa_core.cost import Budget
-from dsa_core.data import classification, load, split
 from dsa_core.files import write_atomically
-from dsa_core.parallel import team
+from dsa_core.lab.data import classification, load, split
+from dsa_core.methods import ALLOCATORS, SearchConfig, SearchData
 from dsa_core.training import TrainConfig, train
+from dsa_core.training.processes import team
 
 PLAIN = {"precision": "fp32", "channels_last": False, "lr": 0.05, "batch_size": 64}
 

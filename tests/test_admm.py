@@ -19,7 +19,7 @@ from problems_budget import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from dsa_core import admm
+from dsa_core import budget as admm
 from dsa_core.errors import BudgetError, ConfigError
 
 PROBLEMS = all_problems()

@@ -10,7 +10,7 @@ from problems_budget import ToyCost, chain_cost, linear_cost, normalised
 from torch import Tensor
 from torch.testing import assert_close
 
-from dsa_core import admm
+from dsa_core import budget as admm
 from dsa_core.errors import BudgetError
 
 # The surface.

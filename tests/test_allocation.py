@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems_runs import found, graph8
 
-from dsa_core.allocators import Allocation
-from dsa_core.cost import Budget, Cost
+from dsa_core.budget import Budget, Cost
 from dsa_core.errors import BudgetError
+from dsa_core.methods import Allocation
 
 SIZES = graph8().sizes
 

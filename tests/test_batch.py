@@ -17,21 +17,30 @@ from problems_runs import some_record, write_folder
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dsa_core import models
-from dsa_core.batch import RunState, jobs_of, local_pool, pools, read_spec, read_state, run, view
-from dsa_core.batch import run_batch as run_all
-from dsa_core.batch import worker as worker_module
-from dsa_core.batch.cli import whole_paths
-from dsa_core.batch.parameters import fit_all, parameters_of
-from dsa_core.batch.run import run_job, states_of
-from dsa_core.batch.spec import Job, config_hash
-from dsa_core.batch.state import log, write_state
-from dsa_core.batch.worker import PARAMETERS, work
-from dsa_core.cli import app
 from dsa_core.errors import ConfigError
-from dsa_core.experiment import configure
-from dsa_core.experiment import run as run_one
-from dsa_core.record import write_record
+from dsa_core.lab import models
+from dsa_core.lab.batch import (
+    RunState,
+    jobs_of,
+    local_pool,
+    pools,
+    read_spec,
+    read_state,
+    run,
+    view,
+)
+from dsa_core.lab.batch import run_batch as run_all
+from dsa_core.lab.batch import worker as worker_module
+from dsa_core.lab.batch.cli import whole_paths
+from dsa_core.lab.batch.parameters import fit_all, parameters_of
+from dsa_core.lab.batch.run import run_job, states_of
+from dsa_core.lab.batch.spec import Job, config_hash
+from dsa_core.lab.batch.state import log, write_state
+from dsa_core.lab.batch.worker import PARAMETERS, work
+from dsa_core.lab.cli import app
+from dsa_core.lab.record import write_record
+from dsa_core.lab.runs import configure
+from dsa_core.lab.runs import run as run_one
 
 PARAMETERS_CELL = """\
 fast: bool = True  # seconds

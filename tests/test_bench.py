@@ -12,19 +12,19 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from dsa_core.bench import report, tables
-from dsa_core.bench.figures import Figure, figure, ratios
-from dsa_core.bench.networks import Pair, compare, formats, uniform_pair
-from dsa_core.bench.pictures import normalised, pictures
-from dsa_core.bench.profile import PARTS, profile_search
-from dsa_core.bench.soft_topk import by_group, by_operator, by_scipy, problem, speedup
-from dsa_core.bench.steps import Bench, StepTimes
-from dsa_core.bench.throughput import AsPictures, Loops
-from dsa_core.bench.tracing import trace_seconds
-from dsa_core.calibration import read_calibration
-from dsa_core.check import count_macs
-from dsa_core.cli import app
-from dsa_core.machine import machine
+from dsa_core.lab.bench import report, tables
+from dsa_core.lab.bench.figures import Figure, figure, ratios
+from dsa_core.lab.bench.networks import Pair, compare, formats, uniform_pair
+from dsa_core.lab.bench.pictures import normalised, pictures
+from dsa_core.lab.bench.profile import PARTS, profile_search
+from dsa_core.lab.bench.soft_topk import by_group, by_operator, by_scipy, problem, speedup
+from dsa_core.lab.bench.steps import Bench, StepTimes
+from dsa_core.lab.bench.throughput import AsPictures, Loops
+from dsa_core.lab.bench.tracing import trace_seconds
+from dsa_core.lab.calibration import read_calibration
+from dsa_core.lab.cli import app
+from dsa_core.lab.machine import machine
+from dsa_core.surgery.verify import count_macs
 from dsa_core.training import FP32, Precision
 
 WANTED = {  # what the JSON has to hold
@@ -193,7 +193,10 @@ def test_both_loops_see_the_same_pictures_normalised_alike():
 
 
 def test_both_loops_train():
-    with patch("dsa_core.bench.throughput.BATCH", 8), patch("dsa_core.bench.throughput.WORKERS", 1):
+    with (
+        patch("dsa_core.lab.bench.throughput.BATCH", 8),
+        patch("dsa_core.lab.bench.throughput.WORKERS", 1),
+    ):
         loops = Loops("resnet20", steps=2, precision="fp32")
         for model, turn in ((loops.model, loops.ours), (loops.other, loops.usual)):
             before = next(model.parameters()).detach().clone()
@@ -269,9 +272,9 @@ def test_command_line(tmp_path, monkeypatch):
     assert len([line for line in lines if line.startswith("2")]) == 4
     out = tmp_path / "c.json"
     settings = {"spread": 4, "held_out": 2, "rounds": 1, "passes": 1}
-    made = sys.modules["dsa_core.calibration.timing"].CalibrationSettings
+    made = sys.modules["dsa_core.lab.calibration.timing"].CalibrationSettings
     monkeypatch.setattr(
-        "dsa_core.calibration.CalibrationSettings",
+        "dsa_core.lab.calibration.CalibrationSettings",
         lambda divisor: made(divisor=divisor, **settings),
     )
     words = ["calibrate", "resnet8", "--batch", "4", "--divisor", "8", "--out", str(out)]

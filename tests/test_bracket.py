@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsa_core.allocators.bracket import Look, best_look, between, crossing, hits, next_strength
+from dsa_core.methods.bracket import Look, best_look, between, crossing, hits, next_strength
 
 LIMIT, TOLERANCE = 0.5, 0.02
 HOW = {"first": 1.0, "factor": 2.0, "tolerance": TOLERANCE}

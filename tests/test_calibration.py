@@ -9,16 +9,16 @@ import torch
 from problems_runs import found as searched
 from torch import nn
 
-from dsa_core import models
-from dsa_core.allocators import Allocation
-from dsa_core.calibration import Calibration, CalibrationSettings, calibrate, read_calibration
-from dsa_core.calibration.form import connected_pairs, corners, fit, sampled, terms
+from dsa_core.budget import Budget, Cost, round_to_channels
 from dsa_core.channels import ChannelGraph, trace
-from dsa_core.check import count_macs
-from dsa_core.cost import Budget, Cost, round_to_channels
 from dsa_core.errors import BudgetError, ConfigError
+from dsa_core.lab import models
+from dsa_core.lab.calibration import Calibration, CalibrationSettings, calibrate, read_calibration
+from dsa_core.lab.calibration.form import connected_pairs, corners, fit, sampled, terms
 from dsa_core.masks import importance, top_channels
+from dsa_core.methods import Allocation
 from dsa_core.surgery import prune
+from dsa_core.surgery.verify import count_macs
 
 MS_PER_MAC, OVERHEAD_MS, MS_PER_CHANNEL = 1e-6, 0.5, 0.01
 

@@ -7,11 +7,12 @@ import torch
 from problems_networks import chain, conv
 from torch import Tensor, nn
 
-import dsa_core.check as check_module
-from dsa_core import models
+import dsa_core.lab.check as check_module
+from dsa_core.budget import Cost
 from dsa_core.channels import trace
-from dsa_core.check import CheckRow, check, count_macs, random_channels, randomise, summary
-from dsa_core.cost import Cost
+from dsa_core.lab import models
+from dsa_core.lab.check import CheckRow, check, summary
+from dsa_core.surgery.verify import count_macs, random_channels, randomise
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet20_a", "squeezenet1_1", "mobilenet_v3_small"])

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsa_core import data, models
-from dsa_core.check import count_macs
-from dsa_core.models.weights import load_weights
+from dsa_core.lab import data, models
+from dsa_core.lab.models.weights import load_weights
+from dsa_core.surgery.verify import count_macs
 from dsa_core.training import evaluate
 
 HOME = Path(__file__).parents[1] / "data" / "checkpoints"

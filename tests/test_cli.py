@@ -7,10 +7,10 @@ import pytest
 from problems_runs import some_record, tiny_preset
 from typer.testing import CliRunner
 
-from dsa_core.cli import app, main, parse_budget, parse_floors
 from dsa_core.errors import BudgetError
-from dsa_core.experiment import presets
-from dsa_core.record import write_record
+from dsa_core.lab.cli import app, main, parse_budget, parse_floors
+from dsa_core.lab.record import write_record
+from dsa_core.lab.runs import presets
 
 
 def dsa(monkeypatch, capsys, *words: object) -> tuple[int, str, str]:

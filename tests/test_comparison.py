@@ -1,13 +1,13 @@
 """Our runs beside the paper's rows, and what they cost beside each other."""
 
 import pytest
+from course.comparison import beside_paper, processor_table, role_of, select
+from course.sensitivity import role
 from problems_runs import some_record, three_seeds
 
-from dsa_core import models
 from dsa_core.channels import trace
-from dsa_core.comparison import beside_paper, processor_table, role_of, select
-from dsa_core.record import Scores
-from dsa_core.sensitivity import role
+from dsa_core.lab import models
+from dsa_core.lab.record import Scores
 
 
 def test_records_of_a_method_and_a_budget():

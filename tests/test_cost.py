@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from problems_networks import TOYS
 from torch import Tensor
 
-from dsa_core import models
-from dsa_core.admm import uniform_ratio
+from dsa_core.budget import Budget, Cost, QuadraticForm, round_to_channels, uniform_ratio
 from dsa_core.channels import ChannelGraph, trace
-from dsa_core.cost import Budget, Cost, QuadraticForm, round_to_channels
 from dsa_core.errors import BudgetError
+from dsa_core.lab import models
 
 PAPERS = {  # name: (conv MACs in M, conv parameters in M, keep ratios at 75, 50, 33.3, 25 %)
     "resnet20": (40.81, 0.270, (0.865, 0.706, 0.575, 0.497)),

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from problems_runs import write_folder
 from torch.nn.functional import cross_entropy, pad
 
-from dsa_core import data
-from dsa_core.data.augment import crop, flip
 from dsa_core.errors import ConfigError, DataError
+from dsa_core.lab import data
+from dsa_core.lab.data.augment import crop, flip
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,15 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from dsa_core.admm import uniform_ratio
-from dsa_core.allocators import Allocation, Problem
-from dsa_core.allocators.dcss import ChoiceScheme
-from dsa_core.allocators.dcss_budget import Choices, Penalised, make_choices
-from dsa_core.allocators.dcss_choice import (
+from dsa_core.budget import Budget, Cost, QuadraticForm, round_to_channels, uniform_ratio
+from dsa_core.errors import BudgetError, TrainingError
+from dsa_core.lab.data import Task
+from dsa_core.lab.runs import configure
+from dsa_core.masks import importance, masked_call, top_channels
+from dsa_core.methods import Allocation, Problem
+from dsa_core.methods.dcss import ChoiceScheme
+from dsa_core.methods.dcss_budget import Choices, Penalised, make_choices
+from dsa_core.methods.dcss_choice import (
     Candidates,
     candidates_of,
     channel_ranks,
@@ -34,13 +38,8 @@ from dsa_core.allocators.dcss_choice import (
     expected_ratios,
     staircase,
 )
-from dsa_core.allocators.dcss_tilt import EDGE, bend, far, ratio_slope, tilt
-from dsa_core.allocators.settings.dcss import DCSSSettings
-from dsa_core.cost import Budget, Cost, QuadraticForm, round_to_channels
-from dsa_core.data import Task
-from dsa_core.errors import BudgetError, TrainingError
-from dsa_core.experiment import configure
-from dsa_core.masks import importance, masked_call, top_channels
+from dsa_core.methods.dcss_tilt import EDGE, bend, far, ratio_slope, tilt
+from dsa_core.methods.settings.dcss import DCSSSettings
 from dsa_core.training import FP32
 
 F64 = torch.float64
@@ -583,7 +582,7 @@ def test_a_gradient_that_is_not_finite_is_named():
     broken = Task("broken", lambda o, y: o.sum() * torch.nan, data.task.score, "accuracy")
     from dataclasses import replace
 
-    from dsa_core.allocators import ALLOCATORS
+    from dsa_core.methods import ALLOCATORS
 
     with pytest.raises(
         TrainingError, match=r"validation loss before step 0.*not finite in epoch 0"

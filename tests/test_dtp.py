@@ -25,19 +25,18 @@ from pydantic import ValidationError
 from test_search import same, same_way, stop_after
 from torch import nn
 
-from dsa_core.admm import budget_at, uniform_ratio
-from dsa_core.allocators import Allocation, Problem, SearchConfig, Update
-from dsa_core.allocators.dtp import TransportScheme
-from dsa_core.allocators.dtp import allocate as dtp
-from dsa_core.allocators.dtp_units import ranks
-from dsa_core.allocators.search import SearchRun
-from dsa_core.allocators.settings.dtp import DTPSettings
+from dsa_core.budget import Budget, Cost, budget_at, uniform_ratio
 from dsa_core.channels import trace
-from dsa_core.cost import Budget, Cost
 from dsa_core.errors import BudgetError, TrainingError
-from dsa_core.experiment import RunConfig, run
 from dsa_core.kernels.transport import sinkhorn, transport_mask
+from dsa_core.lab.runs import RunConfig, run
 from dsa_core.masks import importance
+from dsa_core.methods import Allocation, Problem, SearchConfig, Update
+from dsa_core.methods.dtp import TransportScheme
+from dsa_core.methods.dtp import allocate as dtp
+from dsa_core.methods.dtp_units import ranks
+from dsa_core.methods.search import SearchRun
+from dsa_core.methods.settings.dtp import DTPSettings
 from dsa_core.training import FP32, TrainConfig, make_sgd
 
 PLANS = ("closed", "proximal")

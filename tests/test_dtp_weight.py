@@ -19,13 +19,13 @@ from pydantic import ValidationError
 from test_search import same, same_way, stop_after
 from torch import nn
 
-from dsa_core.allocators import Allocation, Problem
-from dsa_core.allocators.dtp_weight import WeightScheme, nonzero_macs
-from dsa_core.allocators.settings.dtp import DTPSettings
+from dsa_core.budget import Budget, Cost
 from dsa_core.channels import trace
-from dsa_core.cost import Budget, Cost
 from dsa_core.errors import BudgetError
-from dsa_core.experiment import run
+from dsa_core.lab.runs import run
+from dsa_core.methods import Allocation, Problem
+from dsa_core.methods.dtp_weight import WeightScheme, nonzero_macs
+from dsa_core.methods.settings.dtp import DTPSettings
 from dsa_core.surgery.sparse import load_sparse, zero_weights
 
 PLANS = ("closed", "proximal")

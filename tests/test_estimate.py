@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from course.estimate import Estimate, difference, estimate, verdict
 from problems_runs import ACCURACIES
 from scipy.stats import ttest_1samp, ttest_ind
-
-from dsa_core.estimate import Estimate, difference, estimate, verdict
 
 
 def test_the_interval_of_a_mean_is_students():

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from dsa_core.exercises import n00
+from course.exercises import n00
 
 WRONG = {
     "conv_macs": [

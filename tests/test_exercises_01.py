@@ -1,8 +1,7 @@
 """Checks of notebook 01: the answers pass, typical mistakes do not."""
 
 import pytest
-
-from dsa_core.exercises import n01
+from course.exercises import n01
 
 WRONG = [
     (n01.check_macs_left, lambda image, widths, ratio: ratio, "first layer"),

@@ -1,8 +1,7 @@
 """Notebook 02: every check passes its answer and refuses what is usually got wrong."""
 
 import pytest
-
-from dsa_core.exercises import n02
+from course.exercises import n02
 
 
 def first_match_only(n, pairs):

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
+from course.exercises import n03
 from torch import Tensor
 from torch.testing import assert_close
-
-from dsa_core.exercises import n03
 
 
 def bisected(b: Tensor, k: float, beta2: float) -> float:

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
+from course.exercises import n04
 
-from dsa_core.admm import prices, shift_to_budget
-from dsa_core.cost import QuadraticForm
-from dsa_core.exercises import n04
+from dsa_core.budget import QuadraticForm, prices, shift_to_budget
 
 
 def land_from_above_only(log_ratios, cost, budget):

@@ -4,8 +4,7 @@ import itertools
 import statistics
 
 import pytest
-
-from dsa_core.exercises import n05
+from course.exercises import n05
 
 
 def zipped(grid, seeds):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from course.exercises import n06
+from course.sensitivity import correlate, softmax_scaled
 from scipy.stats import spearmanr
 
-from dsa_core.exercises import n06
 from dsa_core.kernels import soft_topk
-from dsa_core.sensitivity import correlate, softmax_scaled
 
 WRONG = [
     (n06.check_spearman, lambda x, y: correlate(x, y).pearson, "ranks"),

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from dsa_core.exercises import n07
+from course.exercises import n07
 
 WRONG = {
     "last_above": [

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from course.exercises import n08
 from torch import Tensor
 
-from dsa_core.allocators.dcss_choice import Candidates, staircase
-from dsa_core.allocators.dcss_tilt import ratio_slope, tilt
-from dsa_core.cost import QuadraticForm
-from dsa_core.exercises import n08
+from dsa_core.budget import QuadraticForm
+from dsa_core.methods.dcss_choice import Candidates, staircase
+from dsa_core.methods.dcss_tilt import ratio_slope, tilt
 
 RIGHT = [
     (n08.check_staircase, n08.solution_staircase),

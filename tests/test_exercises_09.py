@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from course.exercises import n09
 
-from dsa_core.allocators.dtp_counts import competing_counts
-from dsa_core.cost import QuadraticForm
-from dsa_core.exercises import n09
+from dsa_core.budget import QuadraticForm
 from dsa_core.kernels.transport import sinkhorn, transport_mask
+from dsa_core.methods.dtp_counts import competing_counts
 
 
 def columns_first(plan, rows, columns):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from course.exercises import n10
 
-from dsa_core.allocators.amc_env import Wall
-from dsa_core.allocators.bracket import Look, between
-from dsa_core.cost import Budget, Cost, QuadraticForm
-from dsa_core.exercises import n10
+from dsa_core.budget import Budget, Cost, QuadraticForm
+from dsa_core.methods.amc_env import Wall
+from dsa_core.methods.bracket import Look, between
 
 WRONG = [
     (n10.check_shrink, lambda a, h, lam: a.sign() * (a.abs() - lam / h[:, None]).relu(), "length"),

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from course.exercises import n11
 
-from dsa_core.exercises import n11
 from dsa_core.kernels import solve_threshold
 
 

@@ -5,10 +5,9 @@ from statistics import fmean, pstdev, stdev, variance
 
 import numpy as np
 import pytest
+from course.exercises import n12
 from scipy.stats import t as student
 from scipy.stats import ttest_ind
-
-from dsa_core.exercises import n12
 
 
 def interval_with(degrees, spread=variance):

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from course.exercises import grade, try_it
 from torch import Tensor
-
-from dsa_core.exercises import grade, try_it
 
 INPUTS = [(torch.tensor([1.0, -2.0]),), (torch.tensor([0.0, 3.0]),)]
 

@@ -17,12 +17,12 @@ from problems_runs import PLAIN, digits, fresh, tiny_preset, tiny_run
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from dsa_core.allocators import SearchConfig
 from dsa_core.errors import BudgetError, ConfigError, DataError
-from dsa_core.experiment import PRESETS, RunConfig, configure, presets, run
-from dsa_core.experiment.facts import git, versions
-from dsa_core.experiment.phases import ratio_training
-from dsa_core.record import FILE, Record, read_record
+from dsa_core.lab.record import FILE, Record, read_record
+from dsa_core.lab.runs import PRESETS, RunConfig, configure, presets, run
+from dsa_core.lab.runs.facts import git, versions
+from dsa_core.lab.runs.phases import ratio_training
+from dsa_core.methods import SearchConfig
 from dsa_core.surgery import load
 from dsa_core.training import TrainConfig, evaluate
 
@@ -38,7 +38,7 @@ TIMED = {
 
 def test_the_hash_is_the_same_in_another_process():
     code = (
-        "from dsa_core.experiment import configure;"
+        "from dsa_core.lab.runs import configure;"
         "c = configure('quick', ratio=0.3, floors={'b': .2, 'a': .1}, seed=4);"
         "print(c.hash, c.series, c.folder, c.dense_folder)"
     )
@@ -144,7 +144,7 @@ def test_the_record_is_what_the_files_hold(finished):
 
 
 def tiny_task():
-    from dsa_core.data import classification
+    from dsa_core.lab.data import classification
 
     return classification()
 
@@ -236,7 +236,7 @@ def test_what_cannot_work_is_refused_at_once(changes, error, words, tmp_path):
 
 
 def test_a_network_for_large_pictures_on_small_ones(monkeypatch):
-    from dsa_core.experiment.start import start
+    from dsa_core.lab.runs.start import start
 
     config = tiny_run(model="alexnet", dataset="cifar10")
     with pytest.raises(ConfigError, match=r"3x32x32 \(it is made for 3x224x224\).*resnet20"):
@@ -249,7 +249,7 @@ def test_git_outside_of_a_tree():
 
 # ------------------------------------------------------------------ killed and interrupted
 
-PRELOAD = ["torch", "dsa_core.cli", "dsa_core.experiment", "sklearn.datasets", "problems_runs"]
+PRELOAD = ["torch", "dsa_core.lab.cli", "dsa_core.lab.runs", "sklearn.datasets", "problems_runs"]
 
 
 def long_preset():
@@ -272,7 +272,7 @@ def run_command_line(out: str) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.argv = ["dsa", "run", "--preset", "long", "--out", out, "--quiet"]
-    from dsa_core.cli import main
+    from dsa_core.lab.cli import main
 
     main()
 

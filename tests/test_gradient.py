@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.testing import assert_close
 
-from dsa_core import data
-from dsa_core.admm import prices, uniform_ratio
-from dsa_core.allocators import ALLOCATORS, SearchData, ratio_gradient
+from dsa_core.budget import Budget, Cost, prices, uniform_ratio
 from dsa_core.channels import ChannelGraph, trace
-from dsa_core.cost import Budget, Cost
-from dsa_core.data import Task
+from dsa_core.lab import data
+from dsa_core.lab.data import Task
+from dsa_core.lab.models.resnet import resnet
 from dsa_core.masks import (
     estimator_mask,
     importance,
@@ -26,7 +25,7 @@ from dsa_core.masks import (
     sample_mask,
     top_channels,
 )
-from dsa_core.models.resnet import resnet
+from dsa_core.methods import ALLOCATORS, SearchData, ratio_gradient
 from dsa_core.training import FP32, TrainConfig, train
 
 MEAN = Task("mean", lambda outputs, y: outputs.mean(), lambda outputs, y: outputs.sum(), "mean")

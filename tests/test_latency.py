@@ -5,7 +5,7 @@ import time
 import torch
 from torch import nn
 
-from dsa_core.latency import WARM_UP, latencies, latency
+from dsa_core.lab.latency import WARM_UP, latencies, latency
 from dsa_core.training import Precision
 
 

@@ -8,13 +8,13 @@ import torch
 from problems_runs import graph8, tiny_run
 from pydantic import ValidationError
 
-from dsa_core import models
-from dsa_core.calibration import Calibration, CalibrationSettings, calibrate
-from dsa_core.check import count_macs
-from dsa_core.cli import parse_budget
-from dsa_core.cost import Cost
+from dsa_core.budget import Cost
 from dsa_core.errors import BudgetError, ConfigError
-from dsa_core.experiment import configure, run
+from dsa_core.lab import models
+from dsa_core.lab.calibration import Calibration, CalibrationSettings, calibrate
+from dsa_core.lab.cli import parse_budget
+from dsa_core.lab.runs import configure, run
+from dsa_core.surgery.verify import count_macs
 
 BATCH = 32
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from dsa_core import data
-from dsa_core.data import MAP_AUGMENTATIONS, VOID, MapBatches, augment_maps
-from dsa_core.data.maps import MapAugmentation
-from dsa_core.data.scenes import compose
-from dsa_core.data.voc import mean_and_std
 from dsa_core.errors import ConfigError, DataError
+from dsa_core.lab import data
+from dsa_core.lab.data import MAP_AUGMENTATIONS, VOID, MapBatches, augment_maps
+from dsa_core.lab.data.maps import MapAugmentation
+from dsa_core.lab.data.scenes import compose
+from dsa_core.lab.data.voc import mean_and_std
 
 CAMVID = data.data_root() / "voc"
 
@@ -172,7 +172,7 @@ def test_a_pixel_is_named_after_the_digit_that_made_it():
 
 def test_every_number_of_digits_is_as_frequent(monkeypatch):
     """The k-th digit of a scene inks row k alone: the labels then count the digits."""
-    from dsa_core.data import scenes as module
+    from dsa_core.lab.data import scenes as module
 
     calls = []
 
@@ -190,7 +190,7 @@ def test_every_number_of_digits_is_as_frequent(monkeypatch):
 
 
 def test_test_scenes_are_of_other_digits(monkeypatch):
-    from dsa_core.data import datasets
+    from dsa_core.lab.data import datasets
 
     seen = {}
 

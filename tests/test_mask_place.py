@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from course.exercises import mask_place
+from course.exercises.mask_place import Probe
 from problems_networks import cbr, chain
 from torch import Tensor
 from torch.testing import assert_close
 
 from dsa_core import data, masked_call, trace
-from dsa_core.exercises import mask_place
-from dsa_core.exercises.mask_place import Probe
 
 TASK = data.classification()
 

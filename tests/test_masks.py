@@ -8,9 +8,9 @@ from problems_networks import chain, conv
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dsa_core import models
 from dsa_core.channels import ChannelGraph, trace
 from dsa_core.errors import ConfigError
+from dsa_core.lab import models
 from dsa_core.masks import (
     TINY,
     estimator_mask,

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode
 
-from dsa_core import data, models
 from dsa_core.errors import ConfigError
+from dsa_core.lab import data, models
 from dsa_core.training import evaluate
 
 # name: convolutions, MACs in millions, parameters of the convolutions in millions (DSA, computed

@@ -8,10 +8,10 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from course import notebook
 from matplotlib.figure import Figure
 from nbclient.exceptions import CellExecutionError
 
-from dsa_core import notebook
 from dsa_core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,8 +7,8 @@ import pytest
 from problems_runs import some_record
 from scipy.stats import spearmanr
 
-from dsa_core import models
-from dsa_core.paper_results import (
+from dsa_core.lab import models
+from dsa_core.lab.paper_results import (
     BASE,
     FASTER,
     GPU_HOURS,
@@ -22,7 +22,7 @@ from dsa_core.paper_results import (
     paper_result,
     shown,
 )
-from dsa_core.report import as_csv, as_markdown
+from dsa_core.lab.report import as_csv, as_markdown
 
 
 def found(model="resnet20", dataset="cifar10", method="dsa", resource="macs", ratio=0.5):

@@ -8,16 +8,16 @@ import torch
 from problems_runs import allocate, fresh, graph8, search_config, search_data, trained
 from torch import Tensor, nn
 
-from dsa_core.allocators import Allocation, Problem, penalised
-from dsa_core.allocators.morphnet import CostPenalty, largest_scales
-from dsa_core.allocators.penalised import Trials, rounded_off, way_to_zero
-from dsa_core.allocators.search import SearchRun
-from dsa_core.allocators.settings.morphnet import MorphNetSettings
-from dsa_core.allocators.settings.ssl import SSLSettings
-from dsa_core.allocators.ssl import GroupLasso, group_norms, group_sizes, slices_of
+from dsa_core.budget import Budget, Cost
 from dsa_core.channels import trace
-from dsa_core.cost import Budget, Cost
 from dsa_core.errors import TrainingError
+from dsa_core.methods import Allocation, Problem, penalised
+from dsa_core.methods.morphnet import CostPenalty, largest_scales
+from dsa_core.methods.penalised import Trials, rounded_off, way_to_zero
+from dsa_core.methods.search import SearchRun
+from dsa_core.methods.settings.morphnet import MorphNetSettings
+from dsa_core.methods.settings.ssl import SSLSettings
+from dsa_core.methods.ssl import GroupLasso, group_norms, group_sizes, slices_of
 from dsa_core.training import FP32, Precision
 
 

@@ -8,8 +8,8 @@ from matplotlib.image import imread
 from problems_runs import some_record
 
 from dsa_core.errors import ConfigError
-from dsa_core.plots import COLOURS, allocation_figure, label, png
-from dsa_core.record import GroupRecord
+from dsa_core.lab.plots import COLOURS, allocation_figure, label, png
+from dsa_core.lab.record import GroupRecord
 
 
 def groups(n: int, kept: int = 5) -> tuple[GroupRecord, ...]:

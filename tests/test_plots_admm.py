@@ -5,12 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-
-from dsa_core.errors import ConfigError
-from dsa_core.plots import COLOURS, png
-from dsa_core.plots.admm import (
+from course.figures.admm import (
     curves_figure,
     landscape,
     landscape_figure,
@@ -18,6 +13,11 @@ from dsa_core.plots.admm import (
     penalty_figure,
     price_figure,
 )
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from dsa_core.errors import ConfigError
+from dsa_core.lab.plots import COLOURS, png
 
 
 def loss(a: torch.Tensor) -> torch.Tensor:

@@ -2,18 +2,18 @@
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
-
-from dsa_core.errors import ConfigError
-from dsa_core.plots import COLOURS, png
-from dsa_core.plots.costs import (
+from course.figures.costs import (
     latency_figure,
     left_over_figure,
     share_figure,
     spread_figure,
     width_figure,
 )
-from dsa_core.plots.sensitivity import ROLE_COLOURS, agreement_figure, groups_figure
+from course.figures.sensitivity import ROLE_COLOURS, agreement_figure, groups_figure
+from matplotlib.colors import to_hex
+
+from dsa_core.errors import ConfigError
+from dsa_core.lab.plots import COLOURS, png
 
 
 def test_what_is_left_is_drawn_over_the_keep_ratio() -> None:

@@ -1,19 +1,19 @@
 """The frontier: points from records, what lies between them, and the picture."""
 
 import pytest
-from matplotlib.container import ErrorbarContainer
-from problems_runs import some_record
-
-from dsa_core.errors import ConfigError
-from dsa_core.plots.frontier import (
+from course.figures.frontier import (
     Point,
     between,
     frontier_figure,
     frontiers,
     place_in,
 )
-from dsa_core.plots.style import colour_of
-from dsa_core.record import CostRecord, Record, Scores
+from matplotlib.container import ErrorbarContainer
+from problems_runs import some_record
+
+from dsa_core.errors import ConfigError
+from dsa_core.lab.plots.style import colour_of
+from dsa_core.lab.record import CostRecord, Record, Scores
 
 
 def run(method: str, asked: float, score: float, seed: int = 0, **changes: object) -> Record:

@@ -1,6 +1,8 @@
 """The picture of the groups says what the graph says; keep probabilities and prices are drawn."""
 
 import torch
+from course.figures.graph import Step, graph_figure, wiring
+from course.figures.masks import group_probs, keep_figure, prices_figure, sharpness_figure
 from matplotlib.figure import Figure
 from problems_networks import Net, cbr, chain, conv
 from torch import nn
@@ -8,9 +10,7 @@ from torch.testing import assert_close
 
 from dsa_core import models, trace
 from dsa_core.channels import ChannelGraph
-from dsa_core.plots.graph import Step, graph_figure, wiring
-from dsa_core.plots.masks import group_probs, keep_figure, prices_figure, sharpness_figure
-from dsa_core.plots.style import png
+from dsa_core.lab.plots.style import png
 
 
 def of(model: nn.Module, *shape: int) -> ChannelGraph:

@@ -1,12 +1,12 @@
 """Methods side by side: the pictures show the numbers of the records."""
 
 import pytest
+from course.figures.methods import methods_of, scores_figure, seconds_figure
 from matplotlib.colors import same_color, to_rgba
 from problems_runs import some_record
 
 from dsa_core.errors import ConfigError
-from dsa_core.plots.methods import methods_of, scores_figure, seconds_figure
-from dsa_core.record import Record, Scores
+from dsa_core.lab.record import Record, Scores
 
 
 def run(method: str, ratio: float, score: float, **changes: object) -> Record:

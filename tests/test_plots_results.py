@@ -1,11 +1,11 @@
 """Pictures of the campaign: they show the numbers that they were given."""
 
 import pytest
+from course.estimate import Estimate
+from course.figures.results import differences_figure, strip_figure
 from matplotlib.colors import same_color
 
 from dsa_core.errors import ConfigError
-from dsa_core.estimate import Estimate
-from dsa_core.plots.results import differences_figure, strip_figure
 
 GAPS = {
     "before": {"50 %": Estimate(2.0, 3, 0.5), "25 %": Estimate(4.0, 1)},

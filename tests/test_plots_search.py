@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from course.figures.search import group_colours, running_mean, search_figure
 
 from dsa_core.errors import ConfigError
-from dsa_core.plots import COLOURS, search_figure
-from dsa_core.plots.search import group_colours, running_mean
+from dsa_core.lab.plots import COLOURS
 
 
 def history(groups: int = 2, loss: list[float | None] | None = None) -> dict[str, Any]:

@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import to_hex
-
-from dsa_core.plots import COLOURS, png
-from dsa_core.plots.speed import (
+from course.figures.speed import (
     bar_figure,
     fit_figure,
     promise_figure,
@@ -14,6 +11,9 @@ from dsa_core.plots.speed import (
     residual_figure,
     roofline_figure,
 )
+from matplotlib.colors import to_hex
+
+from dsa_core.lab.plots import COLOURS, png
 
 
 def test_two_roofs_meet_where_arithmetic_and_memory_take_as_long() -> None:

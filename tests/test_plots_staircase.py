@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-
-from dsa_core.errors import ConfigError
-from dsa_core.plots import png
-from dsa_core.plots.pictures import CLASSES, crops_figure, maps_figure, painted
-from dsa_core.plots.staircase import (
+from course.figures.pictures import CLASSES, crops_figure, maps_figure, painted
+from course.figures.staircase import (
     budgets_figure,
     choices_figure,
     methods_figure,
     staircase_figure,
 )
+
+from dsa_core.errors import ConfigError
+from dsa_core.lab.plots import png
 
 
 def test_the_staircase_is_the_sum_of_its_slabs():

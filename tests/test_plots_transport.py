@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from course.figures.transport import decay_figure, density_figure, masks_figure, plan_figure
 
-from dsa_core.plots import png
-from dsa_core.plots.transport import decay_figure, density_figure, masks_figure, plan_figure
+from dsa_core.lab.plots import png
 
 
 def test_a_plan_is_stacked_channel_by_channel() -> None:

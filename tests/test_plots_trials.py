@@ -1,8 +1,7 @@
 """Pictures of trials: what is drawn is what was given."""
 
 import numpy as np
-
-from dsa_core.plots.trials import episodes_figure, shrink_figure, trials_figure
+from course.figures.trials import episodes_figure, shrink_figure, trials_figure
 
 
 def test_trials_are_points_in_their_order_and_the_budget_is_a_band() -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from dsa_core.errors import ConfigError
 from dsa_core.files import atomic_file, write_atomically
-from dsa_core.record import FILE, Record, Scores, find_records, read_record, write_record
+from dsa_core.lab.record import FILE, Record, Scores, find_records, read_record, write_record
 
 
 def test_round_trip(tmp_path):

@@ -9,10 +9,10 @@ from problems_runs import ACCURACIES, some_record, three_seeds
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dsa_core.cli import app
 from dsa_core.errors import ConfigError
-from dsa_core.record import Scores, write_record
-from dsa_core.report import (
+from dsa_core.lab.cli import app
+from dsa_core.lab.record import Scores, write_record
+from dsa_core.lab.report import (
     BEGIN,
     COLUMNS,
     END,

@@ -19,14 +19,13 @@ from problems_runs import (
 from pydantic import ValidationError
 from torch import nn
 
-from dsa_core.admm import PaperSettings
-from dsa_core.allocators import ALLOCATORS, Allocation, Problem, Update
-from dsa_core.allocators.fixed_direction import FixedDirection
-from dsa_core.allocators.random_ratios import direction
-from dsa_core.allocators.ratios import KeepRatioScheme
+from dsa_core.budget import Budget, Cost, PaperSettings
 from dsa_core.channels import trace
-from dsa_core.cost import Budget, Cost
 from dsa_core.errors import BudgetError, ConfigError, TrainingError
+from dsa_core.methods import ALLOCATORS, Allocation, Problem, Update
+from dsa_core.methods.fixed_direction import FixedDirection
+from dsa_core.methods.random_ratios import direction
+from dsa_core.methods.ratios import KeepRatioScheme
 from dsa_core.training import TrainConfig, train
 
 STEPS = 20  # five epochs of four steps

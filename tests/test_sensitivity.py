@@ -5,21 +5,21 @@ import math
 
 import pytest
 import torch
-from scipy.stats import rankdata
-from torch import nn
-from torch.testing import assert_close
-
-import dsa_core as dsa
-from dsa_core.channels import ChannelGraph
-from dsa_core.data import Batches
-from dsa_core.errors import ConfigError
-from dsa_core.sensitivity import (
+from course.sensitivity import (
     correlate,
     mean_ratio_gradient,
     role,
     sensitivity,
     softmax_scaled,
 )
+from scipy.stats import rankdata
+from torch import nn
+from torch.testing import assert_close
+
+import dsa_core as dsa
+from dsa_core.channels import ChannelGraph
+from dsa_core.errors import ConfigError
+from dsa_core.lab.data import Batches
 
 TASK = dsa.data.classification()
 

@@ -10,8 +10,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from dsa_core.record import find_records
-from dsa_core.report import as_markdown, put_into
+from dsa_core.lab.record import find_records
+from dsa_core.lab.report import as_markdown, put_into
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -100,7 +100,7 @@ def test_readme_links_lead_somewhere():
 def test_readme_commands_exist_on_the_command_line():
     from typer.testing import CliRunner
 
-    from dsa_core.cli import app
+    from dsa_core.lab.cli import app
 
     named = set(re.findall(r"^ +dsa ([a-z]+)", README, re.MULTILINE))
     assert named

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dsa_core import models
 from dsa_core.channels import ChannelGraph, trace
 from dsa_core.errors import SurgeryError
+from dsa_core.lab import models
 from dsa_core.surgery.files import describe, digest
 from dsa_core.surgery.sparse import held_zeros, load_sparse, save_sparse, zero_weights
 

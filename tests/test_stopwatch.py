@@ -2,7 +2,7 @@
 
 import time
 
-from dsa_core.stopwatch import Stopwatch, total_time
+from dsa_core.training.stopwatch import Stopwatch, total_time
 
 
 def test_sleeping_takes_time_and_no_processor() -> None:

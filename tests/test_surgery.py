@@ -11,13 +11,13 @@ import torch
 from problems_networks import TOYS, Toy, chain, conv
 from torch import Tensor, nn
 
-from dsa_core import models
+from dsa_core.budget import Cost
 from dsa_core.channels import ChannelGraph, trace
-from dsa_core.check import count_macs, random_channels, randomise
-from dsa_core.cost import Cost
 from dsa_core.errors import SurgeryError
+from dsa_core.lab import models
 from dsa_core.masks import masked, masked_call
 from dsa_core.surgery import load, prune, save, try_forward
+from dsa_core.surgery.verify import count_macs, random_channels, randomise
 
 IDS = [toy.name for toy in TOYS]
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}  # float64, some dozens of roundings

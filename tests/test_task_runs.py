@@ -7,18 +7,19 @@ import torch
 from problems_runs import PLAIN, some_record, tiny_preset, tiny_run
 from torch import nn
 
-from dsa_core import data, models, report
-from dsa_core.allocators import SearchConfig
 from dsa_core.channels import trace
-from dsa_core.check import check, compare, random_channels, randomise
-from dsa_core.data import datasets
 from dsa_core.errors import ConfigError
-from dsa_core.experiment import RunConfig, run
-from dsa_core.experiment.start import start
-from dsa_core.experiment.workshop import Workshop
-from dsa_core.plots.allocation import label
-from dsa_core.record import FILE, Record, read_record
+from dsa_core.lab import data, models, report
+from dsa_core.lab.check import check, compare
+from dsa_core.lab.data import datasets
+from dsa_core.lab.plots.allocation import label
+from dsa_core.lab.record import FILE, Record, read_record
+from dsa_core.lab.runs import RunConfig, run
+from dsa_core.lab.runs.start import start
+from dsa_core.lab.runs.workshop import Workshop
+from dsa_core.methods import SearchConfig
 from dsa_core.surgery import load
+from dsa_core.surgery.verify import random_channels, randomise
 from dsa_core.training import TrainConfig, evaluate
 
 MODELS = {"digit_scenes": "segnet_small", "photo_patches": "edsr_small"}

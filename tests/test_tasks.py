@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from dsa_core import data, models
-from dsa_core.data import VOID, Task, in_unit, luma, segmentation, super_resolution, with_unit
-from dsa_core.data.batches import BatchSource
 from dsa_core.errors import ConfigError
+from dsa_core.lab import data, models
+from dsa_core.lab.data import VOID, Task, in_unit, luma, segmentation, super_resolution, with_unit
+from dsa_core.lab.data.batches import BatchSource
 from dsa_core.training import evaluate
 
 K = 4

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dsa_core import parallel
 from dsa_core.errors import ConfigError
-from dsa_core.parallel import (
+from dsa_core.lab.record import read_record
+from dsa_core.training import processes as parallel
+from dsa_core.training.processes import (
     Team,
     agreed,
     average,
@@ -24,7 +25,6 @@ from dsa_core.parallel import (
     team,
     wait,
 )
-from dsa_core.record import read_record
 
 SCRIPT = Path(__file__).with_name("team_search.py")
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

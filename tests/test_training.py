@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from dsa_core import data, models
 from dsa_core.errors import ConfigError, TrainingError
+from dsa_core.lab import data, models
 from dsa_core.training import (
     FP32,
     Precision,
@@ -544,7 +544,7 @@ EPOCHS = 12
 
 # Imported once, by the server, and not by each of the five processes of the test.
 PRELOAD = [
-    "dsa_core.models",
+    "dsa_core.lab.models",
     "dsa_core.training",
     "hypothesis.strategies",
     "pytest",

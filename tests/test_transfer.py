@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from course.exercises import transfer
+from course.exercises.transfer import Comparison
 
+from dsa_core.budget import Budget, Cost
 from dsa_core.channels import trace
-from dsa_core.cost import Budget, Cost
-from dsa_core.exercises import transfer
-from dsa_core.exercises.transfer import Comparison
 
 F64 = torch.float64
 

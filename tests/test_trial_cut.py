@@ -6,8 +6,8 @@ from problems_runs import digits, tiny_run
 from torch import Tensor, nn
 
 from dsa_core.errors import ConfigError, SurgeryError
-from dsa_core.experiment import run
-from dsa_core.experiment.start import start
+from dsa_core.lab.runs import run
+from dsa_core.lab.runs.start import start
 
 
 class WideView(nn.Module):

@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from dsa_core import data
-from dsa_core.data import UpscaleBatches, shrunk, super_resolution
-from dsa_core.data.upscale import cut, even
 from dsa_core.errors import ConfigError, DataError
+from dsa_core.lab import data
+from dsa_core.lab.data import UpscaleBatches, shrunk, super_resolution
+from dsa_core.lab.data.upscale import cut, even
 from dsa_core.training import evaluate
 
 SR = data.data_root() / "sr"

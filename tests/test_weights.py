@@ -11,11 +11,11 @@ from problems_runs import TASK, digits, fresh, tiny_preset, tiny_run
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from dsa_core import data, models
-from dsa_core.cli import main
 from dsa_core.errors import ConfigError
-from dsa_core.experiment import configure, presets, run
-from dsa_core.models.weights import file_digest, load_weights
+from dsa_core.lab import data, models
+from dsa_core.lab.cli import main
+from dsa_core.lab.models.weights import file_digest, load_weights
+from dsa_core.lab.runs import configure, presets, run
 from dsa_core.training import evaluate
 
 STANDARD = data.data_root() / "weights" / "resnet20-12fca82f.th"

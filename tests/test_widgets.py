@@ -7,15 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems_runs import found, graph8, some_record
-
-from dsa_core.allocators import ALLOCATORS
-from dsa_core.cost import Budget, Cost
-from dsa_core.errors import BudgetError, ConfigError
-from dsa_core.experiment.phases import write_history
-from dsa_core.notebook import Session
-from dsa_core.record import CostRecord, GroupRecord, write_record
-from dsa_core.widgets import (
+from course.notebook import Session
+from course.widgets import (
     BudgetExplorer,
     LiveJob,
     Network,
@@ -28,6 +21,13 @@ from dsa_core.widgets import (
     read_shelf,
     run_panel,
 )
+from problems_runs import found, graph8, some_record
+
+from dsa_core.budget import Budget, Cost
+from dsa_core.errors import BudgetError, ConfigError
+from dsa_core.lab.record import CostRecord, GroupRecord, write_record
+from dsa_core.lab.runs.phases import write_history
+from dsa_core.methods import ALLOCATORS
 
 ROOT = Path(__file__).resolve().parents[1]
 COSTS = {resource: Cost.of(graph8(), resource) for resource in ("macs", "params")}
@@ -295,7 +295,7 @@ def test_other_errors_are_shown_and_raised_under_test(explorer, monkeypatch) -> 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("dsa_core.widgets.explorer.look", broken)
+    monkeypatch.setattr("course.widgets.explorer.look", broken)
     with pytest.raises(ZeroDivisionError):
         explorer.budget.value = 0.7
     assert "ZeroDivisionError: a bug" in explorer.problem.value

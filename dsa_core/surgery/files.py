@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from dsa_core import models
 from dsa_core.channels import ChannelGraph, trace
 from dsa_core.errors import SurgeryError, TraceError
 from dsa_core.files import write_atomically
@@ -100,7 +100,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     architecture = read_architecture(folder / ARCHITECTURE)
     tensors = read_weights(folder / WEIGHTS, architecture["tensors"])
     if model is None:
-        model = models.build(architecture["model"], num_classes=architecture["num_classes"])
+        model = by_name(architecture["model"], num_classes=architecture["num_classes"])
     some = next(model.parameters())
     example = torch.zeros(architecture["input_shape"], dtype=some.dtype, device=some.device)
     try:
@@ -122,6 +122,18 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     own.update(tensors)  # keeps the metadata that some networks ask for
     pruned.load_state_dict(own, assign=True)
     return pruned.eval()
+
+
+def by_name(name: str, *, num_classes: int) -> nn.Module:
+    """Build a dense network that a file names; the lab knows the names, where it is installed."""
+    try:
+        build: Callable[..., nn.Module] = import_module("dsa_core.lab.models").build
+    except ImportError as error:
+        raise SurgeryError(
+            f"the file names the network {name!r}, which the extra `lab` would build ({error}): "
+            "pip install 'dsa_core[lab]', or pass the dense network as model="
+        ) from error
+    return build(name, num_classes=num_classes)
 
 
 def read_architecture(path: Path, entries: Mapping[str, type] = ENTRIES) -> dict[str, Any]:

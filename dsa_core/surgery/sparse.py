@@ -11,12 +11,11 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from dsa_core import models
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import SurgeryError
 from dsa_core.files import write_atomically
 from dsa_core.surgery.cut import duplicate
-from dsa_core.surgery.files import describe, digest, read_architecture, read_weights
+from dsa_core.surgery.files import by_name, describe, digest, read_architecture, read_weights
 
 FORMAT = 1
 FACTS, TENSORS = "sparse.json", "sparse.safetensors"
@@ -166,7 +165,7 @@ def load_sparse(folder: str | Path, model: nn.Module | None = None) -> nn.Module
     facts = read_architecture(folder / FACTS, ENTRIES)
     tensors = read_weights(folder / TENSORS, facts["tensors"], FACTS)
     if model is None:
-        model = models.build(facts["model"], num_classes=facts["num_classes"])
+        model = by_name(facts["model"], num_classes=facts["num_classes"])
     sparse = duplicate(model).cpu()
     state = {k: v for k, v in tensors.items() if not k.endswith((INDICES, VALUES))}
     for key, shape in facts["shapes"].items():

@@ -1,7 +1,6 @@
 """Train and evaluate: plain loops, and the parts that a search loop shares with them."""
 
-from dsa_core.data.seeds import step_seed
-from dsa_core.parallel import average
+from dsa_core.training.batches import Batch, BatchSource
 from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
 from dsa_core.training.config import TrainConfig
 from dsa_core.training.evaluate import (
@@ -24,13 +23,19 @@ from dsa_core.training.precision import (
     place,
     place_model,
 )
+from dsa_core.training.processes import average
+from dsa_core.training.seeds import step_seed
+from dsa_core.training.task import Task
 
 __all__ = [
     "FP32",
+    "Batch",
+    "BatchSource",
     "EpochRecord",
     "EvalResult",
     "Meter",
     "Precision",
+    "Task",
     "TrainConfig",
     "TrainResult",
     "autocast",

@@ -12,7 +12,7 @@ from torch import nn
 
 from dsa_core.errors import TrainingError
 from dsa_core.files import atomic_file
-from dsa_core.parallel import team, wait
+from dsa_core.training.processes import team, wait
 
 FORMAT = 1
 

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dsa_core.data import BatchSource, Task
 from dsa_core.errors import ConfigError
+from dsa_core.training.batches import BatchSource
 from dsa_core.training.precision import FP32, Precision, autocast, place
+from dsa_core.training.task import Task
 
 
 @dataclass(frozen=True)

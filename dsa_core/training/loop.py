@@ -8,16 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsa_core.data import BatchSource, Task, step_seed
 from dsa_core.errors import TrainingError
-from dsa_core.parallel import (
-    agreed,
-    average_buffers,
-    average_gradients,
-    mean_and_sum,
-    team,
-)
-from dsa_core.stopwatch import Stopwatch, total_time
+from dsa_core.training.batches import BatchSource
 from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
 from dsa_core.training.config import TrainConfig
 from dsa_core.training.evaluate import device_of_model
@@ -25,6 +17,16 @@ from dsa_core.training.memory import keep_freed_memory
 from dsa_core.training.meter import Meter
 from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
 from dsa_core.training.precision import Precision, autocast, choose_precision, place, place_model
+from dsa_core.training.processes import (
+    agreed,
+    average_buffers,
+    average_gradients,
+    mean_and_sum,
+    team,
+)
+from dsa_core.training.seeds import step_seed
+from dsa_core.training.stopwatch import Stopwatch, total_time
+from dsa_core.training.task import Task
 
 EpochRecord = dict[str, float]
 

@@ -12,14 +12,13 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dsa_core import models
-from dsa_core.admm import uniform_ratio
+from dsa_core.budget import Budget, Cost, round_to_channels, uniform_ratio
 from dsa_core.channels import trace
-from dsa_core.check import count_macs
-from dsa_core.cost import Budget, Cost, round_to_channels
-from dsa_core.data import BatchSource, Dataset
+from dsa_core.lab import models
+from dsa_core.lab.data import BatchSource, Dataset
 from dsa_core.masks import Importance, importance, top_channels
 from dsa_core.surgery import prune
+from dsa_core.surgery.verify import count_macs
 from dsa_core.training import evaluate, mode, recalibrate_batchnorm
 
 NETWORKS = (

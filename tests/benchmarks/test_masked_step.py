@@ -8,7 +8,7 @@ steps in the paper, every 2 by default. Nothing here fails by being slow.
 
 import pytest
 
-from dsa_core.bench.steps import DEFAULT_EVERY, PAPER_EVERY, step_times
+from dsa_core.lab.bench.steps import DEFAULT_EVERY, PAPER_EVERY, step_times
 
 ROUNDS = 30
 

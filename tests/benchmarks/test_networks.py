@@ -5,8 +5,8 @@ Uniform allocation, batch 128, widths in multiples of 1, 8, 16. Nothing here fai
 
 import pytest
 
-from dsa_core.bench.networks import compare, formats, uniform_pair
-from dsa_core.bench.pictures import normalised, pictures
+from dsa_core.lab.bench.networks import compare, formats, uniform_pair
+from dsa_core.lab.bench.pictures import normalised, pictures
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet56", "resnet18_cifar"])

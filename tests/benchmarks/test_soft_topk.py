@@ -1,6 +1,6 @@
 """How long a forward and backward pass of soft_topk takes: `pytest tests/benchmarks`.
 
-The problem and its two peers are in `dsa_core.bench.soft_topk`. Nothing here fails by being slow.
+The problem and its two peers are in `lab.bench.soft_topk`. Nothing here fails by being slow.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 from torch.testing import assert_close
 
-from dsa_core.bench.soft_topk import Solver, by_group, by_operator, by_scipy, problem, speedup
+from dsa_core.lab.bench.soft_topk import Solver, by_group, by_operator, by_scipy, problem, speedup
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.05])

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import dsa_core as dsa
-from dsa_core.batch import jobs_of, read_spec, read_state
-from dsa_core.record import Record
+from dsa_core.lab.batch import jobs_of, read_spec, read_state
+from dsa_core.lab.record import Record
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "05_full_run.ipynb"
 GRID = f"notebook: {NOTEBOOK}\nparameters: {{preset: tiny}}\n"

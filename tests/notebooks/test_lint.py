@@ -135,7 +135,7 @@ def test_parameters_are_plain_and_papermill_sees_them_all(path: Path) -> None:
 @each
 def test_every_code_cell_was_executed_in_order(path: Path) -> None:
     counts = [cell.execution_count for cell in code_cells(path)]
-    assert counts == list(range(1, len(counts) + 1)), "run: python -m dsa_core.notebook execute"
+    assert counts == list(range(1, len(counts) + 1)), "run: python -m course.notebook execute"
 
 
 @each

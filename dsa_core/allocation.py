@@ -1,0 +1,194 @@
+"""The answer of every allocator: which channels stay, at what cost, and how it was found."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsa_core.budget import Budget, Cost, Resource, round_to_channels, shift_to_budget
+from dsa_core.channels import ChannelGraph
+from dsa_core.errors import BudgetError
+from dsa_core.masks import top_channels
+
+MET = 1e-9  # relative: the relaxed cost lands on the budget to a few roundings, from either side
+TOLERANCE = 1e-3  # a budget this close below the lowest cost passed is still answered
+
+
+@dataclass(frozen=True)
+class Update:
+    """One update of the keep ratios, or one look at them.
+
+    Attributes:
+        step: weight steps done before it.
+        budget: what was asked for at that moment, ratio of the dense cost.
+        cost: relaxed cost of `keep_ratios`, ratio of the dense cost.
+        sharpness: beta2.
+        inexactness: sum of p (1 - p) over all channels: the variance of the number of channels
+            kept.
+        loss: validation loss under the estimator's masks; NaN for an allocator that takes no
+            gradient.
+        price: mean price of the groups between their bounds, in units of loss per log cost.
+        price_spread: its spread over those groups; 0 at an optimum.
+        primal, dual: residuals of the ADMM step.
+        keep_ratios: of every group, after the update.
+    """
+
+    step: int
+    budget: float
+    cost: float
+    sharpness: float
+    inexactness: float
+    loss: float
+    price: float
+    price_spread: float
+    primal: float
+    dual: float
+    keep_ratios: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Which channels of a network stay.
+
+    Attributes:
+        method: the allocator's name.
+        graph: of the network.
+        budget: what was asked.
+        keep_ratios: relaxed keep ratios, float64, shape (K,).
+        importance: of every channel at the end, shape (n,); ranks the channels of a group.
+        counts: kept channels of every group, int64, shape (K,).
+        updates: the way there.
+        epochs: one record for each epoch of masked training.
+        seconds, processor_seconds: of the whole search, all its trials; see `Stopwatch`.
+        device: where it ran.
+        trials: searches it took until the budget was met, or until the method gave up on it.
+        notes: what else the allocator wants recorded.
+        weight_mask: where single weights were removed and no channel: weight -> which entries stay,
+            bool; None for a method that removes channels.
+    """
+
+    method: str
+    graph: ChannelGraph
+    budget: Budget
+    keep_ratios: Tensor
+    importance: Tensor
+    counts: Tensor
+    updates: tuple[Update, ...] = ()
+    epochs: tuple[dict[str, float], ...] = ()
+    seconds: float = 0.0
+    processor_seconds: float = 0.0
+    device: str = "cpu"
+    trials: int = 1
+    notes: dict[str, Any] = field(default_factory=dict)
+    weight_mask: Mapping[str, Tensor] | None = None
+
+    @property
+    def keep(self) -> Tensor:
+        """Which channels stay: the most important of every group, bool, shape (n,)."""
+        return top_channels(self.importance, self.counts, self.graph)
+
+    @property
+    def removed_weights(self) -> int:
+        """Single weights that were set to zero, besides the channels that were cut."""
+        return sum(int((~mask).sum()) for mask in (self.weight_mask or {}).values())
+
+    def relaxed_cost(self, resource: Resource | None = None) -> float:
+        """Cost of the relaxed keep ratios, as a ratio of the dense cost."""
+        cost = self._cost(resource)
+        return float(cost.relative(self.keep_ratios)) - self._zeros(cost) / cost.dense
+
+    def whole_cost(self, resource: Resource | None = None) -> int:
+        """Exact cost of the kept channels, in units of the resource; a zero is no parameter."""
+        cost = self._cost(resource)
+        return cost.at(self.counts) - self._zeros(cost)
+
+    def whole_ratio(self, resource: Resource | None = None) -> float:
+        """Exact cost of the kept channels, as a ratio of the dense cost."""
+        return self.whole_cost(resource) / self._cost(resource).dense
+
+    @property
+    def met(self) -> bool:
+        """Whether the kept channels are within the budget."""
+        return self.whole_ratio() <= self.budget.ratio + 1e-9
+
+    def at(
+        self,
+        *,
+        macs: float | None = None,
+        params: float | None = None,
+        latency: float | None = None,
+    ) -> "Allocation":
+        """The allocation for another budget that the search passed on its way down.
+
+        The keep ratios are those of the last update at or above the asked cost, shifted on it (a
+        common factor, which leaves the prices as they are), then rounded to whole channels;
+        channels are ranked by the importance at the end of the search.
+
+        Raises:
+            BudgetError: the search never passed that cost; names the range it did. Or it removed
+                single weights, of which only the last choice is known; or it followed no falling
+                budget (SSL, MorphNet, AMC), so that its earlier ratios are no answers.
+        """
+        if self.weight_mask is not None:
+            raise BudgetError(
+                f"{self.method} keeps no record of which single weights it would have kept at "
+                "another budget: search again"
+            )
+        budget = replace(self.budget, macs=macs, params=params, latency=latency, latency_ms=None)
+        if budget == self.budget:
+            return self
+        if not falls([u.budget for u in self.updates]):
+            raise BudgetError(
+                f"this search by {self.method} followed no falling budget, or has no history: it "
+                "answers its own budget only; search again with the one wanted"
+            )
+        cost = self._cost(budget.resource)
+        passed = [*(u.keep_ratios for u in self.updates), tuple(self.keep_ratios.tolist())]
+        chosen = ratios_on_path(torch.tensor(passed, dtype=torch.float64), cost, budget)
+        counts = round_to_channels(chosen, cost, budget)
+        return replace(self, budget=budget, keep_ratios=chosen, counts=counts)
+
+    def _zeros(self, cost: Cost) -> int:
+        return self.removed_weights if cost.resource == "params" else 0
+
+    def _cost(self, resource: Resource | None) -> Cost:
+        return self.budget.cost(self.graph, resource)
+
+
+def falls(budgets: Sequence[float]) -> bool:
+    """Whether a search asked for less and less on its way, from the budget of each update."""
+    return bool(budgets) and budgets[0] > budgets[-1]
+
+
+def ratios_on_path(passed: Tensor, cost: Cost, budget: Budget) -> Tensor:
+    """Read from the way of one search the keep ratios for another budget.
+
+    They are those of the last update whose cost is not below the budget, shifted on it: a factor
+    common to all groups, which leaves the prices as they are.
+
+    Args:
+        passed: keep ratios of every update in order, the final ones last, shape (T, K), in (0, 1].
+        cost: of the resource that the budget names.
+        budget: what is asked now, with its floors and its divisor.
+
+    Returns:
+        Relaxed keep ratios, float64, shape (K,), on the budget.
+
+    Raises:
+        BudgetError: the search never passed that cost; names the range it did.
+    """
+    form = cost.relative
+    path = ((passed @ form.Q) * passed).sum(1) + passed @ form.q + form.constant  # F of each, (T,)
+    if budget.ratio < float(path.min()) * (1 - TOLERANCE):
+        raise BudgetError(
+            f"{budget.resource}={budget.ratio:g} is below what this search passed: it went "
+            f"from 1 down to {float(path.min()):.4f} of the dense {budget.resource}. Ask for "
+            "that or more, or search again with the lower budget"
+        )
+    above = (path >= budget.ratio * (1 - MET)).nonzero()[:, 0]
+    nearest = passed[int(above[-1]) if len(above) else int(path.argmax())]
+    floors = budget.least_counts(cost) / cost.sizes
+    shifted, _ = shift_to_budget(nearest.log(), form, budget.ratio, floors)
+    return shifted.exp()

@@ -1,0 +1,99 @@
+"""What a network costs as a function of its keep ratios, and keep ratios under a budget."""
+
+import difflib
+
+import torch
+from torch import Tensor
+
+from dsa_core.budget.base import KeepRatioOptimizer, Residuals
+from dsa_core.budget.budget import NANOSECONDS, Budget, round_to_channels
+from dsa_core.budget.form import Cost, QuadraticForm, Resource, macs_form, params_form
+from dsa_core.budget.paper import Paper, PaperSettings
+from dsa_core.budget.priced import Priced, PricedSettings
+from dsa_core.budget.schedules import budget_at, sharpness_at, step_scale_at
+from dsa_core.budget.surface import (
+    CostForm,
+    check_budget,
+    metric,
+    prices,
+    shift_to_budget,
+    uniform_ratio,
+)
+from dsa_core.errors import ConfigError
+
+__all__ = [
+    "NANOSECONDS",
+    "Budget",
+    "Cost",
+    "CostForm",
+    "KeepRatioOptimizer",
+    "Paper",
+    "PaperSettings",
+    "Priced",
+    "PricedSettings",
+    "QuadraticForm",
+    "Residuals",
+    "Resource",
+    "budget_at",
+    "check_budget",
+    "macs_form",
+    "make_optimizer",
+    "metric",
+    "params_form",
+    "prices",
+    "round_to_channels",
+    "sharpness_at",
+    "shift_to_budget",
+    "step_scale_at",
+    "uniform_ratio",
+]
+
+
+def make_optimizer(
+    name: str,
+    cost: CostForm,
+    *,
+    floors: Tensor,
+    start: Tensor | None = None,
+    settings: PricedSettings | PaperSettings | None = None,
+) -> KeepRatioOptimizer:
+    """Build an optimiser of keep ratios.
+
+    Args:
+        name: "priced" (the default of this library) or "paper".
+        cost: the form F, F(1) = 1; it is called with float64.
+        floors: lowest keep ratio of each group, shape (K,), in (0, 1]; for one channel of C, 1 / C.
+        start: first keep ratios, shape (K,), in (0, 1], raised to the floors; None for the dense
+            network.
+        settings: `PricedSettings` or `PaperSettings`, to match the name; None for the defaults.
+
+    Returns:
+        The optimiser; `keep_ratios` are float64 on the device of `floors`.
+
+    Raises:
+        ConfigError: the name is unknown, or the settings are the other optimiser's.
+        ValueError: floors or start are out of range or of the wrong shape.
+    """
+    floors = _ratios("floors", floors, floors.shape)
+    start = torch.ones_like(floors) if start is None else _ratios("start", start, floors.shape)
+    if name == "priced" and isinstance(settings, PricedSettings | None):
+        return Priced(cost, floors=floors, start=start, settings=settings or PricedSettings())
+    if name == "paper" and isinstance(settings, PaperSettings | None):
+        return Paper(cost, floors=floors, start=start, settings=settings or PaperSettings())
+    if name in ("priced", "paper"):
+        raise ConfigError(f"settings: {type(settings).__name__} does not belong to {name!r}")
+    near = difflib.get_close_matches(name, ["priced", "paper"], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"name: wanted 'priced' or 'paper', got {name!r}{hint}")
+
+
+def _ratios(name: str, values: Tensor, shape: torch.Size) -> Tensor:
+    """Return ratios as float64, shape (K,), or raise ValueError."""
+    values = values.detach().to(torch.float64)
+    if values.shape != shape or values.ndim != 1 or values.numel() == 0:
+        raise ValueError(
+            f"{name}: wanted one ratio a group, shape {tuple(shape)}, got {tuple(values.shape)}"
+        )
+    if not bool(((values > 0) & (values <= 1)).all()):
+        raise ValueError(f"{name}: wanted ratios in (0, 1], got {values.tolist()}")
+    return values.clone()

@@ -1,5 +1,0 @@
-"""Exercises of the course: `core` grades, `nNN` holds the checks and answers of notebook NN."""
-
-from dsa_core.exercises.core import grade, try_it
-
-__all__ = ["grade", "try_it"]

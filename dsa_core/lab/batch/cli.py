@@ -1,0 +1,107 @@
+"""`dsa batch FILE.yaml`."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from dsa_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from dsa_core.lab.batch.state import RunState
+
+FILE_HELP = "the grid: notebook, parameters (lists are axes), seeds; see notebooks/batches/"
+OUT_HELP = "the batch goes to OUT/NAME of the file/; what is done there is skipped"
+WORKERS_HELP = "runs at a time, here or, with --slurm, jobs to submit"
+SCHEDULER_HELP = "address of a dask scheduler whose workers share this folder (extra `cluster`)"
+WIDE = 160  # columns where nobody looks
+
+
+def batch_command(
+    file: Annotated[Path, typer.Argument(help=FILE_HELP)],
+    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs"),
+    workers: Annotated[int, typer.Option(min=1, help=WORKERS_HELP)] = 1,
+    dry_run: Annotated[bool, typer.Option(help="print the plan and an estimate only")] = False,
+    scheduler: Annotated[str | None, typer.Option(help=SCHEDULER_HELP)] = None,
+    slurm: Annotated[bool, typer.Option(help="run on SLURM (extra `cluster`)")] = False,
+) -> None:
+    """Run a notebook over a grid of parameters; exit code 1 if a run failed.
+
+    Each run leaves its executed notebook, parameters and record in OUT/BATCH/RUN/. A batch that
+    was killed goes on when the same command is given again.
+    """
+    from dsa_core.lab.batch import view
+    from dsa_core.lab.batch.pools import threads_of
+    from dsa_core.lab.batch.run import run_batch, states_of
+    from dsa_core.lab.batch.spec import jobs_of, read_spec
+
+    if scheduler and slurm:
+        raise ConfigError("give --scheduler or --slurm, not both")
+    spec = read_spec(file)
+    jobs, folder = jobs_of(spec), out / file.stem
+    screen = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    if dry_run:
+        screen.print(view.plan(spec, states_of(jobs, folder), workers))
+        return
+    screen.print(view.estimate(spec, states_of(jobs, folder), workers))
+    environment = whole_paths() | ({} if scheduler or slurm else threads_of(workers))
+    with pool_of(workers, scheduler, slurm) as pool, Progress(screen) as progress:
+        states = run_batch(jobs, folder, pool, environment=environment, on_tick=progress)
+    screen.print(f"{view.summary(states)}; dsa report {folder}")
+    if any(s.state != "done" for s in states):
+        print(view.failures(states), file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def pool_of(workers: int, scheduler: str | None, slurm: bool) -> "AbstractContextManager[Executor]":
+    """Where the runs go."""
+    from dsa_core.lab.batch import pools
+
+    if scheduler:
+        return pools.scheduler_pool(scheduler)
+    return pools.slurm_pool(workers) if slurm else pools.local_pool(workers)
+
+
+def whole_paths() -> dict[str, str]:
+    """A relative DSA_DATA would mean another folder in a notebook's process."""
+    data = os.environ.get("DSA_DATA")
+    return {"DSA_DATA": str(Path(data).expanduser().resolve())} if data else {}
+
+
+class Progress:
+    """A live table on a terminal; elsewhere one line for each run that changes its state."""
+
+    def __init__(self, screen: Console) -> None:
+        self.screen = screen
+        self.live = Live(console=screen, auto_refresh=False) if screen.is_terminal else None
+        self.seen: dict[str, str] = {}
+
+    def __enter__(self) -> "Progress":
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def __call__(self, states: "Sequence[RunState]") -> None:
+        """Show the states."""
+        from dsa_core.lab.batch import view
+
+        if self.live is not None:
+            self.live.update(view.live_table(states), refresh=True)
+            return
+        for s in states:
+            if self.seen.get(s.id, "planned") != s.state:
+                took = f" {view.duration(s.seconds)}" if s.state == "done" else ""
+                print(f"{s.state}{took}: {s.id} {s.error}".rstrip(), flush=True)
+            self.seen[s.id] = s.state

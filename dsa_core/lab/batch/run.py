@@ -1,0 +1,180 @@
+"""All runs of a batch: what is to be done, by how many at a time, and what became of it."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, wait
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from dsa_core.errors import ConfigError
+from dsa_core.files import write_atomically
+from dsa_core.lab.batch.spec import Job
+from dsa_core.lab.batch.state import RunState, State, log, read_state, write_state
+from dsa_core.lab.batch.worker import PARAMETERS, kill_tree
+
+TICK_S = 1.0  # between two looks at the folders
+WORKER = "dsa_core.lab.batch.worker"
+OUTPUT = "output.txt"  # what a worker printed
+States = list[RunState]
+
+
+def run_batch(
+    jobs: Sequence[Job],
+    batch: Path,
+    pool: Executor,
+    *,
+    environment: dict[str, str] | None = None,
+    on_tick: Callable[[States], None] | None = None,
+) -> States:
+    """Run what is not done yet; a run that fails leaves the others alone.
+
+    Each run is a process of its own that ends when this one does, by whatever signal. State is
+    files only, so that the same call goes on after a crash: finished runs are skipped, the one in
+    flight starts again and finds the checkpoints that its notebook has left.
+
+    Args:
+        jobs: of the batch.
+        batch: folder of the batch; run `id` has the folder `batch/id`.
+        pool: where runs are handed to: threads, or a cluster that shares this folder.
+        environment: variables of the runs, beside those of the process that starts them.
+        on_tick: called about every second with the state of every job, in their order.
+
+    Returns:
+        The state of every job, in their order.
+
+    Raises:
+        ConfigError: another process works on this batch.
+        KeyboardInterrupt: as it came; local runs are stopped.
+    """
+    with only_one(batch):
+        todo = [job for job in jobs if read_state(batch / job.id, job).state != "done"]
+        futures = {
+            pool.submit(run_job, job, batch / job.id, environment or {}): job for job in todo
+        }
+        try:
+            follow(futures, jobs, batch, on_tick or (lambda states: None))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            kill_workers()
+            raise
+    return states_of(jobs, batch)
+
+
+def follow(
+    futures: dict[Future[RunState], Job],
+    jobs: Sequence[Job],
+    batch: Path,
+    on_tick: Callable[[States], None],
+) -> None:
+    """Wait for all runs; log each as it ends."""
+    pending = set(futures)
+    while pending:
+        on_tick(states_of(jobs, batch))
+        ended, pending = wait(pending, timeout=TICK_S)
+        for future in ended:
+            log(batch, outcome(future, futures[future], batch))
+    on_tick(states_of(jobs, batch))
+
+
+def outcome(future: Future[RunState], job: Job, batch: Path) -> RunState:
+    """What became of a run; one whose process could not even be started has failed."""
+    error = future.exception()
+    if error is None:
+        return future.result()
+    state = RunState(
+        id=job.id,
+        config_hash=job.config_hash,
+        state="failed",
+        error=f"{type(error).__name__}: {error}",
+    )
+    write_state(batch / job.id, state)
+    return state
+
+
+def states_of(jobs: Sequence[Job], batch: Path) -> States:
+    """What the folders say."""
+    return [read_state(batch / job.id, job) for job in jobs]
+
+
+def run_job(job: Job, folder: Path, environment: dict[str, str]) -> RunState:
+    """Run one job in a process of its own, and see that it ends in time.
+
+    Args:
+        job: what to run.
+        folder: of the run; made if it is not there.
+        environment: variables beside ours.
+
+    Returns:
+        Its state: "done", "failed", "timeout"; "interrupted" if the process was killed.
+    """
+    folder = folder.resolve()
+    write_atomically(folder / PARAMETERS, job.model_dump_json(indent=1) + "\n")
+    command = [sys.executable, "-m", WORKER, str(folder)]
+    begun = time.time()
+    with (folder / OUTPUT).open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # closes when we end: the worker then ends too
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+        )
+        try:
+            process.wait(job.timeout_s)
+        except subprocess.TimeoutExpired:
+            kill_tree(psutil.Process(process.pid), itself=True)
+            error = f"the run took longer than {job.timeout_s / 60:g} minutes"
+            return ended(job, folder, begun, state="timeout", error=error)
+    state = read_state(folder, job)
+    if state.state in ("done", "failed", "timeout"):
+        return state
+    error = f"its process ended with {process.returncode}, see {folder / OUTPUT}"
+    return ended(job, folder, begun, state="interrupted", error=error)
+
+
+def ended(job: Job, folder: Path, begun: float, *, state: State, error: str) -> RunState:
+    """Write down the end of a run that could not do so itself."""
+    seconds = time.time() - begun
+    found = RunState(
+        id=job.id,
+        config_hash=job.config_hash,
+        state=state,
+        seconds=seconds,
+        started=begun,
+        error=error,
+    )
+    write_state(folder, found)
+    return found
+
+
+def kill_workers() -> None:
+    """End the runs that this process has started."""
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if WORKER in child.cmdline():
+                kill_tree(child, itself=True)
+
+
+@contextmanager
+def only_one(batch: Path) -> Iterator[None]:
+    """Keep a second process off a batch.
+
+    Raises:
+        ConfigError: there is one already.
+    """
+    batch.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(batch / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"another process works on {batch}: wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,162 @@
+"""A grid of notebook runs, from a YAML file to the list of its jobs."""
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dsa_core.errors import ConfigError, nearest
+from dsa_core.lab.batch.parameters import Parameter, Value, fit_all, parameters_of
+
+OUT = "out"  # the parameter that the batch sets itself: the folder of the run
+SEED = "seed"
+DIGITS = 10  # of a job's hash
+
+
+class BatchSpec(BaseModel):
+    """What the YAML file says.
+
+    Attributes:
+        notebook: path, seen from the YAML file's folder.
+        parameters: of the notebook; a list is an axis of the grid, everything else is the same in
+            all runs. (For a parameter that is itself a list, give a list of lists.)
+        seeds: values of the parameter `seed`; each point of the grid runs once for each.
+        minutes_each: about how long one run takes, for the estimate before any has run.
+        timeout_minutes: a run that takes longer is stopped.
+        cell_timeout_minutes: a run with a cell that takes longer fails.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    notebook: Path
+    parameters: dict[str, Any] = {}
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    minutes_each: float | None = Field(default=None, gt=0)
+    timeout_minutes: float = Field(default=24 * 60, gt=0)
+    cell_timeout_minutes: float = Field(default=24 * 60, gt=0)
+
+
+class Job(BaseModel):
+    """One run of a notebook.
+
+    Attributes:
+        id: name of its folder: the values that differ within the batch, and the hash.
+        notebook: absolute path.
+        parameters: all that the notebook takes, but `out`.
+        takes_out: whether the notebook wants to know the folder of its run.
+        timeout_s, cell_timeout_s: limits, in seconds.
+        config_hash: names notebook and parameters.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    notebook: Path
+    parameters: dict[str, Value]
+    takes_out: bool
+    timeout_s: float
+    cell_timeout_s: float
+    config_hash: str
+
+
+def read_spec(path: Path) -> BatchSpec:
+    """Read a batch from its YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML, or an entry is unknown or of another type.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"there is no batch {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold `notebook:`, `parameters:` and so on")
+    for name in content:
+        if name not in BatchSpec.model_fields:
+            known = nearest(str(name), BatchSpec.model_fields)
+            raise ConfigError(f"{path}: a batch has no entry {name!r}{known}")
+    try:
+        spec = BatchSpec.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{path}: {where}: {first['msg']}, got {first['input']!r}") from None
+    return spec.model_copy(update={"notebook": (path.parent / spec.notebook).resolve()})
+
+
+def jobs_of(spec: BatchSpec) -> list[Job]:
+    """All runs of a batch; everything that can be wrong with a parameter is found here.
+
+    Runs that differ in their seed only stand side by side: workers that start together then have
+    different dense networks to train, and the next ones find them.
+
+    Raises:
+        ConfigError: a parameter is unknown or does not fit, or two runs are the same.
+    """
+    known = parameters_of(spec.notebook)
+    if SEED in spec.parameters:
+        raise ConfigError("give seeds as `seeds: [0, 1]`, not among the parameters")
+    axes = {n: v if isinstance(v, list) else [v] for n, v in spec.parameters.items()}
+    axes |= {SEED: list(spec.seeds)} if SEED in known or spec.seeds != (0,) else {}
+    for name, values in axes.items():
+        if not values:
+            raise ConfigError(f"parameter {name!r} has an empty list: the grid has no runs")
+    named = [name for name, values in axes.items() if len(values) > 1 or name == SEED]
+    points = [dict(zip(axes, p, strict=True)) for p in itertools.product(*axes.values())]
+    jobs = [job_of(spec, known, point, named=named) for point in points]
+    refuse_twins(jobs)
+    return jobs
+
+
+def job_of(
+    spec: BatchSpec,
+    known: dict[str, Parameter],
+    point: dict[str, Any],
+    *,
+    named: list[str],
+) -> Job:
+    """One job, its parameters checked."""
+    settable = {name: p for name, p in known.items() if name != OUT}
+    parameters = fit_all(settable, point)
+    key = config_hash(spec.notebook, parameters)
+    words = [spelled(settable[name], parameters[name]) for name in named]
+    return Job(
+        id="-".join([*words, key[:6]]),
+        notebook=spec.notebook,
+        parameters=parameters,
+        takes_out=OUT in known,
+        timeout_s=60 * spec.timeout_minutes,
+        cell_timeout_s=60 * spec.cell_timeout_minutes,
+        config_hash=key,
+    )
+
+
+def config_hash(notebook: Path, parameters: dict[str, Value]) -> str:
+    """Ten hexadecimal digits that name a notebook and its parameters, in whatever order."""
+    text = json.dumps([notebook.name, parameters], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def spelled(parameter: Parameter, value: Value) -> str:
+    """A value as part of a folder's name: texts as they are, numbers behind their name."""
+    text = str(value) if parameter.type == "str" else f"{parameter.name}{value}"
+    return "".join(c if c.isalnum() or c in "_." else "_" for c in text)
+
+
+def refuse_twins(jobs: list[Job]) -> None:
+    """Two runs with the same parameters would write to the same folder.
+
+    Raises:
+        ConfigError: there are two; names them.
+    """
+    seen: set[str] = set()
+    for job in jobs:
+        if job.id in seen:
+            raise ConfigError(f"the run {job.id} is there twice: is a value of the grid repeated?")
+        seen.add(job.id)

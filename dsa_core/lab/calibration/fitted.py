@@ -1,0 +1,118 @@
+"""A calibration: a fitted form, how well it fits, and where it holds. JSON."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from dsa_core.budget import NANOSECONDS, Cost
+from dsa_core.errors import ConfigError
+from dsa_core.files import write_atomically
+from dsa_core.lab.calibration.form import quadratic_form
+from dsa_core.lab.machine import device_name
+from dsa_core.training import Precision
+
+
+class Calibration(BaseModel):
+    """What the channels of one network cost on one machine; frozen.
+
+    Attributes:
+        model: its name, for messages.
+        shape: of the batch that was timed, examples first.
+        device: which machine, with its threads.
+        precision, channels_last: how the network ran.
+        divisor: widths that were timed are multiples of it.
+        groups, sizes: names and channels of the prunable groups.
+        constant_ms, linear_ms: terms 1 and a_k, in milliseconds of a batch.
+        pairs_ms: k, j and the term a_k a_j.
+        dense_ms: the whole network, measured.
+        configurations: widths that were fitted.
+        fit_error_median: of those, relative.
+        held_out: widths that were timed and not fitted.
+        error_median, error_max: of the held-out ones, |predicted - measured| / measured.
+        passes: timed forward passes of each; the shortest counts, as other work only adds.
+        seconds: it took.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    shape: tuple[int, ...]
+    device: str
+    precision: str
+    channels_last: bool
+    divisor: int
+    groups: tuple[str, ...]
+    sizes: tuple[int, ...]
+    constant_ms: float
+    linear_ms: tuple[float, ...]
+    pairs_ms: tuple[tuple[int, int, float], ...]
+    dense_ms: float
+    configurations: int
+    fit_error_median: float
+    held_out: int
+    error_median: float
+    error_max: float
+    passes: int
+    seconds: float
+
+    @property
+    def way(self) -> Precision:
+        """How the network ran."""
+        return Precision(self.precision, self.channels_last)
+
+    def cost(self) -> Cost:
+        """The form as a cost, in nanoseconds, for `Budget(latency=..., calibrated=...)`."""
+        pairs = tuple((k, j) for k, j, _ in self.pairs_ms)
+        products = (ms for _, _, ms in self.pairs_ms)
+        coefficients = np.array([self.constant_ms, *self.linear_ms, *products])
+        form = quadratic_form(coefficients, len(self.sizes), pairs).scaled(NANOSECONDS)
+        return Cost("latency", form, torch.tensor(self.sizes), self.groups)
+
+    def check(self, example: Tensor, divisor: int) -> None:
+        """Refuse to use it where it does not hold.
+
+        Args:
+            example: of the data, shape (N, ...), on the device.
+            divisor: of the budget.
+
+        Raises:
+            ConfigError: another machine, number of threads, size of pictures or divisor.
+        """
+        here = device_name(example.device)
+        facts = {
+            "the machine": (self.device, here),
+            "the shape of an example": (self.shape[1:], tuple(example.shape[1:])),
+            "divisor": (self.divisor, divisor),
+        }
+        for name, (then, now) in facts.items():
+            if then != now:
+                raise ConfigError(
+                    f"the calibration of {self.model or 'this network'} does not hold here: {name} "
+                    f"was {then}, and is {now}. Calibrate anew with `dsa calibrate`"
+                )
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        write_atomically(path, self.model_dump_json(indent=1) + "\n")
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read what `Calibration.write` wrote.
+
+    Raises:
+        ConfigError: there is no such file, or it is none; names the first entry that is wrong.
+    """
+    try:
+        return Calibration.model_validate_json(path.read_text())
+    except OSError as error:
+        raise ConfigError(
+            f"calibration {path} cannot be read: {error.strerror or error}. `dsa calibrate MODEL` "
+            "writes one"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        entry = ".".join(map(str, first["loc"])) or "the file"
+        raise ConfigError(f"calibration {path}: {entry}: {first['msg']}") from error

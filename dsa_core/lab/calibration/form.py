@@ -1,0 +1,119 @@
+"""The quadratic form of latency: its terms, the widths to time, and the fit."""
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from scipy.stats import qmc
+from torch import Tensor
+
+from dsa_core.budget import Budget, QuadraticForm, macs_form
+from dsa_core.channels import ChannelGraph
+
+Pairs = tuple[tuple[int, int], ...]
+DEVIATION = 0.7  # of log ratios from their common level, either way: a factor of 2
+
+
+def connected_pairs(graph: ChannelGraph) -> Pairs:
+    """Groups k <= j that meet in a layer: a_k a_j is a term of the MACs."""
+    Q = macs_form(graph).Q
+    return tuple((k, j) for k, j in Q.nonzero().tolist() if k <= j)
+
+
+def terms(alpha: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Evaluate every term of the form: 1, all a_k, then a_k a_j of the pairs.
+
+    Every a_k is among them, though the MACs have only those whose layer meets a fixed side: memory
+    traffic of BatchNorm, ReLU and additions grows with the width alone.
+
+    Args:
+        alpha: keep ratios, shape (n, K).
+        pairs: k, j of every product.
+
+    Returns:
+        Shape (n, 1 + K + len(pairs)).
+    """
+    products = [alpha[:, k] * alpha[:, j] for k, j in pairs]
+    return np.column_stack([np.ones(len(alpha)), alpha, *products])
+
+
+def fit(alpha: np.ndarray, milliseconds: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Fit the coefficients, none below zero, so that more channels never cost less.
+
+    Minimises  sum_i ((terms_i' c - t_i) / t_i)^2  over c >= 0: relative errors, as the budget is
+    relative. Non-negative least squares (Lawson and Hanson) gives the exact minimum.
+
+    Args:
+        alpha: keep ratios that were timed, shape (n, K).
+        milliseconds: t > 0, shape (n,).
+        pairs: see `terms`.
+
+    Returns:
+        c in milliseconds, shape (1 + K + len(pairs),).
+    """
+    rows = terms(alpha, pairs) / milliseconds[:, None]
+    coefficients, _ = nnls(rows, np.ones(len(rows)))
+    return coefficients
+
+
+def errors(
+    coefficients: np.ndarray, alpha: np.ndarray, milliseconds: np.ndarray, pairs: Pairs
+) -> np.ndarray:
+    """Relative errors |predicted - t| / t, shape (n,)."""
+    return np.abs(terms(alpha, pairs) @ coefficients / milliseconds - 1)
+
+
+def quadratic_form(coefficients: np.ndarray, n_groups: int, pairs: Pairs) -> QuadraticForm:
+    """Put coefficients into F(a) = a'Qa + q'a + constant, with Q symmetric, in their unit."""
+    Q = torch.zeros(n_groups, n_groups, dtype=torch.float64)
+    for (k, j), value in zip(pairs, coefficients[1 + n_groups :], strict=True):
+        Q[k, j] += value / 2
+        Q[j, k] += value / 2
+    q = torch.from_numpy(coefficients[1 : 1 + n_groups].copy()).double()
+    return QuadraticForm(Q, q, float(coefficients[0]))
+
+
+def corners(sizes: Tensor, *, lowest: float, divisor: int) -> Tensor:
+    """Widths at the ends: all channels, the fewest, and one group after the other at its fewest.
+
+    Args:
+        sizes: channels of every group, int64, shape (K,).
+        lowest: smallest keep ratio.
+        divisor: see `Budget`.
+
+    Returns:
+        Counts, int64, shape (K + 2, K).
+    """
+    least = allowed(torch.full((len(sizes),), lowest), sizes, divisor)
+    one_by_one = sizes.repeat(len(sizes), 1)
+    one_by_one.fill_diagonal_(0)
+    one_by_one += torch.diag(least)
+    return torch.cat([sizes[None], least[None], one_by_one])
+
+
+def sampled(sizes: Tensor, n: int, *, lowest: float, divisor: int, seed: int) -> Tensor:
+    """Widths spread evenly: a Latin hypercube around a level that itself runs from low to high.
+
+    Groups drawn independently would nearly all cost the same in sum, and nothing would be learnt of
+    small networks. So a_k = level exp(d (2 u_k - 1)), clipped to [lowest, 1], with u from a Latin
+    hypercube, and level and u each once in every n-th of its range.
+
+    Args:
+        sizes: channels of every group, int64, shape (K,).
+        n: how many, at least 1.
+        lowest: smallest keep ratio.
+        divisor: see `Budget`.
+        seed: of the hypercube.
+
+    Returns:
+        Counts, int64, shape (n, K).
+    """
+    u = torch.from_numpy(qmc.LatinHypercube(len(sizes) + 1, seed=seed).random(n))
+    level = lowest + (1 - lowest) * u[:, :1]
+    alpha = (level * (DEVIATION * (2 * u[:, 1:] - 1)).exp()).clamp(lowest, 1)
+    return allowed(alpha, sizes, divisor)
+
+
+def allowed(alpha: Tensor, sizes: Tensor, divisor: int) -> Tensor:
+    """The nearest allowed counts that are not smaller, at least one channel."""
+    counts = (alpha.double() * sizes).round().long().clamp_min(1)
+    return Budget(macs=1.0, divisor=divisor).step_up(counts, sizes)

@@ -1,0 +1,148 @@
+"""Time widths of a network, and fit what they cost."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from dsa_core.channels import ChannelGraph
+from dsa_core.lab.calibration.fitted import Calibration
+from dsa_core.lab.calibration.form import Pairs, connected_pairs, corners, errors, fit, sampled
+from dsa_core.lab.latency import latency
+from dsa_core.lab.machine import device_name
+from dsa_core.masks import top_channels
+from dsa_core.surgery import prune
+from dsa_core.training import FP32, Precision, place_model
+
+Timer = Callable[[nn.Module], float]
+
+
+class CalibrationSettings(BaseModel):
+    """How much to time; frozen, and an unknown name is an error.
+
+    Attributes:
+        divisor: widths are multiples of it, as in the budget that will be searched.
+        spread: random widths to fit; None for as many as the form has terms.
+        held_out: random widths to judge the fit by.
+        lowest: smallest keep ratio.
+        rounds: times each width is visited, in an order of its own every time.
+        passes: timed passes of a visit.
+        seed: of widths and order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    divisor: int = Field(default=1, ge=1)
+    spread: int | None = Field(default=None, ge=1)
+    held_out: int = Field(default=12, ge=1)
+    lowest: float = Field(default=0.1, gt=0, lt=1)
+    rounds: int = Field(default=2, ge=1)
+    passes: int = Field(default=4, ge=1)
+    seed: int = 0
+
+
+def calibrate(
+    model: nn.Module,
+    graph: ChannelGraph,
+    x: Tensor,
+    settings: CalibrationSettings | None = None,
+    *,
+    precision: Precision = FP32,
+    name: str = "",
+    on_visit: Callable[[int, int], None] | None = None,
+    timer: Timer | None = None,
+) -> Calibration:
+    """Fit latency as a quadratic form of the keep ratios, on this machine.
+
+    Networks of many widths are really cut out and timed: the dense one, the smallest, one group
+    after the other cut down, and a Latin hypercube in between. The terms are those that the MACs
+    have, a constant, and every a_k. The weights do not matter.
+
+    Args:
+        model: the network, on its device; not changed.
+        graph: of the model.
+        x: the batch to time, on that device.
+        settings: how much to time.
+        precision: number format and memory order.
+        name: of the model, for messages.
+        on_visit: called with the visits done and in all.
+        timer: gives the milliseconds of a pruned network; None takes the clock.
+    """
+    settings = settings or CalibrationSettings()
+    started, pairs = time.perf_counter(), connected_pairs(graph)
+    counts = widths(graph.sizes, len(pairs), settings)
+    clock = timer or stopwatch(x, precision, settings.passes)
+    ms = visit(model, graph, counts, clock, settings=settings, way=precision, on_visit=on_visit)
+    alpha = (counts.double() / graph.sizes).numpy()
+    fitted, held = slice(None, -settings.held_out), slice(-settings.held_out, None)
+    found = fit(alpha[fitted], ms[fitted], pairs)
+    outside = errors(found, alpha[held], ms[held], pairs)
+    return Calibration(
+        model=name,
+        shape=tuple(x.shape),
+        device=device_name(x.device),
+        precision=precision.name,
+        channels_last=precision.channels_last,
+        divisor=settings.divisor,
+        groups=tuple(g.name for g in graph.prunable),
+        sizes=tuple(graph.sizes.tolist()),
+        constant_ms=float(found[0]),
+        linear_ms=tuple(found[1 : 1 + len(graph.prunable)].tolist()),
+        pairs_ms=products(found, pairs),
+        dense_ms=float(ms[0]),
+        configurations=len(ms[fitted]),
+        fit_error_median=float(np.median(errors(found, alpha[fitted], ms[fitted], pairs))),
+        held_out=settings.held_out,
+        error_median=float(np.median(outside)),
+        error_max=float(outside.max()),
+        passes=settings.rounds * settings.passes,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def widths(sizes: Tensor, n_pairs: int, settings: CalibrationSettings) -> Tensor:
+    """What to time, the dense network first and the held-out ones last, shape (n, K)."""
+    spread = settings.spread or 1 + len(sizes) + n_pairs
+    ends = corners(sizes, lowest=settings.lowest, divisor=settings.divisor)
+    inside = [
+        sampled(sizes, n, lowest=settings.lowest, divisor=settings.divisor, seed=seed)
+        for n, seed in ((spread, settings.seed), (settings.held_out, settings.seed + 1))
+    ]
+    return torch.cat([ends, *inside])
+
+
+def visit(
+    model: nn.Module,
+    graph: ChannelGraph,
+    counts: Tensor,
+    timer: Timer,
+    *,
+    settings: CalibrationSettings,
+    way: Precision,
+    on_visit: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """Time every width in every round, and take its shortest; shape (n,), milliseconds."""
+    draw, best = np.random.default_rng(settings.seed), np.full(len(counts), np.inf)
+    order = [i for _ in range(settings.rounds) for i in draw.permutation(len(counts))]
+    scores = torch.ones(graph.n_channels)
+    for done, i in enumerate(order, start=1):
+        pruned = prune(model, graph, top_channels(scores, counts[i], graph))
+        place_model(pruned, way)
+        best[i] = min(best[i], timer(pruned))
+        if on_visit is not None:
+            on_visit(done, len(order))
+    return best
+
+
+def stopwatch(x: Tensor, precision: Precision, passes: int) -> Timer:
+    """The shortest of some passes of the batch x."""
+    return lambda model: latency(model, x, repeats=passes, precision=precision).min_ms
+
+
+def products(coefficients: np.ndarray, pairs: Pairs) -> tuple[tuple[int, int, float], ...]:
+    """Terms a_k a_j with their coefficients; those that are zero are left out."""
+    values = coefficients[len(coefficients) - len(pairs) :].tolist()
+    return tuple((k, j, ms) for (k, j), ms in zip(pairs, values, strict=True) if ms > 0)

@@ -1,0 +1,166 @@
+"""Does a network of yours work here? Trace it, mask it, cut it, compare (`dsa check`)."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from dsa_core.budget import Cost
+from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels.export import failing_module
+from dsa_core.errors import ConfigError
+from dsa_core.lab import models
+from dsa_core.masks import masked
+from dsa_core.surgery import load, prune, save, try_forward
+from dsa_core.surgery.verify import (
+    TOLERANCES,
+    count_macs,
+    distance,
+    random_channels,
+    randomise,
+    together,
+)
+
+
+class CheckRow(BaseModel):
+    """The result for one network.
+
+    Attributes:
+        status: "ok", "failed" (a comparison does not hold) or "error" (something raised).
+        reason: empty if ok.
+        groups: prunable groups.
+        max_abs_diff: largest difference of masked and pruned output, float64, relative to the
+            largest entry.
+        macs_predicted, macs_counted: of the pruned network, by our cost and by torch's counter
+            (halved).
+    """
+
+    model: str
+    status: str
+    reason: str = ""
+    groups: int = 0
+    max_abs_diff: float | None = None
+    macs_predicted: int | None = None
+    macs_counted: int | None = None
+    seconds: float = 0.0
+
+
+def zoo_names() -> list[str]:
+    """List every network by name: ours, then torchvision's classification models."""
+    return models.names(torchvision=True)
+
+
+def check(
+    name: str,
+    *,
+    keep: float = 0.5,
+    seed: int = 0,
+    files: bool = True,
+    dtype: torch.dtype = torch.float64,
+) -> CheckRow:
+    """Drop random channels of a network; compare masked with pruned, predicted with counted MACs.
+
+    Args:
+        name: as `models.build` knows it.
+        keep: share of every group that stays, in (0, 1].
+        seed: of the weights, the statistics and the choice of channels.
+        files: also save, load and compare again.
+        dtype: float64, or float32 with a tolerance of 1e-4 for a network too large for memory.
+
+    Returns:
+        One row; nothing is raised, an error is its reason.
+    """
+    started = time.perf_counter()
+    row = CheckRow(model=name, status="error")
+    try:
+        torch.manual_seed(seed)
+        model = models.build(name).to(dtype)
+        example = models.example_input(name).to(dtype)
+        model.eval()
+        try_forward_dense(name, model, example)
+        graph = trace(model, example)
+        randomise(model)
+        chosen = random_channels(graph, keep, seed)
+        row = compare(name, model, graph, torch.randn_like(example), chosen, files=files)
+    except Exception as error:
+        row.reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+    row.seconds = round(time.perf_counter() - started, 2)
+    return row
+
+
+def try_forward_dense(name: str, model: nn.Module, example: Tensor) -> None:
+    """Run the dense network once: a wrong input shape is best told before tracing.
+
+    Raises:
+        ConfigError: it does not accept the input.
+    """
+    try:
+        with torch.no_grad():
+            model(example)
+    except Exception as error:
+        where = failing_module(model, error)
+        raise ConfigError(
+            f"{name} does not accept an input of shape {tuple(example.shape)}: in {where}: "
+            f"{error}. A factory says its shape in its attribute input_shape = (channels, height, "
+            "width)"
+        ) from error
+
+
+def compare(
+    name: str,
+    model: nn.Module,
+    graph: ChannelGraph,
+    x: Tensor,
+    chosen: Tensor,
+    *,
+    files: bool,
+) -> CheckRow:
+    """The comparisons themselves, in evaluation mode; `chosen`: channels kept, bool, (n,)."""
+    if not graph.prunable:
+        return CheckRow(model=name, status="failed", reason=f"nothing to prune: {graph.report()}")
+    model.eval()
+    pruned = prune(model, graph, chosen)
+    dense = together(try_forward(model, x))
+    with torch.no_grad(), masked(model, graph, chosen.to(x.dtype)):
+        wanted = together(model(x))
+    difference = distance(wanted, together(try_forward(pruned, x)))
+    counts = torch.stack([chosen[g.start : g.start + g.size].sum() for g in graph.prunable])
+    row = CheckRow(
+        model=name,
+        status="ok",
+        groups=len(graph.prunable),
+        max_abs_diff=difference,
+        macs_predicted=Cost.of(graph, "macs").at(counts),
+        macs_counted=count_macs(pruned, x),
+    )
+    if not difference <= TOLERANCES[x.dtype]:
+        row.status, row.reason = "failed", f"masked and pruned differ by {difference:.1e}"
+    elif torch.equal(dense, wanted):
+        row.status, row.reason = "failed", "the mask changes nothing: the comparison says nothing"
+    elif row.macs_predicted != row.macs_counted:
+        row.status, row.reason = "failed", "predicted and counted MACs differ"
+    elif files and not reloads(name, model, pruned, graph, chosen, x):
+        row.status, row.reason = "failed", "the saved and loaded network differs"
+    return row
+
+
+def reloads(
+    name: str, model: nn.Module, pruned: nn.Module, graph: ChannelGraph, keep: Tensor, x: Tensor
+) -> bool:
+    """Whether the pruned network is the same after saving and loading."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(folder, pruned, graph, keep, name=name)
+        again = load(folder, model)
+    return torch.equal(together(try_forward(again, x)), together(try_forward(pruned, x)))
+
+
+def summary(rows: Sequence[CheckRow]) -> str:
+    """One line on all rows."""
+    ok = [r for r in rows if r.status == "ok"]
+    largest = max((r.max_abs_diff or 0.0 for r in ok), default=0.0)
+    return (
+        f"{len(ok)} of {len(rows)} networks pass; largest difference masked - pruned {largest:.1e}"
+    )

@@ -1,0 +1,384 @@
+"""The command line: run, batch, report, groups, check, data, bench, calibrate."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dsa_core.errors import BudgetError, ConfigError, DSAError
+from dsa_core.lab.batch.cli import batch_command
+from dsa_core.lab.bench.cli import bench_command, calibrate_command
+
+if TYPE_CHECKING:
+    from dsa_core.budget import Resource
+    from dsa_core.lab.record import Record
+    from dsa_core.lab.runs import RunConfig
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Budgeted pruning by differentiable sparsity allocation: given a network and a budget, "
+    "find how many channels each layer may keep, cut the rest out, and fine-tune.",
+)
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+GO_ON = "Give the same `dsa run` command again to go on"
+WIDE = 220  # columns of a table that goes to a file or a pipe
+
+
+class Form(StrEnum):
+    """How a table is written."""
+
+    text = "text"
+    markdown = "markdown"
+    csv = "csv"
+
+
+class Columns(StrEnum):
+    """What a table of records is about."""
+
+    results = "results"
+    cost = "cost"
+    status = "status"
+    overview = "overview"
+
+
+ZOO_HELP = "all of ours, all classifiers and segmenters of torchvision (takes hours)"
+MODEL_HELP = "resnet20, resnet56, resnet8, ..., a torchvision name, or package.module:factory"
+PRESET_HELP = (
+    "tiny: digits, seconds; quick: digits, 1-2 minutes; "
+    "cpu-short: CIFAR-10, under 90 minutes on 2 cores; "
+    "seg-quick, sr-quick: segmentation and super-resolution, minutes, offline; "
+    "seg-short: CamVid in DATA/voc; sr-short: T91 to Set5 in DATA/sr; "
+    "paper: CIFAR-10, 300 epochs from random weights; imagenet: 120 epochs of folder:PATH"
+)
+METHOD_HELP = (
+    "dsa, uniform, random, dcss, dtp, dtp-weight (single weights), ssl, morphnet or amc; give it "
+    "several times for several (default: dsa)"
+)
+BUDGET_HELP = (
+    "macs=RATIO, params=RATIO or latency=RATIO, RATIO in (0, 1] of the dense network; or "
+    "latency_ms=TIME of a batch; latency needs --calibration"
+)
+CALIBRATION_HELP = "what latency costs on this machine: a file that `dsa calibrate MODEL` wrote"
+DATASET_HELP = (
+    "digits, cifar10, cifar100, fashion_mnist, or folder:PATH; to segment: digit_scenes or "
+    "voc:PATH@HEIGHTxWIDTH; to enlarge: photo_patches or sr:TRAIN,TEST (default: the preset's)"
+)
+FLOOR_HELP = (
+    "GROUP=RATIO, the least that a group keeps, may be given several times; * is every other "
+    "group; `dsa groups MODEL` lists the names"
+)
+DIVISOR_HELP = "kept channels are multiples of this, or the whole group; 8 suits many processors"
+SET_HELP = (
+    "SETTING=VALUE, a setting of the preset by its path, such as search.ratio_every=10 or "
+    "search.train.epochs=8; may be given several times; config.json of a run lists those in use, "
+    "`pydoc dsa_core.methods.settings.METHOD` those of a method"
+)
+FORCE_HELP = "search and fine-tune anew even if the run is there; a dense network is used again"
+WEIGHTS_HELP = (
+    "start from these dense weights instead of training: .safetensors, or a state dict that "
+    "torch.save wrote"
+)
+ONNX_HELP = "write the pruned network as ONNX too, compared and timed in ONNX Runtime"
+COLUMNS_HELP = (
+    "results; cost: trials, epochs and seconds of the search, against DSA's; status: fewer "
+    "columns; overview: a line for each method, a column for each budget"
+)
+INTO_HELP = "a Markdown page: put the table between its marks <!-- dsa report: begin --> and end"
+OUT_HELP = "folder of the runs; a run that is there is continued, or shown if complete"
+ROOT_HELP = "folder of the datasets (default: the variable DSA_DATA, else ./data)"
+
+
+@app.command("run")
+def run_command(
+    preset: Annotated[str, typer.Option(help=PRESET_HELP)] = "quick",
+    method: Annotated[list[str] | None, typer.Option(help=METHOD_HELP)] = None,
+    budget: Annotated[str, typer.Option(help=BUDGET_HELP)] = "macs=0.5",
+    model: Annotated[str | None, typer.Option(help=f"{MODEL_HELP} (default: the preset's)")] = None,
+    dataset: Annotated[str | None, typer.Option(help=DATASET_HELP)] = None,
+    floor: Annotated[list[str] | None, typer.Option(help=FLOOR_HELP)] = None,
+    divisor: Annotated[int, typer.Option(min=1, help=DIVISOR_HELP)] = 1,
+    weights: Annotated[Path | None, typer.Option(help=WEIGHTS_HELP)] = None,
+    calibration: Annotated[Path | None, typer.Option(help=CALIBRATION_HELP)] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
+    seed: Annotated[int, typer.Option(help="of weights, batches and masks")] = 0,
+    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs"),
+    data: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
+    force: Annotated[bool, typer.Option("--force", help=FORCE_HELP)] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help=ONNX_HELP)] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="no progress bars, only the table")
+    ] = False,
+) -> None:
+    """Search, cut and fine-tune; print a table, write records and a picture of the allocation.
+
+    Stopped or killed, the same command goes on where it was.
+
+    Example: dsa run --preset cpu-short --method dsa --method uniform --budget macs=0.5
+    """
+    from dsa_core.lab.runs import configure, run
+    from dsa_core.training.processes import team
+
+    resource, ratio = parse_budget(budget, calibration)
+    configs = [
+        configure(
+            preset,
+            method=name,
+            model=model,
+            dataset=dataset,
+            resource=resource,
+            ratio=ratio,
+            floors=parse_floors(floor or []),
+            divisor=divisor,
+            seed=seed,
+            weights=weights,
+            calibration=calibration,
+            changes=parse_changes(set_ or []),
+        )
+        for name in method or ["dsa"]
+    ]
+    try:
+        records = [
+            run(c, out, data_root=data, weights=weights, progress=not quiet, force=force, onnx=onnx)
+            for c in configs
+        ]
+    except KeyboardInterrupt as stop:  # typer would end without a word
+        print(f"\n{stop or 'interrupted'}. {GO_ON}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    if team().leads:  # the other processes of a team say nothing
+        tell(configs, records, out)
+
+
+def tell(configs: "Sequence[RunConfig]", records: "Sequence[Record]", out: Path) -> None:
+    """Print the table of some runs, and where their records and the picture of them lie."""
+    from dsa_core.files import write_atomically
+    from dsa_core.lab.plots import allocation_figure, png
+
+    show(records, Form.text)
+    names = "-".join(c.method for c in configs)
+    picture = out / f"allocation-{configs[0].folder.replace(configs[0].method, names, 1)}.png"
+    write_atomically(picture, png(allocation_figure(records)))
+    for config in configs:
+        print(f"record:  {out / config.folder / 'record.json'}")
+    print(f"picture: {picture}")
+
+
+def parse_budget(text: str, calibration: Path | None = None) -> "tuple[Resource, float]":
+    """Read "macs=0.5"; milliseconds become a ratio of what the calibration says of the dense."""
+    name, _, value = text.partition("=")
+    try:
+        ratio = float(value)
+    except ValueError:
+        ratio = float("nan")
+    if name == "latency_ms" and calibration is not None:
+        ratio /= dense_ms(calibration)
+    names: dict[str, Resource] = {"macs": "macs", "params": "params", "latency": "latency"}
+    if calibration is not None:
+        names["latency_ms"] = "latency"
+    if name not in names or not 0 < ratio <= 1:
+        raise BudgetError(
+            "--budget must be macs=RATIO, params=RATIO or latency=RATIO with RATIO in (0, 1], or, "
+            "with --calibration, latency_ms=TIME up to that of the dense network; got "
+            f"{text!r}"
+        )
+    return names[name], ratio
+
+
+def dense_ms(calibration: Path) -> float:
+    """Milliseconds of the dense network, as its calibration has them."""
+    from dsa_core.budget import NANOSECONDS
+    from dsa_core.lab.calibration import read_calibration
+
+    return read_calibration(calibration).cost().dense / NANOSECONDS
+
+
+def parse_floors(texts: list[str]) -> dict[str, float]:
+    """Read "layer1.0.conv1=0.25"."""
+    floors = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        try:
+            floors[name] = float(value)
+        except ValueError:
+            raise BudgetError(f"--floor must be GROUP=RATIO, got {text!r}") from None
+    return floors
+
+
+def parse_changes(texts: list[str]) -> dict[str, str]:
+    """Read "search.ratio_every=10"."""
+    changes = dict(text.partition("=")[::2] for text in texts)
+    if any(not path or not value for path, value in changes.items()):
+        raise ConfigError(f"--set must be SETTING=VALUE, got {' '.join(texts)!r}")
+    return changes
+
+
+@app.command("report")
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(help="folders that `dsa run --out` wrote to")],
+    form: Annotated[Form, typer.Option("--format", help="text, markdown or csv")] = Form.text,
+    columns: Annotated[Columns, typer.Option(help=COLUMNS_HELP)] = Columns.results,
+    into: Annotated[Path | None, typer.Option(help=INTO_HELP)] = None,
+) -> None:
+    """Gather records into a table: a row for each method and budget, mean and spread over seeds."""
+    from dsa_core.files import write_atomically
+    from dsa_core.lab import report
+    from dsa_core.lab.record import find_records
+
+    records = find_records(*runs)
+    if not records:
+        raise ConfigError(
+            f"no record.json below {', '.join(map(str, runs))}: is a run still going?"
+        )
+    if into is None:
+        show(records, form, columns)
+        return
+    if not into.is_file():
+        raise ConfigError(f"--into: there is no page {into}")
+    table = report.as_markdown(records, columns.value)
+    write_atomically(into, report.put_into(into.read_text(encoding="utf-8"), table))
+
+
+def show(
+    records: "Sequence[Record]", form: Form = Form.text, columns: Columns = Columns.results
+) -> None:
+    """Print a table of records."""
+    from dsa_core.lab import report
+
+    if form is Form.text:
+        screen = console()
+        screen.print(report.as_table(records, width=screen.width, table=columns.value))
+    elif form is Form.markdown:
+        print(report.as_markdown(records, columns.value))
+    else:
+        print(report.as_csv(records, columns.value), end="")
+
+
+def console() -> Console:
+    """A console that does not fold tables when nobody looks."""
+    return Console() if sys.stdout.isatty() else Console(width=WIDE)
+
+
+@app.command("groups")
+def groups_command(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """Show the channel groups of a network: what is kept or removed together, and what stays.
+
+    Example: dsa groups resnet20
+    """
+    from dsa_core.budget import Cost
+    from dsa_core.channels import trace
+    from dsa_core.lab import models
+
+    network = models.build(model)
+    graph = trace(network, models.example_input(model))
+    macs, params = Cost.of(graph, "macs").dense, Cost.of(graph, "params").dense
+    if not as_json:
+        print(graph)
+        print(
+            f"{macs / 1e6:.2f} M MACs, {params / 1e6:.3f} M parameters, "
+            f"{len(graph.prunable)} prunable groups"
+        )
+        return
+    groups = [
+        {"name": g.name, "size": g.size, "members": g.members, "prunable": g.frozen is None}
+        for g in graph.groups
+    ]
+    found = {
+        "model": model,
+        "groups": groups,
+        "prunable_groups": len(graph.prunable),
+        "macs": macs,
+        "params": params,
+        "frozen": [{"reason": reason, "channels": n} for reason, n in graph.frozen.items()],
+        "unknown_ops": graph.unknown_ops,
+    }
+    print(json.dumps(found, indent=1))
+
+
+@app.command("check")
+def check_command(
+    names: Annotated[list[str] | None, typer.Argument(help=f"networks: {MODEL_HELP}")] = None,
+    zoo: Annotated[bool, typer.Option("--zoo", help=ZOO_HELP)] = False,
+    keep: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="share of every group that stays")
+    ] = 0.5,
+    as_json: Annotated[bool, typer.Option("--json", help="a list of JSON objects")] = False,
+) -> None:
+    """Test a network of yours: does pruning it give what masking it gives?
+
+    Trace it, drop random channels, compare masked with pruned output and predicted with counted
+    MACs, save it, load it, compare again.
+    """
+    from dsa_core.lab.check import check, summary, zoo_names
+
+    chosen = list(names or []) + (zoo_names() if zoo else [])
+    if not chosen:
+        raise ConfigError("name a network, or ask for --zoo")
+    rows = []
+    for name in chosen:
+        rows.append(check(name, keep=keep))
+        if not as_json:
+            r = rows[-1]
+            diff = "-" if r.max_abs_diff is None else f"{r.max_abs_diff:.1e}"
+            print(
+                f"{r.status:7} {r.model:24} {r.groups:4d} groups  masked - pruned {diff:8} "
+                f"MACs {r.macs_predicted} / {r.macs_counted}  {r.seconds:6.1f} s  {r.reason}",
+                flush=True,
+            )
+    print(json.dumps([r.model_dump() for r in rows], indent=1) if as_json else summary(rows))
+    if any(r.status != "ok" for r in rows):
+        raise typer.Exit(1)
+
+
+@app.command("data")
+def data_command(
+    name: Annotated[str | None, typer.Argument(help="dataset to look for; none lists all")] = None,
+    root: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
+    download: Annotated[bool, typer.Option("--download", help="fetch it if it is missing")] = False,
+) -> None:
+    """Show which datasets are there, or download one."""
+    from dsa_core.lab import data
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("dataset", "classes", "train", "test", "state"):
+        table.add_column(column)
+    for each in [name] if name else data.names():
+        try:
+            found = data.load(each, root, download=download)
+            sizes = [str(found.num_classes), str(found.count("train")), str(found.count("test"))]
+            table.add_row(each, *sizes, "ready")
+        except DSAError as error:
+            if name:
+                raise
+            table.add_row(each, "", "", "", f"not there: {error}")
+    console().print(table)
+
+
+app.command("batch")(batch_command)
+app.command("bench")(bench_command)
+app.command("calibrate")(calibrate_command)
+
+
+def main() -> None:
+    """Run the command line.
+
+    Exit codes: 0 done; 1 a network failed `dsa check`, or a run of a batch failed; 2 an error, told
+    in a line (set the variable DSA_TRACEBACK to see where it arose); 130 stopped by Ctrl-C.
+    """
+    try:
+        app()
+    except (DSAError, ValueError, OSError) as error:
+        if os.environ.get("DSA_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,154 @@
+"""Pictures and label maps in the layout of Pascal VOC 2012, held in memory."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsa_core.errors import ConfigError, DataError
+from dsa_core.lab.data.segment_task import VOID
+
+YEAR = "2012"
+Parts = tuple[Tensor, Tensor, Tensor, Tensor]  # train pictures, maps, test pictures, maps
+
+
+def read_voc(where: str, root: Path) -> Parts:
+    """Read `PATH` or `PATH@HEIGHTxWIDTH`.
+
+    Training pictures are those of the list train.txt, test pictures those of test.txt where there
+    is one, else of val.txt. With a size each picture is resized until it covers it (colours
+    bilinearly with antialiasing, labels by the nearest pixel) and cropped in the middle.
+
+    Args:
+        where: PATH holds VOCdevkit/VOC2012; a relative one lies below `root`.
+        root: folder of the data.
+
+    Returns:
+        Pictures uint8 (N, 3, H, W), label maps uint8 (N, H, W), of both parts.
+
+    Raises:
+        ConfigError: the size cannot be read, or is missing though pictures differ in size.
+        DataError: folder, list or picture is missing or damaged.
+    """
+    path, size = split_size(where)
+    folder = root / Path(path).expanduser()
+    pairs = [read_part(folder, part, size) for part in ("train", held_out(folder))]
+    return (*pairs[0], *pairs[1])
+
+
+def split_size(where: str) -> tuple[str, tuple[int, int] | None]:
+    """Split "PATH@90x120" into the path and (height, width).
+
+    Raises:
+        ConfigError: what follows the @ is no size.
+    """
+    path, at, text = where.rpartition("@")
+    if not at:
+        return where, None
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if found is None:
+        raise ConfigError(f"voc:PATH@HEIGHTxWIDTH wants a size such as @90x120, got {text!r}")
+    return path, (int(found[1]), int(found[2]))
+
+
+def held_out(folder: Path) -> str:
+    """The list of the test pictures: "test" if it is there, else "val"."""
+    return "test" if (lists(folder) / "test.txt").is_file() else "val"
+
+
+def lists(folder: Path) -> Path:
+    """The folder of the lists."""
+    return folder / "VOCdevkit" / f"VOC{YEAR}" / "ImageSets" / "Segmentation"
+
+
+def read_part(folder: Path, part: str, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+    """Read the pictures and maps of one list."""
+    pairs = [read_pair(*paths, size) for paths in paths_of(folder, part)]
+    shapes = {labels.shape for _, labels in pairs}
+    if len(shapes) > 1:
+        few = ", ".join(f"{h}x{w}" for h, w in sorted(shapes)[:3])
+        raise ConfigError(
+            f"the pictures of {folder} differ in size ({few}, ...): name one that all are brought "
+            "to, such as voc:PATH@240x320"
+        )
+    images, maps = (torch.from_numpy(np.stack(found)) for found in zip(*pairs, strict=True))
+    return images.permute(0, 3, 1, 2).contiguous(), maps
+
+
+def paths_of(folder: Path, part: str) -> Sequence[tuple[str, str]]:
+    """Paths of picture and map of each entry of a list.
+
+    Raises:
+        DataError: a folder, the list or a file of it is missing, or it is empty.
+    """
+    from torchvision.datasets import VOCSegmentation
+
+    # torchvision does not know a list "test" of 2012: then the paths of "train" show the folders
+    known = part if part != "test" else "train"
+    try:
+        data = VOCSegmentation(str(folder), YEAR, known)
+        if part == "test":
+            names = (lists(folder) / "test.txt").read_text().split()
+        else:
+            names = [Path(path).stem for path in data.images]
+        image, label = Path(data.images[0]), Path(data.targets[0])
+    except (RuntimeError, OSError, IndexError) as error:
+        raise DataError(
+            f"{folder} is not in the layout of VOC {YEAR} ({error}): wanted are VOCdevkit/VOC{YEAR}"
+            "/JPEGImages, SegmentationClass and ImageSets/Segmentation/train.txt and val.txt"
+        ) from error
+    if not names:
+        raise DataError(f"the list {lists(folder) / part}.txt is empty")
+    return [(str(image.with_stem(n)), str(label.with_stem(n))) for n in names]
+
+
+def read_pair(image: str, labels: str, size: tuple[int, int] | None) -> tuple[Any, Any]:
+    """Read one picture, uint8 (H, W, 3), and its map, uint8 (H, W).
+
+    Raises:
+        DataError: a file is missing or damaged, or the two differ in size.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(image) as picture, Image.open(labels) as target:
+            if picture.size != target.size:
+                raise DataError(f"{image} and {labels} differ in size")
+            pair = picture.convert("RGB"), target.copy()  # "P": the numbers are the classes
+    except OSError as error:
+        raise DataError(f"a picture of the lists cannot be read: {error}") from error
+    if size is not None:
+        pair = (
+            fitted(pair[0], size, Image.Resampling.BILINEAR),
+            fitted(pair[1], size, Image.Resampling.NEAREST),
+        )
+    return np.asarray(pair[0], dtype=np.uint8), np.asarray(pair[1], dtype=np.uint8)
+
+
+def fitted(picture: Any, size: tuple[int, int], how: Any) -> Any:
+    """Resize a picture of PIL until it covers (height, width), and crop the middle."""
+    height, width = size
+    factor = max(height / picture.height, width / picture.width)
+    around = round(picture.width * factor), round(picture.height * factor)
+    left, top = (around[0] - width) // 2, (around[1] - height) // 2
+    return picture.resize(around, how).crop((left, top, left + width, top + height))
+
+
+def count_classes(maps: Sequence[Tensor]) -> int:
+    """One more than the largest label, 255 aside."""
+    return 1 + max(int(m.masked_fill(m == VOID, 0).max()) for m in maps)
+
+
+def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel of pixel / 255, over uint8 pictures (N, C, H, W)."""
+    values = images.transpose(0, 1).flatten(1)
+    counts = torch.stack([torch.bincount(row.int(), minlength=256) for row in values]).double()
+    shades = torch.arange(256, dtype=torch.float64) / 255
+    share = counts / counts.sum(1, keepdim=True)
+    mean = share @ shades
+    std = (share @ shades.square() - mean.square()).clamp_min(0).sqrt()
+    return tuple(round(float(v), 4) for v in mean), tuple(round(float(v), 4) for v in std)

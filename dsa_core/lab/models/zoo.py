@@ -1,0 +1,212 @@
+"""Networks by name: ours, torchvision's, and any factory that a user can import."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dsa_core.errors import ConfigError
+from dsa_core.lab.models.edsr import EDSR
+from dsa_core.lab.models.resnet import SlicePadShortcut, resnet
+from dsa_core.lab.models.segmentation import SmallSegNet, torchvision_segmenter
+from dsa_core.lab.models.vgg import vgg16
+
+Factory = Callable[..., nn.Module]
+
+CIFAR_WIDTHS = (16, 32, 64)
+CIFAR_SHAPE = (3, 32, 32)  # channels, height, width
+
+OWN: dict[str, tuple[Factory, tuple[int, int, int]]] = {
+    "resnet20": (partial(resnet, (3, 3, 3), CIFAR_WIDTHS), CIFAR_SHAPE),
+    "resnet56": (partial(resnet, (9, 9, 9), CIFAR_WIDTHS), CIFAR_SHAPE),
+    "resnet20_a": (
+        partial(resnet, (3, 3, 3), CIFAR_WIDTHS, shortcut=SlicePadShortcut),
+        CIFAR_SHAPE,
+    ),
+    "resnet56_a": (
+        partial(resnet, (9, 9, 9), CIFAR_WIDTHS, shortcut=SlicePadShortcut),
+        CIFAR_SHAPE,
+    ),
+    "resnet18_cifar": (partial(resnet, (2, 2, 2, 2), (64, 128, 256, 512)), CIFAR_SHAPE),
+    "vgg16_cifar": (vgg16, CIFAR_SHAPE),
+    "resnet8": (partial(resnet, (1, 1, 1), CIFAR_WIDTHS, in_channels=1), (1, 8, 8)),
+    "segnet_small": (SmallSegNet, (1, 32, 32)),
+    "edsr_small": (EDSR, (3, 16, 16)),
+}
+
+# What a torchvision model needs beside weights=None: no auxiliary outputs (they are heads for
+# training only, and would change the type of the output), and an explicit choice of initialisation
+# where it warns without.
+TORCHVISION_EXTRA: dict[str, dict[str, bool]] = {
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+USUAL_SIZES = (224, 32, 28, 64, 96, 128, 256, 299, 16, 8)  # pixels, for a network that does not say
+TORCHVISION_SIZE = {"inception_v3": 299}  # pixels; all others take 224
+
+
+def names(*, torchvision: bool = False) -> list[str]:
+    """List the names that `build` knows: ours, and on request torchvision's.
+
+    Of torchvision's these are the classifiers, and the networks that segment.
+    """
+    return list(OWN) + ([*_classifiers(), *_segmenters()] if torchvision else [])
+
+
+def build(name: str, *, num_classes: int = 10) -> nn.Module:
+    """Build a network with fresh weights; the caller seeds (`torch.manual_seed`).
+
+    Our own networks with BatchNorm start from Kaiming's normal initialisation (fan out, ReLU) in
+    the convolutions and from weight 1, bias 0 in BatchNorm; all others start as their own code says
+    (torchvision's segmentation networks with fresh weights in the backbone too).
+
+    Args:
+        name: one of `names(torchvision=True)`, or `package.module:factory`, a function that returns
+            a module; it is given `num_classes` if it takes an argument of that name.
+        num_classes: outputs, at least 1; of no effect where a network makes pictures.
+
+    Returns:
+        Network in training mode, on the CPU, in float32.
+
+    Raises:
+        ConfigError: the name is unknown, or a factory cannot be imported or does not make a module.
+    """
+    if num_classes < 1:
+        raise ConfigError(f"num_classes must be at least 1, got {num_classes}")
+    if name in OWN:
+        model = _called(OWN[name][0], num_classes)
+        _initialise(model)
+        return model
+    if ":" in name:
+        return _made_by(name, num_classes)
+    _require_torchvision(name)
+    if name in _segmenters():
+        return torchvision_segmenter(name, num_classes)
+    from torchvision.models import get_model
+
+    extra = TORCHVISION_EXTRA.get(name, {})
+    return get_model(name, weights=None, num_classes=num_classes, **extra)
+
+
+def example_input(name: str, batch: int = 1) -> Tensor:
+    """Give an input of the right shape for `name`: normal noise, always the same.
+
+    A factory `package.module:factory` may say its shape in an attribute `input_shape` = (channels,
+    height, width); otherwise the first of some usual shapes that its network accepts is taken.
+
+    Returns:
+        Float32, shape (batch, channels, height, width).
+
+    Raises:
+        ConfigError: the name is unknown, or no usual shape fits a factory's network.
+    """
+    shape = (batch, *_input_shape(name))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _input_shape(name: str) -> tuple[int, ...]:
+    if name in OWN:
+        return OWN[name][1]
+    if ":" in name:
+        shape = getattr(_factory(name), "input_shape", None)
+        return tuple(shape) if shape is not None else _guessed_shape(name)
+    _require_torchvision(name)
+    size = TORCHVISION_SIZE.get(name, 224)
+    return (3, size, size)
+
+
+def _initialise(model: nn.Module) -> None:
+    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        return  # nothing to keep activations in range but the network's own initialisation
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def _classifiers() -> list[str]:
+    from torchvision import models
+
+    return list(models.list_models(module=models))
+
+
+def _segmenters() -> list[str]:
+    from torchvision import models
+
+    return list(models.list_models(module=models.segmentation))
+
+
+def _require_torchvision(name: str) -> None:
+    known = names(torchvision=True)
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see models.names()"
+    raise ConfigError(
+        f"unknown model {name!r}: {hint} Wanted is one of {', '.join(OWN)}, a torchvision "
+        "classifier or segmentation network by its own name, or 'package.module:factory'"
+    )
+
+
+def _factory(name: str) -> Factory:
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory: Any = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"model {name!r} cannot be imported ({error}): wanted is 'package.module:factory', "
+            "with the package on the Python path"
+        ) from error
+    if not callable(factory):
+        raise ConfigError(f"model {name!r} is a {type(factory).__name__}, not a function")
+    return factory
+
+
+def _made_by(name: str, num_classes: int) -> nn.Module:
+    """Call a user's factory, with `num_classes` if it takes that."""
+    model: Any = _called(_factory(name), num_classes)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model {name!r} made a {type(model).__name__}, wanted an nn.Module")
+    return model
+
+
+def _called(factory: Factory, num_classes: int) -> nn.Module:
+    try:
+        takes = inspect.signature(factory).parameters
+    except ValueError:  # some callables written in C do not tell
+        takes = {}  # type: ignore[assignment]
+    return factory(num_classes=num_classes) if "num_classes" in takes else factory()
+
+
+def _guessed_shape(name: str) -> tuple[int, ...]:
+    """Try usual shapes on a user's network, whose first layer tells the number of channels."""
+    model = _made_by(name, 10).eval()
+    for shape in _usual_shapes(model):
+        try:
+            with torch.no_grad():
+                model(torch.zeros(1, *shape))
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            continue
+        return shape
+    raise ConfigError(
+        f"{name!r} does not say what it takes, and no usual shape fits: set its attribute "
+        "`input_shape` to (channels, height, width), such as `factory.input_shape = (3, 32, 32)`"
+    )
+
+
+def _usual_shapes(model: nn.Module) -> list[tuple[int, ...]]:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return [(module.in_channels, size, size) for size in USUAL_SIZES]
+        if isinstance(module, nn.Conv1d):
+            return [(module.in_channels, size) for size in USUAL_SIZES]
+        if isinstance(module, nn.Linear):
+            return [(module.in_features,), (USUAL_SIZES[-1], module.in_features)]
+    return []

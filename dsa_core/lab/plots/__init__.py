@@ -1,0 +1,15 @@
+"""Figures from data: pure functions that return a matplotlib `Figure`; one family a file."""
+
+from dsa_core.lab.plots.allocation import allocation_figure, draw_allocation, label
+from dsa_core.lab.plots.style import COLOURS, DENSE, blank_figure, open_axes, png
+
+__all__ = [
+    "COLOURS",
+    "DENSE",
+    "allocation_figure",
+    "blank_figure",
+    "draw_allocation",
+    "label",
+    "open_axes",
+    "png",
+]

@@ -1,0 +1,177 @@
+"""The configuration of one run."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from dsa_core.methods import ALLOCATORS
+from dsa_core.lab.calibration import Calibration, read_calibration
+from dsa_core.budget import Budget, Resource
+from dsa_core.errors import BudgetError, ConfigError, nearest
+from dsa_core.lab.runs.changes import changed, named
+from dsa_core.lab.runs.presets import PRESETS, Preset
+from dsa_core.lab.models.weights import file_digest
+
+
+class RunConfig(BaseModel):
+    """Everything that decides the outcome of a run; frozen, and an unknown name is an error.
+
+    Attributes:
+        method: an allocator's name.
+        model, dataset: as `models.build` and `data.load` know them.
+        resource, ratio: the budget, a ratio in (0, 1] of the dense cost.
+        floors, divisor: see `Budget`.
+        preset_name, preset: how it trains.
+        seed: of weights, batches and masks.
+        weights: SHA-256 of a file of dense weights to start from, 64 hexadecimal digits; None
+            trains the dense network. What is in the file decides, not where it lies.
+        calibration: for a budget of latency, what channels cost on the machine at hand; else None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str = "dsa"
+    model: str
+    dataset: str
+    resource: Resource = "macs"
+    ratio: float = Field(gt=0, le=1)
+    floors: dict[str, float] = {}
+    divisor: int = Field(default=1, ge=1)
+    preset_name: str = "custom"
+    preset: Preset
+    seed: int = 0
+    weights: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    calibration: Calibration | None = None
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, method: str) -> str:
+        if method not in ALLOCATORS:
+            raise ConfigError(f"unknown method {method!r}{nearest(method, ALLOCATORS)}")
+        return method
+
+    @field_validator("floors")
+    @classmethod
+    def _sorted(cls, floors: dict[str, float]) -> dict[str, float]:
+        return dict(sorted(floors.items()))  # the order they were given in must not change the hash
+
+    @model_validator(mode="after")
+    def _calibrated(self) -> "RunConfig":
+        check_calibrated(self.resource, self.calibration)
+        return self
+
+    @property
+    def budget(self) -> Budget:
+        """The budget as the cost model takes it."""
+        return Budget(
+            macs=self.ratio if self.resource == "macs" else None,
+            params=self.ratio if self.resource == "params" else None,
+            latency=self.ratio if self.resource == "latency" else None,
+            floors=self.floors,
+            divisor=self.divisor,
+            calibrated=None if self.calibration is None else self.calibration.cost(),
+        )
+
+    def text(self) -> str:
+        """The JSON that is hashed; without what came later where it is not given, as before."""
+        later = {"weights", "calibration"}
+        return self.model_dump_json(exclude={name for name in later if getattr(self, name) is None})
+
+    @property
+    def hash(self) -> str:
+        """Ten hexadecimal digits that name this configuration."""
+        return short_hash(self.text())
+
+    @property
+    def series(self) -> str:
+        """Ten digits that name the configuration without its seed: the runs to average over."""
+        return short_hash(self.model_copy(update={"seed": 0}).text())
+
+    @property
+    def folder(self) -> str:
+        """Name of the run's folder."""
+        budget = f"{self.resource}{self.ratio:g}"
+        parts = [file_name(self.model), file_name(self.dataset), self.method, budget]
+        return "-".join([*parts, f"seed{self.seed}", self.hash[:6]])
+
+    @property
+    def dense_folder(self) -> str:
+        """Name of the folder of the dense network, which all runs that start from it share.
+
+        Given weights depend on no seed and no setting, so that runs of all seeds share them.
+        """
+        names = [file_name(self.model), file_name(self.dataset)]
+        if self.weights is not None:
+            return "-".join([*names, "weights", self.weights[:10]])
+        settings = self.preset.dense.model_dump_json() if self.preset.dense else "untrained"
+        key = short_hash(settings)[:6]
+        return "-".join([*names, f"seed{self.seed}", key])
+
+
+def check_calibrated(resource: Resource, calibration: Calibration | Path | None) -> None:
+    """Refuse a budget of latency without a calibration, and a calibration for anything else."""
+    if (resource == "latency") != (calibration is not None):
+        raise BudgetError(
+            "a calibration is for a budget of latency, and such a budget needs one: "
+            "`dsa calibrate MODEL`, then --calibration FILE with --budget latency=0.6; "
+            f"the budget is of {resource}"
+        )
+
+
+def file_name(text: str) -> str:
+    """A name of a model or dataset with nothing a path would trip over."""
+    return "".join(c if c.isalnum() or c in "_." else "_" for c in text)
+
+
+def short_hash(text: str) -> str:
+    """The first ten hexadecimal digits of SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def configure(
+    preset: str,
+    *,
+    method: str = "dsa",
+    model: str | None = None,
+    dataset: str | None = None,
+    resource: Resource = "macs",
+    ratio: float = 0.5,
+    floors: dict[str, float] | None = None,
+    divisor: int = 1,
+    seed: int = 0,
+    weights: Path | None = None,
+    calibration: Path | None = None,
+    changes: Mapping[str, str] | None = None,
+) -> RunConfig:
+    """Make a configuration from a preset's name; model and dataset default to the preset's.
+
+    Of `weights`, a file of dense weights to start from, the configuration holds the SHA-256; of
+    `calibration`, a file that `dsa calibrate` wrote, all that is in it. `changes` are settings of
+    the preset by their path, see `changed`.
+
+    Raises:
+        ConfigError: a name is unknown, with the nearest as a hint; or a file cannot be read.
+        BudgetError: a budget of latency comes without a calibration, or another one with it.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
+    if method not in ALLOCATORS:
+        raise ConfigError(f"unknown method {method!r}{nearest(method, ALLOCATORS)}")
+    chosen = changed(PRESETS[preset](), changes or {})
+    check_calibrated(resource, calibration)
+    return RunConfig(
+        method=method,
+        model=model or chosen.model,
+        dataset=dataset or chosen.dataset,
+        resource=resource,
+        ratio=ratio,
+        floors=floors or {},
+        divisor=divisor,
+        preset_name=named(preset, changes or {}),
+        preset=chosen,
+        seed=seed,
+        weights=None if weights is None else file_digest(weights),
+        calibration=None if calibration is None else read_calibration(calibration),
+    )

@@ -1,0 +1,179 @@
+"""The network that a search starts from: trained here, found, given, or fresh."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from dsa_core.errors import ConfigError
+from dsa_core.lab.runs.facts import git_commit, versions
+from dsa_core.lab.runs.workshop import Workshop
+from dsa_core.files import write_atomically
+from dsa_core.lab.machine import device_name
+from dsa_core.lab.models.weights import file_digest, load_weights
+from dsa_core.training.processes import agreed, team, wait
+from dsa_core.training.stopwatch import total_time
+from dsa_core.training import FP32, TrainConfig, place_model, train
+
+
+@dataclass(frozen=True)
+class DenseNetwork:
+    """The network that a search starts from.
+
+    Attributes:
+        model: on its device.
+        score: on the test set; None if it is untrained.
+        extra: the task's other metrics.
+        seconds, processor_seconds, epochs: of its training.
+        reused: whether an earlier run trained it.
+    """
+
+    model: nn.Module
+    score: float | None
+    seconds: float
+    processor_seconds: float
+    epochs: int
+    reused: bool
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+def dense_network(shop: Workshop, model: nn.Module) -> DenseNetwork:
+    """Train the dense network in place, or take the one that a run left in `out/dense/`.
+
+    Given weights are in the model already, see `load_given`: they are kept in `out/dense/` and
+    scored. Of runs that go side by side one trains or keeps it, and the others wait.
+    """
+    config, settings = shop.config, shop.config.preset.dense
+    if settings is None and config.weights is None:
+        return DenseNetwork(model, None, 0.0, 0.0, 0, reused=False)
+    folder = shop.out / "dense" / config.dense_folder
+    done = folder / "dense.json"
+    if not agreed(done.exists()):
+        with one_run_at_a_time(folder):
+            if not agreed(done.exists()):
+                if config.weights is not None:
+                    keep_given(shop, model, folder)
+                elif settings is not None:
+                    train_dense(shop, model, settings, folder)
+    try:
+        facts = json.loads(done.read_text())
+        model.load_state_dict(load_tensors((folder / "model.safetensors").read_bytes()))
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(
+            f"{folder}: the dense network there cannot be read: {error}. Remove the folder to "
+            "train it anew"
+        ) from error
+    # a run that was killed later finds its own; given weights no run has trained
+    reused = config.weights is None and facts.get("trained_by") != config.hash
+    word = f"trained before, {folder}" if reused else f"on the test set, {folder}"
+    score, extra = facts["score"], facts.get("extra", {})
+    shop.say(f"dense {config.model}: {shop.task.show(score)} {shop.task.judged_by} ({word})")
+    cost = total_time([facts])
+    return DenseNetwork(model, score, **cost, epochs=facts["epochs"], reused=reused, extra=extra)
+
+
+@contextmanager
+def one_run_at_a_time(folder: Path) -> Iterator[None]:
+    """Let the runs that share a folder take turns; of several processes the first holds the key."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock") if team().leads else nullcontext():
+        wait()
+        yield
+        wait()
+
+
+def train_dense(shop: Workshop, model: nn.Module, settings: TrainConfig, folder: Path) -> None:
+    """Train the dense network in place, and write it to its folder."""
+    config = shop.config
+    shop.say(f"dense {config.model}: training {settings.epochs} epochs of {config.dataset}")
+    result = train(
+        model,
+        shop.training("dense", settings),
+        shop.task,
+        settings,
+        seed=config.seed,
+        checkpoint=folder / "train.pt",
+        progress=shop.progress,
+    )
+    place_model(model, FP32)
+    measured = shop.measure(model)
+    facts = {
+        "model": config.model,
+        "dataset": config.dataset,
+        "seed": config.seed,
+        "trained_by": config.hash,
+        "score_name": shop.task.judged_by,
+        "score": measured.score,
+        "extra": measured.extra,
+        "seconds": result.seconds,
+        "processor_seconds": result.processor_seconds,
+        "epochs": len(result.history),
+        "precision": result.precision,
+        "versions": versions(),
+        "device": device_name(shop.device),
+        "git_commit": git_commit(),
+        "config": settings.model_dump(),
+        "history": result.history,
+    }
+    keep_dense(model, folder, facts)
+
+
+def keep_dense(model: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
+    """Write a dense network; `dense.json` last, because its presence says that all is there."""
+    tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    write_atomically(folder / "model.safetensors", save_tensors(tensors))
+    write_atomically(folder / "dense.json", json.dumps(facts, indent=1) + "\n")
+
+
+def load_given(shop: Workshop, model: nn.Module) -> None:
+    """Put the given weights into the model, in place, if the run has some.
+
+    Nothing is written yet: a file that does not fit is refused before anything else happens. An
+    earlier run's copy in `out/dense/` needs no file; `dense_network` takes it.
+
+    Raises:
+        ConfigError: the file is missing, another one than the configuration names, or does not fit
+            the network; or the configuration names none.
+    """
+    wanted, path = shop.config.weights, shop.weights
+    if path is not None:
+        check_same(wanted, path)
+    if wanted is None or (shop.out / "dense" / shop.config.dense_folder / "dense.json").exists():
+        return
+    if path is None:
+        raise ConfigError(
+            f"this configuration starts from weights (SHA-256 {wanted[:10]}...), and {shop.out} "
+            "holds no copy of them: give the file, as run(..., weights=PATH)"
+        )
+    load_weights(model, path)
+
+
+def check_same(wanted: str | None, path: Path) -> None:
+    """Compare a file with what the configuration says of it.
+
+    Raises:
+        ConfigError: the configuration has no weights, or others.
+    """
+    found = file_digest(path)
+    if found != wanted:
+        said = f"names weights of SHA-256 {wanted[:10]}..." if wanted else "names no weights"
+        raise ConfigError(
+            f"the configuration {said}, {path} has {found[:10]}...: give the file to configure "
+            "as well, configure(..., weights=PATH)"
+        )
+
+
+def keep_given(shop: Workshop, model: nn.Module, folder: Path) -> None:
+    """Measure the network of the given weights, and write it to its folder."""
+    shop.say(f"dense {shop.config.model}: weights of {shop.weights}")
+    measured = shop.measure(model)
+    facts = {"weights": shop.config.weights, "score": measured.score, "extra": measured.extra}
+    keep_dense(model, folder, facts | {"seconds": 0.0, "epochs": 0})

@@ -1,0 +1,188 @@
+"""What a run found, and the record of it."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from dsa_core.methods import Allocation
+from dsa_core.surgery.verify import count_macs
+from dsa_core.budget import NANOSECONDS, Cost, Resource
+from dsa_core.lab.data import AnyDataset
+from dsa_core.lab.runs.dense import DenseNetwork
+from dsa_core.lab.runs.facts import git_commit, versions
+from dsa_core.lab.runs.workshop import Workshop
+from dsa_core.lab.latency import Latency, latencies
+from dsa_core.lab.machine import device_name
+from dsa_core.lab.record import CostRecord, GroupRecord, Record, Scores
+from dsa_core.training import FP32, EvalResult, TrainResult, place_model
+
+RESOURCES: tuple[Resource, ...] = ("macs", "params")
+LATENCY_BATCH = 128
+LATENCY_PIXELS = LATENCY_BATCH * 32 * 32
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the phases of a run returned.
+
+    Attributes:
+        dense: the network it started from.
+        allocation: what the search found.
+        masked_loss: loss on the ratios' part of the training set under the final hard mask.
+        pruned: the network that was cut and fine-tuned.
+        before, after: of the test set, before and after the fine-tuning.
+        tuned: how the fine-tuning went.
+    """
+
+    dense: DenseNetwork
+    allocation: Allocation
+    masked_loss: float
+    pruned: nn.Module
+    before: EvalResult
+    after: EvalResult
+    tuned: TrainResult
+
+
+def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
+    """Write down a run; costs are counted and latencies measured here."""
+    config, dense, found = shop.config, outcome.dense, outcome.allocation
+    costs = {r: cost_record(shop, outcome, example, r) for r in RESOURCES}
+    timed = time_both(shop, outcome, example)
+    if config.calibration is not None:
+        costs["latency"] = latency_record(outcome, timed)
+    return Record(
+        config_hash=config.hash,
+        series=config.series,
+        method=config.method,
+        model=config.model,
+        dataset=config.dataset,
+        preset=config.preset_name,
+        seed=config.seed,
+        resource=config.resource,
+        asked_ratio=config.ratio,
+        floors=config.floors,
+        divisor=config.divisor,
+        budget_met=costs[config.resource].ratio <= config.ratio + 1e-9,
+        costs=costs,
+        score_name=shop.task.judged_by,
+        score_unit=shop.task.unit,
+        scores=Scores(
+            dense=dense.score,
+            pruned=outcome.before.score,
+            fine_tuned=outcome.after.score,
+            masked_loss=outcome.masked_loss,
+        ),
+        extra_scores=extra_scores(outcome),
+        groups=group_records(found),
+        seconds=phases(dense.seconds, found.seconds, outcome.tuned.seconds),
+        processor_seconds=phases(
+            dense.processor_seconds, found.processor_seconds, outcome.tuned.processor_seconds
+        ),
+        epochs=phases(dense.epochs, len(found.epochs), len(outcome.tuned.history)),
+        trials=found.trials,
+        dense_reused=dense.reused,
+        latency=timed,
+        precision=outcome.tuned.precision,
+        versions=versions(),
+        device=device_name(shop.device),
+        git_commit=git_commit(),
+        notes=found.notes | ({"weights": config.weights} if config.weights else {}),
+    )
+
+
+def phases(dense: T, search: T, fine_tune: T) -> dict[str, T]:
+    """Name one number for each phase."""
+    return {"dense": dense, "search": search, "fine_tune": fine_tune}
+
+
+def extra_scores(outcome: Outcome) -> dict[str, dict[str, float]]:
+    """What the task measures beside the score, by name, then by state of the network."""
+    states = {"dense": outcome.dense.extra, "pruned": outcome.before.extra}
+    states["fine_tuned"] = outcome.after.extra
+    return {
+        name: {state: found[name] for state, found in states.items() if name in found}
+        for name in outcome.after.extra
+    }
+
+
+def time_both(shop: Workshop, outcome: Outcome, example: Tensor) -> dict[str, Latency]:
+    """Time the dense and the pruned network in turn: as the calibration did, if there is one."""
+    calibration = shop.config.calibration
+    way = FP32 if calibration is None else calibration.way
+    n = None if calibration is None else calibration.shape[0]
+    x = some_examples(shop.dataset, example[0, 0].numel(), n).to(shop.device)
+    both = [outcome.dense.model, outcome.pruned]
+    for model in both:
+        place_model(model, way)
+    dense, pruned = latencies(both, x, precision=way)
+    for model in both:
+        place_model(model, FP32)
+    return {"dense": dense, "pruned": pruned}
+
+
+def latency_record(outcome: Outcome, timed: dict[str, Latency]) -> CostRecord:
+    """Asked, relaxed and predicted latency by the calibration; dense and pruned by the clock."""
+    found = outcome.allocation
+    return CostRecord(
+        dense=round(NANOSECONDS * timed["dense"].median_ms),
+        asked_ratio=found.budget.ratio,
+        relaxed_ratio=found.relaxed_cost("latency"),
+        whole=found.whole_cost("latency"),
+        counted=round(NANOSECONDS * timed["pruned"].median_ms),
+    )
+
+
+def some_examples(dataset: AnyDataset, pixels: int, n: int | None = None) -> Tensor:
+    """A batch of examples to time the networks on.
+
+    Of training, because test pictures may differ in size.
+
+    Args:
+        dataset: where they are from.
+        pixels: of an example.
+        n: how many; None for 128, or fewer of more than 32x32 pixels.
+    """
+    n = n or max(1, min(LATENCY_BATCH, LATENCY_PIXELS // pixels))
+    batches = dataset.batches("train", batch_size=n, augment="none", shuffle=False)
+    x, _ = next(iter(batches.epoch(0)))
+    return x
+
+
+def cost_record(
+    shop: Workshop, outcome: Outcome, example: Tensor, resource: Resource
+) -> CostRecord:
+    """Asked, relaxed, predicted and counted cost of one resource."""
+    config, found = shop.config, outcome.allocation
+    if resource == "macs":
+        counted = count_macs(outcome.pruned, example)
+    else:
+        counted = count_parameters(outcome.pruned, found)
+    return CostRecord(
+        dense=Cost.of(found.graph, resource).dense,
+        asked_ratio=config.ratio if config.resource == resource else None,
+        relaxed_ratio=found.relaxed_cost(resource),
+        whole=found.whole_cost(resource),
+        counted=counted,
+    )
+
+
+def count_parameters(pruned: nn.Module, allocation: Allocation) -> int:
+    """Count the parameters of a pruned network; those that were set to zero are gone."""
+    removed = allocation.weight_mask or {}
+    zeros = sum(
+        int((p.detach().cpu() == 0)[~removed[name]].sum())
+        for name, p in pruned.named_parameters()
+        if name in removed
+    )
+    return sum(p.numel() for p in pruned.parameters()) - zeros
+
+
+def group_records(allocation: Allocation) -> tuple[GroupRecord, ...]:
+    """Kept channels of every group."""
+    groups, counts = allocation.graph.prunable, allocation.counts.tolist()
+    return tuple(
+        GroupRecord(name=group.name, size=group.size, kept=kept, keep_ratio=ratio)
+        for group, kept, ratio in zip(groups, counts, allocation.keep_ratios.tolist(), strict=True)
+    )

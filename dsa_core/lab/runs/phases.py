@@ -1,0 +1,127 @@
+"""The phases of a run after the dense network: the search, the cut, the fine-tuning."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from dsa_core.methods import ALLOCATORS, Allocation, SearchConfig, SearchData
+from dsa_core.channels import ChannelGraph
+from dsa_core.lab.runs.workshop import Workshop
+from dsa_core.files import write_atomically
+from dsa_core.masks import masked
+from dsa_core.training.processes import average_buffers
+from dsa_core.surgery import prune, save
+from dsa_core.surgery.sparse import held_zeros, save_sparse, zero_weights
+from dsa_core.training import (
+    FP32,
+    TrainConfig,
+    TrainResult,
+    evaluate,
+    place_model,
+    recalibrate_batchnorm,
+    train,
+)
+
+
+def find_allocation(
+    shop: Workshop, model: nn.Module, graph: ChannelGraph
+) -> tuple[Allocation, float]:
+    """Search, training the model in place; also the validation loss under the hard mask."""
+    config, settings = shop.config, shop.config.preset.search
+    weights, ratios = shop.halves()
+    held_out = shop.dataset.batches(
+        "train", batch_size=shop.eval_batch, indices=ratios, augment="none", device=shop.device
+    )
+    data = SearchData(
+        weights=shop.training("weights", settings.train, weights),
+        ratios=shop.training("ratios", ratio_training(settings), ratios),
+        task=shop.task,
+        checkpoint=shop.checkpoints / "search.pt",
+        progress=shop.progress,
+        held_out=held_out,
+    )
+    shop.say(f"{config.method}: searching for {config.ratio:.0%} of the dense {config.resource}")
+    allocation = ALLOCATORS[config.method](
+        model, graph, config.budget, data, settings, seed=config.seed
+    )
+    with masked(model, graph, allocation.keep.float().to(shop.device)) as cut:
+        loss = evaluate(zero_weights(cut, masks_of(allocation)), held_out, shop.task).loss
+    write_history(shop.folder, allocation)
+    return allocation, loss
+
+
+def ratio_training(settings: SearchConfig) -> TrainConfig:
+    """The weights' settings, of which batches need the size and the augmentation."""
+    size = settings.ratio_batch_size or settings.train.batch_size
+    return settings.train.model_copy(update={"batch_size": size})
+
+
+def cut_and_recalibrate(
+    shop: Workshop, model: nn.Module, graph: ChannelGraph, allocation: Allocation
+) -> nn.Module:
+    """Prune, and estimate the BatchNorm statistics of what is left anew."""
+    pruned = zero_weights(prune(model, graph, allocation.keep), masks_of(allocation))
+    preset = shop.config.preset
+    batches = shop.training("recalibration", preset.fine_tune)
+    recalibrate_batchnorm(pruned, batches, preset.norm_batches)
+    average_buffers(pruned)  # of several processes each has seen its own rows
+    return pruned
+
+
+def masks_of(allocation: Allocation) -> Mapping[str, Tensor]:
+    """Which single weights stay; nothing to say for a method that removes channels."""
+    return allocation.weight_mask or {}
+
+
+def fine_tune(shop: Workshop, pruned: nn.Module, allocation: Allocation) -> TrainResult:
+    """Train the pruned network in place, on the whole training set; removed weights stay zero."""
+    settings = shop.config.preset.fine_tune
+    shop.say(f"{shop.config.method}: fine-tuning {settings.epochs} epochs")
+    with held_zeros(pruned, masks_of(allocation)):
+        result = train(
+            pruned,
+            shop.training("fine-tune", settings),
+            shop.task,
+            settings,
+            seed=shop.config.seed,
+            checkpoint=shop.checkpoints / "fine_tune.pt",
+            progress=shop.progress,
+        )
+    place_model(pruned, FP32)  # the score and the latency are of plain float32
+    return result
+
+
+def keep_pruned(
+    shop: Workshop, pruned: nn.Module, graph: ChannelGraph, allocation: Allocation
+) -> None:
+    """Write the pruned network to `pruned/`: smaller tensors, or sparse ones."""
+    folder, name = shop.folder / "pruned", shop.config.model
+    if allocation.weight_mask is None:
+        save(folder, pruned, graph, allocation.keep, name=name)
+    else:
+        save_sparse(folder, pruned, graph, allocation.weight_mask, name=name)
+
+
+def write_history(folder: Path, allocation: Allocation) -> None:
+    """Write every update of the keep ratios, and every epoch, as `history.json`."""
+    updates = [asdict(u) for u in allocation.updates]
+    columns = {k: [rounded(u[k]) for u in updates] for k in (updates[0] if updates else {})}
+    history = {
+        "groups": [g.name for g in allocation.graph.prunable],
+        "sizes": allocation.graph.sizes.tolist(),
+        "updates": columns,
+        "epochs": list(allocation.epochs),
+    }
+    write_atomically(folder / "history.json", json.dumps(history) + "\n")
+
+
+def rounded(value: float | int | tuple[float, ...]) -> float | int | list[float] | None:
+    """Six significant digits; NaN, which JSON does not have, becomes null."""
+    if isinstance(value, tuple):
+        return [float(f"{v:.6g}") for v in value]
+    if isinstance(value, int):
+        return value
+    return float(f"{value:.6g}") if value == value else None

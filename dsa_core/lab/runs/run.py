@@ -1,0 +1,136 @@
+"""One run, from a configuration to a record."""
+
+import copy
+from pathlib import Path
+
+from dsa_core.lab.data import load
+from dsa_core.errors import ConfigError
+from dsa_core.lab.runs.config import RunConfig
+from dsa_core.lab.runs.dense import dense_network, load_given
+from dsa_core.lab.runs.onnx import check_onnx, with_onnx
+from dsa_core.lab.runs.outcome import Outcome, record_of
+from dsa_core.lab.runs.phases import (
+    cut_and_recalibrate,
+    find_allocation,
+    fine_tune,
+    keep_pruned,
+)
+from dsa_core.lab.runs.start import start
+from dsa_core.lab.runs.workshop import Workshop
+from dsa_core.files import write_atomically
+from dsa_core.training.processes import agreed, team, wait
+from dsa_core.lab.record import FILE, Record, read_record, write_record
+from dsa_core.surgery import try_forward
+from dsa_core.training import EvalResult, device_of
+
+
+def run(
+    config: RunConfig,
+    out: Path,
+    *,
+    folder: Path | None = None,
+    data_root: Path | None = None,
+    weights: Path | None = None,
+    progress: bool = True,
+    force: bool = False,
+    onnx: bool = False,
+) -> Record:
+    """Run one configuration, or go on with it where it was left.
+
+    Writes `out/<run>/`, or `folder`, with config.json, record.json, history.json (keep ratios of
+    every update), checkpoints/ and pruned/. The dense network goes to `out/dense/`, where other
+    runs find it.
+
+    As one of several processes (`parallel`) all take part, and the first one writes the record.
+
+    Args:
+        config: what to do.
+        out: folder of this and other runs.
+        folder: of this run alone, where another name than `config.folder` is wanted.
+        data_root: folder of the datasets; None for DSA_DATA, else ./data.
+        weights: file of the dense weights that `config.weights` names; a run that is continued
+            does not need it, there is a copy in `out/dense/`.
+        progress: show bars and say what happens.
+        force: search and fine-tune anew, even if there is a record of this configuration; the dense
+            network is kept.
+        onnx: also write the pruned network as `pruned.onnx`, compared and timed in ONNX Runtime.
+
+    Returns:
+        The record; read from the file if the run was complete already.
+
+    Raises:
+        ConfigError, DataError, TraceError, BudgetError: before anything is trained. One reason is a
+            record of another configuration in `folder`.
+        TrainingError: a loss is not finite, or a checkpoint does not fit.
+        KeyboardInterrupt: as it came; the same call goes on.
+    """
+    if onnx:
+        check_onnx()
+    dataset = load(config.dataset, data_root)
+    device = device_of()  # joins the processes, if there are several
+    shop = Workshop(config, out, dataset, device, progress and team().leads, folder, weights)
+    if force:
+        forget(shop)
+    done = agreed((shop.folder / FILE).exists())
+    if done:
+        shop.say(f"{config.method}: done before, {shop.folder}")
+    record = record_there(shop) if done else walk(shop)
+    if team().leads and not done:
+        write_record(shop.folder, record)
+    if team().leads and onnx:
+        record = with_onnx(shop, record)
+        write_record(shop.folder, record)
+    wait()
+    return record
+
+
+def record_there(shop: Workshop) -> Record:
+    """The record that an earlier call has left.
+
+    Raises:
+        ConfigError: it is of another configuration.
+    """
+    record = read_record(shop.folder / FILE)
+    if record.config_hash != shop.config.hash:
+        raise ConfigError(
+            f"{shop.folder} holds a run of another configuration ({record.config_hash}, this is "
+            f"{shop.config.hash}): give this one another folder, or remove that"
+        )
+    return record
+
+
+def forget(shop: Workshop) -> None:
+    """Remove the record and the checkpoints of an earlier run of the same configuration."""
+    wait()
+    for old in [shop.folder / FILE, *shop.checkpoints.glob("*.pt")]:
+        old.unlink(missing_ok=True)
+    wait()
+
+
+def walk(shop: Workshop) -> Record:
+    """Take the phases one after the other; each goes on from its own checkpoint."""
+    config = shop.config
+    example = shop.example
+    model, graph = start(config, shop.dataset, example)
+    load_given(shop, model)
+    write_atomically(shop.folder / "config.json", config.model_dump_json(indent=1) + "\n")
+    dense = dense_network(shop, model)
+    searched = copy.deepcopy(dense.model)
+    allocation, masked_loss = find_allocation(shop, searched, graph)
+    pruned = cut_and_recalibrate(shop, searched, graph, allocation)
+    try_forward(pruned, example)
+    before = shop.measure(pruned)
+    say_score(shop, before, "before fine-tuning")
+    tuned = fine_tune(shop, pruned, allocation)
+    after = shop.measure(pruned)
+    say_score(shop, after, "after fine-tuning")
+    keep_pruned(shop, pruned, graph, allocation)
+    outcome = Outcome(dense, allocation, masked_loss, pruned, before, after, tuned)
+    return record_of(shop, outcome, example)
+
+
+def say_score(shop: Workshop, found: EvalResult, when: str) -> None:
+    """Tell what was measured."""
+    score = f"{shop.task.show(found.score)} {shop.task.judged_by}"
+    others = "".join(f", {name} {value:.4f}" for name, value in found.extra.items())
+    shop.say(f"{shop.config.method}: {score}{others} {when}")

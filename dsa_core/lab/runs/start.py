@@ -1,0 +1,163 @@
+"""What can be known before anything is trained: the network fits the data, and the budget it."""
+
+import torch
+from torch import Tensor, nn
+
+from dsa_core.lab import models
+from dsa_core.methods import CHECKS
+from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels.export import failing_module
+from dsa_core.lab.check import compare
+from dsa_core.surgery.verify import TOLERANCES, random_channels, randomise
+from dsa_core.lab.data import AnyDataset
+from dsa_core.errors import ConfigError, SurgeryError
+from dsa_core.lab.runs.config import RunConfig
+from dsa_core.surgery import prune
+from dsa_core.surgery.cut import duplicate
+from dsa_core.training import mode
+
+TRIAL = 0.7  # share of every group that the trial cut keeps
+
+
+def start(
+    config: RunConfig, dataset: AnyDataset, example: Tensor
+) -> tuple[nn.Module, ChannelGraph]:
+    """Build the network from its seed and trace it; refuse at once what would fail hours later.
+
+    Args:
+        config: of the run.
+        dataset: says how many classes; and its task must be able to use what the network returns.
+        example: zeros in the shape of one example, on the device of the run.
+
+    Raises:
+        ConfigError: the network is unknown, does not take pictures of this shape, or is
+            of another task; or the calibration is of another machine.
+        TraceError: it cannot be traced.
+        SurgeryError: it does not survive a cut, or computes something else then than under masks.
+        BudgetError: the budget is out of range, below the cost of its floors, or not one for this
+            method.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = models.build(config.model, num_classes=dataset.num_classes).to(example.device)
+    try_pictures(config, model, example)
+    try_task(config, dataset, model, example.device)
+    graph = trace(model, example)
+    if config.calibration is not None:
+        config.calibration.check(example, config.divisor)
+    config.budget.check(config.budget.cost(graph))
+    if config.method in CHECKS:
+        CHECKS[config.method](config.budget)
+    try_cut(config, model, graph, example)
+    return model, graph
+
+
+def try_task(
+    config: RunConfig, dataset: AnyDataset, model: nn.Module, device: torch.device
+) -> None:
+    """Compute the loss of one example: a network may be of another task than the dataset.
+
+    Raises:
+        ConfigError: the task cannot use the outputs.
+    """
+    batches = dataset.batches("train", batch_size=1, augment="none", shuffle=False, device=device)
+    x, y = next(iter(batches.epoch(0)))
+    with mode(model, training=False), torch.no_grad():
+        outputs = model(x)
+        try:
+            dataset.task.loss(outputs, y)
+        except Exception as error:
+            shape = by(tuple(outputs.shape)) if isinstance(outputs, Tensor) else type(outputs)
+            raise ConfigError(
+                f"{config.model} is not for {dataset.task.name}, the task of {config.dataset}: it "
+                f"returns {shape}, the targets are {by(tuple(y.shape))} ({error}). Name another "
+                "network (segnet_small and lraspp_mobilenet_v3_large segment, edsr_small enlarges),"
+                " or another dataset"
+            ) from error
+
+
+def try_pictures(config: RunConfig, model: nn.Module, example: Tensor) -> None:
+    """Run the network once, in evaluation mode; its mode comes back.
+
+    Raises:
+        ConfigError: it does not take pictures of this shape; says what it is made for.
+    """
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(example)
+    except Exception as error:
+        raise ConfigError(
+            f"{config.model} does not take the pictures of {config.dataset}, "
+            f"{by(tuple(example.shape[1:]))}{made_for(config.model)}: "
+            f"{failing_module(model, error)}: {error}. Name another network "
+            "(resnet20 and the like take 3x32x32, resnet8 takes 1x8x8), or another dataset"
+        ) from error
+    finally:
+        model.train(was_training)
+
+
+def try_cut(config: RunConfig, model: nn.Module, graph: ChannelGraph, example: Tensor) -> None:
+    """Cut channels at random from a copy: it must compute what the network does under masks.
+
+    On the CPU, for two examples of noise, and once in training mode; nothing is drawn from the
+    global generator.
+
+    Raises:
+        SurgeryError: it cannot run any more, or computes something else.
+    """
+    if not graph.prunable:
+        return
+    copied, noise = duplicate(model).cpu(), torch.Generator().manual_seed(0)
+    x = torch.rand((2, *example.shape[1:]), generator=noise)
+    chosen = random_channels(graph, TRIAL, 0) | kept_whole(config, graph)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        randomise(copied)  # a scale of zero would hide what lies behind it
+        row = compare(config.model, copied, graph, x, chosen, files=False)
+        if not (row.max_abs_diff or 0.0) <= TOLERANCES[x.dtype]:
+            raise SurgeryError(
+                f"{config.model} computes something else when channels are cut than when they are "
+                f"masked (they differ by {row.max_abs_diff:.1e}): a number of channels, or their "
+                f"order, is written into a forward. `dsa groups {config.model}` shows what was "
+                "followed; keep the groups concerned by a floor of 1"
+            )
+        try_training(prune(copied, graph, chosen), graph, x)
+
+
+def kept_whole(config: RunConfig, graph: ChannelGraph) -> Tensor:
+    """The channels of groups that a floor keeps whole, bool, shape (n,)."""
+    cost = config.budget.cost(graph)
+    whole = config.budget.least_counts(cost) >= graph.sizes
+    return torch.repeat_interleave(whole, graph.sizes)
+
+
+def try_training(pruned: nn.Module, graph: ChannelGraph, x: Tensor) -> None:
+    """Run a pruned network in training mode, where it may use what it does not otherwise.
+
+    Raises:
+        SurgeryError: it cannot run then; names what evaluation never reads.
+    """
+    try:
+        with mode(pruned, training=True), torch.no_grad():
+            pruned(x)
+    except Exception as error:
+        unread = ", ".join(graph.unused) or "nothing that is known"
+        raise SurgeryError(
+            f"the pruned network cannot run in training mode: {failing_module(pruned, error)}: "
+            f"{error}. Channels are followed in evaluation mode, which never reads: {unread}. Keep "
+            "the groups that those layers read by a floor of 1"
+        ) from error
+
+
+def made_for(name: str) -> str:
+    """Say what shape of pictures a network is made for, if it tells."""
+    try:
+        return f" (it is made for {by(tuple(models.example_input(name).shape[1:]))})"
+    except ConfigError:
+        return ""
+
+
+def by(shape: tuple[int, ...]) -> str:
+    """Write a shape: 3x32x32."""
+    return "x".join(map(str, shape))

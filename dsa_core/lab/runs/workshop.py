@@ -1,0 +1,96 @@
+"""What the phases of a run share: its configuration, data, task, device and folders."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dsa_core.lab.data import AnyDataset, BatchSource, Task, split, step_seed
+from dsa_core.lab.runs.config import RunConfig
+from dsa_core.training import EvalResult, TrainConfig, evaluate
+
+EVAL_BATCH = 500  # examples, of pictures up to 64x64
+EVAL_PIXELS = EVAL_BATCH * 64 * 64  # larger pictures are evaluated in smaller batches
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What the phases of a run share.
+
+    Attributes:
+        config: of the run.
+        out: folder of all runs.
+        dataset, device: as loaded; the task comes with the dataset.
+        progress: show bars and say what happens.
+        home: folder of this run; None for `out/<run>`.
+        weights: file of the given dense weights; None if there are none, or `out` has a copy.
+    """
+
+    config: RunConfig
+    out: Path
+    dataset: AnyDataset
+    device: torch.device
+    progress: bool
+    home: Path | None = None
+    weights: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this run."""
+        return self.home or self.out / self.config.folder
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the phases save themselves."""
+        return self.folder / "checkpoints"
+
+    def training(
+        self, phase: str, settings: TrainConfig, indices: Tensor | None = None
+    ) -> BatchSource:
+        """Augmented training batches; their order depends on seed and phase."""
+        return self.dataset.batches(
+            "train",
+            batch_size=settings.batch_size,
+            indices=indices,
+            seed=step_seed(self.config.seed, phase),
+            drop_last=True,
+            device=self.device,
+        )
+
+    @property
+    def task(self) -> Task:
+        """The loss and what judges."""
+        return self.dataset.task
+
+    def measure(self, model: nn.Module) -> EvalResult:
+        """Loss and score on the test set, in float32."""
+        test = self.dataset.batches("test", batch_size=self.eval_batch, device=self.device)
+        return evaluate(model, test, self.task)
+
+    @property
+    def eval_batch(self) -> int:
+        """Examples in a batch that is only evaluated: fewer, if they are large."""
+        pixels = self.example[0, 0].numel()
+        return max(1, min(EVAL_BATCH, EVAL_PIXELS // max(1, pixels)))
+
+    @cached_property
+    def example(self) -> Tensor:
+        """Zeros in the shape of one training example, shape (1, C, H, W), on the device.
+
+        Of training, because test pictures may differ in size.
+        """
+        batches = self.dataset.batches("train", batch_size=1, augment="none", shuffle=False)
+        x, _ = next(iter(batches.epoch(0)))
+        return torch.zeros_like(x, device=self.device)
+
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """The part of the training set for the weights, and the part for the keep ratios."""
+        n = self.dataset.count("train")
+        return split(n, self.config.preset.weights_fraction, self.config.seed)
+
+    def say(self, text: str) -> None:
+        """Tell the user, if they want to hear."""
+        if self.progress:
+            print(text, flush=True)

@@ -1,0 +1,222 @@
+"""AMC: an agent learns by trial how much of each group to keep."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from dsa_core.allocation import Allocation, Update
+from dsa_core.budget import Budget, round_to_channels
+from dsa_core.channels import ChannelGraph
+from dsa_core.errors import ConfigError
+from dsa_core.methods.amc_reward import MaskedScore, Worth
+from dsa_core.methods.config import OnStep, SearchConfig, SearchData
+from dsa_core.methods.problem import Problem
+from dsa_core.methods.settings.amc import AMCSettings
+from dsa_core.training import Precision, keep_freed_memory, load_checkpoint, save_checkpoint
+from dsa_core.training.stopwatch import Stopwatch, total_time
+
+
+def allocate(
+    model: nn.Module,
+    graph: ChannelGraph,
+    budget: Budget,
+    data: SearchData,
+    config: SearchConfig,
+    *,
+    seed: int,
+    on_step: OnStep | None = None,
+) -> Allocation:
+    """Search by AMC, from a trained network: reinforcement learning without any training of it.
+
+    In each episode an agent decides, group by group, how much of the network to keep; the budget is
+    a wall that no decision can pass. The reward is the score of the dense network under the mask,
+    on held-out examples, without fine-tuning. The best episode's counts are taken, and what they
+    leave of the budget is spent as for all methods (`round_to_channels`). The weights stay as they
+    were: the cut network's training is the fine-tuning alone.
+
+    Deviations from the paper: one decision for a channel *group*, not for a layer; the final reward
+    comes at the last decision, not at each (`amc_env`), and no moving average is taken off it;
+    channels are removed by masks, and the weights of what stays are not fitted anew to the dense
+    layers' outputs.
+
+    Args:
+        model: trained network on its device; it is not changed.
+        graph: of the model.
+        budget: to reach.
+        data: `held_out`, else `ratios`, gives the examples of the reward.
+        config: how to search: `config.amc`; of `config.train` the number format alone.
+        seed: of the agent.
+        on_step: called with every episode, its loss and keep ratios; True ends the search at once.
+
+    Raises:
+        BudgetError: the budget is below what `keep_least` allows.
+        ConfigError: the network is not trained: the configuration has warm-up epochs.
+        TrainingError: a score is not a number, or the checkpoint belongs to another run.
+        KeyboardInterrupt: as it came, with a word on how to go on.
+
+    Source: He et al., AMC, ECCV 2018 (arXiv:1802.03494).
+    """
+    problem = Problem("amc", model, graph, budget, data, config, seed)
+    if config.warmup_epochs:
+        raise ConfigError(
+            f"amc starts from a trained network, but warmup_epochs={config.warmup_epochs} says "
+            "that this one starts from random weights: take a preset that trains a dense network "
+            "(quick, cpu-short)"
+        )
+    return AMCSearch(problem, config.amc or AMCSettings()).run(on_step)
+
+
+class AMCSearch:
+    """The state of one search: the agent, and what every episode came to.
+
+    Args:
+        problem: what is searched.
+        settings: of AMC.
+    """
+
+    def __init__(self, problem: Problem, settings: AMCSettings) -> None:
+        # these libraries take seconds to import, and only this method needs them
+        from dsa_core.methods.amc_agent import Agent, own_random
+        from dsa_core.methods.amc_env import PruningEnv
+
+        keep_freed_memory(problem.device)
+        self.problem, self.settings, self.random = problem, settings, own_random
+        self.env = PruningEnv(problem, self._reward, keep_least=settings.keep_least)
+        self.score = MaskedScore(problem, settings)
+        with own_random():
+            self.agent = Agent(self.env, settings, problem.seed)
+        self.updates: list[Update] = []
+        self.rewards: list[float] = []
+        self.parts: list[Mapping[str, Any]] = []  # time since the start or the last save
+        self.watch, self.stopped, self.saved = Stopwatch(), False, 0
+
+    def run(self, on_step: OnStep | None) -> Allocation:
+        """Play all episodes, from the checkpoint on where there is one."""
+        self._restore()
+        path, episodes = self.problem.data.checkpoint, self.settings.episodes
+        show = self.problem.data.progress
+        with tqdm(total=episodes, initial=self.saved, unit="episode", disable=not show) as bar:
+
+            def after() -> bool:
+                bar.update()
+                self.stopped = on_step is not None and bool(on_step(self.updates[-1]))
+                return self.stopped
+
+            try:
+                with self.random():
+                    self.watch = Stopwatch()
+                    self.agent.play(episodes, self._before, after)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(self._interrupted()) from None
+        self._tick()
+        if not self.stopped and path is not None and self.saved < episodes:
+            self._save()
+        return self._allocation()
+
+    def _reward(self, counts: Tensor) -> float:
+        """The worth of a finished episode, noted."""
+        worth = self.score(counts)
+        self.rewards.append(self.score.reward(worth))
+        self.updates.append(self._update(counts, worth))
+        return self.rewards[-1]
+
+    def _update(self, counts: Tensor, worth: Worth) -> Update:
+        cost = self.problem.cost
+        return Update(
+            step=len(self.updates),
+            budget=self.problem.budget.ratio,
+            cost=cost.at(counts) / cost.dense,
+            sharpness=torch.nan,
+            inexactness=0.0,
+            loss=worth.loss,
+            price=torch.nan,
+            price_spread=0.0,
+            primal=0.0,
+            dual=0.0,
+            keep_ratios=tuple((counts / cost.sizes).tolist()),
+        )
+
+    def _before(self, done: int) -> None:
+        if done > self.saved and done % self.settings.save_every == 0:
+            self._save()
+
+    def _tick(self) -> None:
+        self.parts.append(self.watch.read())
+        self.watch = Stopwatch()
+
+    def _save(self) -> None:
+        """Write everything that the next episode depends on."""
+        self._tick()
+        self.saved = len(self.updates)
+        if self.problem.data.checkpoint is None:
+            return
+        state = {
+            "fingerprint": self.problem.fingerprint(),
+            "agent": self.agent.saved(),
+            "updates": [asdict(u) for u in self.updates],
+            "rewards": self.rewards,
+            "precision": asdict(self.score.precision),
+            **total_time(self.parts),
+        }
+        save_checkpoint(self.problem.data.checkpoint, state)
+
+    def _restore(self) -> None:
+        path = self.problem.data.checkpoint
+        if path is None or not path.exists():
+            return
+        state = load_checkpoint(path, self.problem.fingerprint())
+        self.agent.restore(state["agent"])
+        self.score.use(Precision(**state["precision"]))
+        tuples = [{**u, "keep_ratios": tuple(u["keep_ratios"])} for u in state["updates"]]
+        self.updates = [Update(**u) for u in tuples]
+        self.rewards, self.parts = list(state["rewards"]), [total_time([state])]
+        self.saved = len(self.updates)
+
+    def _interrupted(self) -> str:
+        path, done = self.problem.data.checkpoint, f"{self.saved} of {self.settings.episodes}"
+        if path is None:
+            return (
+                f"search interrupted after {len(self.updates)} episodes; without a checkpoint the "
+                "next one starts anew"
+            )
+        return f"search interrupted; {done} episodes are saved: the same call goes on from {path}"
+
+    def _allocation(self) -> Allocation:
+        """The best episode, rounded to the budget."""
+        problem, rewards = self.problem, self.rewards
+        best = max(range(len(rewards)), key=rewards.__getitem__)
+        ratios = torch.tensor(self.updates[best].keep_ratios, dtype=torch.float64)
+        return Allocation(
+            method=problem.method,
+            graph=problem.graph,
+            budget=problem.budget,
+            keep_ratios=ratios,
+            importance=self.score.importance.cpu(),
+            counts=round_to_channels(ratios, problem.cost, problem.budget),
+            updates=tuple(self.updates),
+            **total_time(self.parts),
+            device=str(problem.device),
+            notes={"stopped": self.stopped, **self._notes(best)},
+        )
+
+    def _notes(self, best: int) -> dict[str, Any]:
+        """What the episodes came to; the means show whether the agent learned anything."""
+        cut, precision = self.settings.random_episodes, self.score.precision
+        found: dict[str, Any] = {
+            "precision": precision.name,
+            "channels_last": precision.channels_last,
+            "amc_episodes": len(self.rewards),
+            "amc_examples": sum(len(x) for x, _ in self.score.batches),
+            "amc_norm": self.settings.norm,
+            "amc_best_episode": best + 1,
+            "amc_best_reward": self.rewards[best],
+            "amc_dense_score": self.score.dense.score,
+        }
+        for name, part in (("random", self.rewards[:cut]), ("last", self.rewards[cut:][-50:])):
+            if part:
+                found[f"amc_mean_reward_{name}"] = sum(part) / len(part)
+        return found

@@ -1,0 +1,202 @@
+"""The pruning of a network as a game: group by group, how much to keep; the score comes last."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dsa_core.budget import Budget, Cost
+from dsa_core.channels import ChannelGraph
+from dsa_core.errors import BudgetError
+from dsa_core.methods.problem import Problem
+from dsa_core.training import device_of_model, mode
+
+Observation = np.ndarray[Any, np.dtype[np.float32]]
+FEATURES = (
+    "group",
+    "out channels",
+    "in channels",
+    "height",
+    "width",
+    "stride",
+    "kernel",
+    "cost",
+    "reduced",
+    "rest",
+    "last action",
+)
+ROUNDINGS = 1e-6  # of one unit of cost
+
+
+@dataclass(frozen=True)
+class Wall:
+    """AMC's action wall: no choice may put the budget out of reach.
+
+    Attributes:
+        cost, budget: of the network.
+        least: the fewest channels of every group that may be chosen, int64, shape (K,).
+    """
+
+    cost: Cost
+    budget: Budget
+    least: Tensor
+
+    @staticmethod
+    def of(problem: Problem, keep_least: float) -> "Wall":
+        """Make the wall of a problem.
+
+        Raises:
+            BudgetError: the budget is below the cost of keeping the least everywhere.
+        """
+        cost, budget = problem.cost, problem.budget
+        wanted = (keep_least * cost.sizes - 1e-9).ceil().long()
+        least = budget.step_up(torch.maximum(wanted, budget.least_counts(cost)), cost.sizes)
+        lowest = cost.at(least) / cost.dense
+        if lowest > budget.ratio:
+            raise BudgetError(
+                f"{budget.resource}={budget.ratio:g} cannot be reached by AMC: keeping "
+                f"keep_least={keep_least:g} of every group costs {lowest:.4f} of the dense "
+                "network. Ask for more, or set a lower amc.keep_least"
+            )
+        return Wall(cost, budget, least)
+
+    def allowed(self, k: int) -> list[int]:
+        """The counts that group k may have, rising."""
+        size, least = int(self.cost.sizes[k]), int(self.least[k])
+        return [*range(least, size, self.budget.divisor), size]
+
+    def most(self, k: int, counts: Tensor) -> int:
+        """The most channels of group k that leave the budget in reach.
+
+        Args:
+            k: the group.
+            counts: of the groups before k, chosen; of the others anything, shape (K,).
+        """
+        trial = torch.cat([counts[:k], self.least[k:]])
+        choices, limit = self.allowed(k), self.budget.ratio * self.cost.dense + ROUNDINGS
+        low, high = 0, len(choices) - 1  # the cost rises with the count, and choices[0] fits
+        while low < high:
+            middle = (low + high + 1) // 2
+            trial[k] = choices[middle]
+            fits = self.cost.at(trial) <= limit
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return choices[low]
+
+    def count(self, k: int, action: float, counts: Tensor) -> int:
+        """The count nearest to action * size among those allowed and not beyond the wall."""
+        size, most = int(self.cost.sizes[k]), self.most(k, counts)
+        inside = [c for c in self.allowed(k) if c <= most]
+        return min(inside, key=lambda c: (abs(c - action * size), c))
+
+
+class PruningEnv(gymnasium.Env[Observation, Observation]):
+    """One decision for each prunable group, in the order of the network; an episode is a network.
+
+    Observed are the features of He et al. for the first layer of the group at hand, each divided by
+    its largest value: index, output and input channels, height and width of its input, stride,
+    kernel, the group's cost, what the groups before have saved, what the groups from here on can
+    still save, and the last action. The action is a keep ratio; `Wall` cuts it off. The reward is
+    that of the finished network, at the last decision, and 0 before: the paper gives the final
+    reward to every decision of the episode, which with its discount of 1 has the same best policy.
+
+    Args:
+        problem: what is pruned.
+        reward: counts (K,) -> the reward.
+        keep_least: smallest keep ratio.
+    """
+
+    def __init__(
+        self, problem: Problem, reward: Callable[[Tensor], float], *, keep_least: float
+    ) -> None:
+        self.wall = Wall.of(problem, keep_least)
+        self.reward, self.form, self.sizes = reward, problem.form, problem.cost.sizes
+        self.table = layer_table(problem.model, problem.graph)
+        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)
+        self.action_space = gymnasium.spaces.Box(keep_least, 1.0, (1,), np.float32)
+        self.group, self.last, self.counts = 0, 1.0, self.sizes.clone()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin with the dense network; the game itself draws nothing."""
+        super().reset(seed=seed)
+        self.group, self.last, self.counts = 0, 1.0, self.sizes.clone()
+        return self.observation(), {}
+
+    def step(self, action: Observation) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Decide on the group at hand."""
+        k = self.group
+        self.counts[k] = self.wall.count(k, float(action[0]), self.counts)
+        self.group, self.last = k + 1, float(self.counts[k] / self.sizes[k])
+        over = self.group == len(self.sizes)
+        reward = self.reward(self.counts) if over else 0.0
+        return self.observation(), reward, over, False, {}
+
+    def observation(self) -> Observation:
+        """The state before the decision on `group`; after the last, that of the last group."""
+        row = self.table[min(self.group, len(self.sizes) - 1)]
+        return np.array([*row.tolist(), *self.costs(), self.last], dtype=np.float32).clip(0, 1)
+
+    def costs(self) -> tuple[float, float, float]:
+        """Cost of the group at hand in the dense network, saved so far, still to decide on.
+
+        Each is a share of the dense cost. F is quadratic: what a group costs depends on the others,
+        so that each is a difference of F with the group's channels there and gone.
+        """
+        alpha = self.counts / self.sizes
+        here, before = torch.ones_like(alpha), alpha.clone()
+        here[min(self.group, len(alpha) - 1)] = 0
+        before[self.group :] = 0
+        now = float(self.form(alpha))
+        return 1 - float(self.form(here)), 1 - now, now - float(self.form(before))
+
+
+def layer_table(model: nn.Module, graph: ChannelGraph) -> Tensor:
+    """The features of the first layer of every group that no decision changes.
+
+    Returns:
+        Shape (K, 7), each column divided by its largest value: index, output channels (of the
+        group), input channels, height and width of the input, stride, kernel. A linear layer has
+        height, width, stride and kernel 1.
+    """
+    layers = {layer.name: layer for layer in graph.layers}
+    firsts = [layers[group.members[0]] for group in graph.prunable]
+    inputs = input_shapes(model, graph.input_shape, [layer.name for layer in firsts])
+    rows = []
+    for k, (layer, group) in enumerate(zip(firsts, graph.prunable, strict=True)):
+        module = model.get_submodule(layer.name)
+        height, width = (*inputs[layer.name][2:], 1, 1)[:2]
+        stride, kernel = first_of(module, "stride"), first_of(module, "kernel_size")
+        read = layer.shape[layer.in_axis]
+        rows.append([k + 1, group.size, read, height, width, stride, kernel])
+    table = torch.tensor(rows, dtype=torch.float64)
+    return table / table.amax(0)
+
+
+def first_of(module: nn.Module, name: str) -> int:
+    """The first entry of a tuple that a convolution has, 1 for a module without it."""
+    found = getattr(module, name, 1)
+    return int(found[0] if isinstance(found, tuple) else found)
+
+
+def input_shapes(
+    model: nn.Module, shape: tuple[int, ...], names: list[str]
+) -> dict[str, tuple[int, ...]]:
+    """The shape of what some modules read, from one forward pass of zeros."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: found.__setitem__(name, tuple(inputs[0].shape))
+
+    handles = [model.get_submodule(n).register_forward_pre_hook(note(n)) for n in names]
+    try:
+        with mode(model, training=False), torch.no_grad():
+            model(torch.zeros(shape, device=device_of_model(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

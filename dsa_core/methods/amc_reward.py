@@ -1,0 +1,144 @@
+"""What an allocation is worth before any fine-tuning: the dense network's score under its mask."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dsa_core.errors import TrainingError
+from dsa_core.masks import importance, masked_parameters
+from dsa_core.methods.dcss_choice import channel_ranks
+from dsa_core.methods.problem import Problem
+from dsa_core.methods.settings.amc import AMCSettings
+from dsa_core.training import Precision, autocast, mode, place
+from dsa_core.training.processes import agreed
+from dsa_core.training.task import PERCENT
+
+Batch = tuple[Tensor, Tensor]
+WAYS = [Precision(name, order) for name in ("fp32", "bf16") for order in (False, True)]
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Score and loss of the masked network, means over examples."""
+
+    score: float
+    loss: float
+
+
+class MaskedScore:
+    """Scores allocations of one network, as fast as a forward pass allows.
+
+    A channel is removed by a mask, not by surgery; the held-out examples are read once and stay on
+    the device; the number format is the faster one, measured. Weights and BatchNorm statistics are
+    those of the dense network and are never changed.
+
+    Args:
+        problem: the network and its data.
+        settings: of AMC.
+    """
+
+    def __init__(self, problem: Problem, settings: AMCSettings) -> None:
+        self.problem, self.settings = problem, settings
+        model, graph = problem.model, problem.graph
+        self.importance = importance(model, graph, settings.importance)
+        self.ranks = channel_ranks(self.importance, graph)
+        groups = torch.arange(len(graph.sizes))
+        self.groups = torch.repeat_interleave(groups, graph.sizes).to(problem.device)
+        self.parameters = {name: p.detach() for name, p in model.named_parameters()}
+        self.examples = held_out(problem, settings.reward_examples)
+        self.use(agreed(self._fastest()))
+
+    def use(self, precision: Precision) -> None:
+        """Run in this number format and memory order from now on."""
+        self.precision = precision
+        self.batches = [(place(x, precision), y) for x, y in self.examples]
+        self.dense = self(self.problem.graph.sizes)
+
+    def __call__(self, counts: Tensor) -> Worth:
+        """Measure the network with counts (K,) channels kept."""
+        return self._measure(self.mask(counts), self.batches, self.precision)
+
+    def mask(self, counts: Tensor) -> Tensor:
+        """The most important channels of every group, float32, shape (n,)."""
+        return (self.ranks < counts.to(self.groups.device)[self.groups]).float()
+
+    def reward(self, worth: Worth) -> float:
+        """The score where that is a share of 1, else as a share of the dense network's score."""
+        data = self.problem.data
+        return worth.score if data.task.unit == PERCENT else worth.score / self.dense.score
+
+    @torch.no_grad()
+    def _measure(self, mask: Tensor, batches: list[Batch], precision: Precision) -> Worth:
+        model, task = self.problem.model, self.problem.data.task
+        weights = masked_parameters(self.parameters, self.problem.graph, mask)
+        score = loss = torch.zeros((), device=mask.device)
+        with mode(model, training=False), statistics(model, self.settings.norm):
+            for x, y in batches:
+                with autocast(precision, mask.device):
+                    outputs = functional_call(model, weights, (x,)).float()
+                score = score + task.score(outputs, y)
+                loss = loss + task.loss(outputs, y) * len(x)
+        n = sum(len(x) for x, _ in batches)
+        worth = Worth(float(score) / n, float(loss) / n)
+        if worth.score != worth.score:
+            raise TrainingError(
+                f"the {task.score_name} of the masked network is not a number: are the weights of "
+                "the dense network finite?"
+            )
+        return worth
+
+    def _fastest(self) -> Precision:
+        """The fastest of four ways to run the first batch: shortest of three passes, in turn."""
+        train = self.problem.config.train
+        ways = [
+            way
+            for way in WAYS
+            if train.precision in ("auto", way.name)
+            and train.channels_last in ("auto", way.channels_last)
+        ]
+        if len(ways) == 1:
+            return ways[0]
+        mask = torch.ones_like(self.importance)
+        x, y = self.examples[0]
+        times: dict[int, list[float]] = {i: [] for i in range(len(ways))}
+        for _ in range(ROUNDS + 1):
+            for i, way in enumerate(ways):
+                begun = time.perf_counter()
+                self._measure(mask, [(place(x, way), y)], way)
+                times[i].append(time.perf_counter() - begun)
+        return ways[min(times, key=lambda i: min(times[i][1:]))]  # the first round warms up
+
+
+def held_out(problem: Problem, most: int) -> list[Batch]:
+    """The first examples of the ratios' part, without augmentation where that is known."""
+    source = problem.data.held_out or problem.data.ratios
+    batches: list[Batch] = []
+    left = most
+    for x, y in source.epoch(0):
+        batches.append((x[:left].to(problem.device), y[:left].to(problem.device)))
+        left -= len(x)
+        if left <= 0:
+            break
+    return batches
+
+
+@contextmanager
+def statistics(model: nn.Module, norm: str) -> Iterator[None]:
+    """Let BatchNorm use the statistics of each batch, if that is wanted; none of its own change."""
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm)] if norm == "batch" else []
+    before = [(m.training, m.momentum) for m in layers]
+    counted = [m.num_batches_tracked for m in layers]
+    try:
+        for m in layers:
+            m.training, m.momentum, m.num_batches_tracked = True, 0.0, None
+        yield
+    finally:
+        for m, (training, momentum), number in zip(layers, before, counted, strict=True):
+            m.training, m.momentum, m.num_batches_tracked = training, momentum, number

@@ -1,0 +1,181 @@
+"""How the choice of DCSS moves: expected keep ratios under a budget, and the shape around them."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from dsa_core.budget import (
+    KeepRatioOptimizer,
+    Priced,
+    QuadraticForm,
+    Residuals,
+    make_optimizer,
+    metric,
+    prices,
+)
+from dsa_core.errors import BudgetError
+from dsa_core.methods.dcss_choice import Candidates, choice_probs
+from dsa_core.methods.dcss_tilt import bend, far, ratio_slope, tilt
+from dsa_core.methods.settings.dcss import DCSSSettings
+
+
+class Penalised(Priced):
+    """No budget: descends on L + lambda log F in log ratios, with the steps of `Priced`.
+
+    Where `Priced` compares a group's price with the mean price, and then shifts all groups on the
+    budget, this compares it with -lambda and does not shift. At rest every free group pays lambda
+    for a log MAC. What that costs nobody knows beforehand.
+
+    Open in the paper, which has lambda g(E[F]): here g = log.
+    """
+
+    def __init__(
+        self, cost: QuadraticForm, floors: Tensor, start: Tensor, settings: DCSSSettings
+    ) -> None:
+        super().__init__(cost, floors=floors, start=start, settings=settings.ratios)
+        self.penalty = settings.penalty
+
+    def step(self, gradient: Tensor, budget: float, *, step_scale: float = 1.0) -> Residuals:
+        """Make one update; the budget is only compared with."""
+        gradient = self._checked(gradient, step_scale)
+        z, alpha = self._state["z"], self.keep_ratios
+        w = metric(self.cost, alpha)
+        price = -gradient.new_tensor(self.penalty)
+        moments = self._averages(alpha * gradient - w * price, w, price)
+        wish = z - self.settings.lr * step_scale * self._direction(moments)
+        new_z = wish.clamp(max=0.0).maximum(self.floors.log())
+        self._state = {**self._state, **moments, "z": new_z}
+        off = (w * (prices(gradient, self.cost, alpha) - price).square()).sum() / w.sum()
+        return Residuals(
+            primal=float((w * (wish - new_z).square()).sum().sqrt()),
+            dual=float((w * (new_z - z).square()).sum().sqrt()) / self.settings.lr,
+            budget=float(self.cost(self.keep_ratios)) - budget,
+            price=float(price),
+            price_spread=float(off.sqrt()),
+            clipped=int(((new_z <= self.floors.log()) | (new_z >= 0)).sum()),
+        )
+
+
+class Choices:
+    """The choice of every group, in two coordinates: its expected keep ratio, and its shape.
+
+    Every choice pi of a group is the tilt of its logits to its expected ratio alpha (`tilt`), so
+    that (alpha, shape) are coordinates of pi. One update:
+
+        alpha   by an optimiser of keep ratios (`admm`, or `Penalised`), with the gradient
+                dL/dalpha_k = Cov_pi(x, dL/dpi) / Var_pi(x) along the tilt (`ratio_slope`).
+                The budget is a matter of alpha alone: F(alpha) = B, as in DSA, with the same ADMM.
+        shape   a <- a - lr (d + firmness q), then tilted to the new alpha.
+
+    d is the moving average of dL/dpi, less its mean over the group, over the root mean square of
+    the group's: a step of mirror descent, pi <- argmin <d, pi> + KL(pi || pi_before) / lr. Unlike
+    the gradient in the logits, pi (dL/dpi - mean), it also reaches candidates that have hardly any
+    probability left. Whatever in d is linear in x the tilt takes out again.
+
+    *Every group must decide.* The relaxation alone does not ask for it, on the contrary: half of
+    all and half of nothing is a mask of 1/2 on every channel. It counts as half the width, yet the
+    network loses nothing, since the weights that follow make up for a factor (seen on digits: at
+    half of the MACs five of six groups mixed their smallest candidate with their largest). So q
+    presses a group towards its expected ratio: the gradient of the variance of its choice, in unit
+    mean square (`far`). The data's own part d has a mean square of about 1 or less: at a firmness
+    well above 1 a group ends at its expected ratio, or on the two candidates beside it.
+
+    Deviations: the paper descends on the logits, without saying how; the pressure is ours.
+    """
+
+    def __init__(
+        self, ratios: KeepRatioOptimizer, candidates: Candidates, settings: DCSSSettings
+    ) -> None:
+        self.ratios, self.candidates, self.settings = ratios, candidates, settings
+        zeros = torch.zeros_like(candidates.ratios)
+        self._state = {
+            "logits": zeros,
+            "temperature": torch.tensor(settings.temperature_first, dtype=torch.float64),
+            "mean": zeros,
+            "square": zeros.new_zeros(len(zeros)),
+            "steps": torch.zeros((), dtype=torch.int64),
+        }
+        self._tilt(bend(candidates, settings.curvature), settings.temperature_first)
+
+    @property
+    def pi(self) -> Tensor:
+        """Probabilities of the candidates, shape (K, J), float64."""
+        temperature = float(self._state["temperature"])
+        return choice_probs(self._state["logits"], self.candidates, temperature)
+
+    def step(
+        self, gain: Tensor, budget: float, *, temperature: float, step_scale: float = 1.0
+    ) -> Residuals:
+        """Make one update.
+
+        Args:
+            gain: dL/dpi at `pi`, shape (K, J), finite.
+            budget: B of this step, a ratio of the dense cost.
+            temperature: of the softmax from now on.
+            step_scale: factor of the data's part of the step, >= 0; let it fall to 0.
+
+        Returns:
+            Residuals of the keep ratios' optimiser.
+        """
+        slope = ratio_slope(gain, self.pi, self.candidates)
+        residuals = self.ratios.step(slope, budget, step_scale=step_scale)
+        moments = self._averages(self.candidates.centred(gain))
+        pressure = self.settings.firmness * far(self.candidates, self.ratios.keep_ratios)
+        moved = step_scale * self._direction(moments) + pressure
+        self._state |= moments
+        self._tilt(self._state["logits"] - self.settings.lr * moved, temperature)
+        return residuals
+
+    def _tilt(self, logits: Tensor, temperature: float) -> None:
+        alpha = self.ratios.keep_ratios
+        self._state["logits"] = tilt(logits, self.candidates, alpha, temperature)
+        self._state["temperature"] = torch.tensor(temperature, dtype=torch.float64)
+
+    def _averages(self, centred: Tensor) -> dict[str, Tensor]:
+        own, old = self.settings.ratios, self._state
+        square = centred.square().sum(1) / self.candidates.valid.sum(1)
+        return {
+            "mean": own.averaging * old["mean"] + (1 - own.averaging) * centred,
+            "square": own.rms_averaging * old["square"] + (1 - own.rms_averaging) * square,
+            "steps": old["steps"] + 1,
+        }
+
+    def _direction(self, moments: Mapping[str, Tensor]) -> Tensor:
+        """Return d, (K, J): bias-corrected mean over root mean square; 0 without a signal."""
+        own, steps = self.settings.ratios, int(moments["steps"])
+        mean = moments["mean"] / (1 - own.averaging**steps)
+        rms = (moments["square"] / (1 - own.rms_averaging**steps)).sqrt()[:, None]
+        return torch.where(rms > 0, mean / rms.clamp_min(1e-300), torch.zeros_like(mean))
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """All that the next step depends on, besides cost, candidates and settings."""
+        shape = {name: value.clone() for name, value in self._state.items()}
+        return {"shape": shape, "ratios": self.ratios.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over a saved state."""
+        self._state = {name: state["shape"][name].clone() for name in self._state}
+        self.ratios.load_state_dict(state["ratios"])
+
+
+def make_choices(
+    cost: QuadraticForm, candidates: Candidates, budget: float, settings: DCSSSettings
+) -> Choices:
+    """Build the optimiser that the settings name, at the dense network.
+
+    Raises:
+        BudgetError: under "admm", if the smallest candidates cost more than the budget.
+    """
+    floors, start = candidates.least, candidates.most
+    if settings.budget == "penalty":
+        return Choices(Penalised(cost, floors, start, settings), candidates, settings)
+    lowest = float(cost(floors))
+    if lowest > budget:
+        raise BudgetError(
+            f"budget: {budget:.6g} of the dense cost cannot be reached by any choice of candidates:"
+            f" the smallest of every group together cost {lowest:.6g}. Ask for at least that, or"
+            f" put a fraction below {settings.fractions[0]:g} first in the fractions of DCSS"
+        )
+    ratios = make_optimizer("priced", cost, floors=floors, start=start, settings=settings.ratios)
+    return Choices(ratios, candidates, settings)

@@ -1,0 +1,122 @@
+"""A choice between keep counts, made soft: candidates, their probabilities, one aggregated mask."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dsa_core.budget import Budget, Cost
+from dsa_core.channels import ChannelGraph
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The keep counts each group may choose from.
+
+    Attributes:
+        counts: kept channels, rising within a row, int64, shape (K, J); a row with fewer candidates
+            repeats its last.
+        valid: which entries are candidates, bool, shape (K, J).
+        ratios: counts / channels of the group, float64, shape (K, J).
+    """
+
+    counts: Tensor
+    valid: Tensor
+    ratios: Tensor
+
+    @property
+    def least(self) -> Tensor:
+        """The smallest keep ratio of every group, shape (K,)."""
+        return self.ratios[:, 0]
+
+    @property
+    def most(self) -> Tensor:
+        """The largest keep ratio of every group, shape (K,)."""
+        return self.ratios[:, -1]
+
+    def centred(self, values: Tensor) -> Tensor:
+        """Values (K, J) less the mean over the candidates of their group; 0 where there is none."""
+        mean = (values * self.valid).sum(1) / self.valid.sum(1)
+        return (values - mean[:, None]) * self.valid
+
+
+def candidates_of(cost: Cost, budget: Budget, fractions: Sequence[float]) -> Candidates:
+    """Turn fractions into keep counts that the budget's floors and divisor allow.
+
+    Args:
+        cost: gives the sizes of the groups.
+        budget: gives floors and divisor.
+        fractions: rising, in (0, 1].
+    """
+    least = budget.least_counts(cost)
+    rows = []
+    for size, floor in zip(cost.sizes.tolist(), least.tolist(), strict=True):
+        wanted = (torch.tensor(fractions, dtype=torch.float64) * size).round().long().clamp_min(1)
+        allowed = budget.step_up(wanted, torch.tensor(size)).clamp_min(floor)
+        rows.append(allowed.unique())
+    longest = max(len(row) for row in rows)
+    counts = torch.stack([torch.cat([r, r[-1:].expand(longest - len(r))]) for r in rows])
+    valid = torch.arange(longest) < torch.tensor([len(r) for r in rows])[:, None]
+    return Candidates(counts, valid, counts.double() / cost.sizes[:, None])
+
+
+def choice_probs(logits: Tensor, candidates: Candidates, temperature: float) -> Tensor:
+    """pi = softmax(a / temperature) over the candidates of every group, shape (K, J).
+
+    Args:
+        logits: a, shape (K, J), finite.
+        candidates: entries that are none get probability 0.
+        temperature: > 0; towards 0 the choice becomes hard.
+
+    Source: Zhao and Lee, DCSS (arXiv:2010.14714), relaxation over candidate sparsities.
+    """
+    return (logits / temperature).masked_fill(~candidates.valid, -torch.inf).softmax(1)
+
+
+def expected_ratios(pi: Tensor, candidates: Candidates) -> Tensor:
+    """alpha_k = sum_j pi_kj c_kj / C_k, the expected keep ratio of every group, shape (K,)."""
+    return (pi * candidates.ratios).sum(1)
+
+
+def entropy(pi: Tensor) -> Tensor:
+    """-sum_j pi_kj log pi_kj of every group, in nats, shape (K,); 0 once it is decided."""
+    return -torch.xlogy(pi, pi).sum(1)
+
+
+def channel_ranks(b: Tensor, graph: ChannelGraph) -> Tensor:
+    """The place of every channel in its group by importance, int64, shape (n,).
+
+    0 is the most important; of equals the first comes first, as in `masks.top_channels`.
+    """
+    ranks = torch.empty(graph.n_channels, dtype=torch.int64, device=b.device)
+    for group in graph.prunable:
+        here = slice(group.start, group.start + group.size)
+        order = b[here].argsort(descending=True, stable=True)
+        ranks[here][order] = torch.arange(group.size, device=b.device)
+    return ranks
+
+
+def staircase(pi: Tensor, counts: Tensor, ranks: Tensor, groups: Tensor) -> Tensor:
+    """The aggregated mask: what a channel is worth if the candidates are mixed.
+
+        m_i = sum_j pi_kj [rank_i < c_kj],   k the group of channel i
+
+    Candidates are nested (each keeps the c most important channels), so that within a group the
+    mask falls with the rank: a staircase with a step at every candidate. A layer is linear in its
+    input, hence  sum_j pi_j conv(M_j h) = conv((sum_j pi_j M_j) h): one convolution serves all
+    candidates, and they share its weights. And sum_i m_i = sum_j pi_kj c_kj: the mask holds as many
+    channels as are kept in expectation.
+
+    Args:
+        pi: probabilities of the candidates, shape (K, J).
+        counts: of the candidates, int64, shape (K, J).
+        ranks: of the channels in their groups, int64, shape (n,); see `channel_ranks`.
+        groups: group of every channel, int64, shape (n,).
+
+    Returns:
+        Mask, shape (n,), in [0, 1], in the type of pi; linear in pi, and so differentiable.
+
+    Source: Zhao and Lee, DCSS (arXiv:2010.14714), weight sharing within filters; derived.
+    """
+    return (pi[groups] * (ranks[:, None] < counts[groups])).sum(1)

@@ -1,0 +1,109 @@
+"""Single moves of a choice, as pure functions: the slope along the tilt, bend, pressure, tilt."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from dsa_core.methods.dcss_choice import Candidates, choice_probs, expected_ratios
+
+EDGE = 1e-6  # an expected ratio comes this close to its bounds, in units of their distance
+ROUNDING = 1e-14  # of an expected ratio: its tilt is then taken as found
+MOST_STEPS = 200
+
+
+def covariance(pi: Tensor, values: Tensor, other: Tensor) -> Tensor:
+    """Cov_pi(values, other) within every group, shape (K,); of values (K, J)."""
+    mean = (pi * values).sum(1, keepdim=True)
+    return (pi * (values - mean) * other).sum(1)
+
+
+def ratio_slope(gain: Tensor, pi: Tensor, candidates: Candidates) -> Tensor:
+    """The gradient of the loss with respect to the expected keep ratios, along the tilt.
+
+    pi_j ~ exp(a_j + t x_j) gives dpi_j/dt = pi_j (x_j - alpha) and dalpha/dt = Var(x), hence
+
+        dL/dalpha = sum_j dL/dpi_j pi_j (x_j - alpha) / Var(x) = Cov(x, dL/dpi) / Var(x),
+
+    the slope of the regression of dL/dpi on x. It stays meaningful as the group decides: between
+    two candidates it is the difference of their dL/dpi over the difference of their ratios.
+
+    Args:
+        gain: dL/dpi, shape (K, J).
+        pi: probabilities, shape (K, J).
+        candidates: give x.
+
+    Returns:
+        dL/dalpha, shape (K,); 0 for a group with a single candidate.
+    """
+    x = candidates.ratios
+    return covariance(pi, x, gain) / covariance(pi, x, x).clamp_min(1e-300)
+
+
+def bend(candidates: Candidates, curvature: float) -> Tensor:
+    """The logits before the data have spoken: a_kj = -curvature/2 (x_kj / h_k)^2, shape (K, J).
+
+    h is the mean distance of a group's candidates. Tilted to any expected ratio, the choice is a
+    bell around it, of standard deviation h sqrt(temperature / curvature): as the temperature falls
+    the group decides on a candidate next to the expected ratio. From flat logits it would not: the
+    tilt of a flat choice is a geometric series, likeliest at one of its ends at any temperature.
+    """
+    x, steps = candidates.ratios, (candidates.valid.sum(1) - 1).clamp_min(1)
+    h = ((candidates.most - candidates.least) / steps).clamp_min(1e-12)
+    return -curvature / 2 * (x / h[:, None]).square()
+
+
+def far(candidates: Candidates, alpha: Tensor) -> Tensor:
+    """How far each candidate lies from the expected ratio, squared: centred, mean square 1, (K, J).
+
+    It is the gradient of the variance of a group's choice, up to a factor.
+    """
+    squares = candidates.centred((candidates.ratios - alpha[:, None]).square())
+    rms = (squares.square().sum(1) / candidates.valid.sum(1)).sqrt()
+    return squares / rms.clamp_min(1e-12)[:, None]
+
+
+def tilt(logits: Tensor, candidates: Candidates, target: Tensor, temperature: float) -> Tensor:
+    """Give every group the expected ratio that is asked for, and change its choice the least.
+
+    The least in the sense of  min KL(pi' || pi)  s.t.  sum_j pi'_j x_j = target:  the answer is a
+    tilt, pi'_j ~ pi_j exp(t x_j). The mean rises strictly in t, with slope Var(x):
+    Newton's method, kept inside a bracket by halving. Bracket: with R the range of the logits and h
+    the smallest distance of two candidates, at t h > R + log(J / EDGE) all other candidates
+    together weigh less than EDGE beside the last.
+
+    Args:
+        logits: a, shape (K, J).
+        candidates: of every group; one with a single candidate is left as it is.
+        target: wanted expected ratios, shape (K,); held EDGE of the way inside the bounds.
+        temperature: of the softmax.
+
+    Returns:
+        Logits a + temperature t x, largest entry 0, shape (K, J).
+    """
+    x = candidates.ratios
+    if x.shape[1] == 1:
+        return torch.zeros_like(logits)
+    margin = EDGE * (candidates.most - candidates.least)
+    target = target.maximum(candidates.least + margin).minimum(candidates.most - margin)
+    scaled = logits / temperature
+    gap = x.diff(dim=1).masked_fill(~candidates.valid[:, 1:], torch.inf).amin(1)
+    reach = (logit_range(scaled, candidates.valid) + math.log(x.shape[1] / EDGE)) / gap + 1
+    t, lower, upper = torch.zeros_like(reach), -reach, reach
+    for _ in range(MOST_STEPS):
+        pi = choice_probs(scaled + t[:, None] * x, candidates, 1.0)
+        excess = expected_ratios(pi, candidates) - target
+        if bool((excess.abs() <= ROUNDING).all()):
+            break
+        lower, upper = torch.where(excess < 0, t, lower), torch.where(excess < 0, upper, t)
+        newton = t - excess / covariance(pi, x, x).clamp_min(1e-300)  # dmean/dt = Var(x)
+        t = torch.where((lower < newton) & (newton < upper), newton, (lower + upper) / 2)
+    tilted = logits + temperature * t[:, None] * x
+    highest = tilted.masked_fill(~candidates.valid, -torch.inf).amax(1, keepdim=True)
+    return (tilted - highest) * candidates.valid
+
+
+def logit_range(logits: Tensor, valid: Tensor) -> Tensor:
+    """Largest less smallest logit of every group, shape (K,)."""
+    highest = logits.masked_fill(~valid, -torch.inf).amax(1)
+    return highest - logits.masked_fill(~valid, torch.inf).amin(1)

@@ -1,0 +1,90 @@
+"""What a training reads: epochs of batches, each a pure function of (seed, epoch, position)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import starmap
+
+import torch
+from torch import Tensor
+
+from dsa_core.errors import ConfigError, DataError
+from dsa_core.training.processes import share
+from dsa_core.training.seeds import generator
+
+Batch = tuple[Tensor, Tensor]
+
+
+class BatchSource(ABC):
+    """Epochs of batches (x, y), each a pure function of (seed, epoch, position).
+
+    Attributes:
+        n: number of examples.
+        batch_size: examples in a batch; the last batch of an epoch may be smaller.
+        seed: seed of order and augmentation.
+        shuffle: whether each epoch has its own order.
+        drop_last: whether a smaller last batch is left out.
+    """
+
+    def __init__(
+        self, n: int, *, batch_size: int, seed: int, shuffle: bool, drop_last: bool
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        if n < (batch_size if drop_last else 1):
+            raise DataError(
+                f"{n} examples make no batch of {batch_size} with drop_last={drop_last}: "
+                "use a smaller batch_size or more examples"
+            )
+        self.n = n
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+
+    def __len__(self) -> int:
+        """Count the batches of one epoch."""
+        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
+
+    def order(self, epoch: int) -> Tensor:
+        """Give the order of the examples in an epoch, shape (n,), int64."""
+        if not self.shuffle:
+            return torch.arange(self.n)
+        return torch.randperm(self.n, generator=generator(self.seed, "order", epoch))
+
+    @abstractmethod
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from position `start` on.
+
+        Yields:
+            x, normalised float32 of shape (B, C, H, W), and y, the targets.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, str]:
+        """Describe everything that decides which numbers come out, for checkpoints."""
+
+    def mine(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this process's rows of the batches of an epoch, see `parallel.share`."""
+        return starmap(share, self.epoch(epoch, start))
+
+    def forever(self, start_step: int = 0) -> Iterator[Batch]:
+        """Yield this process's rows of batches without end.
+
+        Step t is position t mod len of epoch t // len.
+
+        Args:
+            start_step: steps already taken, so that a resumed search sees what it would have seen.
+        """
+        epoch, start = divmod(start_step, len(self))
+        while True:
+            yield from self.mine(epoch, start)
+            epoch, start = epoch + 1, 0
+
+    def _settings(self) -> dict[str, str]:
+        return {
+            "examples": str(self.n),
+            "batch_size": str(self.batch_size),
+            "data seed": str(self.seed),
+            "shuffle": str(self.shuffle),
+            "drop_last": str(self.drop_last),
+        }

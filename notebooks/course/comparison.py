@@ -1,0 +1,167 @@
+"""Runs of several methods beside each other and beside the paper's, as tables for a notebook."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from dsa_core.lab.data import in_unit
+from dsa_core.lab.paper_results import NEAREST, RESULTS, SAME_BUDGET, PaperResult, nearest_result
+from dsa_core.lab.record import Record
+from dsa_core.lab.report import Row, task_of, times_dsa
+
+NOTHING = "-"
+
+
+def before(record: Record) -> float:
+    """Score of the cut network, in the score's unit."""
+    return in_unit(record.scores.pruned, record.score_unit)
+
+
+def after(record: Record) -> float:
+    """Score after fine-tuning, in the score's unit."""
+    return in_unit(record.scores.fine_tuned, record.score_unit)
+
+
+def drop(record: Record) -> float:
+    """What the dense network scores more than the fine-tuned one; NaN without a dense one."""
+    dense = record.scores.dense
+    return math.nan if dense is None else in_unit(dense, record.score_unit) - after(record)
+
+
+def select(
+    records: Sequence[Record], method: str | None = None, ratio: float | None = None
+) -> list[Record]:
+    """Those of a method, of a budget, or of both; a third is written 0.333 or 1/3."""
+    return [
+        r
+        for r in records
+        if method in (None, r.method)
+        and (ratio is None or abs(r.asked_ratio - ratio) < SAME_BUDGET)
+    ]
+
+
+def beside_paper(
+    records: Sequence[Record], model: str, methods: Sequence[str], ratios: Sequence[float]
+) -> list[list[str]]:
+    """The paper's table for a network, with what was measured here beside it; its head first.
+
+    A row for each budget and method asked for, whether or not there are records, and for each
+    other method that the paper lists at the budget. What is missing is a dash, such as the drop of
+    a search from random weights; "+" is a budget missed by some run.
+
+    Args:
+        records: runs of this network with one preset, of any methods, budgets and seeds.
+        model: by our name.
+        methods: rows of each budget.
+        ratios: budgets, in the order of the table.
+    """
+    head = ["asked %", "method", "n", "MACs %", "before", "after", "drop"]
+    lines = [[*head, "paper: FLOPs %", "paper: accuracy", "paper: drop"]]
+    listed = [r.method for r in RESULTS if r.model == NEAREST.get(model, model)]
+    for ratio in ratios:
+        for method in dict.fromkeys([*methods, *listed]):
+            theirs = nearest_result(model, method, ratio=ratio)
+            if method in methods or theirs:
+                ours = measured(select(records, method, ratio))
+                lines.append([f"{100 * ratio:.3g}", method, *ours, *stated(theirs)])
+    return lines
+
+
+def measured(runs: Sequence[Record]) -> list[str]:
+    """n, MACs, score before and after fine-tuning, and its drop, of one method at one budget."""
+    if not runs:
+        return [NOTHING] * 5
+    over = "" if all(r.budget_met for r in runs) else "+"
+    macs = f"{statistics.fmean(100 * r.costs['macs'].ratio for r in runs):.1f}{over}"
+    row = Row(tuple(runs))
+    scores = [row.show(value, "{:.2f}") for value in (before, after)]
+    started = not any(math.isnan(drop(r)) for r in runs)  # from a dense network, all of them
+    return [str(len(runs)), macs, *scores, row.show(drop, "{:.2f}") if started else NOTHING]
+
+
+def stated(theirs: PaperResult | None) -> list[str]:
+    """The paper's FLOPs, accuracy and drop; "*" is quoted there from elsewhere, "+" is missed."""
+    if theirs is None:
+        return [NOTHING] * 3
+    loss = NOTHING if theirs.drop is None else f"{theirs.drop:.2f}"
+    flops = f"{100 * theirs.reached:.1f}{'+' if theirs.missed else ''}"
+    return [flops, f"{theirs.accuracy:.2f}{'*' if theirs.quoted else ''}", loss]
+
+
+def processor_table(
+    records: Sequence[Record], methods: Sequence[str], ratios: Sequence[float]
+) -> list[list[str]]:
+    """What each search took, its head first: trials, epochs, seconds, and multiples of DSA's.
+
+    Multiples are of processor seconds: those of the clock depend on what else the machine did.
+    They are of runs on the same device, and only of runs that have them. Rows without a run are
+    left out.
+
+    Args:
+        records: runs of one network with one preset.
+        methods, ratios: rows, in the order of the table.
+    """
+    head = ["asked %", "method", "n", "trials", "search epochs", "search, clock s", "processor: n"]
+    lines = [[*head, "search, processor s", "search x DSA", "in all, processor s", "in all x DSA"]]
+    for ratio in ratios:
+        for method in methods:
+            runs = select(records, method, ratio)
+            if runs:
+                timed = processor_row(runs, records)
+                lines.append([f"{100 * ratio:.3g}", method, str(len(runs)), *effort(runs), *timed])
+    return lines
+
+
+def effort(runs: Sequence[Record]) -> list[str]:
+    """Mean trials and epochs of the search, and the least and most seconds of the clock."""
+    trials = statistics.fmean(r.trials for r in runs)
+    epochs = statistics.fmean(r.epochs["search"] for r in runs)
+    clock = sorted({f"{r.seconds['search']:.0f}" for r in runs}, key=float)
+    return [f"{trials:.1f}", f"{epochs:.0f}", " to ".join(dict.fromkeys((clock[0], clock[-1])))]
+
+
+def processor_row(runs: Sequence[Record], records: Sequence[Record]) -> list[str]:
+    """n, then seconds of the search and in all with their multiples of DSA's, on one device."""
+    timed = [r for r in runs if r.processor_seconds]
+    if len({r.device for r in timed}) != 1:
+        return [NOTHING] * 5
+    ours = Row(tuple(timed), rival=timed_dsa(timed, records))
+    texts = [str(len(timed))]
+    for seconds in (processor_search, processor_in_all):
+        texts += [ours.show(seconds, "{:.0f}"), times_dsa(ours, seconds)]
+    return texts
+
+
+def timed_dsa(timed: Sequence[Record], records: Sequence[Record]) -> tuple[Record, ...] | None:
+    """DSA's runs of the same task and device that have processor seconds; None without any."""
+    task = task_of(tuple(timed))
+    same = (r for r in records if r.method == "dsa" and r.processor_seconds)
+    return tuple(r for r in same if task_of((r,)) == task) or None
+
+
+def processor_search(record: Record) -> float:
+    """Of all threads during the search."""
+    return record.processor_seconds["search"]
+
+
+def processor_in_all(record: Record) -> float:
+    """Of all threads in all phases."""
+    return sum(record.processor_seconds.values())
+
+
+def role_of(group: str) -> str:
+    """What a group of our CIFAR ResNets does, from its name: as `sensitivity.role`, untraced.
+
+    A group is named by its first layer. "stem" is the first convolution; "shortcut", a second
+    convolution, to whose output a shortcut is added; "strided", the first one of a stage after the
+    first; all others "inner", as in a network without blocks.
+    """
+    stage, *inside = group.split(".")
+    if stage == "conv1":
+        return "stem"
+    if len(inside) != 2:
+        return "inner"
+    block, layer = inside
+    if layer != "conv1":
+        return "shortcut"
+    return "strided" if block == "0" and stage != "layer1" else "inner"

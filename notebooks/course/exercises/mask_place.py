@@ -1,0 +1,195 @@
+"""Where a mask acts decides whether its gradient means anything: three estimates and the truth.
+
+Used by notebook 03. What is compared is the gradient of the loss with respect to the keep ratio of
+every group, at one network, with one importance and one sharpness.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dsa_core.budget import Budget, Cost, uniform_ratio
+from dsa_core.channels import ChannelGraph, trace
+from dsa_core.lab.data import Dataset, Task, classification, load, split
+from dsa_core.lab.models.resnet import resnet
+from dsa_core.masks import (
+    Estimator,
+    estimator_mask,
+    importance,
+    keep_probs,
+    masked_parameters,
+    top_channels,
+)
+from dsa_core.methods import ALLOCATORS, SearchConfig, SearchData, ratio_gradient
+from dsa_core.training import FP32, TrainConfig, train
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A network in training mode, and the point at which its gradient is asked for.
+
+    Attributes:
+        model: neither weights nor statistics are changed.
+        graph: of the model.
+        alpha: keep ratios, shape (K,), float64, in (0, 1].
+        b: importance, shape (n,).
+        batches: pictures and labels, all of one size.
+        task: gives the loss.
+        sharpness: beta2.
+    """
+
+    model: nn.Module
+    graph: ChannelGraph
+    alpha: Tensor
+    b: Tensor
+    batches: Sequence[Batch]
+    task: Task
+    sharpness: float
+
+    def loss(self, mask: Tensor) -> float:
+        """The mean loss over the batches under a mask (n,) at the consumers."""
+        parameters = dict(self.model.named_parameters())
+        state = parameters | masked_parameters(parameters, self.graph, mask)
+        with torch.no_grad():
+            losses = [
+                self.task.loss(functional_call(self.model, state | buffers(self.model), (x,)), y)
+                for x, y in self.batches
+            ]
+        return float(sum(losses)) / len(losses)
+
+
+def prepare(
+    seed: int, *, ratio: float = 0.35, sharpness: float = 20.0, epochs: tuple[int, int] = (3, 6)
+) -> Probe:
+    """A network of nine groups that learns the digits, then lives under masks for some epochs.
+
+    Three stages of two basic blocks, 8, 16 and 32 wide; uniform keep ratios at `ratio` of the MACs.
+    The gradient is to be asked for on 400 training pictures that its weights never saw.
+
+    Args:
+        seed: of weights, order and masks.
+        ratio: share of the MACs, in (0, 1].
+        sharpness: beta2 at which the gradient is asked for.
+        epochs: of plain training, and under masks.
+    """
+    torch.manual_seed(seed)
+    model, task = resnet((2, 2, 2), (8, 16, 32), in_channels=1), classification()
+    digits = load("digits")
+    assert isinstance(digits, Dataset)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    weights, held = split(digits.count("train"), 0.7, seed)
+    first, second, third = (
+        digits.batches("train", indices=part, seed=seed + i, batch_size=64, drop_last=True)
+        for i, part in enumerate((weights, weights, held))
+    )
+    plain = TrainConfig(epochs=epochs[0], lr=0.1, precision="fp32", channels_last=False)
+    train(model, first, task, plain, seed=seed, progress=False)
+    graph = trace(model, torch.zeros(1, 1, 8, 8))
+    under = plain.model_copy(update={"epochs": epochs[1], "lr": 0.05, "schedule": "constant"})
+    search = SearchData(second, third, task, progress=False)
+    config = SearchConfig(train=under)
+    ALLOCATORS["uniform"](model, graph, Budget(macs=ratio), search, config, seed=seed)
+    alpha = uniform_ratio(Cost.of(graph, "macs").relative, ratio, 1 / graph.sizes.double())
+    look = digits.batches(
+        "train", indices=held, batch_size=400, augment="none", seed=9, drop_last=True
+    )
+    batches = [*look.epoch(0), *look.epoch(1)]
+    return Probe(model.train(), graph, alpha, importance(model, graph), batches, task, sharpness)
+
+
+def buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the statistics, for a forward pass in training mode to write to."""
+    return {name: value.clone() for name, value in model.named_buffers()}
+
+
+def finite_difference(probe: Probe) -> Tensor:
+    """The truth: dL/dalpha by an eighth of each group's channels more and less, hard masks.
+
+    Group k keeps its c_k + s and its c_k - s most important channels, s = C_k / 8 (at least one);
+    all others keep c = round(alpha C). Everything is kept within 1 .. C.
+
+    Returns:
+        Shape (K,), float64.
+    """
+    graph, sizes = probe.graph, probe.graph.sizes
+    counts = (probe.alpha * sizes).round().long().clamp_min(1)
+    steps = (sizes / 8).round().long().clamp_min(1)
+    more, less = torch.minimum(counts + steps, sizes), (counts - steps).clamp_min(1)
+
+    def loss_with(k: int, count: Tensor) -> float:
+        changed = counts.clone()
+        changed[k] = count
+        return probe.loss(top_channels(probe.b, changed, graph).to(probe.b))
+
+    slopes = [
+        (loss_with(k, more[k]) - loss_with(k, less[k])) / float((more[k] - less[k]) / sizes[k])
+        for k in range(len(sizes))
+    ]
+    return torch.tensor(slopes, dtype=torch.float64)
+
+
+def at_the_consumers(probe: Probe, estimator: Estimator, *, passes: int, seed: int) -> Tensor:
+    """The mean of dL/dalpha over `passes` batches, the mask on the weights that read a channel.
+
+    Returns:
+        Shape (K,), float64.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    return average(
+        lambda batch: ratio_gradient(
+            probe.model, probe.graph, probe.alpha, probe.b, batch, task=probe.task,
+            sharpness=probe.sharpness, estimator=estimator, precision=FP32, generator=draw,
+        )[0],
+        probe.batches,
+        passes,
+    )  # fmt: skip
+
+
+def before_the_relu(probe: Probe, *, passes: int, seed: int) -> Tensor:
+    """The mean of the straight-through dL/dalpha with the mask between BatchNorm and ReLU.
+
+    Returns:
+        Shape (K,), float64.
+
+    Source: the DSA authors' released code has the mask there.
+    """
+    draw = torch.Generator().manual_seed(seed)
+
+    def gradient(batch: Batch) -> Tensor:
+        alpha = probe.alpha.detach().requires_grad_()
+        p = keep_probs(probe.b, alpha, probe.graph, sharpness=probe.sharpness)
+        mask = estimator_mask(p, "straight_through", generator=draw)
+        with masked_norms(probe.model, probe.graph, mask) as model:
+            outputs = functional_call(model, buffers(model), (batch[0],))
+            return torch.autograd.grad(probe.task.loss(outputs, batch[1]), alpha)[0]
+
+    return average(gradient, probe.batches, passes)
+
+
+@contextmanager
+def masked_norms(model: nn.Module, graph: ChannelGraph, mask: Tensor) -> Iterator[nn.Module]:
+    """The network with every BatchNorm's output times its mask (n,), for the length of a block."""
+    extended = torch.cat([mask, mask.new_ones(1)])  # place -1: channels that always stay
+    modules, hooks = dict(model.named_modules()), []
+    for norm in graph.norms:
+        here = extended[norm.channels].view(1, -1, 1, 1)
+        module = modules[norm.weight.removesuffix(".weight")]
+        hooks.append(module.register_forward_hook(lambda _m, _x, out, here=here: out * here))
+    try:
+        yield model
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def average(gradient: Callable[[Batch], Tensor], batches: Sequence[Batch], passes: int) -> Tensor:
+    """The mean of a gradient over `passes` batches, taken in turn."""
+    return torch.stack([gradient(batches[i % len(batches)]) for i in range(passes)]).mean(0)

@@ -1,0 +1,1 @@
+"""Figures of the course: pure functions that return a matplotlib `Figure`; one family a file."""

@@ -1,0 +1,185 @@
+"""Score against cost: what was measured at a few budgets, and what lies between."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from dsa_core.budget import Resource
+from dsa_core.errors import ConfigError
+from dsa_core.lab.plots.style import DENSE, blank_figure, colour_of, open_axes
+from dsa_core.lab.record import Record
+
+EDGE = 0.02  # whole channels land a little below a budget: so much below the last point is still it
+CROWD = 4  # so many lines are drawn thin, and their legend has several rows
+
+
+@dataclass(frozen=True)
+class Point:
+    """Runs of one method at one budget.
+
+    Attributes:
+        cost: mean counted cost, ratio of the dense one.
+        score: mean score on the test set after fine-tuning, in [0, 1].
+        spread: sample standard deviation over the runs; 0 for one run.
+        n: runs, one for each seed.
+    """
+
+    cost: float
+    score: float
+    spread: float
+    n: int
+
+
+Frontier = tuple[Point, ...]
+
+
+def frontiers(records: Sequence[Record], resource: Resource = "macs") -> dict[str, Frontier]:
+    """Score against cost for each method, the dense network last.
+
+    Args:
+        records: runs of one network on one dataset with one preset, with any seeds. Only those
+            whose budget is in this resource, without floors or divisor, are points.
+        resource: of the budgets and of the costs.
+
+    Returns:
+        Method -> points, in rising order of cost; DSA first, then uniform.
+
+    Raises:
+        ConfigError: the runs are of several networks, datasets or presets.
+    """
+    kinds = {(r.model, r.dataset, r.preset) for r in records}
+    if len(kinds) > 1:
+        raise ConfigError(f"one frontier is of one network, data and preset; got {sorted(kinds)}")
+    plain = [r for r in records if r.resource == resource and r.divisor == 1 and not r.floors]
+    groups: dict[tuple[str, float], list[Record]] = defaultdict(list)
+    for r in plain:
+        groups[r.method, r.asked_ratio].append(r)
+    dense = dense_point(plain)
+    found: dict[str, list[Point]] = defaultdict(lambda: list(dense))
+    for (method, _), runs in groups.items():
+        costs = [r.costs[resource].ratio for r in runs]
+        found[method].append(point(costs, [r.scores.fine_tuned for r in runs]))
+    return {m: tuple(sorted(found[m], key=lambda p: p.cost)) for m in sorted(found, key=place)}
+
+
+def place(method: str) -> tuple[int, str]:
+    """Sort methods: DSA, uniform, the others by name."""
+    first = ("dsa", "uniform")
+    return (first.index(method) if method in first else len(first)), method
+
+
+def dense_point(records: Sequence[Record]) -> list[Point]:
+    """The dense networks, each seed once, at cost 1; nothing if none was trained."""
+    by_seed = {r.seed: r.scores.dense for r in records if r.scores.dense is not None}
+    return [point([1.0], list(by_seed.values()))] if by_seed else []
+
+
+def point(costs: Sequence[float], scores: Sequence[float]) -> Point:
+    """Mean and spread of some runs."""
+    spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+    return Point(statistics.fmean(costs), statistics.fmean(scores), spread, len(scores))
+
+
+def between(frontier: Frontier, cost: float) -> Point | None:
+    """The point on the straight line between the two measured neighbours of a cost.
+
+    With t = (cost - c0) / (c1 - c0), score and spread are (1 - t) of the left and t of the right
+    neighbour; n is the smaller of the two. A guess: nothing was trained there.
+
+    Args:
+        frontier: points in rising order of cost.
+        cost: ratio of the dense cost; up to 2 % below the first point it counts as that point.
+
+    Returns:
+        None where nothing was measured on one of the sides.
+    """
+    if not frontier:
+        return None
+    first, last = frontier[0], frontier[-1]
+    if first.cost * (1 - EDGE) <= cost <= first.cost:
+        return replace(first, cost=cost)
+    if cost == last.cost:
+        return last
+    for a, b in pairwise(frontier):
+        if a.cost <= cost < b.cost:
+            t = (cost - a.cost) / (b.cost - a.cost)
+            score = (1 - t) * a.score + t * b.score
+            return Point(cost, score, (1 - t) * a.spread + t * b.spread, min(a.n, b.n))
+    return None
+
+
+def frontier_figure(
+    curves: Mapping[str, Frontier],
+    *,
+    score_name: str = "accuracy",
+    resource: Resource = "macs",
+) -> Figure:
+    """Score against cost, a line for each method; bars are one standard deviation over seeds.
+
+    Args:
+        curves: method -> points, from `frontiers`.
+        score_name: of the vertical axis.
+        resource: of the horizontal axis.
+    """
+    figure = blank_figure(6.0, 3.4)
+    axes = figure.add_subplot()
+    draw_frontier(axes, curves)
+    axes.set_xlabel(f"{'MACs' if resource == 'macs' else 'parameters'}, part of the dense network")
+    axes.set_ylabel(f"test {score_name}")
+    return figure
+
+
+def draw_frontier(axes: Axes, curves: Mapping[str, Frontier]) -> None:
+    """Draw the lines on given axes; the dense network is a grey square."""
+    styles = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.")
+    crowded = len(curves) >= CROWD
+    for i, (method, points) in enumerate(curves.items()):
+        axes.errorbar(
+            [p.cost for p in points],
+            [p.score for p in points],
+            yerr=[p.spread for p in points],
+            fmt=styles[i % len(styles)],
+            color=colour_of(method),
+            markersize=5,
+            elinewidth=1.0 if crowded else max(1.2, 3.6 - 1.8 * i),  # later ones thinner: all seen
+            linewidth=1.0 if crowded else 1.5,
+            capsize=2 if crowded else 3 + 2 * (i == 0),
+            label=f"{method}, {runs(points)}",
+        )
+    dense = {p for points in curves.values() for p in points if p.cost == 1.0}
+    for p in dense:
+        axes.plot(p.cost, p.score, "s", color=DENSE, markersize=8, zorder=3, label="dense")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlim(0.0, 1.04)
+    open_axes(axes)
+    axes.legend(
+        frameon=False,
+        fontsize=8,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=3 if crowded else len(curves) + 1,
+    )
+
+
+def runs(points: Frontier) -> str:
+    """How many runs stand behind each point: "3 seeds"."""
+    numbers = sorted({p.n for p in points if p.cost < 1.0} or {0})
+    text = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
+    return f"{text} seed{'' if text == '1' else 's'}"
+
+
+def place_in(figure: Figure, cost: float, score: float) -> tuple[float, float]:
+    """Where a point of the first axes lies in the drawn figure: left and top, as parts of its size.
+
+    With it a mark can move over a picture that is drawn once, which takes a fraction of the time.
+    """
+    x, y = figure.axes[0].transData.transform((cost, score))
+    width, height = figure.canvas.get_width_height()
+    return x / width, 1.0 - y / height

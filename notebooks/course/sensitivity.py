@@ -1,0 +1,220 @@
+"""Does an allocation make sense? What each group's loss costs, what its gradient says, ranks."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.stats import pearsonr, spearmanr
+from torch import Tensor, nn
+
+from dsa_core.channels import ChannelGraph, Group
+from dsa_core.errors import ConfigError
+from dsa_core.lab.data import BatchSource, Task, step_seed
+from dsa_core.masks import Estimator, Importance, importance, masked, top_channels
+from dsa_core.methods.gradient import ratio_gradient
+from dsa_core.training import FP32, device_of_model, evaluate, mode, recalibrate_batchnorm
+
+Role = Literal["stem", "shortcut", "strided", "inner"]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What happens when one group alone is pruned, without any tuning afterwards.
+
+    Attributes:
+        names: of the prunable groups, K of them.
+        counts: channels that group k keeps when it is the one that is pruned, int64, shape (K,).
+        score, loss: of the whole network.
+        scores, losses: with group k alone pruned, float64, shape (K,).
+    """
+
+    names: tuple[str, ...]
+    counts: Tensor
+    score: float
+    loss: float
+    scores: Tensor
+    losses: Tensor
+
+    @property
+    def drops(self) -> Tensor:
+        """How much score each group costs, shape (K,), in units of the score."""
+        return self.score - self.scores
+
+    @property
+    def rises(self) -> Tensor:
+        """How much the loss rises for each group, shape (K,): finer than the score."""
+        return self.losses - self.loss
+
+
+def sensitivity(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: BatchSource,
+    task: Task,
+    *,
+    keep: float = 0.8,
+    kind: Importance = "l1",
+    norms: BatchSource | None = None,
+) -> Sensitivity:
+    """Prune every group alone, and measure the network each time.
+
+    Group k keeps its ceil(keep C_k) most important channels, every other group all of them.
+
+    Args:
+        model: a trained network; it is not changed.
+        graph: of the model.
+        batches: epoch 0 of them is evaluated K + 1 times.
+        task: gives loss and score.
+        keep: keep ratio of the pruned group, in (0, 1].
+        kind: what ranks its channels, see `masks.importance`.
+        norms: training batches; epoch 0 of them estimates the BatchNorm statistics anew after each
+            cut. None leaves those of the whole network in place, as the paper has it ("no tuning").
+
+    Raises:
+        ConfigError: keep is out of range.
+
+    Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164): keep 0.8 by the L1 norm.
+    """
+    if not 0 < keep <= 1:
+        raise ConfigError(f"keep must be a ratio in (0, 1], got {keep}")
+    whole = evaluate(model, batches, task)
+    b = importance(model, graph, kind)
+    sizes, device = graph.sizes, device_of_model(model)
+    counts = (keep * sizes.double() - 1e-9).ceil().long()
+    results = []
+    for k in range(len(sizes)):
+        alone = torch.where(torch.arange(len(sizes)) == k, counts, sizes)
+        mask = top_channels(b, alone, graph).float().to(device)
+        with masked(copy.deepcopy(model), graph, mask) as cut:
+            if norms is not None:
+                recalibrate_batchnorm(cut, norms, len(norms))
+            results.append(evaluate(cut, batches, task))
+    return Sensitivity(
+        names=tuple(g.name for g in graph.prunable),
+        counts=counts,
+        score=whole.score,
+        loss=whole.loss,
+        scores=torch.tensor([r.score for r in results], dtype=torch.float64),
+        losses=torch.tensor([r.loss for r in results], dtype=torch.float64),
+    )
+
+
+@dataclass(frozen=True)
+class RatioGradient:
+    """The gradient of the loss with respect to the keep ratios, averaged over batches.
+
+    Attributes:
+        mean: dL/dalpha, float64, shape (K,).
+        error: standard error of the mean over the batches, shape (K,); NaN for one batch.
+        n: batches.
+    """
+
+    mean: Tensor
+    error: Tensor
+    n: int
+
+
+def mean_ratio_gradient(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: BatchSource,
+    task: Task,
+    *,
+    alpha: Tensor,
+    sharpness: float = 5.0,
+    n_batches: int = 20,
+    estimator: Estimator = "mean_field",
+    kind: Importance = "gamma_first",
+    seed: int = 0,
+) -> RatioGradient:
+    """Average `ratio_gradient` over some batches, at fixed weights and keep ratios.
+
+    Args:
+        model: its weights, statistics and mode are not changed.
+        graph: of the model.
+        batches: the first `n_batches` of epoch 0, or fewer if it has fewer.
+        task: gives the loss.
+        alpha: keep ratios, shape (K,). At exactly 1 every probability is 1 and the gradient only
+            says what the least important channels are worth; a search looks a little below.
+        sharpness: beta2.
+        n_batches: how many, at least 1.
+        estimator: see `masks.estimator_mask`.
+        kind: what ranks the channels.
+        seed: of the masks, for an estimator that samples.
+
+    Raises:
+        ConfigError: n_batches is less than 1.
+    """
+    if n_batches < 1:
+        raise ConfigError(f"n_batches must be at least 1, got {n_batches}")
+    b, device = importance(model, graph, kind), device_of_model(model)
+    draw = torch.Generator(device).manual_seed(step_seed(seed, "ratio gradient"))
+    found = []
+    with mode(model, training=True):
+        for x, y in islice(batches.epoch(0), n_batches):
+            gradient, _ = ratio_gradient(
+                model, graph, alpha, b, (x.to(device), y.to(device)), task=task,
+                sharpness=sharpness, estimator=estimator, precision=FP32, generator=draw,
+            )  # fmt: skip
+            found.append(gradient.double().cpu())
+    each = torch.stack(found)
+    mean, n = each.mean(0), len(each)
+    squares = (each - mean).square().sum(0)
+    error = (squares / (n * (n - 1))).sqrt() if n > 1 else torch.full_like(mean, torch.nan)
+    return RatioGradient(mean, error, n)
+
+
+def softmax_scaled(values: Tensor) -> Tensor:
+    """softmax(v / std v): what the DSA paper normalises by before it correlates, shape (K,).
+
+    The standard deviation is that of the K values themselves (divisor K). Equal values give equal
+    shares.
+
+    Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164).
+    """
+    spread = values.double().std(correction=0)
+    scaled = values.double() / spread if float(spread) > 0 else torch.zeros_like(values.double())
+    return scaled.softmax(0)
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How two lists of n values agree: Pearson's r, and Spearman's r of the ranks; in [-1, 1]."""
+
+    pearson: float
+    spearman: float
+    n: int
+
+
+def correlate(first: Sequence[float] | Tensor, second: Sequence[float] | Tensor) -> Correlation:
+    """Correlate two lists; equal values share the mean of their ranks.
+
+    Raises:
+        ConfigError: the lists differ in length, have fewer than three values, or one is constant,
+            so that no correlation exists.
+    """
+    x, y = (np.asarray(v, dtype=np.float64) for v in (first, second))
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 3:
+        raise ConfigError(f"wanted two lists of three values or more, got {x.shape} and {y.shape}")
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        raise ConfigError("one of the lists is constant: it ranks nothing, so nothing correlates")
+    return Correlation(float(pearsonr(x, y)[0]), float(spearmanr(x, y)[0]), len(x))
+
+
+def role(model: nn.Module, graph: ChannelGraph, group: Group) -> Role:
+    """What a group of a residual network is: the claims of the paper are about roles.
+
+    "stem": holds the first layer. "shortcut": several layers write to the same channels, because
+    they are added. "strided": made by one convolution with stride, so that its pictures shrink.
+    "inner": any other.
+    """
+    if graph.layers[0].name in group.members:
+        return "stem"
+    if len(group.members) > 1:
+        return "shortcut"
+    maker = model.get_submodule(group.members[0])
+    return "strided" if max(getattr(maker, "stride", (1,))) > 1 else "inner"

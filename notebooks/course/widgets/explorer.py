@@ -1,0 +1,129 @@
+"""The budget explorer: controls on the left of `look`, its `page` on the right."""
+
+from collections.abc import Mapping
+from functools import cache
+from math import ceil
+
+from ipywidgets import (
+    HTML,
+    Dropdown,
+    FloatSlider,
+    HBox,
+    Layout,
+    SelectionSlider,
+    ToggleButtons,
+    VBox,
+)
+
+from course.widgets.explore import State, look, lowest_ratio
+from course.widgets.guard import shown
+from course.widgets.page import Backdrop, page
+from course.widgets.shelf import Network
+from dsa_core.errors import ConfigError
+
+RESOURCES = [("MACs", "macs"), ("parameters", "params")]
+DIVISORS = (1, 2, 4, 8, 16)
+NONE = "no group"
+STEP = 0.01
+WIDE = {"description_width": "110px"}
+
+
+class BudgetExplorer(HBox):
+    """Sliders for a budget, and what it leaves of a network.
+
+    Attributes:
+        shelf: networks by name, from `read_shelf`.
+        network, method, resource, budget, divisor, floor, protect: the controls.
+        sheet: an HTML widget with the answer; problem: what went wrong, empty if nothing did.
+    """
+
+    def __init__(self, shelf: Mapping[str, Network], *, ratio: float = 0.5) -> None:
+        if not shelf:
+            raise ConfigError("shelf is empty: read one with read_shelf(folder)")
+        self.shelf = dict(shelf)
+        self._backdrop = cache(lambda name: Backdrop.of(self.shelf[name]))
+        self.network = Dropdown(options=list(shelf), description="network", style=WIDE)
+        self.method = Dropdown(description="method", style=WIDE)
+        self.resource = ToggleButtons(
+            options=RESOURCES, description="budget in", style={**WIDE, "button_width": "112px"}
+        )
+        self.budget = percent_slider("budget", ratio, low=STEP)
+        self.divisor = SelectionSlider(
+            options=DIVISORS, description="multiples of", style=WIDE, continuous_update=False
+        )
+        self.floor = percent_slider("keep at least", 0.0, low=0.0)
+        self.protect = Dropdown(description="never prune", style=WIDE)
+        self.sheet, self.problem = HTML(), HTML()
+        self._ready = False  # no answer while several controls change at once
+        controls = [self.network, self.method, self.resource, self.budget]
+        controls += [self.divisor, self.floor, self.protect]
+        for control in controls:
+            control.layout.width = "360px"
+        answer = VBox([self.problem, self.sheet], layout=Layout(flex="1 1 480px"))
+        super().__init__([VBox(controls), answer], layout=Layout(flex_flow="row wrap"))
+        self._take_network()
+        self._listen()
+
+    @property
+    def state(self) -> State:
+        """What the controls say."""
+        floors = {} if self.protect.value == NONE else {self.protect.value: 1.0}
+        return State(
+            method=self.method.value,
+            resource=self.resource.value,
+            ratio=round(self.budget.value, 4),
+            divisor=self.divisor.value,
+            floor=self.floor.value,
+            floors=floors,
+        )
+
+    def _listen(self) -> None:
+        self.network.observe(lambda _: self._take_network(), names="value")
+        for control in (self.method, self.resource):
+            control.observe(lambda _: self._take_limits(), names="value")
+        for control in (self.budget, self.divisor, self.floor, self.protect):
+            control.observe(lambda _: self.redraw(), names="value")
+
+    def _take_network(self) -> None:
+        """Offer the methods and groups of the chosen network."""
+        network = self.shelf[self.network.value]
+        kept, self._ready = self.method.value, False
+        self.method.options = list(network.searches)
+        self.method.value = kept if kept in network.searches else self.method.options[0]
+        self.protect.options = [NONE, *network.costs["macs"].names]
+        self.protect.value = NONE
+        self._take_limits()
+
+    def _take_limits(self) -> None:
+        """Let the budget go no lower than the shipped searches did, and answer."""
+        self._ready = False
+        lowest = lowest_ratio(self.shelf[self.network.value], self.state)
+        self.budget.min = min(1.0, ceil(lowest / STEP - 0.1) * STEP)  # a tenth of a step is slack
+        self._ready = True
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Show what the controls say; an error is shown, and raised under test."""
+        if not self._ready:
+            return
+        with shown(self.problem):
+            network, state = self.shelf[self.network.value], self.state
+            view = look(network, state)
+            self.sheet.value = page(network, state, view, self._backdrop(self.network.value))
+
+    def __repr__(self) -> str:
+        return f"(the explorer, at {self.budget.value:.0%}; run this notebook to move the sliders)"
+
+
+def percent_slider(description: str, value: float, *, low: float) -> FloatSlider:
+    """A slider in steps of one percent that speaks when it is let go."""
+    return FloatSlider(
+        value=value,
+        min=low,
+        max=1.0,
+        step=STEP,
+        description=description,
+        readout_format=".0%",
+        continuous_update=False,
+        style=WIDE,
+    )

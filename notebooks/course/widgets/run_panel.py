@@ -1,0 +1,94 @@
+"""A Run button that trains in a thread, so that Stop is heard while it does."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from ipywidgets import HTML, Button, FloatProgress, HBox, Layout, VBox
+
+from course.widgets.explore import State
+from course.widgets.guard import shown
+from course.widgets.live import LiveJob, LiveResult, Progress, prune_live
+from course.widgets.page import live_page
+
+NOTE = "Run prunes ResNet-8 on the digits to the budget set above, here and now."
+STOPPED = "stopped; nothing was kept"
+
+
+class RunPanel(VBox):
+    """Run, Stop, a bar of progress, and what came out.
+
+    Attributes:
+        run, stop: buttons; only one of them can be pressed at a time.
+        bar, status: how far it is; status is text for people.
+        sheet: an HTML widget with the result; problem: what went wrong, empty if nothing did.
+        result: of the last run that was not stopped, or None.
+    """
+
+    def __init__(self, state: Callable[[], State], job: LiveJob | None = None) -> None:
+        self._state, self._job = state, job or LiveJob()
+        self._halt = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self.result: LiveResult | None = None
+        self.run = Button(description="Run", icon="play", button_style="primary")
+        self.stop = Button(description="Stop", icon="stop", disabled=True)
+        self.bar = FloatProgress(value=0.0, min=0.0, max=1.0, layout=Layout(width="240px"))
+        self.status, self.sheet, self.problem = HTML(NOTE), HTML(), HTML()
+        buttons = HBox([self.run, self.stop, self.bar])
+        super().__init__([buttons, self.status, self.problem, self.sheet])
+        self.run.on_click(lambda _: self.begin())
+        self.stop.on_click(lambda _: self._halt.set())
+
+    def begin(self) -> None:
+        """Start a run in its thread, unless one is going."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        self._halt.clear()
+        self._error = None
+        self.run.disabled, self.stop.disabled = True, False
+        self.sheet.value = ""
+        job = replace(self._job, state=self._state())
+        self._thread = threading.Thread(target=self._work, args=(job,), daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait for the run to end, and raise what it raised.
+
+        Raises:
+            TimeoutError: it is still going.
+        """
+        if self._thread is None:
+            return
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise TimeoutError(f"the run still goes on after {timeout_s} s")
+        if self._error is not None:
+            raise self._error
+
+    def _work(self, job: LiveJob) -> None:
+        try:
+            with shown(self.problem):
+                result = prune_live(job, report=self._report, stop=self._halt.is_set)
+                self._finish(result)
+        except Exception as error:  # under test: `wait` raises it
+            self._error = error
+        finally:
+            if self.problem.value:
+                self.status.value = "failed"
+            self.run.disabled, self.stop.disabled = False, True
+
+    def _report(self, progress: Progress) -> None:
+        self.bar.value = progress.done
+        self.status.value = f"{progress.phase}: {progress.done:.0%}"
+
+    def _finish(self, result: LiveResult | None) -> None:
+        if result is None:
+            self.status.value = STOPPED
+            return
+        self.result, self.bar.value = result, 1.0
+        self.status.value = "done"
+        self.sheet.value = live_page(result)
+
+    def __repr__(self) -> str:
+        return "(Run and Stop; run this notebook to press them)"
