@@ -42,7 +42,6 @@ _HOMES = {
     "lab.record": ("Record", "find_records", "read_record"),
     "lab.runs": ("RunConfig", "configure", "run"),
     "masks": (
-        "importance",
         "keep_probs",
         "masked",
         "masked_call",
@@ -50,6 +49,7 @@ _HOMES = {
         "top_channels",
     ),
     "methods": ("ALLOCATORS", "SearchConfig", "SearchData"),
+    "ranking": ("importance",),
     "surgery": ("load", "prune", "save"),
     "training": ("TrainConfig", "evaluate", "recalibrate_batchnorm", "train"),
 }

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from dsa_core.budget import Budget
 from dsa_core.errors import BudgetError, ConfigError, TrainingError
 from dsa_core.lab.data import Task
-from dsa_core.masks import importance, top_channels
+from dsa_core.masks import top_channels
 from dsa_core.methods import Problem
 from dsa_core.methods.amc_agent import Agent, own_random, truncated_normal
 from dsa_core.methods.amc_env import FEATURES, PruningEnv, Wall, layer_table
 from dsa_core.methods.amc_reward import MaskedScore, held_out
 from dsa_core.methods.settings.amc import AMCSettings
+from dsa_core.ranking import importance
 from dsa_core.surgery import prune
 from dsa_core.training import FP32, Precision, evaluate
 

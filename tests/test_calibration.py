@@ -15,8 +15,9 @@ from dsa_core.errors import BudgetError, ConfigError
 from dsa_core.lab import models
 from dsa_core.lab.calibration import Calibration, CalibrationSettings, calibrate, read_calibration
 from dsa_core.lab.calibration.form import connected_pairs, corners, fit, sampled, terms
-from dsa_core.masks import importance, top_channels
+from dsa_core.masks import top_channels
 from dsa_core.methods import Allocation
+from dsa_core.ranking import importance
 from dsa_core.surgery import prune
 from dsa_core.surgery.verify import count_macs
 

@@ -25,7 +25,7 @@ from dsa_core.budget import Budget, Cost, QuadraticForm, round_to_channels, unif
 from dsa_core.errors import BudgetError, TrainingError
 from dsa_core.lab.data import Task
 from dsa_core.lab.runs import configure
-from dsa_core.masks import importance, masked_call, top_channels
+from dsa_core.masks import masked_call, top_channels
 from dsa_core.methods import Allocation, Problem
 from dsa_core.methods.dcss import ChoiceScheme
 from dsa_core.methods.dcss_budget import Choices, Penalised, make_choices
@@ -40,6 +40,7 @@ from dsa_core.methods.dcss_choice import (
 )
 from dsa_core.methods.dcss_tilt import EDGE, bend, far, ratio_slope, tilt
 from dsa_core.methods.settings.dcss import DCSSSettings
+from dsa_core.ranking import importance
 from dsa_core.training import FP32
 
 F64 = torch.float64

@@ -30,13 +30,13 @@ from dsa_core.channels import trace
 from dsa_core.errors import BudgetError, TrainingError
 from dsa_core.kernels.transport import sinkhorn, transport_mask
 from dsa_core.lab.runs import RunConfig, run
-from dsa_core.masks import importance
 from dsa_core.methods import Allocation, Problem, SearchConfig, Update
 from dsa_core.methods.dtp import TransportScheme
 from dsa_core.methods.dtp import allocate as dtp
 from dsa_core.methods.dtp_units import ranks
 from dsa_core.methods.search import SearchRun
 from dsa_core.methods.settings.dtp import DTPSettings
+from dsa_core.ranking import importance
 from dsa_core.training import FP32, TrainConfig, make_sgd
 
 PLANS = ("closed", "proximal")

@@ -17,15 +17,9 @@ from dsa_core.channels import ChannelGraph, trace
 from dsa_core.lab import data
 from dsa_core.lab.data import Task
 from dsa_core.lab.models.resnet import resnet
-from dsa_core.masks import (
-    estimator_mask,
-    importance,
-    keep_probs,
-    masked_parameters,
-    sample_mask,
-    top_channels,
-)
+from dsa_core.masks import estimator_mask, keep_probs, masked_parameters, sample_mask, top_channels
 from dsa_core.methods import ALLOCATORS, SearchData, ratio_gradient
+from dsa_core.ranking import importance
 from dsa_core.training import FP32, TrainConfig, train
 
 MEAN = Task("mean", lambda outputs, y: outputs.mean(), lambda outputs, y: outputs.sum(), "mean")

@@ -12,18 +12,15 @@ from dsa_core.channels import ChannelGraph, trace
 from dsa_core.errors import ConfigError
 from dsa_core.lab import models
 from dsa_core.masks import (
-    TINY,
     estimator_mask,
-    importance,
     keep_probs,
     masked,
     masked_call,
     masked_parameters,
     sample_mask,
-    scales,
-    scales_one_by_one,
     top_channels,
 )
+from dsa_core.ranking import TINY, importance, scales, scales_one_by_one
 
 
 @pytest.fixture

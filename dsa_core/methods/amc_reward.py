@@ -11,10 +11,11 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dsa_core.errors import TrainingError
-from dsa_core.masks import importance, masked_parameters
+from dsa_core.masks import masked_parameters
 from dsa_core.methods.dcss_choice import channel_ranks
 from dsa_core.methods.problem import Problem
 from dsa_core.methods.settings.amc import AMCSettings
+from dsa_core.ranking import importance
 from dsa_core.training import Precision, autocast, mode, place
 from dsa_core.training.processes import agreed
 from dsa_core.training.task import PERCENT

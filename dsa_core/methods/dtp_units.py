@@ -10,8 +10,9 @@ from torch import Tensor
 from dsa_core.budget import Budget, Cost, QuadraticForm
 from dsa_core.errors import BudgetError
 from dsa_core.kernels.segments import segment_ids
-from dsa_core.masks import importance, masked_parameters
+from dsa_core.masks import masked_parameters
 from dsa_core.methods.problem import Problem
+from dsa_core.ranking import importance
 
 
 class Units(ABC):

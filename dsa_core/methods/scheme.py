@@ -8,8 +8,8 @@ from torch import Tensor
 
 from dsa_core.allocation import Update
 from dsa_core.budget import round_to_channels
-from dsa_core.masks import importance
 from dsa_core.methods.problem import Problem
+from dsa_core.ranking import importance
 from dsa_core.training import Precision
 
 Batches = Iterator[tuple[Tensor, Tensor]]

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from dsa_core.allocation import Allocation
 from dsa_core.budget import Budget
 from dsa_core.channels import ChannelGraph
-from dsa_core.masks import add_at
 from dsa_core.methods.config import OnStep, SearchConfig, SearchData
 from dsa_core.methods.penalised import PenaltyScheme, Trials
 from dsa_core.methods.problem import Problem
 from dsa_core.methods.settings.ssl import Members, SSLSettings
+from dsa_core.ranking import add_at
 
 Slice = tuple[str, int, Tensor]
 SMALLEST = 1e-12  # of a squared norm: the square root has no slope at 0

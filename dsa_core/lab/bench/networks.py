@@ -11,7 +11,8 @@ from dsa_core.channels import trace
 from dsa_core.lab import models
 from dsa_core.lab.bench.figures import Figure, figure, ratios
 from dsa_core.lab.latency import Latency, forward_times, summary
-from dsa_core.masks import importance, top_channels
+from dsa_core.masks import top_channels
+from dsa_core.ranking import importance
 from dsa_core.surgery import prune
 from dsa_core.training import Precision, place_model
 

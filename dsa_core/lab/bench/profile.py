@@ -11,7 +11,7 @@ PARTS = (
     ("forward (all)", "_functorch/functional_call.py", "functional_call"),
     ("backward (all)", "torch/_tensor.py", "backward"),
     ("weights' SGD", "optim/optimizer.py", "wrapper"),
-    ("importance", "dsa_core/masks.py", "importance"),
+    ("importance", "dsa_core/ranking.py", "importance"),
     ("keep probabilities", "dsa_core/masks.py", "keep_probs"),
     ("of that soft_topk", "dsa_core/kernels/__init__.py", "soft_topk"),
     ("drawing the mask", "dsa_core/masks.py", "sample_mask"),

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dsa_core.masks import Importance
+from dsa_core.ranking import Importance
 
 
 class AMCSettings(BaseModel):
