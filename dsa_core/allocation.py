@@ -24,28 +24,19 @@ class Update:
         step: weight steps done before it.
         budget: what was asked for at that moment, ratio of the dense cost.
         cost: relaxed cost of `keep_ratios`, ratio of the dense cost.
-        sharpness: beta2.
-        inexactness: sum of p (1 - p) over all channels: the variance of the number of channels
-            kept.
-        loss: validation loss under the estimator's masks; NaN for an allocator that takes no
-            gradient.
-        price: mean price of the groups between their bounds, in units of loss per log cost.
-        price_spread: its spread over those groups; 0 at an optimum.
-        primal, dual: residuals of the ADMM step.
         keep_ratios: of every group, after the update.
+        figures: what else the method knows, by name. Of DSA: sharpness (beta2); inexactness, the
+            sum of p (1 - p) over all channels, which is the variance of the number of channels
+            kept; price, the mean of the groups between their bounds, in units of loss per log cost,
+            and price_spread, 0 at an optimum; primal and dual, the residuals of the ADMM step; on
+            held-out batches, their loss under the estimator's mask.
     """
 
     step: int
     budget: float
     cost: float
-    sharpness: float
-    inexactness: float
-    loss: float
-    price: float
-    price_spread: float
-    primal: float
-    dual: float
     keep_ratios: tuple[float, ...]
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,85 @@
-"""The uniform baseline: one keep ratio for every group, everything else as in the search."""
+"""Allocations that listen to no loss, the same for all groups or by the dice: the yardsticks."""
+
+import math
+from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from dsa_core.allocation import Allocation
-from dsa_core.budget import Budget
-from dsa_core.channels import ChannelGraph
-from dsa_core.methods.config import OnStep, SearchConfig, SearchData
-from dsa_core.methods.fixed_direction import FixedDirection
-from dsa_core.methods.problem import Problem
-from dsa_core.methods.ratios import KeepRatioScheme
-from dsa_core.methods.search import search
+from dsa_core.budget import KeepRatioOptimizer, QuadraticForm, Residuals, shift_to_budget
+from dsa_core.budget.surface import to_ratios
+from dsa_core.dsa import KeepRatioScheme, Masked
+from dsa_core.scheme import Problem
+from dsa_core.training.seeds import generator
+
+SMALLEST = 0.2  # of the ratios drawn, as in AMC; on ResNet-20 they spread as widely as DSA's
 
 
-def allocate(
-    model: nn.Module,
-    graph: ChannelGraph,
-    budget: Budget,
-    data: SearchData,
-    config: SearchConfig,
-    *,
-    seed: int,
-    on_step: OnStep | None = None,
-) -> Allocation:
-    """Give every group the same keep ratio.
+class FixedDirection(KeepRatioOptimizer):
+    """log alpha_k = v_k - c, held in [log floor_k, 0], with c such that F(alpha) = B.
 
-    The network is trained under masks exactly as in the search of DSA, with the same schedule of
-    budget and sharpness, so that the difference to DSA is the allocation alone. The paper has no
-    such row.
+    Args:
+        cost: of the network.
+        floors: least keep ratios, shape (K,).
+        direction: v, shape (K,); zeros give the uniform allocation.
     """
-    problem = Problem("uniform", model, graph, budget, data, config, seed)
-    optimizer = FixedDirection(problem.form, problem.floors, torch.zeros_like(problem.floors))
-    return search(problem, KeepRatioScheme(problem, optimizer), on_step)
+
+    uses_gradient = False
+
+    def __init__(self, cost: QuadraticForm, floors: Tensor, direction: Tensor) -> None:
+        super().__init__(cost, floors, {"alpha": floors.new_ones(len(floors))})
+        self.direction = direction
+
+    @property
+    def keep_ratios(self) -> Tensor:
+        """Of the last step, shape (K,)."""
+        return self._state["alpha"].clone()
+
+    def step(self, gradient: Tensor, budget: float, *, step_scale: float = 1.0) -> Residuals:
+        """Go to the budget."""
+        shifted, _ = shift_to_budget(self.direction, self.cost, budget, self.floors)
+        alpha = to_ratios(shifted, self.floors)
+        self._state = {"alpha": alpha}
+        off = float(self.cost(alpha)) - budget
+        return Residuals(primal=0.0, dual=0.0, budget=off, price=0.0, price_spread=0.0, clipped=0)
+
+
+class Uniform(Masked):
+    """One keep ratio for every group.
+
+    The network trains under masks exactly as in DSA's search, with the same schedule of budget and
+    sharpness, so that the difference to DSA is the allocation alone. The paper has no such row.
+    """
+
+    label: ClassVar[str] = "uniform"
+
+    def scheme(self, problem: Problem) -> KeepRatioScheme:
+        """Keep ratios that follow the budget."""
+        return fixed(problem, self, torch.zeros_like(problem.floors))
+
+
+class Random(Masked):
+    """A keep ratio by the dice for every group, drawn from the seed.
+
+    The network trains under masks exactly as in DSA's search. What runs of many seeds spread by is
+    what an allocation can win or lose. The paper has no such row.
+    """
+
+    label: ClassVar[str] = "random"
+
+    def scheme(self, problem: Problem) -> KeepRatioScheme:
+        """Keep ratios that follow the budget."""
+        return fixed(problem, self, random_direction(problem.floors, problem.seed))
+
+
+def fixed(problem: Problem, masks: Masked, direction: Tensor) -> KeepRatioScheme:
+    """Masks as DSA's, keep ratios along one direction."""
+    return KeepRatioScheme(problem, masks, FixedDirection(problem.form, problem.floors, direction))
+
+
+def random_direction(floors: Tensor, seed: int) -> Tensor:
+    """v of `FixedDirection`, uniform in [log 0.2, 0]; of the shape and type of the floors, (K,)."""
+    drawn = torch.rand(
+        len(floors), generator=generator(seed, "random allocation"), dtype=floors.dtype
+    )
+    return math.log(SMALLEST) * drawn

@@ -1,15 +1,15 @@
-"""Plain training: one function, built of parts that a search uses as well."""
+"""The one training loop, plain and resumable; a search is this loop with a Pruner attached."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dsa_core.errors import TrainingError
-from dsa_core.training.batches import BatchSource
+from dsa_core.training.batches import Batch, BatchSource
 from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
 from dsa_core.training.config import TrainConfig
 from dsa_core.training.evaluate import device_of_model
@@ -29,8 +29,38 @@ from dsa_core.training.stopwatch import Stopwatch, total_time
 from dsa_core.training.task import Task
 
 EpochRecord = dict[str, float]
+LossCall = Callable[[], Tensor]
 
 WAYS_OUT = "Try a smaller lr, a clip_norm, or precision='fp32'"
+
+
+class Guest(Protocol):
+    """What may be attached to a training: a `dsa_core.pruner.Pruner`, seen from here."""
+
+    wants_look: bool
+    looks: int
+    searching: bool
+
+    def attach(self, *optimizers: torch.optim.Optimizer) -> Any:
+        """Hook into the model and its optimizer."""
+
+    def detach(self) -> None:
+        """Let go; the exact weights are in the model."""
+
+    def collect(self) -> None:
+        """Turn the gradients before they are clipped."""
+
+    def look(self, loss: LossCall) -> None:
+        """Take a held-out batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """From the checkpoint."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """What the checkpoint must agree with."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +100,11 @@ def train(
     progress: bool = True,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    precision: Precision | None = None,
+    pruner: Guest | None = None,
+    held_out: BatchSource | None = None,
 ) -> TrainResult:
-    """Train a model in place by SGD.
+    """Train a model in place by SGD; with a pruner attached this is a search.
 
     Order of data, augmentation and dropout are functions of (seed, epoch), so that a run that was
     killed and resumed from its checkpoint ends with the same bits as one that was not, on the same
@@ -91,6 +124,11 @@ def train(
         on_epoch: called with each finished epoch's record, after its checkpoint is written.
         stop: asked before each step; True ends the training at once, without an error. What the
             unfinished epoch did stays in the model, but not in the checkpoint.
+        precision: number format and memory order; None = as the configuration says. A checkpoint
+            has its own.
+        pruner: searches while the model trains; its state is part of the checkpoint. It is detached
+            at the end, also after an error.
+        held_out: batches for a pruner that asks for some (`Pruner.look`).
 
     Returns:
         History and how it ran.
@@ -100,8 +138,9 @@ def train(
             different run.
         KeyboardInterrupt: as it came, with a word on how to go on.
     """
-    run = _Run(model, batches, task, config, seed=seed, checkpoint=checkpoint)
-    run.prepare(resume)
+    run = _Run(model, batches, task, config, seed=seed, checkpoint=checkpoint, pruner=pruner)
+    run.held_out = held_out
+    run.prepare(resume, precision)
     show = progress and team().leads
     meter = Meter(run.total, len(run.history) * len(batches), task.score_name, show=show)
     stopped = False
@@ -117,6 +156,8 @@ def train(
         raise KeyboardInterrupt(run.interrupted()) from None
     finally:
         meter.close()
+        if pruner is not None:
+            pruner.detach()
     return run.result(stopped)
 
 
@@ -132,7 +173,10 @@ class _Run:
         *,
         seed: int,
         checkpoint: Path | None,
+        pruner: Guest | None,
     ) -> None:
+        self.task, self.pruner = task, pruner
+        self.held_out: BatchSource | None = None
         self.model, self.batches, self.config = model, batches, config
         self.score = task.score
         self.loss = task.training_loss(config.label_smoothing)
@@ -144,45 +188,80 @@ class _Run:
         self.saved = 0
         self.optimiser = make_sgd(model, config)
 
-    def prepare(self, resume: bool) -> None:
+    def prepare(self, resume: bool, precision: Precision | None) -> None:
         """Resume from the checkpoint, or choose a precision and write the first checkpoint."""
         self.model.train()
         keep_freed_memory(self.device)
         if resume and self.path is not None and self.path.exists():
             self._restore(load_checkpoint(self.path, self._fingerprint()))
             return
+        self.precision = precision or agreed(self._choose_precision())
+        place_model(self.model, self.precision)
+        if self.pruner is not None:
+            self.pruner.attach(self.optimiser)
+        self.save()
+
+    def _choose_precision(self) -> Precision:
         x, y = next(self.batches.epoch(0))
         x, y = x.to(self.device), y.to(self.device)
-        measured = choose_precision(
+        return choose_precision(
             self.model,
             x,
             loss=lambda outputs: self.loss(outputs, y),
             precision=self.config.precision,
             channels_last=self.config.channels_last,
         )
-        self.precision = agreed(measured)
-        place_model(self.model, self.precision)
-        self.save()
 
     def epoch(self, epoch: int, meter: Meter, stop: Callable[[], bool] | None) -> bool:
         """Train one epoch and append its record; return whether `stop` ended it."""
         self.model.train()
         watch, lr, stopped = Stopwatch(), self.config.lr, False
+        masked = float(self.pruner is not None and self.pruner.searching)
         meter.start_epoch(epoch, check_every=1 if self.device.type == "cpu" else 20)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(step_seed(self.seed, "epoch", epoch))
+            torch.manual_seed(step_seed(self.seed, self.word, epoch))
+            held_out = self._held_out()
             for position, (x, y) in enumerate(self.batches.mine(epoch)):
                 if stop is not None and stop():
                     stopped = True
                     break
+                self._look(held_out)
                 lr = self._lr(epoch, position)
                 loss, score = self._step(x.to(self.device), y.to(self.device), lr)
                 self._check(meter.add(loss, score, len(x) * team().size), epoch)
         self._check(meter.flush(), epoch)
         self._check_state(epoch)
         if meter.n:
-            self.history.append({"epoch": epoch, **meter.means(), **watch.read(), "lr": lr})
+            record = {"epoch": epoch, **meter.means(), **watch.read(), "lr": lr}
+            self.history.append(record | ({} if self.pruner is None else {"masked": masked}))
         return stopped
+
+    @property
+    def word(self) -> str:
+        """What the random numbers of an epoch are for."""
+        return "epoch" if self.pruner is None else "search epoch"
+
+    def _held_out(self) -> Iterator[Batch]:
+        """Held-out batches from the next one that a look is due for."""
+        if self.pruner is None or self.held_out is None:
+            return iter(())
+        return self.held_out.forever(self.pruner.looks)
+
+    def _look(self, held_out: Iterator[Batch]) -> None:
+        """Let the pruner look at a held-out batch, where it wants one."""
+        if self.pruner is None or not self.pruner.wants_look:
+            return
+        found = next(held_out, None)
+        if found is None:
+            raise TrainingError("held_out: this pruner asks for held-out batches; give some")
+        x, y = (part.to(self.device) for part in found)
+
+        def loss() -> Tensor:
+            with autocast(self.precision, self.device):
+                outputs = self.model(place(x, self.precision))
+            return self.plain_loss(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), y)
+
+        self.pruner.look(loss)
 
     def _step(self, x: Tensor, y: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         set_lr(self.optimiser, lr)
@@ -193,6 +272,8 @@ class _Run:
         loss.backward()
         average_gradients(self.model.parameters())
         if self.config.clip_norm is not None:
+            if self.pruner is not None:
+                self.pruner.collect()
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimiser.step()
         with torch.no_grad():
@@ -235,6 +316,7 @@ class _Run:
                 "model": self.model.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
                 "history": self.history,
+                "pruner": {} if self.pruner is None else self.pruner.state_dict(),
                 "precision": {
                     "name": self.precision.name,
                     "channels_last": self.precision.channels_last,
@@ -249,6 +331,9 @@ class _Run:
         place_model(self.model, self.precision)
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if self.pruner is not None:
+            self.pruner.attach(self.optimiser)
+            self.pruner.load_state_dict(state["pruner"])
         self.history = list(state["history"])
         self.saved = len(self.history)
 
@@ -256,7 +341,8 @@ class _Run:
         settings = {key: str(value) for key, value in self.config.model_dump().items()}
         data = {f"data {key}": value for key, value in self.batches.fingerprint().items()}
         model = {"model": shapes_fingerprint(self.model), "seed": str(self.seed)}
-        return settings | data | model
+        found = {} if self.pruner is None else self.pruner.fingerprint()
+        return settings | data | model | {f"search {key}": value for key, value in found.items()}
 
     def interrupted(self) -> str:
         """Say how to go on after Ctrl-C."""

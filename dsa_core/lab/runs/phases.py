@@ -1,6 +1,7 @@
 """The phases of a run after the dense network: the search, the cut, the fine-tuning."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -107,8 +108,9 @@ def keep_pruned(
 
 def write_history(folder: Path, allocation: Allocation) -> None:
     """Write every update of the keep ratios, and every epoch, as `history.json`."""
-    updates = [asdict(u) for u in allocation.updates]
-    columns = {k: [rounded(u[k]) for u in updates] for k in (updates[0] if updates else {})}
+    updates = [{**asdict(u), **u.figures} for u in allocation.updates]
+    names = sorted({k for u in updates for k in u} - {"figures"})
+    columns = {k: [rounded(u.get(k, math.nan)) for u in updates] for k in names}
     history = {
         "groups": [g.name for g in allocation.graph.prunable],
         "sizes": allocation.graph.sizes.tolist(),

@@ -1,0 +1,208 @@
+"""DSA's scheme: masks drawn from keep probabilities, keep ratios by the gradient of the masks."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dsa_core.allocation import MET
+from dsa_core.budget import (
+    KeepRatioOptimizer,
+    PaperSettings,
+    PricedSettings,
+    Residuals,
+    make_optimizer,
+    sharpness_at,
+    step_scale_at,
+)
+from dsa_core.kernels import inexactness
+from dsa_core.masked_weights import MaskedWeights
+from dsa_core.masks import Estimator, estimator_mask, keep_probs
+from dsa_core.scheme import Figures, Method, Problem, Scheme, held_out_slopes
+from dsa_core.training.processes import average
+from dsa_core.training.seeds import step_seed
+
+
+class Masked(Method):
+    """A method whose masks are drawn from DSA's keep probabilities.
+
+    Attributes:
+        sharpness_first, sharpness_last: beta2 at the ends of the search, geometric in between. The
+            masks of the last steps should be nearly those that are cut: up to 80 serves better than
+            up to 20 (notebook 12).
+        prob_floor: smallest keep probability while weights train (0.01 in the authors' released
+            code).
+    """
+
+    sharpness_first: float = Field(default=5.0, gt=0)
+    sharpness_last: float = Field(default=80.0, gt=0)
+    prob_floor: float = Field(default=0.0, ge=0, lt=1)
+
+
+class DSA(Masked):
+    """Differentiable Sparsity Allocation: keep ratios by the gradient of the loss.
+
+    Weights train under masks drawn from the keep probabilities; the keep ratios move by what the
+    same backward passes say of the masks (`estimator="free"`), under a budget that falls.
+
+    Deviations from the paper in the default settings: masks act at the consumers of a channel, not
+    after BatchNorm (`masks`); the gradient is that of the training loss, where the paper holds a
+    tenth of the data out; the ADMM steps are made in log ratios and meet the budget from both sides
+    (`budget.Priced`); the budget falls over `anneal_fraction` of the search. `optimizer="paper"`
+    and `estimator="straight_through"` take the paper's equations.
+
+    Attributes:
+        optimizer: of the keep ratios, "priced" or "paper" (see `budget`).
+        settings: of that optimizer; None for its defaults.
+        estimator: of the masks' gradient. "free": straight-through, from the training's own
+            backward passes, at no extra cost. The others (`masks.estimator_mask`) take a held-out
+            batch before every update: `Pruner.look`.
+        fix_when_met: change no keep ratio once the budget is met (the paper's flow).
+
+    Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164).
+    """
+
+    label: ClassVar[str] = "dsa"
+
+    optimizer: Literal["priced", "paper"] = "priced"
+    settings: PricedSettings | PaperSettings | None = None
+    estimator: Literal["free"] | Estimator = "free"
+    fix_when_met: bool = False
+
+    def scheme(self, problem: Problem) -> "KeepRatioScheme":
+        """Keep ratios that move by a gradient."""
+        optimizer = make_optimizer(
+            self.optimizer, problem.form, floors=problem.floors, settings=self.settings
+        )
+        estimator = None if self.estimator == "free" else self.estimator
+        return KeepRatioScheme(
+            problem, self, optimizer, held_out=estimator, fix_when_met=self.fix_when_met
+        )
+
+
+NO_STEP = Residuals(primal=0.0, dual=0.0, budget=0.0, price=0.0, price_spread=0.0, clipped=0)
+
+
+class KeepRatioScheme(Scheme):
+    """DSA: masks from keep probabilities, keep ratios by an optimizer under a budget.
+
+        p = sigmoid(beta2 (log b - log beta1)),  sum p = alpha C in each group       `keep_probs`
+        m ~ Bernoulli(p);  the weights train under m;  g = dL/dm is free             `MaskedWeights`
+        dL/dalpha = C sum_i g_i w_i / sum_j w_j,  w = p (1 - p)    implicit function theorem
+        alpha <- one step against it, landing on the budget                          `budget.Priced`
+
+    First order, as in DARTS: the gradient is that of the loss at the present weights.
+
+    Args:
+        problem: what is searched.
+        masks: how masks are drawn.
+        optimizer: moves the keep ratios; one that uses no gradient is given zeros.
+        held_out: estimator of a gradient on held-out batches; None takes the free gradient.
+        fix_when_met: change no keep ratio once the budget is met.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        masks: Masked,
+        optimizer: KeepRatioOptimizer,
+        *,
+        held_out: Estimator | None = None,
+        fix_when_met: bool = False,
+    ) -> None:
+        super().__init__(problem)
+        self.masks, self.optimizer, self.fix_when_met = masks, optimizer, fix_when_met
+        self.estimator = held_out
+        self.held_out = held_out is not None
+        self.free = optimizer.uses_gradient and not self.held_out
+        self.drawn: tuple[Tensor, Tensor] | None = None  # alpha, and the mask as a function of it
+        self.p = torch.ones(problem.graph.n_channels)  # keep probabilities of the last mask
+        self.total, self.taken = torch.zeros_like(problem.floors), 0  # gradients since the update
+
+    @property
+    def keep_ratios(self) -> Tensor:
+        """Those of the optimizer."""
+        return self.optimizer.keep_ratios
+
+    def sharpness(self, step: int) -> float:
+        """Give beta2 of a weight step."""
+        first, last = self.masks.sharpness_first, self.masks.sharpness_last
+        return sharpness_at(*self.problem.clock(step), first=first, last=last)
+
+    def probs(self, step: int, *, floor: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Keep ratios that ask for a gradient, and the keep probabilities of them."""
+        alpha = self.keep_ratios.requires_grad_()
+        sharpness, b = self.sharpness(step), self.importance()
+        p = keep_probs(b, alpha, self.problem.graph, sharpness=sharpness, floor=floor)
+        self.p = p.detach()
+        return alpha, p
+
+    def mask(self, step: int) -> Tensor:
+        """Draw the channels that are kept in this step."""
+        with torch.enable_grad():
+            alpha, p = self.probs(step, floor=self.masks.prob_floor)
+            mask = estimator_mask(p, "straight_through", generator=self._generator("mask", step))
+        self.drawn = (alpha, mask) if self.free else None
+        return mask.detach()
+
+    def step(self, step: int, gradient: Tensor, lr: float) -> Figures | None:
+        """Gather the free gradient, and move the keep ratios where an update is due."""
+        if self.drawn is not None:
+            alpha, mask = self.drawn
+            self.total += torch.autograd.grad(mask, alpha, gradient.to(mask))[0]
+            self.taken, self.drawn = self.taken + 1, None
+        if self.held_out or not self.problem.due(step + 1):
+            return None
+        mean = self.total / max(1, self.taken)
+        self.total, self.taken = torch.zeros_like(self.total), 0
+        return self.update(step + 1, mean)
+
+    def look(self, step: int, weights: MaskedWeights, loss: Callable[[], Tensor]) -> Figures:
+        """Move the keep ratios by the loss of a held-out batch under the estimator's mask."""
+        if self._met():
+            return self.update(step, torch.zeros_like(self.total))
+        assert self.estimator is not None
+        with torch.enable_grad():
+            alpha, p = self.probs(step)
+            mask = estimator_mask(p, self.estimator, generator=self._generator("ratio mask", step))
+            gradient, value = held_out_slopes(weights, mask, loss)
+            slope = torch.autograd.grad(mask, alpha, gradient.to(mask))[0]
+        average([slope, value])
+        return {"loss": float(value), **self.update(step, slope)}
+
+    def update(self, done: int, gradient: Tensor) -> Figures:
+        """Move the keep ratios once, when so many weight steps are done."""
+        clock, residuals = self.problem.clock(done), NO_STEP
+        if not self._met():
+            wanted, scale = self.problem.budget_at(done), step_scale_at(*clock)
+            residuals = self.optimizer.step(gradient, wanted, step_scale=scale)
+        offsets = self.problem.graph.offsets.to(self.p.device)
+        return {
+            "sharpness": self.sharpness(done),
+            "inexactness": float(inexactness(self.p, offsets).sum()),
+            "price": residuals.price,
+            "price_spread": residuals.price_spread,
+            "primal": residuals.primal,
+            "dual": residuals.dual,
+        }
+
+    def _met(self) -> bool:
+        """Whether the keep ratios are fixed for good."""
+        limit = self.problem.budget.ratio * (1 + MET)
+        return self.fix_when_met and float(self.problem.form(self.keep_ratios)) <= limit
+
+    def _generator(self, word: str, step: int) -> torch.Generator:
+        seed = step_seed(self.problem.seed, word, step)
+        return torch.Generator(self.problem.device).manual_seed(seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the optimizer, and the gradients since its last step."""
+        own = {"total": self.total.clone(), "taken": self.taken}
+        return {"optimizer": dict(self.optimizer.state_dict()), **own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them over."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.total, self.taken = state["total"].clone(), int(state["taken"])

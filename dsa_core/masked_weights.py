@@ -1,0 +1,140 @@
+"""A network under a mask, in place: multiply the weights, read the mask's gradient, put them back.
+
+Everything here works on values behind autograd's back (`Tensor.data`): a mask that is swapped for
+an evaluation between a forward and its backward pass disturbs neither.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dsa_core.channels import ChannelGraph
+from dsa_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where entries of a mask multiply a weight: `weight * mask[index].reshape(shape)`.
+
+    Attributes:
+        name: of the parameter.
+        index: entry of the mask for each of the slices, int64; -1: the slice always stays.
+        shape: to broadcast the entries against the weight, 1 where a slice extends.
+    """
+
+    name: str
+    index: Tensor
+    shape: tuple[int, ...]
+
+
+def consumer_sites(graph: ChannelGraph) -> tuple[Site, ...]:
+    """The input-channel slices of every layer that reads a channel: dropping them removes it."""
+    shapes = {layer.weight: layer.shape for layer in graph.layers}
+    return tuple(
+        Site(name, channels, tuple(-1 if a == axis else 1 for a in range(len(shapes[name]))))
+        for name, axis, channels in graph.consumers
+    )
+
+
+class MaskedWeights:
+    """The weights of some sites, exact or under a mask m.
+
+        put_on(m)    w <- w * m; the exact values are kept aside
+        turn()       with w.grad = dL/d(w m):  g_i = sum over the slices of i of w * dL/d(w m),
+                     which is dL/dm_i;  then  w.grad <- m * w.grad, which is dL/dw
+        take_off()   w <- the exact values, bit for bit
+
+    The gradient g exists for kept and for dropped channels alike, because the mask multiplies
+    weights, not activations. Frozen weights (`requires_grad=False`) are asked for a gradient while
+    this object lives, since g needs it; they never keep one, and get their flag back in `close`.
+
+    Args:
+        parameters: of the network, by name.
+        sites: where the mask multiplies.
+        n: entries of a mask.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, torch.nn.Parameter], sites: Sequence[Site], n: int
+    ) -> None:
+        self.n = n
+        self.sites = [(parameters[site.name], site) for site in sites]
+        self.exact = [weight.detach().clone() for weight, _ in self.sites]
+        self.values: list[Tensor] = []  # the mask's entries at each site; empty: weights are exact
+        self.frozen = [weight for weight, _ in self.sites if not weight.requires_grad]
+        for weight in self.frozen:
+            weight.requires_grad_(True)
+
+    @property
+    def on(self) -> bool:
+        """Whether the weights are masked."""
+        return bool(self.values)
+
+    def put_on(self, mask: Tensor) -> None:
+        """Mask the weights, in place of a mask that is on."""
+        if mask.shape != (self.n,):
+            raise ConfigError(f"mask: wanted shape ({self.n},), got {tuple(mask.shape)}")
+        extended = torch.cat([mask.detach(), mask.new_ones(1)])  # place -1
+        fresh = not self.on
+        self.values = []
+        for (weight, site), exact in zip(self.sites, self.exact, strict=True):
+            if fresh:
+                exact.copy_(weight.data)
+            picked = extended[site.index.to(mask.device)].to(weight)
+            self.values.append(picked.reshape(site.shape))
+            torch.mul(exact, self.values[-1], out=weight.data)
+        torch.clear_autocast_cache()  # of weights in another number format
+
+    @torch.no_grad()
+    def slopes(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        """dL/dm, shape (n,), from dL/d(w m) of every site; None where the loss does not reach."""
+        some = self.exact[0]
+        kind = torch.promote_types(torch.float32, some.dtype)
+        total = torch.zeros(self.n + 1, dtype=kind, device=some.device)  # the last: place -1
+        for (_, site), exact, value, gradient in zip(
+            self.sites, self.exact, self.values, gradients, strict=True
+        ):
+            if gradient is None:
+                continue
+            along = [axis for axis, length in enumerate(value.shape) if length == 1]
+            product = exact * gradient
+            each = product.sum(along) if along else product
+            places = site.index.to(total.device) % len(total)
+            total.index_add_(0, places, each.reshape(-1).to(total))
+        return total[:-1]
+
+    @torch.no_grad()
+    def turn(self, *, frozen_scale: float = 1.0) -> Tensor:
+        """Return dL/dm, shape (n,), and turn the gradients into those of the exact weights.
+
+        Args:
+            frozen_scale: factor of a scaled loss that the gradients of frozen weights still carry
+                (nobody unscales them: they are in no optimizer).
+        """
+        frozen = {id(weight) for weight in self.frozen}
+        for weight in self.frozen:
+            if weight.grad is not None:
+                weight.grad.div_(frozen_scale)
+        found = self.slopes([weight.grad for weight, _ in self.sites])
+        for (weight, _), value in zip(self.sites, self.values, strict=True):
+            if id(weight) in frozen:
+                weight.grad = None
+            elif weight.grad is not None:
+                weight.grad.mul_(value)
+        return found
+
+    def take_off(self) -> None:
+        """Put the exact weights back; nothing happens if they are there."""
+        if self.on:
+            for (weight, _), exact in zip(self.sites, self.exact, strict=True):
+                weight.data.copy_(exact)
+            torch.clear_autocast_cache()
+        self.values = []
+
+    def close(self) -> None:
+        """Put everything back as it was found."""
+        self.take_off()
+        for weight in self.frozen:
+            weight.requires_grad_(False)

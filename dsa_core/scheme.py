@@ -1,0 +1,227 @@
+"""What a method is inside the Pruner: which mask now, and what the mask's gradient moves.
+
+DSA is in `dsa_core.dsa`; the other methods, in `dsa_core.methods`, are a scheme each as well.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from dsa_core.budget import Budget, Cost, QuadraticForm, budget_at, round_to_channels
+from dsa_core.channels import ChannelGraph
+from dsa_core.errors import ConfigError
+from dsa_core.masked_weights import MaskedWeights, Site, consumer_sites
+from dsa_core.ranking import importance
+
+Figures = dict[str, float]
+# "taylor" is left out: it lives on the gradients of the step before, which no checkpoint holds
+SearchImportance = Literal["gamma_first", "gamma_all", "l1", "l2"]
+
+
+class Method(BaseModel):
+    """The settings of a method, and the door to its scheme; frozen, an unknown name is an error.
+
+    Attributes:
+        importance: what ranks the channels of a group, see `ranking.importance`.
+        ratio_every: weight steps for each update of the keep ratios (20 in the paper).
+        anneal_fraction: share of the search in which the budget falls from the dense cost to what
+            is asked; 0 asks for it at once, as the paper does. The rest trains at the fixed budget.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    label: ClassVar[str]
+
+    importance: SearchImportance = "gamma_first"
+    ratio_every: int = Field(default=2, ge=1)
+    anneal_fraction: float = Field(default=0.6, ge=0, le=1)
+
+    def scheme(self, problem: "Problem") -> "Scheme":
+        """What runs inside a Pruner."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched, and on which clock.
+
+    Attributes:
+        model, graph: the dense network and its channels.
+        budget: to reach.
+        steps: weight steps of the search, the warm-up included.
+        warmup: plain weight steps before the first mask.
+        seed: of the masks.
+        method: settings.
+    """
+
+    model: nn.Module
+    graph: ChannelGraph
+    budget: Budget
+    steps: int
+    warmup: int
+    seed: int
+    method: Method
+
+    def check(self) -> None:
+        """Refuse what cannot be searched.
+
+        Raises:
+            ConfigError: steps or warm-up are out of range, or the method is none.
+            BudgetError: the budget is below the cost of the floors.
+        """
+        if not isinstance(self.method, Method):
+            raise ConfigError(
+                f"method: wanted settings such as dsa.DSA() or dsa.methods.Uniform(), got "
+                f"{self.method!r}"
+            )
+        for name, value, least in (("steps", self.steps, 1), ("warmup_steps", self.warmup, 0)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{name}: wanted a whole number >= {least}, got {value!r}")
+        if self.warmup >= self.steps:
+            raise ConfigError(
+                f"warmup_steps={self.warmup} leaves no step to search in: steps={self.steps} "
+                "counts the warm-up too"
+            )
+        self.budget.check(self.cost)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Of the resource that the budget limits."""
+        return self.budget.cost(self.graph)
+
+    @cached_property
+    def form(self) -> QuadraticForm:
+        """That cost as a ratio of the dense one, in keep ratios."""
+        return self.cost.relative
+
+    @cached_property
+    def floors(self) -> Tensor:
+        """Smallest keep ratio of every group, float64, shape (K,)."""
+        return self.budget.least_counts(self.cost).double() / self.cost.sizes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def clock(self, step: int) -> tuple[int, int]:
+        """Steps of the search done, and in all: its clock starts after the warm-up."""
+        return max(0, step - self.warmup), max(1, self.steps - self.warmup)
+
+    def budget_at(self, step: int) -> float:
+        """Give what is asked for at a weight step, of the dense cost."""
+        part = self.method.anneal_fraction
+        return budget_at(*self.clock(step), start=1.0, end=self.budget.ratio, anneal_fraction=part)
+
+    def budget_now(self, step: int) -> Budget:
+        """The budget as it is asked for at a weight step."""
+        now = {self.budget.resource: self.budget_at(step)}
+        return replace(self.budget, latency_ms=None, **now)
+
+    def due(self, done: int) -> bool:
+        """Whether the keep ratios move when so many weight steps are done."""
+        searched = done - self.warmup
+        return searched >= 0 and searched % self.method.ratio_every == 0
+
+
+class Scheme(ABC):
+    """What differs from method to method; the Pruner does all the rest.
+
+    Around weight step t (from 0) the Pruner asks for `mask(t)`, puts it on the `sites`, lets the
+    user's forward and backward pass run, and hands dL/dmask to `step(t, ...)`.
+
+    Attributes:
+        problem: what is searched.
+        held_out: whether an update needs a batch of its own, by `look`.
+    """
+
+    held_out = False
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where the mask multiplies: at the consumers of every channel."""
+        return consumer_sites(self.problem.graph)
+
+    @property
+    def size(self) -> int:
+        """Entries of a mask."""
+        return self.problem.graph.n_channels
+
+    @property
+    @abstractmethod
+    def keep_ratios(self) -> Tensor:
+        """The present relaxed keep ratios, shape (K,), float64, on the CPU."""
+
+    @abstractmethod
+    def mask(self, step: int) -> Tensor | None:
+        """The mask of a weight step, shape (size,), no gradient; None trains the plain weights."""
+
+    @abstractmethod
+    def step(self, step: int, gradient: Tensor, lr: float) -> Figures | None:
+        """Take the gradient of a weight step's loss with respect to its mask.
+
+        Args:
+            step: weight step, from 0.
+            gradient: dL/dmask, shape (size,).
+            lr: the weights' learning rate.
+
+        Returns:
+            The method's own figures if the keep ratios moved, for the history; else None.
+        """
+
+    def look(self, step: int, weights: MaskedWeights, loss: Callable[[], Tensor]) -> Figures:
+        """Move the keep ratios by a held-out batch before a weight step; see `Pruner.look`."""
+        raise NotImplementedError
+
+    def penalty(self, step: int, lr: float) -> Tensor | None:
+        """What the method adds to the loss of a weight step, shape (); nothing by default."""
+        return None
+
+    def importance(self) -> Tensor:
+        """What ranks the channels of a group, shape (n,), on the model's device."""
+        return importance(self.problem.model, self.problem.graph, self.problem.method.importance)
+
+    def counts(self, budget: Budget) -> Tensor:
+        """Whole channels that every group would keep under a budget now, int64, shape (K,)."""
+        return round_to_channels(self.keep_ratios, self.problem.cost, budget)
+
+    def weight_mask(self, budget: Budget) -> dict[str, Tensor] | None:
+        """Which single weights stay, for a method that removes those."""
+        return None
+
+    def notes(self) -> dict[str, Any]:
+        """What the method wants recorded at the end."""
+        return {}
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything of its own that the next step depends on: tensors, numbers, text."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved state; the next steps are the same to the bit."""
+
+
+def held_out_slopes(
+    weights: MaskedWeights, mask: Tensor, loss: Callable[[], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The slope of a loss in the mask, shape (size,), and the loss, shape ().
+
+    The mask is on for this one pass; no gradient reaches the weights.
+    """
+    weights.put_on(mask)
+    try:
+        value = loss()
+        wanted = [weight for weight, _ in weights.sites]
+        gradients = torch.autograd.grad(value, wanted, allow_unused=True)
+        return weights.slopes(gradients), value.detach()
+    finally:
+        weights.take_off()
