@@ -15,7 +15,8 @@ class Preset(BaseModel):
         search: see `SearchConfig`.
         fine_tune: training of the pruned network, on the whole training set.
         weights_fraction: share of the training set that trains weights during the search; the rest
-            trains the keep ratios.
+            is held out, for estimators that move the keep ratios by it and for the loss under the
+            final mask. 1: the weights train on all of it, and that loss is one of training.
         norm_batches: training batches that recalibrate BatchNorm after the cut.
     """
 
@@ -26,7 +27,7 @@ class Preset(BaseModel):
     dense: TrainConfig | None
     search: SearchConfig
     fine_tune: TrainConfig
-    weights_fraction: float = Field(default=0.9, gt=0, lt=1)
+    weights_fraction: float = Field(default=0.9, gt=0, le=1)
     norm_batches: int = Field(default=50, ge=1)
 
 
@@ -67,14 +68,17 @@ def cpu_short() -> Preset:
     """CIFAR-10 in under 90 minutes on 2 cores.
 
     The learning rate falls to 0, so that the cut network is not judged in the noise of the last
-    steps.
+    steps. bf16, channels last: the faster way on the 2-core machines (with AVX512-BF16) that the
+    shipped records are of; fixed, so that equal runs give equal numbers.
     """
+    train = TrainConfig(epochs=4, lr=0.05, precision="bf16", channels_last=True)
+    search = {"lr": 0.02, "schedule": "cosine"}
     return Preset(
         model="resnet20",
         dataset="cifar10",
-        dense=TrainConfig(epochs=15, lr=0.1),
-        search=SearchConfig(train=TrainConfig(epochs=4, lr=0.02, schedule="cosine")),
-        fine_tune=TrainConfig(epochs=4, lr=0.05),
+        dense=train.model_copy(update={"epochs": 15, "lr": 0.1}),
+        search=SearchConfig(train=train.model_copy(update=search)),
+        fine_tune=train,
     )
 
 

@@ -12,6 +12,7 @@ from dsa_core.lab.runs.config import RunConfig
 from dsa_core.training import EvalResult, TrainConfig, evaluate
 
 EVAL_BATCH = 500  # examples, of pictures up to 64x64
+HELD_OUT = 0.9  # where nothing is held out, the rest of this split gives the loss of the cut
 EVAL_PIXELS = EVAL_BATCH * 64 * 64  # larger pictures are evaluated in smaller batches
 
 
@@ -87,8 +88,10 @@ class Workshop:
 
     def halves(self) -> tuple[Tensor, Tensor]:
         """The part of the training set for the weights, and the part for the keep ratios."""
-        n = self.dataset.count("train")
-        return split(n, self.config.preset.weights_fraction, self.config.seed)
+        n, fraction = self.dataset.count("train"), self.config.preset.weights_fraction
+        if fraction < 1:
+            return split(n, fraction, self.config.seed)
+        return torch.arange(n), split(n, HELD_OUT, self.config.seed)[1]
 
     def say(self, text: str) -> None:
         """Tell the user, if they want to hear."""
