@@ -23,18 +23,18 @@ What is drawn, and what the gradient moves, is the scheme's affair (`dsa_core.sc
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from dsa_core.allocation import Allocation, Update
-from dsa_core.attachment import check_optimizers, check_state, hook, plain, skipped, untouched
+from dsa_core.attachment import Attachment, untouched
 from dsa_core.channels import ChannelGraph, trace
+from dsa_core.checks import check_free, check_optimizers, check_state, plain
 from dsa_core.dsa import DSA
 from dsa_core.errors import ConfigError, TrainingError
 from dsa_core.masked_weights import MaskedWeights
@@ -43,7 +43,6 @@ from dsa_core.scheme import Figures, Method, Problem
 from dsa_core.surgery.cut import duplicate, prune
 from dsa_core.surgery.sparse import zero_weights
 
-UNSEEN = 20  # optimizer steps without a forward pass of the network before a warning
 FORMAT = 1
 
 
@@ -95,15 +94,8 @@ class Pruner:
         self.scheme = method.scheme(self.problem)
         self.steps_done, self.history = 0, [self._update(0, {})]
         self.dense: dict[str, Tensor] = {}
-        self.weights: MaskedWeights | None = None  # while attached
-        self._optimizers: list[torch.optim.Optimizer] = []
-        self._handles: list[RemovableHandle] = []
-        self._scaler: Any = None
-        self._mask: Tensor | None = None  # of the step under way
-        self._running = False  # a forward pass in training mode since the last step
-        self._looking, self._looked = False, -1  # step of the last look
-        self._unseen = 0
-        self._cut: tuple[int, Tensor] | None = None  # a step, and the mask of the cut then
+        self.attachment: Attachment | None = None
+        self._looked = -1  # step of the last look
         self._final: Allocation | None = None
 
     # -- the four calls ---------------------------------------------------------------------------
@@ -113,34 +105,43 @@ class Pruner:
 
         Args:
             optimizers: one or several; wrapped ones (Accelerate) too.
-            scaler: the GradScaler, only where some of the network's weights are frozen.
+            scaler: the GradScaler, only where some of the network's weights are frozen or there are
+                several optimizers.
 
         Raises:
             ConfigError: attached already, or no optimizer holds a parameter of the network.
         """
-        if self.weights is not None:
-            raise ConfigError("attach: the pruner is attached already; detach() it first")
-        self._optimizers, self._scaler = check_optimizers(self.model, optimizers), scaler
+        check_free(self.model)
+        names = [site.name for site in self.scheme.sites]
+        found = check_optimizers(self.model, optimizers, names)
         if not self.dense:
             self.dense = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         parameters = dict(self.model.named_parameters())
-        self.weights = MaskedWeights(parameters, self.scheme.sites, self.scheme.size)
-        model = self.model
-        self._handles = [
-            model.register_forward_pre_hook(hook(self._before_forward)),
-            model.register_forward_hook(hook(self._after_forward), always_call=True),
-            model.register_state_dict_post_hook(hook(self._exact_state)),
-            *(o.register_step_pre_hook(self._before_step) for o in self._optimizers),
-        ]
+        self.attachment = Attachment(
+            self.model,
+            found,
+            MaskedWeights(parameters, self.scheme.sites, self.scheme.size),
+            draw=self._draw,
+            cut=self._cut,
+            learn=self._learn,
+            scaler=scaler,
+        )
         return self
 
     def detach(self) -> None:
         """Put the exact weights back and let go of network and optimizers; may be called twice."""
-        for handle in self._handles:
-            handle.remove()
-        if self.weights is not None:
-            self.weights.close()
-        self._handles, self.weights, self._mask, self._running = [], None, None, False
+        if self.attachment is not None:
+            self.attachment.close()
+        self.attachment = None
+
+    def collect(self) -> None:
+        """Take the mask off, turn the gradients, and move the keep ratios.
+
+        `optimizer.step()` does this by itself. Called before that, it lets a clipping of gradients
+        see those of the exact weights.
+        """
+        if self.attachment is not None:
+            self.attachment.collect()
 
     def finish(
         self,
@@ -195,16 +196,12 @@ class Pruner:
         Args:
             loss: runs the network on a batch and returns its loss, shape ().
         """
-        if self.weights is None:
+        if self.attachment is None:
             raise ConfigError("look: attach the pruner first")
         if not self.wants_look:
             return
-        with self._exact(), untouched(self.model):
-            self._looking = True
-            try:
-                figures = self.scheme.look(self.steps_done, self.weights, loss)
-            finally:
-                self._looking = False
+        with self.attachment.exact(quiet=True), untouched(self.model):
+            figures = self.scheme.look(self.steps_done, self.attachment.weights, loss)
         self._looked = self.steps_done
         self._note(self.steps_done, figures)
 
@@ -227,10 +224,9 @@ class Pruner:
         """Which channels stay: as cut by `finish`, before that as it would be cut now."""
         if self._final is not None:
             return self._final
-        with self._exact():
-            return self._allocation(
-                self.problem.budget_now(self.steps_done), self.scheme.importance()
-            )
+        with self.attachment.exact() if self.attachment else nullcontext():
+            budget = self.problem.budget_now(self.steps_done)
+            return self._allocation(budget, self.scheme.importance())
 
     @property
     def looks(self) -> int:
@@ -283,7 +279,6 @@ class Pruner:
         self.history = [Update(**update) for update in state["history"]]
         device = self.problem.device
         self.dense = {k: v.to(device, copy=True) for k, v in state["dense"].items()}
-        self._cut = None
 
     def fingerprint(self) -> dict[str, str]:
         """What a saved state must agree with."""
@@ -296,71 +291,20 @@ class Pruner:
             "groups": " ".join(f"{g.name}:{g.size}" for g in self.graph.prunable),
         }
 
-    # -- the hooks --------------------------------------------------------------------------------
+    # -- what the attachment asks -----------------------------------------------------------------
 
-    def _before_forward(self, model: nn.Module, inputs: Any) -> None:
-        if self._looking or self.weights is None:
+    def _draw(self) -> Tensor | None:
+        return self.scheme.mask(self.steps_done) if self.searching else None
+
+    def _cut(self) -> Tensor | None:
+        keep = self.allocation.keep if self.searching else None
+        return None if keep is None else keep.to(self.problem.device, torch.float32)
+
+    def _learn(self, gradient: Tensor) -> None:
+        """A weight step's gradients are there: move the keep ratios by that of the mask."""
+        step, self.steps_done = self.steps_done, self.steps_done + 1
+        if step < self.problem.warmup:
             return
-        if model.training:
-            self._running = True
-            if not self.weights.on and self.searching:
-                with self._full_numbers():
-                    self._mask = self.scheme.mask(self.steps_done)
-                self._restore()
-        elif self.searching:
-            with self._full_numbers():
-                keep = self._mask_of_cut()
-            self.weights.put_on(keep)
-
-    def _after_forward(self, model: nn.Module, inputs: Any, output: Any) -> None:
-        """After an evaluation: back to the mask of the step under way, or to the exact weights."""
-        if not (self._looking or model.training):
-            self._restore()
-
-    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
-        """Turn the gradients now, or behind the closure that makes them (Lightning, L-BFGS)."""
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None:
-            if not skipped(optimizer):
-                self.collect()
-            return None
-
-        def turned() -> Any:
-            loss = closure()
-            self.collect()
-            return loss
-
-        return args[:1], {**kwargs, "closure": turned}
-
-    def _exact_state(self, model: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        """A state dict that is taken under a mask holds the exact weights."""
-        if self.weights is not None and self.weights.on:
-            for (_, site), exact in zip(self.weights.sites, self.weights.exact, strict=True):
-                if prefix + site.name in state:
-                    state[prefix + site.name] = exact.clone()
-
-    def collect(self) -> None:
-        """Take the mask off, turn the gradients, and move the keep ratios.
-
-        `optimizer.step()` does this by itself. Called before that, it lets a clipping of gradients
-        see those of the exact weights.
-        """
-        if self.weights is None or not self._running:
-            self._count_unseen()
-            return
-        step, self._running, self._unseen = self.steps_done, False, 0
-        gradient = torch.zeros(0)
-        if self.weights.on:
-            scale = 1.0 if self._scaler is None else float(self._scaler.get_scale())
-            gradient = self.weights.turn(frozen_scale=scale)
-            self._mask = None
-            self.weights.take_off()
-        self.steps_done = step + 1
-        if step >= self.problem.warmup:
-            self._learn(step, gradient)
-
-    def _learn(self, step: int, gradient: Tensor) -> None:
-        """Hand the mask's gradient of a weight step to the scheme."""
         if not bool(gradient.isfinite().all()):
             raise TrainingError(
                 f"step {step}: the gradient is not finite; look at the loss, lower the learning "
@@ -372,7 +316,7 @@ class Pruner:
                 "batches: call pruner.look(lambda: loss_of(model, batch)) wherever "
                 "pruner.wants_look, or take the free gradient (estimator='free')"
             )
-        lr = float(self._optimizers[0].param_groups[0]["lr"])
+        lr = float(self.attachment.optimizers[0].param_groups[0]["lr"])
         penalty = self.scheme.penalty(step, lr)
         if penalty is not None:
             penalty.backward()
@@ -384,45 +328,6 @@ class Pruner:
 
     def _missing_look(self, step: int) -> bool:
         return self.problem.due(step) and self._looked != step
-
-    def _count_unseen(self) -> None:
-        self._unseen += 1
-        if self._unseen == UNSEEN:
-            warnings.warn(
-                f"Pruner: {UNSEEN} optimizer steps without a forward pass of the network that was "
-                "given, in training mode: nothing is pruned. Give it the module that you call",
-                stacklevel=2,
-            )
-
-    def _restore(self) -> None:
-        """The mask of the step under way, or the exact weights."""
-        if self.weights is None:
-            return
-        if self._mask is None:
-            self.weights.take_off()
-        else:
-            self.weights.put_on(self._mask)
-
-    @contextmanager
-    def _exact(self) -> Iterator[None]:
-        """The exact weights for a while."""
-        if self.weights is not None:
-            self.weights.take_off()
-        try:
-            yield
-        finally:
-            self._restore()
-
-    def _full_numbers(self) -> Any:
-        """Outside of the autocast that the user's forward pass may run in."""
-        return torch.autocast(self.problem.device.type, enabled=False)
-
-    def _mask_of_cut(self) -> Tensor:
-        """The mask of the network as it would be cut now; made anew after every step."""
-        if self._cut is None or self._cut[0] != self.steps_done:
-            keep = self.allocation.keep
-            self._cut = self.steps_done, keep.to(self.problem.device, torch.float32)
-        return self._cut[1]
 
     def _allocation(self, budget: Any, b: Tensor) -> Allocation:
         return Allocation(

@@ -1,0 +1,101 @@
+"""What is checked at the Pruner's door: networks, optimizers, saved states."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from dsa_core.attachment import Hook
+from dsa_core.errors import ConfigError
+
+
+def plain(model: Any) -> nn.Module:
+    """The network itself, inside `torch.compile`, an average of weights, several processes.
+
+    Raises:
+        ConfigError: it is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: wanted a torch.nn.Module, got {type(model).__name__}")
+    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)
+    while True:
+        if isinstance(model, wrappers):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def check_free(model: nn.Module) -> None:
+    """Refuse a network that another pruner holds: its masks would multiply with ours.
+
+    Raises:
+        ConfigError: says so.
+    """
+    if any(isinstance(h, Hook) and h.call for h in model._forward_pre_hooks.values()):
+        raise ConfigError("attach: a pruner is attached to this network already; detach() it first")
+
+
+def check_optimizers(
+    model: nn.Module, given: Sequence[Any], masked: Iterable[str]
+) -> list[torch.optim.Optimizer]:
+    """The optimizers themselves, inside wrappers such as Accelerate's.
+
+    Args:
+        model: the network.
+        given: to `attach`.
+        masked: parameters that will be under a mask.
+
+    Raises:
+        ConfigError: one is no optimizer or holds no parameter of the network, or a masked parameter
+            asks for a gradient and is in none: a step of another optimizer would be lost.
+    """
+    own = {id(p) for p in model.parameters()}
+    found: list[torch.optim.Optimizer] = []
+    held: set[int] = set()
+    for optimizer in given:
+        while hasattr(optimizer, "optimizer"):
+            optimizer = optimizer.optimizer
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ConfigError(
+                f"attach: wanted torch optimizers, got {type(optimizer).__name__}; a scheduler or "
+                "a trainer is none"
+            )
+        here = {id(p) for group in optimizer.param_groups for p in group["params"]} & own
+        if not here:
+            raise ConfigError(
+                f"attach: {type(optimizer).__name__} holds no parameter of the network: make the "
+                "optimizer of model.parameters(), of the same model as the pruner"
+            )
+        found.append(optimizer)
+        held |= here
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    left = [name for name in masked if name in weights and id(weights[name]) not in held]
+    if left:
+        raise ConfigError(
+            f"attach: {left[0]} asks for a gradient and is in none of the {len(found)} optimizers "
+            "given: give all that train the network, attach(one, two), or freeze what none trains "
+            f"with requires_grad_(False) ({len(left)} parameters)"
+        )
+    return found
+
+
+def check_state(state: Mapping[str, Any], wanted: int, mine: Mapping[str, str]) -> None:
+    """Refuse a saved state of another search.
+
+    Raises:
+        ConfigError: says in what they differ.
+    """
+    saved = state.get("fingerprint", {})
+    if state.get("format") != wanted or not isinstance(saved, Mapping):
+        raise ConfigError("load_state_dict: wanted what Pruner.state_dict() returned")
+    wrong = [
+        f"{key} was {saved.get(key, 'absent')!r} and is now {value!r}"
+        for key, value in mine.items()
+        if saved.get(key) != value
+    ]
+    if wrong:
+        raise ConfigError(f"load_state_dict: the state is of another search: {'; '.join(wrong)}")
