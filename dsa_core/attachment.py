@@ -23,6 +23,7 @@ class Attachment:
 
     Args:
         model: the network itself.
+        called: the modules that run it, whose calls are followed.
         optimizers: all that train its weights.
         weights: of the network, to mask.
         draw: gives the mask of a step that opens, shape (n,); None: it trains the exact weights.
@@ -34,6 +35,7 @@ class Attachment:
     def __init__(
         self,
         model: nn.Module,
+        called: Sequence[nn.Module],
         optimizers: Sequence[torch.optim.Optimizer],
         weights: MaskedWeights,
         *,
@@ -42,7 +44,7 @@ class Attachment:
         learn: Callable[[Tensor], None],
         scaler: Any = None,
     ) -> None:
-        self.optimizers, self.weights, self.scaler = optimizers, weights, scaler
+        self.model, self.optimizers, self.weights, self.scaler = model, optimizers, weights, scaler
         self.draw, self.cut, self.learn = draw, cut, learn
         self.open = False
         self.mask: Tensor | None = None  # of the open step
@@ -51,9 +53,9 @@ class Attachment:
         self.unseen = 0
         self.known: tuple[Tensor | None] | None = None  # what `cut` gave since the last step
         self.handles = [
-            model.register_forward_pre_hook(hook(self.before_forward, self.on_copy)),
-            model.register_forward_hook(hook(self.after_forward), always_call=True),
-            model.register_state_dict_post_hook(hook(self.on_save)),
+            *(m.register_forward_pre_hook(hook(self.before_forward)) for m in called),
+            *(m.register_forward_hook(hook(self.after_forward), always_call=True) for m in called),
+            model.register_state_dict_post_hook(hook(self.on_save, self.weights.copy_exact)),
             model.register_load_state_dict_pre_hook(hook(self.on_load)),
             *(o.register_step_pre_hook(self.before_step) for o in optimizers),
             *(o.register_step_post_hook(self.after_step) for o in optimizers),
@@ -63,16 +65,17 @@ class Attachment:
         """Put the exact weights back and let go."""
         for handle in self.handles:
             handle.remove()
+        self.quiet = True  # compiled code may call the hooks for ever
         self.weights.close()
 
     # -- a step -----------------------------------------------------------------------------------
 
-    def before_forward(self, model: nn.Module, inputs: Any) -> None:
+    def before_forward(self, *_: Any) -> None:
         """Put on the mask of the step, or in evaluation mode that of the cut."""
-        if self.quiet:
+        if self.quiet or torch.compiler.is_exporting():
             return
         with full_numbers(self.weights.device):
-            if not model.training:
+            if not self.model.training:
                 self.known = self.known or (self.cut(),)
                 if self.known[0] is not None:
                     self.weights.put_on(self.known[0])
@@ -84,9 +87,9 @@ class Attachment:
             if not self.weights.on:
                 self.restore()
 
-    def after_forward(self, model: nn.Module, inputs: Any, output: Any) -> None:
+    def after_forward(self, *_: Any) -> None:
         """After an evaluation: back to the mask of the open step, or to the exact weights."""
-        if not (self.quiet or model.training):
+        if not (self.quiet or self.model.training or torch.compiler.is_exporting()):
             with full_numbers(self.weights.device):
                 self.restore()
 
@@ -213,10 +216,6 @@ class Attachment:
     def on_load(self, *_: Any) -> None:
         """Weights are loaded: exact ones, which no mask that is on may overwrite."""
         self.shut()
-
-    def on_copy(self, memo: dict[int, Any]) -> None:
-        """A deep copy that is made under a mask holds the exact weights."""
-        self.weights.copy_exact(memo)
 
 
 class Hook:

@@ -11,8 +11,10 @@ from dsa_core.attachment import Hook
 from dsa_core.errors import ConfigError
 
 
-def plain(model: Any) -> nn.Module:
-    """The network itself, inside `torch.compile`, an average of weights, several processes.
+def layers_around(model: Any) -> list[nn.Module]:
+    """A network's wrappers from the outermost to the network itself, which is the last.
+
+    `torch.compile`, an average of weights, and wrappers for several processes are followed.
 
     Raises:
         ConfigError: it is no module.
@@ -20,13 +22,32 @@ def plain(model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: wanted a torch.nn.Module, got {type(model).__name__}")
     wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)
+    found = [model]
     while True:
-        if isinstance(model, wrappers):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod
+        if isinstance(found[-1], wrappers):
+            found.append(found[-1].module)
+        elif isinstance(getattr(found[-1], "_orig_mod", None), nn.Module):
+            found.append(found[-1]._orig_mod)
         else:
-            return model
+            return found
+
+
+def plain(model: Any) -> nn.Module:
+    """The network itself, see `layers_around`."""
+    return layers_around(model)[-1]
+
+
+def followed(model: nn.Module) -> list[nn.Module]:
+    """The modules whose calls tell that the network runs.
+
+    The network itself, and what `torch.compile` made of it: that may have been called before, and
+    then knows nothing of new hooks inside. A compiled container of torch's own is traced with its
+    hooks; without any it is a graph without a break.
+    """
+    chain = layers_around(model)
+    compiled = [m for m in chain if hasattr(m, "_orig_mod")]
+    traced = compiled and type(chain[-1]).__module__.startswith("torch.nn")
+    return compiled if traced else [*compiled, chain[-1]]
 
 
 def check_free(model: nn.Module) -> None:
@@ -35,8 +56,8 @@ def check_free(model: nn.Module) -> None:
     Raises:
         ConfigError: says so.
     """
-    if any(isinstance(h, Hook) and h.call for h in model._forward_pre_hooks.values()):
-        raise ConfigError("attach: a pruner is attached to this network already; detach() it first")
+    if any(isinstance(h, Hook) and h.call for h in model._state_dict_hooks.values()):
+        raise ConfigError("a pruner is attached to this network already; detach() it first")
 
 
 def check_optimizers(

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from dsa_core.allocation import Allocation, Update
 from dsa_core.attachment import Attachment, untouched
 from dsa_core.channels import ChannelGraph, trace
-from dsa_core.checks import check_free, check_optimizers, check_state, plain
+from dsa_core.checks import check_free, check_optimizers, check_state, followed, plain
 from dsa_core.dsa import DSA
 from dsa_core.errors import ConfigError, TrainingError
 from dsa_core.masked_weights import MaskedWeights
@@ -87,7 +87,8 @@ class Pruner:
         warmup_steps: int = 0,
     ) -> None:
         method = DSA() if method is None else method
-        self.model = plain(model)
+        self.model, self._called = plain(model), followed(model)
+        check_free(self.model)
         self.graph = example if isinstance(example, ChannelGraph) else trace(self.model, example)
         self.problem = Problem(self.model, self.graph, budget, steps, warmup_steps, seed, method)
         self.problem.check()
@@ -119,6 +120,7 @@ class Pruner:
         parameters = dict(self.model.named_parameters())
         self.attachment = Attachment(
             self.model,
+            self._called,
             found,
             MaskedWeights(parameters, self.scheme.sites, self.scheme.size),
             draw=self._draw,
