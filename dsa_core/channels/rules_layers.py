@@ -5,13 +5,13 @@ from math import prod
 from torch import Tensor
 
 from dsa_core.channels.ids import Ids
-from dsa_core.channels.tracer import Call, LayerTrace, NormTrace, Rule, Tracer
+from dsa_core.channels.tracer import OpCall, LayerTrace, NormTrace, Rule, Tracer
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
-def convolution(tracer: Tracer, call: Call) -> Ids | list[Ids]:
+def convolution(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     """Read the input channels, make fresh output channels.
 
     With `groups` > 1 the same position of every group is united, on both sides, so that each group
@@ -46,7 +46,7 @@ def convolution(tracer: Tracer, call: Call) -> Ids | list[Ids]:
     return Ids.along(out_ids, 1, call.shape)
 
 
-def linear(tracer: Tracer, call: Call) -> Ids | list[Ids]:
+def linear(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     """Read the last axis, make fresh features."""
     weight, x = call.args["weight"], call.args["input"]
     name = call.state("weight")
@@ -77,7 +77,7 @@ def add_layer(tracer: Tracer, layer: LayerTrace) -> None:
     tracer.layers[layer.weight] = layer
 
 
-def mark_bias(tracer: Tracer, call: Call, ids: Tensor) -> None:
+def mark_bias(tracer: Tracer, call: OpCall, ids: Tensor) -> None:
     """A bias belongs to the output channels; one that was computed cannot be cut."""
     if call.args.get("bias") is None:
         return
@@ -88,7 +88,7 @@ def mark_bias(tracer: Tracer, call: Call, ids: Tensor) -> None:
         tracer.mark_axis(name, 0, ids)
 
 
-def batch_norm(tracer: Tracer, call: Call) -> Ids:
+def batch_norm(tracer: Tracer, call: OpCall) -> Ids:
     """Scale and shift each channel by itself; the statistics belong to the same channels."""
     x = call.args["input"]
     ids = tracer.book.fold(x, 1)
@@ -103,7 +103,7 @@ def batch_norm(tracer: Tracer, call: Call) -> Ids:
     return Ids(x.base, x.shape)
 
 
-def layer_norm(tracer: Tracer, call: Call) -> Ids:
+def layer_norm(tracer: Tracer, call: OpCall) -> Ids:
     """Normalise over the last axes: where channels lie there, each depends on all, so they stay."""
     x = call.args["input"]
     first = len(x.shape) - len(call.args["normalized_shape"])
@@ -112,14 +112,14 @@ def layer_norm(tracer: Tracer, call: Call) -> Ids:
     return Ids(x.base, x.shape)
 
 
-def group_norm(tracer: Tracer, call: Call) -> Ids:
+def group_norm(tracer: Tracer, call: OpCall) -> Ids:
     """Normalise over sets of channels, which therefore stay."""
     x = call.args["input"]
     tracer.book.freeze(x.base, f"GroupNorm mixes channels ({call.module})")
     return Ids(x.base, x.shape)
 
 
-def prelu(tracer: Tracer, call: Call) -> Ids:
+def prelu(tracer: Tracer, call: OpCall) -> Ids:
     """A slope for each channel, or one for all."""
     x, name = call.args["self"], call.state("weight")
     if name is None:

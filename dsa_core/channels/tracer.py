@@ -50,7 +50,7 @@ class NormTrace:
 
 
 @dataclass
-class Call:
+class OpCall:
     """One node of the exported graph, with its arguments bound to the operator's own names."""
 
     op: str
@@ -104,7 +104,7 @@ class StateIds(Ids):
         return False
 
 
-Rule = Callable[["Tracer", Call], Any]
+Rule = Callable[["Tracer", OpCall], Any]
 
 
 @dataclass
@@ -147,7 +147,7 @@ class Tracer:
         before = self.axes[name].get(axis)
         self.axes[name][axis] = ids if before is None else self.book.unite(before, ids)
 
-    def opaque(self, call: Call, reason: str) -> list[Ids]:
+    def opaque(self, call: OpCall, reason: str) -> list[Ids]:
         """Freeze everything that goes in; what comes out cannot be pruned either."""
         why = f"{reason} ({call.module or 'network'})"
         for value in call.tensors():
@@ -236,7 +236,7 @@ class Tracer:
         return self._graph(body.graph, args[bodies[0] + 1 :], body)
 
 
-def bind(node: Node, env: dict[Node, Any]) -> Call:
+def bind(node: Node, env: dict[Node, Any]) -> OpCall:
     """Look a node's arguments up, and name them as the operator's schema does."""
     module = name_of_module(node)
     if not isinstance(node.target, torch._ops.OpOverload):
@@ -255,7 +255,7 @@ def bind(node: Node, env: dict[Node, Any]) -> Call:
     outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
     shapes = [tuple(o.shape) for o in outputs if isinstance(o, Tensor)]
     name = node.target._schema.name.removeprefix("aten::").rstrip("_")
-    return Call(name, lookup, shapes, module, node)
+    return OpCall(name, lookup, shapes, module, node)
 
 
 def state_aliases(model: nn.Module) -> dict[str, list[str]]:
@@ -273,7 +273,7 @@ def state_aliases(model: nn.Module) -> dict[str, list[str]]:
 
 __all__ = [
     "NO_CHANNEL",
-    "Call",
+    "OpCall",
     "LayerTrace",
     "NormTrace",
     "Rule",
