@@ -1,22 +1,26 @@
 """Trace a network: export it, follow its channels, and assemble what was learned into a graph."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from dsa_core.channels import rules_layers, rules_math, rules_moves
+from dsa_core.channels.door import check_traceable
 from dsa_core.channels.export import export
 from dsa_core.channels.graph import ChannelGraph, Layer, Norm
 from dsa_core.channels.grouping import group_classes
 from dsa_core.channels.ids import NO_CHANNEL, Ids
 from dsa_core.channels.tracer import LayerTrace, Tracer, state_aliases
 from dsa_core.errors import TraceError
+from dsa_core.example import Call
 
 RULES = {**rules_moves.RULES, **rules_math.RULES, **rules_layers.RULES}
 
 
-def trace(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> ChannelGraph:
+def trace(model: nn.Module, example: Any) -> ChannelGraph:
     """Follow every channel of a network through one forward pass in evaluation mode.
 
     The exported graph is run once with channel ids in place of activations; ids that meet in an
@@ -28,24 +32,46 @@ def trace(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> ChannelGrap
 
     Args:
         model: any network that `torch.export` accepts; it is not changed.
-        example: one input, or a tuple of them; MACs are counted for one example of the batch.
+        example: what it is called with: a tensor, a tuple of positional arguments, a dict of
+            keyword arguments, or both as ((positional, ...), {keyword: ...}); arguments may be
+            tensors, None, numbers, bools, strings, and lists, tuples and dicts of them. MACs are
+            counted for one example: the first axis of the first tensor with two axes or more counts
+            the examples (see `Call.batch`).
 
     Raises:
-        TraceError: the export failed or met control flow; the message names the part.
+        TraceError: the example is none of these or does not fit the network, the network's forward
+            raises, cannot be exported or meets control flow, or a hook of torch computes one of its
+            weights; the message names the part.
 
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164), "topological grouping".
     """
-    inputs = example if isinstance(example, tuple) else (example,)
-    program = export(model, inputs)
+    check_traceable(model)
+    call = Call.of(example)
+    batch = call.batch
+    program = export(model, call)
     names = state_aliases(model)
     first = {alias: name for name, aliases in names.items() for alias in aliases}
-    tracer = Tracer(RULES, first, pinned=fixed_widths(model))
+    tracer = Tracer(
+        RULES,
+        first,
+        pinned=fixed_widths(model),
+        batch=batch,
+        rank=call.first_tensor.ndim,
+        parametrized=[n for n, module in model.named_modules() if is_parametrized(module)],
+    )
     tracer.run(program)
-    if not tracer.layers:
+    graph = assemble(tracer, model, call) if tracer.layers else None
+    if tracer.parametrized and not (graph and graph.prunable):
+        raise TraceError(
+            f"nothing can be pruned: the weights of {', '.join(tracer.parametrized)} are "
+            "parametrized. Call torch.nn.utils.parametrize.remove_parametrizations(module, "
+            "'weight') on them first, and parametrize the pruned network again"
+        )
+    if graph is None:
         raise TraceError(
             "the network has no convolution and no linear layer: there is nothing to prune"
         )
-    return assemble(tracer, model, tuple(inputs[0].shape))
+    return graph
 
 
 def fixed_widths(model: nn.Module) -> dict[str, str]:
@@ -58,7 +84,7 @@ def fixed_widths(model: nn.Module) -> dict[str, str]:
     }
 
 
-def assemble(tracer: Tracer, model: nn.Module, input_shape: tuple[int, ...]) -> ChannelGraph:
+def assemble(tracer: Tracer, model: nn.Module, call: Call) -> ChannelGraph:
     """Turn ids into classes, classes into groups, and number the prunable channels."""
     mark_elements(tracer)
     classes = tracer.book.classes()
@@ -82,7 +108,9 @@ def assemble(tracer: Tracer, model: nn.Module, input_shape: tuple[int, ...]) -> 
         frozen=grouping.frozen,
         unknown_ops=tracer.unknown_ops,
         unused=tuple(n for n in parameters if n not in tracer.read),
-        input_shape=input_shape,
+        input_shape=tuple(call.first_tensor.shape),
+        example=call.describe(),
+        outputs=tracer.outputs,
     )
 
 

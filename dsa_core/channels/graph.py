@@ -4,11 +4,13 @@ lies."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsa_core.channels.grouping import Group
+from dsa_core.example import Call
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Norm:
     channels: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ChannelGraph:
     """Where every channel of a network is made, read and stored.
 
@@ -74,7 +76,10 @@ class ChannelGraph:
         unknown_ops: operators without a rule, and how often they occurred; all they touch is
             frozen.
         unused: parameters that the traced forward never reads; surgery leaves them as they are.
-        input_shape: shape of the traced input.
+        input_shape: shape of the first tensor that the network was traced with.
+        example: what it was traced with, shapes and structure only, as plain data for JSON (see
+            `Call.describe`).
+        outputs: channels of the first tensor that the network returns.
     """
 
     groups: tuple[Group, ...]
@@ -87,6 +92,12 @@ class ChannelGraph:
     unknown_ops: dict[str, int]
     unused: tuple[str, ...]
     input_shape: tuple[int, ...]
+    example: dict[str, Any]
+    outputs: int
+
+    def call(self, model: nn.Module) -> Call:
+        """Arguments of the traced form: zeros on the device and in the floating type of a model."""
+        return Call.zeros(self.example, model)
 
     @property
     def prunable(self) -> tuple[Group, ...]:
@@ -155,6 +166,19 @@ class ChannelGraph:
         if self.unused:
             lines.append(f"never read in this forward, left as they are: {', '.join(self.unused)}")
         return "\n".join(lines) or "every channel can be pruned"
+
+    def __repr__(self) -> str:
+        stay = ", ".join(f"{reason} {count}" for reason, count in self.frozen.items())
+        lines = [
+            f"ChannelGraph: {len(self.prunable)} prunable groups of {self.n_channels} channels in "
+            f"all, {len(self.layers)} layers",
+            f"  channels that stay: {sum(self.frozen.values())}" + (f" ({stay})" if stay else ""),
+        ]
+        if self.unknown_ops:
+            lines.append(f"  unknown ops: {', '.join(self.unknown_ops)}")
+        if self.unused:
+            lines.append(f"  parameters never read: {len(self.unused)}")
+        return "\n".join([*lines, "  print(graph) lists the groups"])
 
     def __str__(self) -> str:
         width = max((len(g.name) for g in self.groups), default=4)

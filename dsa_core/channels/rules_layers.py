@@ -5,7 +5,8 @@ from math import prod
 from torch import Tensor
 
 from dsa_core.channels.ids import Ids
-from dsa_core.channels.tracer import OpCall, LayerTrace, NormTrace, Rule, Tracer
+from dsa_core.channels.tracer import LayerTrace, NormTrace, OpCall, Rule, Tracer
+from dsa_core.errors import TraceError
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -20,10 +21,17 @@ def convolution(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     weight, x = call.args["weight"], call.args["input"]
     name = call.state("weight")
     transposed = call.op in TRANSPOSED
-    if name is None or len(call.shape) != len(weight.shape):
+    unbatched = len(call.shape) < len(weight.shape)
+    if name is None or unbatched:
+        if unbatched and tracer.rank == len(weight.shape) - 1:
+            raise TraceError(
+                f"{call.module or 'the network'} reads {x.shape}: the example looks like one image "
+                "(or signal) without a batch axis; give it one, x[None]"
+            )
         positions = x.shape if transposed else call.shape
         tracer.fixed_macs += prod(weight.shape[1:]) * prod(positions) // tracer.batch
-        return tracer.opaque(call, "convolution with a computed weight or without a batch axis")
+        why = "without a batch axis" if unbatched else tracer.computed_weight(call)
+        return tracer.opaque(call, f"convolution {why}")
     groups = call.args["groups"]
     in_ids = tracer.book.fold(x, 1)
     area = prod(x.shape[2:]) if transposed else prod(call.shape[2:])
@@ -57,7 +65,7 @@ def linear(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
         why = (
             "linear layer across another axis than the channels"
             if across
-            else "linear layer with a computed weight"
+            else f"linear layer {tracer.computed_weight(call)}"
         )
         return tracer.opaque(call, why)
     in_ids = tracer.book.fold(x, len(x.shape) - 1)

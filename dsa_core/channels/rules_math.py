@@ -2,6 +2,9 @@
 
 from math import prod
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from dsa_core.channels.ids import Ids
 from dsa_core.channels.tracer import OpCall, Rule, StateIds, Tracer
 
@@ -97,9 +100,12 @@ def along_axis(tracer: Tracer, call: OpCall) -> Ids:
 
 def product(tracer: Tracer, call: OpCall) -> list[Ids]:
     """A product of activations mixes their channels; its MACs are a constant of the cost."""
-    a = call.tensors()[-2]
-    contraction = a.shape[-1] if call.op != "einsum" else contracted(call)
-    tracer.fixed_macs += prod(call.shape) * contraction // tracer.batch
+    macs = (
+        einsum_macs(call)
+        if call.op == "einsum"
+        else prod(call.shape) * call.tensors()[-2].shape[-1]
+    )
+    tracer.fixed_macs += macs // tracer.batch
     return tracer.opaque(call, f"{call.op} of activations")
 
 
@@ -112,13 +118,12 @@ def attention(tracer: Tracer, call: OpCall) -> list[Ids]:
     return tracer.opaque(call, "attention")
 
 
-def contracted(call: OpCall) -> int:
-    """How many terms each entry of a two-operand einsum sums."""
-    left, right = call.args["equation"].replace(" ", "").split("->")
-    sizes: dict[str, int] = {}
-    for letters, value in zip(left.split(","), call.tensors(), strict=True):
-        sizes.update(zip(letters, value.shape, strict=True))
-    return prod(n for letter, n in sizes.items() if letter not in right)
+def einsum_macs(call: OpCall) -> int:
+    """MACs of an einsum of any form, by torch's own counter on tensors without data."""
+    operands = [torch.empty(value.shape, device="meta") for value in call.tensors()]
+    with FlopCounterMode(display=False) as counter:
+        torch.einsum(call.args["equation"], *operands)
+    return counter.get_total_flops() // 2
 
 
 def lookup(tracer: Tracer, call: OpCall) -> list[Ids]:
