@@ -1,6 +1,6 @@
 """What a network is called with, and the tensors in what it returns."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -111,6 +111,11 @@ class Call:
             )
         return batch
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Call":
+        """The same call with every tensor changed, in the order of `tensors`."""
+        args = tuple(changed(value, change) for value in self.args)
+        return Call(args, {name: changed(v, change) for name, v in self.kwargs.items()})
+
     def describe(self) -> dict[str, Any]:
         """Shapes, types and structure, without the numbers in tensors, as plain data for JSON."""
         kwargs = {name: pack(value) for name, value in self.kwargs.items()}
@@ -152,6 +157,16 @@ def leaves_of(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
+def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A value with every tensor in it changed."""
+    if isinstance(value, dict):
+        return {key: changed(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [changed(item, change) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return change(value) if isinstance(value, Tensor) else value
+
+
 def described(value: Any) -> str:
     """A value's type and, where it has one, its shape."""
     kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
@@ -173,9 +188,7 @@ def pack(value: Any) -> Any:
     if isinstance(value, dict):
         return {"dict": [[key, pack(item)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        return {
-            "list" if isinstance(value, list) else "tuple": [pack(item) for item in value]
-        }
+        return {"list" if isinstance(value, list) else "tuple": [pack(item) for item in value]}
     return value
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from dsa_core.channels import rules_layers, rules_math, rules_moves
-from dsa_core.channels.door import check_traceable
+from dsa_core.channels.door import check_device, check_traceable
 from dsa_core.channels.export import export
 from dsa_core.channels.graph import ChannelGraph, Layer, Norm
 from dsa_core.channels.grouping import group_classes
@@ -47,6 +47,7 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
     """
     check_traceable(model)
     call = Call.of(example)
+    check_device(model, call)
     batch = call.batch
     program = export(model, call)
     names = state_aliases(model)

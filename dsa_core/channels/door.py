@@ -3,13 +3,14 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from dsa_core.channels.graph import ChannelGraph
 from dsa_core.errors import SurgeryError, TraceError
+from dsa_core.example import Call
 
 # A hook of torch that computes a weight before every forward pass -> how to end it.
 HOOKS: tuple[tuple[type, str, str], ...] = (
@@ -55,6 +56,17 @@ def check_traceable(model: Any) -> None:
         check_hooks(module, name)
 
 
+def check_device(model: nn.Module, call: Call) -> None:
+    """Refuse an example of which no tensor is on a device of the network."""
+    own = {str(p.device) for p in model.parameters()}
+    given = {str(t.device) for t in call.tensors.values()}
+    if own and not own & given:
+        raise TraceError(
+            f"example is on {', '.join(sorted(given))}, the network on {', '.join(sorted(own))}: "
+            "move one of them, so that both are on the same device"
+        )
+
+
 def check_hooks(module: nn.Module, path: str) -> None:
     """Refuse a weight that a hook of torch computes from others before every forward pass."""
     for hook in module._forward_pre_hooks.values():
@@ -86,7 +98,7 @@ def check_fits(model: nn.Module, graph: ChannelGraph) -> None:
         found, wanted = own.get(name), graph.parameters.get(name)
         if found != wanted:
             raise other_network(f"parameter {name!r}", wanted or "none", found or "none")
-    state = dict(model.named_parameters(remove_duplicate=False))
+    state: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     state |= dict(model.named_buffers(remove_duplicate=False))
     for name, by_axis in graph.axes.items():  # buffers, and the other names of tied parameters
         for axis, channels in by_axis.items():

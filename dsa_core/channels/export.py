@@ -1,9 +1,10 @@
 """Export a network to a graph of operators, with errors that say which part failed, and why."""
 
+import io
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -40,7 +41,7 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
     with evaluating(model):
         handle = model.register_forward_hook(lambda _, __, output: returned(model, output))
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # dumps of whole graphs
                 warnings.simplefilter("ignore")
                 return torch.export.export(model, call.args, call.kwargs, strict=False)
         except TraceError:
@@ -129,23 +130,22 @@ def first_line(error: Exception) -> str:
 def failing_module(model: nn.Module, error: BaseException) -> str:
     """The name and class of the innermost module on the error's stack, and the line it was at.
 
-    The line is the innermost one outside torch, from the outermost forward on.
+    The line is the innermost one outside torch, if the stack has one from the outermost forward on.
     """
     names = {module: name for name, module in model.named_modules()}
-    classes = {type(module).__name__: name for name, module in model.named_modules()}
-    found = line = ""
+    classes = {type(module): name for name, module in model.named_modules()}
+    found = line = outside = ""
     trace = error.__traceback__
     while trace is not None:
-        frame = trace.tb_frame
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, nn.Module) and frame.f_code.co_name == "forward":
-            name = names.get(owner, classes.get(type(owner).__name__, ""))
-            found = f"{name or 'the network'} ({type(owner).__name__}"
-            line = line or at(frame, trace.tb_lineno)
+        frame, here = trace.tb_frame, at(trace.tb_frame, trace.tb_lineno)
+        owner = frame.f_locals.get(next(iter(frame.f_code.co_varnames), ""))
+        name = names.get(owner, classes.get(type(owner))) if isinstance(owner, nn.Module) else None
+        if name is not None and frame.f_code.co_name == "forward":
+            found, line = f"{name or 'the network'} ({type(owner).__name__}", here
         if found and not frame.f_code.co_filename.startswith(TORCH):
-            line = at(frame, trace.tb_lineno)
+            outside = here
         trace = trace.tb_next
-    return f"{found}, {line})" if found else type(model).__name__
+    return f"{found}, {outside or line})" if found else type(model).__name__
 
 
 def at(frame: FrameType, line: int) -> str:

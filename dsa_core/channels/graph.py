@@ -79,7 +79,7 @@ class ChannelGraph:
         input_shape: shape of the first tensor that the network was traced with.
         example: what it was traced with, shapes and structure only, as plain data for JSON (see
             `Call.describe`).
-        outputs: channels of the first tensor that the network returns.
+        outputs: channels of the first tensor of two axes or more that the network returns.
     """
 
     groups: tuple[Group, ...]

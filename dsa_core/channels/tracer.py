@@ -117,7 +117,8 @@ class Tracer:
         batch: examples in the call, by which MACs are divided.
         rank: axes of the first input.
         parametrized: paths of the modules with a weight under torch.nn.utils.parametrize.
-        outputs: channels of the first tensor returned: the length of the axis that they lie on.
+        outputs: channels of the first tensor returned that has two axes: the length of the axis
+            that they lie on.
     """
 
     rules: dict[str, Rule]
@@ -142,7 +143,7 @@ class Tracer:
         holders = [n for n in program.graph.nodes if n.op == "placeholder"]
         inputs = [self._placeholder(specs[node.name], node) for node in holders]
         values = self._graph(program.graph, inputs, program.graph_module)
-        self.outputs = next((width(value) for value in values), 1)
+        self.outputs = next((width(value) for value in values if len(value.shape) > 1), 1)
         for value in values:
             self.book.freeze(value.base, "network output")
         for name, reason in self.pinned.items():
@@ -265,11 +266,9 @@ class Tracer:
 
 
 def width(value: Ids) -> int:
-    """The length of the axis that channels lie on; of axis 1 (or 0) where that is not clear."""
+    """The length of the axis that channels lie on; of axis 1 where that is not clear."""
     varying = [axis for axis in range(len(value.shape)) if value.varies(axis)]
-    if len(varying) == 1:
-        return value.shape[varying[0]]
-    return value.shape[1] if len(value.shape) > 1 else 1
+    return value.shape[varying[0] if len(varying) == 1 else 1]
 
 
 def bind(node: Node, env: dict[Node, Any]) -> OpCall:

@@ -11,7 +11,6 @@ from dsa_core.channels.export import evaluating, failing_module
 from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
 
-
 CUTS = "_channel_cuts"  # attribute of a pruned network; copies of it carry it too
 
 
