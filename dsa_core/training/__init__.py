@@ -15,6 +15,7 @@ from dsa_core.training.memory import keep_freed_memory
 from dsa_core.training.meter import Meter
 from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
 from dsa_core.training.precision import (
+    BF16,
     FP32,
     Precision,
     autocast,
@@ -28,6 +29,7 @@ from dsa_core.training.seeds import step_seed
 from dsa_core.training.task import Task
 
 __all__ = [
+    "BF16",
     "FP32",
     "Batch",
     "BatchSource",

@@ -43,6 +43,7 @@ class Precision:
 
 
 FP32 = Precision("fp32", channels_last=False)
+BF16 = Precision("bf16", channels_last=True)
 
 
 def device_of() -> torch.device:
