@@ -243,9 +243,7 @@ def test_the_way_of_the_paper_runs():
 def test_a_loss_that_is_not_finite_stops_the_search(tmp_path):
     path = tmp_path / "search.pt"
     config = search_config(lr=1e12)
-    with pytest.raises(
-        TrainingError, match=r"gradient is not finite.*search\.pt.*smaller lr"
-    ):
+    with pytest.raises(TrainingError, match=r"gradient is not finite.*search\.pt.*smaller lr"):
         allocate("dsa", trained(), config=config, checkpoint=path)
     state = torch.load(path, weights_only=True)
     assert state["history"] == []

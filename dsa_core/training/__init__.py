@@ -20,7 +20,6 @@ from dsa_core.training.precision import (
     Precision,
     autocast,
     choose_precision,
-    device_of,
     place,
     place_model,
 )
@@ -43,7 +42,6 @@ __all__ = [
     "autocast",
     "average",
     "choose_precision",
-    "device_of",
     "device_of_model",
     "evaluate",
     "keep_freed_memory",

@@ -46,13 +46,6 @@ FP32 = Precision("fp32", channels_last=False)
 BF16 = Precision("bf16", channels_last=True)
 
 
-def device_of() -> torch.device:
-    """Give the device of this process, as Accelerate sees it (one of several GPUs, or the CPU)."""
-    from accelerate import PartialState
-
-    return PartialState().device
-
-
 def autocast(
     precision: Precision | str, device: torch.device
 ) -> contextlib.AbstractContextManager[object]:

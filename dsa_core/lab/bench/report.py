@@ -10,8 +10,9 @@ from dsa_core.lab.bench.soft_topk import by_group, by_scipy, speedup
 from dsa_core.lab.bench.steps import step_times
 from dsa_core.lab.bench.throughput import train_throughput
 from dsa_core.lab.bench.tracing import trace_seconds
+from dsa_core.lab.device import device_of
 from dsa_core.lab.machine import machine
-from dsa_core.training import FP32, device_of
+from dsa_core.training import FP32
 
 Say = Callable[[str], None]
 Figures = dict[str, Figure]
