@@ -8,7 +8,7 @@ SEED   ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run lab explore notebooks test test-unit test-slow test-notebooks test-browser lint check \
-        bench report clean
+        docs bench report clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ lint: $(STAMP) ## style, types, import rules
 
 check: $(STAMP) ## masked = pruned on our networks and all of torchvision's (long)
 	$(BIN)/dsa check --zoo
+
+docs: $(STAMP) ## the API reference from the docstrings, in build/docs
+	$(BIN)/pdoc --docformat google --output-directory build/docs dsa_core
 
 bench: $(STAMP) ## timings; nothing here passes or fails
 	$(BIN)/python -m pytest tests/benchmarks -q -s

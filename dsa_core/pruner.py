@@ -94,6 +94,7 @@ class Pruner:
         self.problem.check()
         self.scheme = method.scheme(self.problem)
         self.steps_done, self.history = 0, [self._update(0, {})]
+        self.restored = 1  # updates in the history that this object did not make
         self.dense: dict[str, Tensor] = {}
         self.attachment: Attachment | None = None
         self._looked = -1  # step of the last look
@@ -279,6 +280,7 @@ class Pruner:
         self.steps_done, self._looked = int(state["steps_done"]), int(state["looked"])
         self.scheme.load_state_dict(state["scheme"])
         self.history = [Update(**update) for update in state["history"]]
+        self.restored = len(self.history)
         device = self.problem.device
         self.dense = {k: v.to(device, copy=True) for k, v in state["dense"].items()}
 

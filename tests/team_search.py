@@ -68,7 +68,7 @@ def main(out: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    from dsa_core.training import device_of
+    from dsa_core.lab.device import device_of
 
     assert device_of().type == "cpu"  # starts the process group, as `dsa run` does
     main(Path(sys.argv[1]))

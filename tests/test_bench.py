@@ -18,7 +18,7 @@ from dsa_core.lab.bench.networks import Pair, compare, formats, uniform_pair
 from dsa_core.lab.bench.pictures import normalised, pictures
 from dsa_core.lab.bench.profile import PARTS, profile_search
 from dsa_core.lab.bench.soft_topk import by_group, by_operator, by_scipy, problem, speedup
-from dsa_core.lab.bench.steps import Bench, StepTimes
+from dsa_core.lab.bench.steps import StepTimes, loops
 from dsa_core.lab.bench.throughput import AsPictures, Loops
 from dsa_core.lab.bench.tracing import trace_seconds
 from dsa_core.lab.calibration import read_calibration
@@ -29,8 +29,9 @@ from dsa_core.training import FP32, Precision
 
 WANTED = {  # what the JSON has to hold
     "soft_topk_speedup_vs_scipy",
-    "masked_step_ratio_resnet20",
-    "masked_step_ratio_resnet56",
+    "search_step_ratio_resnet20",
+    "search_step_ratio_resnet56",
+    "search_step_ratio_mobilenet_v2",
     "train_throughput_ratio",
     "trace_seconds_resnet152",
     "speedup_over_mac_reduction_resnet20",
@@ -56,14 +57,10 @@ def test_ratios_go_pair_by_pair():
 
 
 def test_step_ratios_by_hand():
-    times = StepTimes([10.0, 20.0], [11.0, 24.0], [20.0, 20.0], [10.0, 10.0], "fp32")
-    assert times.ratio(None).median == pytest.approx(statistics.median([1.1, 1.2]))
-    assert times.ratio(20).median == pytest.approx(statistics.median([1.2, 1.25]))
-    assert times.ratio(2).median == pytest.approx(statistics.median([2.1, 1.7]))
-    assert "every 20 steps" in times.ratio(20).note
-    small = times.ratio(20, small=True)
-    assert small.median == pytest.approx((11.5 / 10 + 24.5 / 20) / 2, rel=1e-3)
-    assert small.note.startswith("an update on half a batch every 20")
+    times = StepTimes([10.0, 20.0], [11.0, 24.0], [20.0, 30.0], "fp32")
+    assert times.ratio().median == pytest.approx(statistics.median([1.1, 1.2]))
+    assert times.ratio("held_out").median == pytest.approx(statistics.median([2.0, 1.5]))
+    assert times.ratio().note == "free updates, fp32"
 
 
 def test_machine():
@@ -151,29 +148,25 @@ def test_every_format_once():
 # ------------------------------------------------------------------ steps and training
 
 
-@pytest.fixture(scope="module")
-def steps() -> Bench:
-    return Bench("resnet20", batch=8, precision="fp32")
-
-
-def test_the_plain_step_takes_no_mask_and_the_masked_one_does(steps: Bench):
-    assert float(steps.scheme.problem.form(steps.scheme.keep_ratios)) == pytest.approx(0.5)
-    weight = next(steps.run.model.parameters())
-    with patch.object(steps.scheme, "weights", wraps=steps.scheme.weights) as masked:
+def test_the_plain_loop_trains_and_the_others_search_at_the_budget():
+    made = loops("resnet20", batch=8, precision=FP32)
+    assert made["plain"].pruner is None
+    for loop in made.values():
+        weight = next(loop.model.parameters())
         before = weight.detach().clone()
-        steps.plain()
-        assert masked.call_count == 0
-        assert not weight.equal(before)  # it trains
-        steps.masked()
-        assert masked.call_count == 1
-    assert int(steps.counts().sum()) < int(steps.scheme.problem.graph.sizes.sum())
+        loop.two_steps()
+        assert not weight.equal(before)
+    for kind, updates in (("free", 2), ("held_out", 1)):
+        pruner = made[kind].pruner
+        assert pruner.cost["macs"] == pytest.approx(0.5)
+        assert len(pruner.history) == 1 + updates
 
 
 def test_every_part_of_the_profile_is_found():
     rows = {row.part: row for row in profile_search("resnet20", steps=4, every=2, batch=8)}
     assert [part for part, _, _ in PARTS if rows[part].calls == 0] == []
     assert rows["rounding"].calls == 1
-    assert rows["drawing the mask"].calls == 6  # four steps, two updates
+    assert rows["drawing the mask"].calls == 4
     assert rows["step of keep ratios"].calls == 2
     assert rows["of that the z-step"].ms <= rows["step of keep ratios"].ms
     assert rows["of that soft_topk"].ms <= rows["keep probabilities"].ms
@@ -238,7 +231,7 @@ def fake(name: str):
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_the_json_has_every_figure(quick: bool, monkeypatch):
-    times = StepTimes([1.0], [1.0], [1.0], [0.5], "fp32")
+    times = StepTimes([1.0], [1.0], [1.0], "fp32")
     small = uniform_pair("resnet8")
     shape = torch.zeros(1, 1, 8, 8)
     row = compare(small, shape, FP32, repeats=1)
@@ -258,9 +251,7 @@ def test_the_json_has_every_figure(quick: bool, monkeypatch):
             assert set(value) == {"median", "n", "spread", "unit", "note"}, name
     assert found["speedup_over_mac_reduction_resnet20"]["note"].endswith("divisor 1, fp32")
     assert ("speedup_over_mac_reduction_resnet18_cifar_divisor16_bf16" in found) is not quick
-    assert found["masked_step_ratio_resnet56"]["note"].startswith(
-        "an update on half a batch every 20"
-    )
+    assert found["search_step_ratio_resnet56"]["note"] == "free updates, fp32"
     assert any("resnet152" in line for line in told)
 
 

@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+from course.gradient import ratio_gradient
 from problems_runs import PLAIN, TASK, digits, graph8, search_config, trained
 from scipy.stats import spearmanr
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from dsa_core.lab import data
 from dsa_core.lab.data import Task
 from dsa_core.lab.models.resnet import resnet
 from dsa_core.masks import estimator_mask, keep_probs, masked_parameters, sample_mask, top_channels
-from dsa_core.methods import ALLOCATORS, SearchData, ratio_gradient
+from dsa_core.methods import ALLOCATORS, SearchData
 from dsa_core.ranking import importance
 from dsa_core.training import FP32, TrainConfig, train
 

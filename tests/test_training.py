@@ -21,13 +21,13 @@ from torch.nn.functional import cross_entropy
 
 from dsa_core.errors import ConfigError, TrainingError
 from dsa_core.lab import data, models
+from dsa_core.lab.device import device_of
 from dsa_core.training import (
     FP32,
     Precision,
     TrainConfig,
     autocast,
     choose_precision,
-    device_of,
     evaluate,
     load_checkpoint,
     lr_at,

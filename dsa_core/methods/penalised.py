@@ -196,7 +196,7 @@ class Trials:
             trial = self._trial(len(looks))
             precision = Precision.noted(found[0].notes) if found else None
             found.append(search(trial, self.make(strength), on_step, precision=precision))
-            looks.append(Look(strength, found[-1].whole_ratio()))
+            looks.append(Look(strength, found[-1].whole_ratio(self.problem.budget.resource)))
             if best_look(looks, limit) == len(looks) - 1:
                 kept = copied(self.problem.model.state_dict())
             if found[-1].notes["stopped"]:

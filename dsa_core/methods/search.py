@@ -70,7 +70,7 @@ def search(
         stop=None if on_step is None else watcher(pruner, on_step),
         precision=precision,
         pruner=pruner,
-        held_out=data.ratios,
+        held_out=data.ratios if pruner.scheme.held_out else None,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it was stopped early is in the notes
@@ -84,7 +84,8 @@ def watcher(pruner: Pruner, on_step: OnStep) -> Callable[[], bool]:
 
     def stop() -> bool:
         nonlocal shown
-        new, shown = pruner.history[shown:], len(pruner.history)
+        new = pruner.history[max(shown, pruner.restored) :]
+        shown = len(pruner.history)
         return any([bool(on_step(update)) for update in new])
 
     return stop
@@ -107,7 +108,7 @@ def with_costs(found: Allocation, result: TrainResult) -> Allocation:
 
 
 def allocator(name: str) -> Callable[..., Allocation]:
-    """An allocator with the signature that all share: (model, graph, budget, data, config, seed)."""
+    """An allocator, with the signature that all of them share."""
     return partial(_allocate, name)
 
 

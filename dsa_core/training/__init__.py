@@ -15,11 +15,11 @@ from dsa_core.training.memory import keep_freed_memory
 from dsa_core.training.meter import Meter
 from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
 from dsa_core.training.precision import (
+    BF16,
     FP32,
     Precision,
     autocast,
     choose_precision,
-    device_of,
     place,
     place_model,
 )
@@ -28,6 +28,7 @@ from dsa_core.training.seeds import step_seed
 from dsa_core.training.task import Task
 
 __all__ = [
+    "BF16",
     "FP32",
     "Batch",
     "BatchSource",
@@ -41,7 +42,6 @@ __all__ = [
     "autocast",
     "average",
     "choose_precision",
-    "device_of",
     "device_of_model",
     "evaluate",
     "keep_freed_memory",

@@ -192,6 +192,7 @@ class _Run:
         """Resume from the checkpoint, or choose a precision and write the first checkpoint."""
         self.model.train()
         keep_freed_memory(self.device)
+        self._check_state("before the first step")
         if resume and self.path is not None and self.path.exists():
             self._restore(load_checkpoint(self.path, self._fingerprint()))
             return
@@ -222,15 +223,15 @@ class _Run:
             torch.manual_seed(step_seed(self.seed, self.word, epoch))
             held_out = self._held_out()
             for position, (x, y) in enumerate(self.batches.mine(epoch)):
+                self._look(held_out)
                 if stop is not None and stop():
                     stopped = True
                     break
-                self._look(held_out)
                 lr = self._lr(epoch, position)
                 loss, score = self._step(x.to(self.device), y.to(self.device), lr)
                 self._check(meter.add(loss, score, len(x) * team().size), epoch)
         self._check(meter.flush(), epoch)
-        self._check_state(epoch)
+        self._check_state(f"after epoch {epoch}")
         if meter.n:
             record = {"epoch": epoch, **meter.means(), **watch.read(), "lr": lr}
             self.history.append(record | ({} if self.pruner is None else {"masked": masked}))
@@ -271,14 +272,21 @@ class _Run:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(self.model.parameters())
+        self._collect()
         if self.config.clip_norm is not None:
-            if self.pruner is not None:
-                self.pruner.collect()
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimiser.step()
         with torch.no_grad():
             plain = loss if self.loss is self.plain_loss else self.plain_loss(outputs.float(), y)
             return mean_and_sum(plain.detach(), self.score(outputs, y))
+
+    def _collect(self) -> None:
+        """Let the pruner have its gradients, before they are clipped."""
+        try:
+            if self.pruner is not None:
+                self.pruner.collect()
+        except TrainingError as error:
+            raise TrainingError(f"{error}. {self._last_good()}. {WAYS_OUT}") from error
 
     def _lr(self, epoch: int, position: int) -> float:
         steps = len(self.batches)
@@ -293,13 +301,11 @@ class _Run:
             f"lr {self._lr(epoch, bad_step):.4g}. {self._last_good()}. {WAYS_OUT}"
         )
 
-    def _check_state(self, epoch: int) -> None:
+    def _check_state(self, when: str) -> None:
         """Look at the weights too: the last step of an epoch can break them after a finite loss."""
         for name, value in self.model.state_dict().items():
             if not bool(torch.isfinite(value).all()):
-                raise TrainingError(
-                    f"{name} is not finite after epoch {epoch}. {self._last_good()}. {WAYS_OUT}"
-                )
+                raise TrainingError(f"{name} is not finite {when}. {self._last_good()}. {WAYS_OUT}")
 
     def _last_good(self) -> str:
         return f"The last good checkpoint is {self.path}" if self.path else "There is no checkpoint"

@@ -43,13 +43,7 @@ class Precision:
 
 
 FP32 = Precision("fp32", channels_last=False)
-
-
-def device_of() -> torch.device:
-    """Give the device of this process, as Accelerate sees it (one of several GPUs, or the CPU)."""
-    from accelerate import PartialState
-
-    return PartialState().device
+BF16 = Precision("bf16", channels_last=True)
 
 
 def autocast(

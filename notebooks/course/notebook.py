@@ -24,9 +24,9 @@ from nbformat import NotebookNode
 
 from dsa_core.errors import ConfigError
 from dsa_core.files import write_atomically
+from dsa_core.lab.device import device_of
 from dsa_core.lab.plots import png
 from dsa_core.lab.runs.facts import versions
-from dsa_core.training.precision import device_of
 
 CELL_TIMEOUT_S = 1800
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}

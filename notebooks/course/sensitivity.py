@@ -11,11 +11,11 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 
+from course.gradient import ratio_gradient
 from dsa_core.channels import ChannelGraph, Group
 from dsa_core.errors import ConfigError
 from dsa_core.lab.data import BatchSource, Task, step_seed
 from dsa_core.masks import Estimator, masked, top_channels
-from dsa_core.methods.gradient import ratio_gradient
 from dsa_core.ranking import Importance, importance
 from dsa_core.training import FP32, device_of_model, evaluate, mode, recalibrate_batchnorm
 

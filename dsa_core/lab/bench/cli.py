@@ -62,7 +62,7 @@ def compare_network(
     from dsa_core.lab import models
     from dsa_core.lab.bench.networks import compare, formats, uniform_pair
     from dsa_core.lab.bench.tables import latency_table
-    from dsa_core.training import device_of
+    from dsa_core.lab.device import device_of
 
     device = device_of()
     pair = uniform_pair(name, macs=macs, divisor=divisor, device=device)
@@ -95,7 +95,8 @@ def calibrate_command(
     from dsa_core.channels import trace
     from dsa_core.lab import models
     from dsa_core.lab.calibration import CalibrationSettings, calibrate
-    from dsa_core.training import Precision, device_of
+    from dsa_core.lab.device import device_of
+    from dsa_core.training import Precision
     from dsa_core.training.precision import DTYPES
 
     if precision not in DTYPES:

@@ -4,24 +4,26 @@ import cProfile
 import pstats
 from dataclasses import dataclass
 
-from dsa_core.lab.bench.steps import PAPER_EVERY, Bench
+from dsa_core.dsa import DSA
+from dsa_core.lab.bench.steps import Loop
+from dsa_core.training import BF16
 
 # What is looked for: a word for it, the end of the file's name, the function.
 PARTS = (
-    ("forward (all)", "_functorch/functional_call.py", "functional_call"),
+    ("forward (all)", "lab/bench/steps.py", "loss"),
     ("backward (all)", "torch/_tensor.py", "backward"),
     ("weights' SGD", "optim/optimizer.py", "wrapper"),
     ("importance", "dsa_core/ranking.py", "importance"),
     ("keep probabilities", "dsa_core/masks.py", "keep_probs"),
     ("of that soft_topk", "dsa_core/kernels/__init__.py", "soft_topk"),
     ("drawing the mask", "dsa_core/masks.py", "sample_mask"),
-    ("masked weights", "dsa_core/masks.py", "masked_parameters"),
-    ("gradient of keep ratios", "methods/gradient.py", "ratio_gradient"),
+    ("putting the mask on", "dsa_core/masked_weights.py", "put_on"),
+    ("gradient of the mask", "dsa_core/masked_weights.py", "turn"),
     ("step of keep ratios", "budget/priced.py", "step"),
     ("of that the z-step", "budget/surface.py", "shift_to_budget"),
     ("cost model: F", "budget/form.py", "__call__"),
     ("cost model: dF", "budget/form.py", "gradient"),
-    ("rounding", "budget/budget.py", "round_to_channels"),
+    ("rounding", "budget/rounding.py", "round_to_channels"),
 )
 
 
@@ -42,28 +44,27 @@ class Share:
     share: float
 
 
-def profile_search(
-    name: str, *, steps: int = 40, every: int = PAPER_EVERY, batch: int = 128
-) -> list[Share]:
-    """Profile masked steps with an update after every some, and one rounding, as at a search's end.
+def profile_search(name: str, *, steps: int = 40, every: int = 1, batch: int = 128) -> list[Share]:
+    """Profile steps of a search by the free gradient, and one rounding, as at a search's end.
 
     A real search rounds once in thousands of steps, so that its share here is far too high.
 
     Args:
-        name: a network for pictures of 3x32x32.
-        steps: masked steps.
-        every: steps for each update.
+        name: a network for images of 3x32x32.
+        steps: of the search.
+        every: steps for each update of the keep ratios.
         batch: examples of a step.
     """
-    bench = Bench(name, batch=batch)
-    bench.masked()
+    method = DSA(ratio_every=every, anneal_fraction=0.0)
+    loop = Loop(name, method, batch=batch, precision=BF16)
+    assert loop.pruner is not None
+    for _ in range(every):
+        loop.step()
     recorder = cProfile.Profile()
     recorder.enable()
-    for step in range(steps):
-        if step % every == 0:
-            bench.update()
-        bench.masked()
-    bench.counts()
+    for _ in range(steps):
+        loop.step()
+    loop.pruner.scheme.counts(loop.pruner.problem.budget)
     recorder.disable()
     return shares(recorder)
 

@@ -1,117 +1,123 @@
-"""What a mask costs: a step of the search against a plain one, both in the search's own loop."""
+"""What a search costs: a step of it, update included, against a plain step of the same training."""
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from dsa_core.budget import Budget, make_optimizer
-from dsa_core.channels import trace
+from dsa_core.budget import Budget
+from dsa_core.dsa import DSA
 from dsa_core.lab import data, models
 from dsa_core.lab.bench.figures import Figure, figure
 from dsa_core.lab.bench.pictures import normalised, pictures
 from dsa_core.lab.latency import in_turn
-from dsa_core.methods import SearchConfig, SearchData
-from dsa_core.methods.problem import Problem
-from dsa_core.methods.ratios import KeepRatioScheme
-from dsa_core.methods.search import SearchRun
-from dsa_core.training import TrainConfig
+from dsa_core.pruner import Pruner
+from dsa_core.training import (
+    BF16,
+    Precision,
+    TrainConfig,
+    autocast,
+    device_of_model,
+    make_sgd,
+    place,
+    place_model,
+)
 
-PAPER_EVERY = 20  # weight steps for each update of the keep ratios, in the paper
-DEFAULT_EVERY = SearchConfig.model_fields["ratio_every"].default
+STEPS = 1_000_000  # of a search that does not end while it is timed
 
 
-class Bench:
-    """A search of DSA, set up to repeat its steps on one batch.
+class Loop:
+    """A plain training loop on one batch, with a pruner attached or none.
 
-    Its warm-up trains plainly: a step before its end is the plain step, one after it the masked
-    one, by the same code. Keep ratios have come down to half of the MACs.
+    The budget, half of the MACs, is asked for at once, so that the keep ratios have come down
+    after the first update.
+
+    Args:
+        name: a network for images of 3x32x32.
+        method: None trains plainly.
+        batch: examples of a step.
+        precision: number format and memory order.
     """
 
-    def __init__(self, name: str, *, batch: int = 128, precision: str = "auto") -> None:
-        """Set up, and let the search choose its precision as it does.
-
-        Args:
-            name: a network for pictures of 3x32x32.
-            batch: examples of a step.
-            precision: see `TrainConfig`.
-        """
+    def __init__(self, name: str, method: DSA | None, *, batch: int, precision: Precision) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = models.build(name).train()
-        source = normalised(pictures(2 * batch), batch_size=batch)
-        train = TrainConfig(epochs=4, lr=0.01, precision=precision)  # type: ignore[arg-type]
-        config = SearchConfig(train=train, warmup_epochs=1)
-        found = SearchData(source, source, data.classification(), progress=False)
-        graph = trace(model, models.example_input(name))
-        problem = Problem("dsa", model, graph, Budget(macs=0.5), found, config, 0)
-        optimizer = make_optimizer(config.optimizer, problem.form, floors=problem.floors)
-        self.scheme = KeepRatioScheme(problem, optimizer)
-        self.run = SearchRun(problem, self.scheme)
-        self.run.prepare()
-        self.device = problem.device
-        self.late = self.run.total - 1  # the budget has come down by then
-        x, y = next(source.epoch(0))
-        self.x, self.y = x.to(self.device), y.to(self.device)
-        self.ratio_batches = source.forever()
-        self.small_batches = normalised(pictures(batch), batch_size=max(1, batch // 2)).forever()
-        self.update()
+            self.model = models.build(name).train()
+        self.precision, self.device = precision, device_of_model(self.model)
+        place_model(self.model, precision)
+        self.optimizer = make_sgd(self.model, TrainConfig(epochs=1, lr=0.01))
+        x, y = next(normalised(pictures(batch), batch_size=batch).epoch(0))
+        self.x, self.y = place(x, precision).to(self.device), y.to(self.device)
+        self.loss_of = data.classification().loss
+        self.pruner = None
+        if method is not None:
+            budget = Budget(macs=0.5)
+            pruner = Pruner(self.model, self.x[:1], budget, steps=STEPS, method=method)
+            self.pruner = pruner.attach(self.optimizer)
 
-    def plain(self) -> None:
-        """A step of the warm-up."""
-        self.run.train_step(0, self.x, self.y)
+    def loss(self) -> torch.Tensor:
+        """Of the batch."""
+        with autocast(self.precision, self.device):
+            return self.loss_of(self.model(self.x), self.y)
 
-    def masked(self) -> None:
-        """A step of the search."""
-        self.run.train_step(self.late, self.x, self.y)
+    def step(self) -> None:
+        """One step of SGD."""
+        if self.pruner is not None and self.pruner.wants_look:
+            self.pruner.look(self.loss)
+        loss = self.loss()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
 
-    def update(self) -> None:
-        """An update of the keep ratios."""
-        self.scheme.update(self.late, self.ratio_batches, self.run.precision)
+    def two_steps(self) -> None:
+        """Two, of which one has the update, where one comes every two steps."""
+        self.step()
+        self.step()
 
-    def small_update(self) -> None:
-        """The same on half a batch, as `ratio_batch_size` allows."""
-        self.scheme.update(self.late, self.small_batches, self.run.precision)
 
-    def counts(self) -> Tensor:
-        """The rounding at the end of a search."""
-        return self.scheme.counts()
+def loops(name: str, *, batch: int, precision: Precision) -> dict[str, Loop]:
+    """The same training plain, in a search with free updates, and with held-out updates."""
+    methods = {
+        "plain": None,
+        "free": DSA(ratio_every=1, anneal_fraction=0.0),
+        "held_out": DSA(estimator="mixed", ratio_every=2, anneal_fraction=0.0),
+    }
+    return {
+        key: Loop(name, method, batch=batch, precision=precision) for key, method in methods.items()
+    }
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Milliseconds of every round, in turn.
+    """Milliseconds of two steps, round by round, in turn.
 
     Attributes:
-        plain, masked: of a weight step.
-        update: of the keep ratios, with its batch, forward and backward pass.
-        small_update: of the keep ratios, on half a batch.
+        plain: of a training.
+        free: of a search whose keep ratios move in every step by the free gradient.
+        held_out: of one in which they move every two steps by a held-out batch.
         precision: in which they ran.
     """
 
     plain: list[float]
-    masked: list[float]
-    update: list[float]
-    small_update: list[float]
+    free: list[float]
+    held_out: list[float]
     precision: str
 
-    def ratio(self, every: int | None, *, small: bool = False) -> Figure:
-        """(masked + update / every) / plain, round by round; None leaves the update out."""
-        share = 0.0 if every is None else 1 / every
-        rounds = zip(
-            self.plain, self.masked, self.small_update if small else self.update, strict=True
-        )
-        word = " on half a batch" if small else ""
-        note = "without the update" if every is None else f"an update{word} every {every} steps"
-        values = [(m + share * u) / p for p, m, u in rounds]
-        return figure(values, "times", f"{note}, {self.precision}")
+    def ratio(self, kind: str = "free") -> Figure:
+        """A step of the search, its update included, in plain steps."""
+        values = [a / b for a, b in zip(getattr(self, kind), self.plain, strict=True)]
+        return figure(values, "times", f"{kind} updates, {self.precision}")
 
 
-def step_times(name: str, *, rounds: int, batch: int = 128, precision: str = "auto") -> StepTimes:
-    """Time plain steps, masked steps and both updates in turn; three rounds warm up."""
-    bench = Bench(name, batch=batch, precision=precision)
-    turns = [bench.plain, bench.masked, bench.update, bench.small_update]
-    plain, masked, update, small = in_turn(turns, bench.device, repeats=rounds)
-    chosen = bench.run.precision
-    order = " channels_last" if chosen.channels_last else ""
-    return StepTimes(plain, masked, update, small, f"{chosen.name}{order}")
+def step_times(
+    name: str,
+    *,
+    rounds: int,
+    batch: int = 128,
+    precision: Precision = BF16,
+) -> StepTimes:
+    """Time two steps of each loop in turn; three rounds warm up."""
+    made = loops(name, batch=batch, precision=precision)
+    turns = [loop.two_steps for loop in made.values()]
+    plain, free, held_out = in_turn(turns, made["plain"].device, repeats=rounds)
+    order = " channels_last" if precision.channels_last else ""
+    return StepTimes(plain, free, held_out, f"{precision.name}{order}")

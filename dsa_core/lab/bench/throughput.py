@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 from dsa_core.lab import data, models
 from dsa_core.lab.bench.figures import Figure, figure, ratios
 from dsa_core.lab.bench.pictures import MEAN, STD, normalised, pictures
+from dsa_core.lab.device import device_of
 from dsa_core.lab.latency import synchronise
-from dsa_core.training import TrainConfig, device_of, train
+from dsa_core.training import TrainConfig, train
 
 BATCH, WORKERS = 128, 2
 LR, MOMENTUM, DECAY = 0.01, 0.9, 5e-4

@@ -21,7 +21,8 @@ from dsa_core.files import write_atomically
 from dsa_core.training.processes import agreed, team, wait
 from dsa_core.lab.record import FILE, Record, read_record, write_record
 from dsa_core.surgery import try_forward
-from dsa_core.training import EvalResult, device_of
+from dsa_core.lab.device import device_of
+from dsa_core.training import EvalResult
 
 
 def run(
