@@ -7,6 +7,7 @@ open the weights are under its mask; between two steps they are exact.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ class Attachment:
         """Put on the mask of the step, or in evaluation mode that of the cut."""
         if self.quiet or torch.compiler.is_exporting():
             return
-        with full_numbers(self.weights.device):
+        with apart(self.weights.device):
             if not self.model.training:
                 self.known = self.known or (self.cut(),)
                 if self.known[0] is not None:
@@ -90,7 +91,7 @@ class Attachment:
     def after_forward(self, *_: Any) -> None:
         """After an evaluation: back to the mask of the open step, or to the exact weights."""
         if not (self.quiet or self.model.training or torch.compiler.is_exporting()):
-            with full_numbers(self.weights.device):
+            with apart(self.weights.device):
                 self.restore()
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
@@ -218,39 +219,35 @@ class Attachment:
         self.shut()
 
 
-class Hook:
-    """A hook that a copy of its module does not take along.
+def nothing(*_: Any) -> None:
+    """What the hook of a copy does."""
 
-    `copy.deepcopy` (an average of the weights, say) and pickling give a hook that does nothing.
 
-    Args:
-        call: the hook.
+class Hook(partial[Any]):
+    """A hook that a copy of its module does not take along, be it a deep copy or pickled.
+
+    Attributes:
         on_copy: called with the memo of a deep copy of the module.
     """
 
-    def __init__(
-        self,
-        call: Callable[..., Any] | None,
-        on_copy: Callable[[dict[int, Any]], None] | None = None,
-    ) -> None:
-        self.call, self.on_copy = call, on_copy
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Call it, outside of any compiled graph."""
-        return None if self.call is None else self.call(*arguments)
+    on_copy: Callable[[dict[int, Any]], None] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Hook":
         if self.on_copy is not None:
             self.on_copy(memo)
-        return Hook(None)
+        return Hook(nothing)
 
-    def __reduce__(self) -> tuple[type["Hook"], tuple[None]]:
-        return Hook, (None,)
+    def __reduce__(self) -> tuple[type["Hook"], tuple[Callable[..., None]]]:  # type: ignore[override]
+        return Hook, (nothing,)
 
 
-def hook(call: Callable[..., Any], on_copy: Callable[[dict[int, Any]], None] | None = None) -> Hook:
+def hook(
+    call: Callable[..., Any], on_copy: Callable[[dict[int, Any]], None] | None = None
+) -> Hook:
     """A hook that stays with its module, and that `torch.compile` leaves alone."""
-    return Hook(torch.compiler.disable(call), on_copy)
+    made = Hook(torch.compiler.disable(call))
+    made.on_copy = on_copy
+    return made
 
 
 def skipped(optimizer: Any) -> bool:
@@ -260,10 +257,19 @@ def skipped(optimizer: Any) -> bool:
 
 
 @contextmanager
-def full_numbers(device: torch.device) -> Iterator[None]:
-    """Outside of the autocast and the inference mode that the user's forward pass may run in."""
-    with torch.autocast(device.type, enabled=False), torch.inference_mode(False):
+def apart(device: torch.device) -> Iterator[None]:
+    """Outside of what the user's forward pass may run in: autocast, inference mode, checkpoints.
+
+    A checkpoint counts the tensors that autograd saves, and ours are not computed again.
+    """
+    whole = torch.autocast(device.type, enabled=False), torch.inference_mode(False)
+    with whole[0], whole[1], torch.autograd.graph.saved_tensors_hooks(same, same):
         yield
+
+
+def same(tensor: Tensor) -> Tensor:
+    """Save a tensor as it is."""
+    return tensor
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from dsa_core.attachment import Hook
+from dsa_core.attachment import Hook, nothing
 from dsa_core.errors import ConfigError
 
 
@@ -56,7 +56,8 @@ def check_free(model: nn.Module) -> None:
     Raises:
         ConfigError: says so.
     """
-    if any(isinstance(h, Hook) and h.call for h in model._state_dict_hooks.values()):
+    hooks = model._state_dict_hooks.values()
+    if any(isinstance(hook, Hook) and hook.func is not nothing for hook in hooks):
         raise ConfigError("a pruner is attached to this network already; detach() it first")
 
 

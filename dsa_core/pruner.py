@@ -33,7 +33,8 @@ from torch import Tensor, nn
 
 from dsa_core.allocation import Allocation, Update
 from dsa_core.attachment import Attachment, untouched
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.budget import as_budget
+from dsa_core.channels import ChannelGraph, check_fits, trace
 from dsa_core.checks import check_free, check_optimizers, check_state, followed, plain
 from dsa_core.dsa import DSA
 from dsa_core.errors import ConfigError, TrainingError
@@ -90,7 +91,10 @@ class Pruner:
         self.model, self._called = plain(model), followed(model)
         check_free(self.model)
         self.graph = example if isinstance(example, ChannelGraph) else trace(self.model, example)
-        self.problem = Problem(self.model, self.graph, budget, steps, warmup_steps, seed, method)
+        check_fits(self.model, self.graph)
+        self.problem = Problem(
+            self.model, self.graph, as_budget(budget), steps, warmup_steps, seed, method
+        )
         self.problem.check()
         self.scheme = method.scheme(self.problem)
         self.steps_done, self.history = 0, [self._update(0, {})]
