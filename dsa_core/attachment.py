@@ -237,13 +237,11 @@ class Hook(partial[Any]):
             self.on_copy(memo)
         return Hook(nothing)
 
-    def __reduce__(self) -> tuple[type["Hook"], tuple[Callable[..., None]]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type["Hook"], tuple[Callable[..., None]]]:
         return Hook, (nothing,)
 
 
-def hook(
-    call: Callable[..., Any], on_copy: Callable[[dict[int, Any]], None] | None = None
-) -> Hook:
+def hook(call: Callable[..., Any], on_copy: Callable[[dict[int, Any]], None] | None = None) -> Hook:
     """A hook that stays with its module, and that `torch.compile` leaves alone."""
     made = Hook(torch.compiler.disable(call))
     made.on_copy = on_copy

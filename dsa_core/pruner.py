@@ -23,31 +23,37 @@ What is drawn, and what the gradient moves, is the scheme's affair (`dsa_core.sc
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from dsa_core.allocation import Allocation, Update
+from dsa_core.allocation import Allocation
 from dsa_core.attachment import Attachment, untouched
 from dsa_core.budget import as_budget
 from dsa_core.channels import ChannelGraph, check_fits, trace
-from dsa_core.checks import check_free, check_optimizers, check_state, followed, plain
 from dsa_core.dsa import DSA
-from dsa_core.errors import ConfigError, TrainingError
+from dsa_core.errors import ConfigError
+from dsa_core.given import (
+    check_free,
+    check_gradient,
+    check_optimizers,
+    followed,
+    no_look,
+    plain,
+    weights_of,
+)
 from dsa_core.masked_weights import MaskedWeights
+from dsa_core.progress import Progress
 from dsa_core.ranking import Importance, importance
-from dsa_core.scheme import Figures, Method, Problem
-from dsa_core.surgery.cut import duplicate, prune
+from dsa_core.scheme import Method, Problem
+from dsa_core.surgery.cut import prune
 from dsa_core.surgery.sparse import zero_weights
 
-FORMAT = 1
 
-
-class Pruner:
+class Pruner(Progress):
     """Finds in your training loop how many channels each group keeps, and cuts the others out.
 
     The network trains in place; `finish` returns a smaller copy.
@@ -90,18 +96,12 @@ class Pruner:
         method = DSA() if method is None else method
         self.model, self._called = plain(model), followed(model)
         check_free(self.model)
-        self.graph = example if isinstance(example, ChannelGraph) else trace(self.model, example)
-        check_fits(self.model, self.graph)
-        self.problem = Problem(
-            self.model, self.graph, as_budget(budget), steps, warmup_steps, seed, method
-        )
-        self.problem.check()
-        self.scheme = method.scheme(self.problem)
-        self.steps_done, self.history = 0, [self._update(0, {})]
-        self.restored = 1  # updates in the history that this object did not make
-        self.dense: dict[str, Tensor] = {}
+        graph = example if isinstance(example, ChannelGraph) else trace(self.model, example)
+        check_fits(self.model, graph)
+        problem = Problem(self.model, graph, as_budget(budget), steps, warmup_steps, seed, method)
+        problem.check()
+        super().__init__(problem, method.scheme(problem))
         self.attachment: Attachment | None = None
-        self._looked = -1  # step of the last look
         self._final: Allocation | None = None
 
     # -- the four calls ---------------------------------------------------------------------------
@@ -123,6 +123,7 @@ class Pruner:
         if not self.dense:
             self.dense = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         parameters = dict(self.model.named_parameters())
+        self._final = None
         self.attachment = Attachment(
             self.model,
             self._called,
@@ -166,7 +167,7 @@ class Pruner:
                 those of a network of the same shape (an average of the weights, say).
             rank: what ranks the channels of a group by these weights; None as in the search.
         """
-        source = self._source(weights)
+        source = weights_of(self.model, weights, self.dense)
         final = self.conclude(source, rank=rank)
         return zero_weights(prune(source, self.graph, final.keep), final.weight_mask or {})
 
@@ -191,7 +192,7 @@ class Pruner:
         else:
             kind = rank or self.problem.method.importance
             b = importance(source or self.model, self.graph, kind)
-        self._final = self._allocation(self.problem.budget, b)
+        self._final = self.allocate(self.problem.budget, b)
         return self._final
 
     def look(self, loss: Callable[[], Tensor]) -> None:
@@ -209,22 +210,10 @@ class Pruner:
             return
         with self.attachment.exact(quiet=True), untouched(self.model):
             figures = self.scheme.look(self.steps_done, self.attachment.weights, loss)
-        self._looked = self.steps_done
-        self._note(self.steps_done, figures)
+        self.looked = self.steps_done
+        self.note(self.steps_done, figures)
 
-    # -- what it knows ----------------------------------------------------------------------------
-
-    @property
-    def keep_ratios(self) -> dict[str, float]:
-        """The present keep ratio of every group, by its name."""
-        names = (group.name for group in self.graph.prunable)
-        return dict(zip(names, self.scheme.keep_ratios.tolist(), strict=True))
-
-    @property
-    def cost(self) -> dict[str, float]:
-        """What the present keep ratios cost, as a ratio of the dense network, by resource."""
-        cost = self.problem.cost
-        return {cost.resource: float(cost.relative(self.scheme.keep_ratios))}
+    # -- the answer -------------------------------------------------------------------------------
 
     @property
     def allocation(self) -> Allocation:
@@ -233,71 +222,7 @@ class Pruner:
             return self._final
         with self.attachment.exact() if self.attachment else nullcontext():
             budget = self.problem.budget_now(self.steps_done)
-            return self._allocation(budget, self.scheme.importance())
-
-    @property
-    def looks(self) -> int:
-        """Held-out batches taken so far."""
-        return len(self.history) - 1 if self.scheme.held_out else 0
-
-    @property
-    def searching(self) -> bool:
-        """Whether the warm-up is over."""
-        return self.steps_done >= self.problem.warmup
-
-    @property
-    def wants_look(self) -> bool:
-        """Whether the method waits for a held-out batch before the next step (`look`)."""
-        return self.scheme.held_out and self._missing_look(self.steps_done)
-
-    def __repr__(self) -> str:
-        ratio, budget = next(iter(self.cost.values())), self.problem.budget
-        return (
-            f"Pruner({self.problem.method.label}: step {self.steps_done} of {self.problem.steps}, "
-            f"{budget.resource} at {ratio:.1%} of the dense network, asked {budget.ratio:.1%})"
-        )
-
-    # -- save and go on ---------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on besides the network's and the optimizer's own state.
-
-        Tensors, numbers and text only, so that `torch.load(weights_only=True)` reads it.
-        """
-        return {
-            "format": FORMAT,
-            "fingerprint": self.fingerprint(),
-            "steps_done": self.steps_done,
-            "looked": self._looked,
-            "scheme": self.scheme.state_dict(),
-            "history": [asdict(update) for update in self.history],
-            "dense": self.dense,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state, to the same bits if network and optimizer do as well.
-
-        Raises:
-            ConfigError: it is of another search; says in what.
-        """
-        check_state(state, FORMAT, self.fingerprint())
-        self.steps_done, self._looked = int(state["steps_done"]), int(state["looked"])
-        self.scheme.load_state_dict(state["scheme"])
-        self.history = [Update(**update) for update in state["history"]]
-        self.restored = len(self.history)
-        device = self.problem.device
-        self.dense = {k: v.to(device, copy=True) for k, v in state["dense"].items()}
-
-    def fingerprint(self) -> dict[str, str]:
-        """What a saved state must agree with."""
-        p = self.problem
-        return {
-            "method": f"{p.method.label} {p.method.model_dump_json()}",
-            "budget": repr(p.budget),
-            "steps": f"{p.steps}, {p.warmup} of them warm-up",
-            "mask seed": str(p.seed),
-            "groups": " ".join(f"{g.name}:{g.size}" for g in self.graph.prunable),
-        }
+            return self.allocate(budget, self.scheme.importance())
 
     # -- what the attachment asks -----------------------------------------------------------------
 
@@ -313,68 +238,14 @@ class Pruner:
         step, self.steps_done = self.steps_done, self.steps_done + 1
         if step < self.problem.warmup:
             return
-        if not bool(gradient.isfinite().all()):
-            raise TrainingError(
-                f"step {step}: the gradient is not finite; look at the loss, lower the learning "
-                "rate, or clip. The weights are exact; the keep ratios have not moved"
-            )
-        if self.scheme.held_out and self._missing_look(step):
-            raise TrainingError(
-                f"step {step}: {self.problem.method.label} moves its keep ratios by held-out "
-                "batches: call pruner.look(lambda: loss_of(model, batch)) wherever "
-                "pruner.wants_look, or take the free gradient (estimator='free')"
-            )
+        check_gradient(gradient, step)
+        if self.scheme.held_out and self.missing_look(step):
+            raise no_look(step, self.problem.method.label)
+        assert self.attachment is not None  # it calls
         lr = float(self.attachment.optimizers[0].param_groups[0]["lr"])
         penalty = self.scheme.penalty(step, lr)
         if penalty is not None:
             penalty.backward()
         figures = self.scheme.step(step, gradient, lr)
         if figures is not None:
-            self._note(step + 1, figures)
-
-    # -- small parts ------------------------------------------------------------------------------
-
-    def _missing_look(self, step: int) -> bool:
-        return self.problem.due(step) and self._looked != step
-
-    def _allocation(self, budget: Any, b: Tensor) -> Allocation:
-        return Allocation(
-            method=self.problem.method.label,
-            graph=self.graph,
-            budget=budget,
-            keep_ratios=self.scheme.keep_ratios,
-            importance=b.detach().cpu(),
-            counts=self.scheme.counts(budget),
-            updates=tuple(self.history),
-            device=str(self.problem.device),
-            notes=self.scheme.notes(),
-            weight_mask=self.scheme.weight_mask(budget),
-        )
-
-    def _source(self, weights: Any) -> nn.Module:
-        """The network whose weights are cut."""
-        if isinstance(weights, nn.Module):
-            return plain(weights)
-        if weights == "searched":
-            return self.model
-        if weights != "dense" or not self.dense:
-            raise ConfigError(
-                f"weights: wanted 'searched', 'dense' (as they were at attach) or a network, got "
-                f"{weights!r}"
-            )
-        source = duplicate(self.model)
-        source.load_state_dict(self.dense)
-        return source
-
-    def _update(self, done: int, figures: Figures) -> Update:
-        alpha, problem = self.scheme.keep_ratios, self.problem
-        return Update(
-            step=done,
-            budget=problem.budget_at(done),
-            cost=float(problem.form(alpha)),
-            keep_ratios=tuple(alpha.tolist()),
-            figures=figures,
-        )
-
-    def _note(self, done: int, figures: Figures) -> None:
-        self.history.append(self._update(done, figures))
+            self.note(step + 1, figures)

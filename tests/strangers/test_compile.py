@@ -85,15 +85,6 @@ def test_a_network_compiled_in_place():
     assert not masked(model)
 
 
-@pytest.mark.slow
-def test_inductor():
-    model = network()
-    called = torch.compile(model)
-    found = pruner(called)
-    search(model, called, found)
-    ends_well(found)
-
-
 class Recomputed(nn.Module):
     """The parts of a chain, each computed again in the backward pass."""
 
@@ -128,9 +119,7 @@ def test_checkpointed_parts_see_the_mask_of_their_step(reentrant):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    assert [*found.keep_ratios.values()] == pytest.approx(
-        [*wanted.keep_ratios.values()], rel=1e-3
-    )
+    assert [*found.keep_ratios.values()] == pytest.approx([*wanted.keep_ratios.values()], rel=1e-3)
     ends_well(found)
 
 

@@ -4,12 +4,12 @@ import pytest
 from small_search import X, batches, loss_of, network, pruner, same, sgd, values
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     pass
 
 
 def fail(*_: object) -> None:
-    raise Broken
+    raise BrokenError
 
 
 def in_forward(model, batch) -> None:
@@ -54,7 +54,7 @@ def test_the_exact_weights_come_back(breaks, goes_on):
         loss_of(model, batch).backward()
         optimizer.step()
     weights = values(model)
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenError):
         breaks(model, batch)
     if goes_on:
         optimizer.zero_grad()
@@ -74,7 +74,7 @@ def test_an_evaluation_that_fails_leaves_the_mask_of_the_step():
     found = pruner(model, steps=2).attach(sgd(model))
     loss_of(model, next(batches(1)))
     under = values(model)
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenError):
         in_evaluation(model, (X[:4], X[:4, 0, 0, 0].long()))
     assert same(values(model), under)
     found.detach()

@@ -1,14 +1,15 @@
-"""What is checked at the Pruner's door: networks, optimizers, saved states."""
+"""What is given to a Pruner: networks, optimizers, gradients, saved states; read and checked."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from dsa_core.attachment import Hook, nothing
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, TrainingError
+from dsa_core.surgery.cut import duplicate
 
 
 def layers_around(model: Any) -> list[nn.Module]:
@@ -22,12 +23,12 @@ def layers_around(model: Any) -> list[nn.Module]:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: wanted a torch.nn.Module, got {type(model).__name__}")
     wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)
-    found = [model]
+    found: list[nn.Module] = [model]
     while True:
         if isinstance(found[-1], wrappers):
             found.append(found[-1].module)
-        elif isinstance(getattr(found[-1], "_orig_mod", None), nn.Module):
-            found.append(found[-1]._orig_mod)
+        elif isinstance(inner := getattr(found[-1], "_orig_mod", None), nn.Module):
+            found.append(inner)
         else:
             return found
 
@@ -121,3 +122,50 @@ def check_state(state: Mapping[str, Any], wanted: int, mine: Mapping[str, str]) 
     ]
     if wrong:
         raise ConfigError(f"load_state_dict: the state is of another search: {'; '.join(wrong)}")
+
+
+def weights_of(model: nn.Module, wanted: Any, dense: Mapping[str, Tensor]) -> nn.Module:
+    """The network whose weights are cut.
+
+    Args:
+        model: the searched one.
+        wanted: "searched", "dense" or a network of the same shape.
+        dense: weights and buffers as they were at the start, if it has started.
+
+    Raises:
+        ConfigError: wanted is something else, or there are no dense weights yet.
+    """
+    if isinstance(wanted, nn.Module):
+        return plain(wanted)
+    if wanted == "searched":
+        return model
+    if wanted != "dense" or not dense:
+        raise ConfigError(
+            f"weights: wanted 'searched', 'dense' (as they were at attach) or a network, got "
+            f"{wanted!r}"
+        )
+    source = duplicate(model)
+    source.load_state_dict(dense)
+    return source
+
+
+def check_gradient(gradient: Tensor, step: int) -> None:
+    """Refuse a gradient of the mask that is not finite.
+
+    Raises:
+        TrainingError: says at which step.
+    """
+    if not bool(gradient.isfinite().all()):
+        raise TrainingError(
+            f"step {step}: the gradient is not finite; look at the loss, lower the learning "
+            "rate, or clip. The weights are exact; the keep ratios have not moved"
+        )
+
+
+def no_look(step: int, method: str) -> TrainingError:
+    """The error of a step before which a held-out batch was due."""
+    return TrainingError(
+        f"step {step}: {method} moves its keep ratios by held-out batches: call "
+        "pruner.look(lambda: loss_of(model, batch)) wherever pruner.wants_look, or take the free "
+        "gradient (estimator='free')"
+    )
