@@ -140,11 +140,11 @@ class Attachment:
         if not self.weights.on:
             self.weights.forget()
             return torch.zeros(0)
-        fused = getattr(optimizer, "grad_scale", None)  # a fused optimizer will unscale by itself
+        fused = getattr(optimizer, "grad_scale", None)  # it will unscale by itself, as will others
         scale = 1.0
-        if self.scaler is not None:
+        if self.scaler is not None and fused is None:
             self.unscale_others(optimizer)
-            scale = 1.0 if fused is not None else float(self.scaler.get_scale())
+            scale = float(self.scaler.get_scale())
         gradient = self.weights.turn(frozen_scale=scale)
         if fused is not None:
             gradient /= fused.to(gradient)

@@ -1,7 +1,8 @@
 """Wherever the user's loop breaks off, the exact weights come back."""
 
 import pytest
-from small_search import X, batches, loss_of, network, pruner, same, sgd, values
+import torch
+from small_search import EXAMPLE, X, batches, loss_of, network, pruner, same, sgd, values
 
 
 class BrokenError(Exception):
@@ -78,3 +79,14 @@ def test_an_evaluation_that_fails_leaves_the_mask_of_the_step():
         in_evaluation(model, (X[:4], X[:4, 0, 0, 0].long()))
     assert same(values(model), under)
     found.detach()
+
+
+def test_a_network_can_be_exported_while_it_is_searched():
+    model = network()
+    found = pruner(model, steps=2).attach(sgd(model))
+    loss_of(model, next(batches(1)))
+    under = values(model)
+    exported = torch.export.export(model.eval(), (EXAMPLE,), strict=False)
+    assert same(values(model), under)
+    found.detach()
+    torch.testing.assert_close(exported.module()(X[:1]), model(X[:1]))

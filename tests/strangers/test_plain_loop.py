@@ -42,8 +42,10 @@ def test_a_loop_that_goes_on_after_the_search_and_evaluates_in_inference_mode():
     optimizer = sgd(model)
     found = pruner(model, steps=8).attach(optimizer)
     for batch in batches(12):
+        with torch.inference_mode():  # the first pass of the step, and one before its backward pass
+            model(batch[0])
         loss = loss_of(model, batch)
-        with torch.inference_mode():  # before the backward pass
+        with torch.inference_mode():
             seen = evaluated(model, batch[0])
         optimizer.zero_grad()
         loss.backward()
