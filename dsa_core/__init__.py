@@ -28,6 +28,8 @@ _HOMES = {
         "uniform_ratio",
     ),
     "channels": ("ChannelGraph", "Group", "trace"),
+    "compression": ("Compressed", "compress"),
+    "dsa": ("DSA",),
     "errors": (
         "BudgetError",
         "ConfigError",
@@ -49,9 +51,10 @@ _HOMES = {
         "top_channels",
     ),
     "methods": ("ALLOCATORS", "SearchConfig", "SearchData"),
+    "pruner": ("Pruner",),
     "ranking": ("importance",),
     "surgery": ("load", "prune", "save"),
-    "training": ("TrainConfig", "evaluate", "recalibrate_batchnorm", "train"),
+    "training": ("TrainConfig", "evaluate", "on_outputs", "recalibrate_batchnorm", "train"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

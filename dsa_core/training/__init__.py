@@ -10,9 +10,11 @@ from dsa_core.training.evaluate import (
     mode,
     recalibrate_batchnorm,
 )
+from dsa_core.training.loader import LoaderBatches
 from dsa_core.training.loop import EpochRecord, TrainResult, train
 from dsa_core.training.memory import keep_freed_memory
 from dsa_core.training.meter import Meter
+from dsa_core.training.objective import LossObjective, Objective, TaskObjective, as_loss, on_outputs
 from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
 from dsa_core.training.precision import (
     BF16,
@@ -34,11 +36,16 @@ __all__ = [
     "BatchSource",
     "EpochRecord",
     "EvalResult",
+    "LoaderBatches",
+    "LossObjective",
     "Meter",
+    "Objective",
     "Precision",
     "Task",
+    "TaskObjective",
     "TrainConfig",
     "TrainResult",
+    "as_loss",
     "autocast",
     "average",
     "choose_precision",
@@ -49,6 +56,7 @@ __all__ = [
     "lr_at",
     "make_sgd",
     "mode",
+    "on_outputs",
     "place",
     "place_model",
     "recalibrate_batchnorm",

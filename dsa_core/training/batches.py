@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import starmap
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,25 @@ from dsa_core.training.processes import share
 from dsa_core.training.seeds import generator
 
 Batch = tuple[Tensor, Tensor]
+
+
+class Epochs(Protocol):
+    """Epochs of batches: a `BatchSource`, or a `LoaderBatches`."""
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+
+    def mine(self, epoch: int) -> Iterator[Any]:
+        """The batches of an epoch that are this process's."""
+
+    def epoch(self, epoch: int) -> Iterator[Any]:
+        """The batches of an epoch."""
+
+    def forever(self, start_step: int = 0) -> Iterator[Any]:
+        """Batches without end."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """What decides which numbers come out."""
 
 
 class BatchSource(ABC):

@@ -8,15 +8,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dsa_core.errors import TrainingError
-from dsa_core.training.batches import Batch, BatchSource
+from dsa_core.errors import ConfigError, TrainingError
+from dsa_core.training.batches import Epochs
 from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
 from dsa_core.training.config import TrainConfig
 from dsa_core.training.evaluate import device_of_model
 from dsa_core.training.memory import keep_freed_memory
 from dsa_core.training.meter import Meter
-from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
-from dsa_core.training.precision import Precision, autocast, choose_precision, place, place_model
+from dsa_core.training.objective import Objective, TaskObjective
+from dsa_core.training.optimiser import MakeOptimizer, lr_at, make_optimiser, set_lr
+from dsa_core.training.precision import Precision, choose_precision, place_model
 from dsa_core.training.processes import (
     agreed,
     average_buffers,
@@ -37,9 +38,17 @@ WAYS_OUT = "Try a smaller lr, a clip_norm, or precision='fp32'"
 class Guest(Protocol):
     """What may be attached to a training: a `dsa_core.pruner.Pruner`, seen from here."""
 
-    wants_look: bool
-    looks: int
-    searching: bool
+    @property
+    def wants_look(self) -> bool:
+        """Whether it waits for a held-out batch."""
+
+    @property
+    def looks(self) -> int:
+        """Held-out batches taken so far."""
+
+    @property
+    def searching(self) -> bool:
+        """Whether its warm-up is over."""
 
     def attach(self, *optimizers: torch.optim.Optimizer) -> Any:
         """Hook into the model and its optimizer."""
@@ -90,8 +99,8 @@ class TrainResult:
 
 def train(
     model: nn.Module,
-    batches: BatchSource,
-    task: Task,
+    batches: Epochs,
+    task: Task | Objective,
     config: TrainConfig,
     *,
     seed: int,
@@ -102,7 +111,8 @@ def train(
     stop: Callable[[], bool] | None = None,
     precision: Precision | None = None,
     pruner: Guest | None = None,
-    held_out: BatchSource | None = None,
+    held_out: Epochs | None = None,
+    optimizer: MakeOptimizer | None = None,
 ) -> TrainResult:
     """Train a model in place by SGD; with a pruner attached this is a search.
 
@@ -115,7 +125,7 @@ def train(
     Args:
         model: on its device; batches are moved there.
         batches: training batches.
-        task: loss and score.
+        task: loss and score; or any other `Objective`.
         config: the settings.
         seed: of dropout and the like; batches have their own.
         checkpoint: file to write, and to resume from where it exists.
@@ -129,6 +139,8 @@ def train(
         pruner: searches while the model trains; its state is part of the checkpoint. It is detached
             at the end, also after an error.
         held_out: batches for a pruner that asks for some (`Pruner.look`).
+        optimizer: makes the optimizer from the parameters; its learning rates are the highest of
+            the schedule. None for SGD as the configuration says.
 
     Returns:
         History and how it ran.
@@ -138,11 +150,13 @@ def train(
             different run.
         KeyboardInterrupt: as it came, with a word on how to go on.
     """
-    run = _Run(model, batches, task, config, seed=seed, checkpoint=checkpoint, pruner=pruner)
+    objective = task if isinstance(task, Objective) else TaskObjective(task, config.label_smoothing)
+    run = _Run(model, batches, objective, config, seed=seed, checkpoint=checkpoint, pruner=pruner)
     run.held_out = held_out
+    run.optimiser = make_optimiser(model, config, optimizer)
     run.prepare(resume, precision)
     show = progress and team().leads
-    meter = Meter(run.total, len(run.history) * len(batches), task.score_name, show=show)
+    meter = Meter(run.total, len(run.history) * len(batches), objective.score_name, show=show)
     stopped = False
     try:
         for epoch in range(len(run.history), config.epochs):
@@ -167,26 +181,23 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
-        batches: BatchSource,
-        task: Task,
+        batches: Epochs,
+        objective: Objective,
         config: TrainConfig,
         *,
         seed: int,
         checkpoint: Path | None,
         pruner: Guest | None,
     ) -> None:
-        self.task, self.pruner = task, pruner
-        self.held_out: BatchSource | None = None
+        self.objective, self.pruner = objective, pruner
+        self.held_out: Epochs | None = None
         self.model, self.batches, self.config = model, batches, config
-        self.score = task.score
-        self.loss = task.training_loss(config.label_smoothing)
-        self.plain_loss = task.loss
         self.seed, self.path = seed, checkpoint
         self.device = device_of_model(model)
         self.total = config.epochs * len(batches)
         self.history: list[EpochRecord] = []
         self.saved = 0
-        self.optimiser = make_sgd(model, config)
+        self.optimiser: torch.optim.Optimizer
 
     def prepare(self, resume: bool, precision: Precision | None) -> None:
         """Resume from the checkpoint, or choose a precision and write the first checkpoint."""
@@ -203,14 +214,19 @@ class _Run:
         self.save()
 
     def _choose_precision(self) -> Precision:
+        config, objective = self.config, self.objective
+        if config.precision != "auto" and config.channels_last != "auto":
+            return Precision(config.precision, config.channels_last)
+        if not isinstance(objective, TaskObjective):
+            raise ConfigError("precision, channels_last: 'auto' needs a Task and batches (x, y)")
         x, y = next(self.batches.epoch(0))
         x, y = x.to(self.device), y.to(self.device)
         return choose_precision(
             self.model,
             x,
-            loss=lambda outputs: self.loss(outputs, y),
-            precision=self.config.precision,
-            channels_last=self.config.channels_last,
+            loss=lambda outputs: objective.loss(outputs, y),
+            precision=config.precision,
+            channels_last=config.channels_last,
         )
 
     def epoch(self, epoch: int, meter: Meter, stop: Callable[[], bool] | None) -> bool:
@@ -222,14 +238,14 @@ class _Run:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(step_seed(self.seed, self.word, epoch))
             held_out = self._held_out()
-            for position, (x, y) in enumerate(self.batches.mine(epoch)):
+            for position, batch in enumerate(self.batches.mine(epoch)):
                 self._look(held_out)
                 if stop is not None and stop():
                     stopped = True
                     break
                 lr = self._lr(epoch, position)
-                loss, score = self._step(x.to(self.device), y.to(self.device), lr)
-                self._check(meter.add(loss, score, len(x) * team().size), epoch)
+                loss, score, n = self._step(batch, lr)
+                self._check(meter.add(loss, score, n * team().size), epoch)
         self._check(meter.flush(), epoch)
         self._check_state(f"after epoch {epoch}")
         if meter.n:
@@ -242,43 +258,32 @@ class _Run:
         """What the random numbers of an epoch are for."""
         return "epoch" if self.pruner is None else "search epoch"
 
-    def _held_out(self) -> Iterator[Batch]:
+    def _held_out(self) -> Iterator[Any]:
         """Held-out batches from the next one that a look is due for."""
         if self.pruner is None or self.held_out is None:
             return iter(())
         return self.held_out.forever(self.pruner.looks)
 
-    def _look(self, held_out: Iterator[Batch]) -> None:
+    def _look(self, held_out: Iterator[Any]) -> None:
         """Let the pruner look at a held-out batch, where it wants one."""
         if self.pruner is None or not self.pruner.wants_look:
             return
         found = next(held_out, None)
         if found is None:
             raise TrainingError("held_out: this pruner asks for held-out batches; give some")
-        x, y = (part.to(self.device) for part in found)
+        self.pruner.look(lambda: self.objective.plain(self.model, found, self.precision))
 
-        def loss() -> Tensor:
-            with autocast(self.precision, self.device):
-                outputs = self.model(place(x, self.precision))
-            return self.plain_loss(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), y)
-
-        self.pruner.look(loss)
-
-    def _step(self, x: Tensor, y: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: Any, lr: float) -> tuple[Tensor, Tensor | None, int]:
         set_lr(self.optimiser, lr)
-        with autocast(self.precision, self.device):
-            outputs = self.model(place(x, self.precision))
-            loss = self.loss(outputs, y)
+        found = self.objective.measure(self.model, batch, self.precision)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        found.loss.backward()
         average_gradients(self.model.parameters())
         self._collect()
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimiser.step()
-        with torch.no_grad():
-            plain = loss if self.loss is self.plain_loss else self.plain_loss(outputs.float(), y)
-            return mean_and_sum(plain.detach(), self.score(outputs, y))
+        return *mean_and_sum(found.plain.detach(), found.score), found.n
 
     def _collect(self) -> None:
         """Let the pruner have its gradients, before they are clipped."""

@@ -29,8 +29,9 @@ class Meter:
         self.loss_sum = self.score_sum = 0.0
         self._waiting: list[tuple[Tensor, Tensor, int]] = []
 
-    def add(self, loss: Tensor, score: Tensor, n: int) -> int | None:
+    def add(self, loss: Tensor, score: Tensor | None, n: int) -> int | None:
         """Take a step's mean loss, summed score and example count; return what `flush` does."""
+        score = torch.zeros_like(loss) if score is None else score
         self._waiting.append((loss, score, n))
         self.bar.update()
         return self.flush() if len(self._waiting) >= self.check_every else None
@@ -51,16 +52,16 @@ class Meter:
             self.loss_sum += n * loss
             self.score_sum += score
         means = self.means()
-        shown = {
-            "loss": f"{means['train_loss']:.3f}",
-            self.score_name: f"{means['train_score']:.3f}",
-        }
+        shown = {"loss": f"{means['train_loss']:.3f}"}
+        if self.score_name:
+            shown[self.score_name] = f"{means['train_score']:.3f}"
         self.bar.set_postfix(shown, refresh=False)
         return None
 
     def means(self) -> dict[str, float]:
         """Average over the examples of the epoch so far."""
-        return {"train_loss": self.loss_sum / self.n, "train_score": self.score_sum / self.n}
+        found = {"train_loss": self.loss_sum / self.n}
+        return found | ({"train_score": self.score_sum / self.n} if self.score_name else {})
 
     def close(self) -> None:
         """Close the bar."""

@@ -1,7 +1,7 @@
 """SGD and its learning rate, the rate as a pure function of the step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -9,6 +9,24 @@ from torch import nn
 
 from dsa_core.errors import ConfigError
 from dsa_core.training.config import TrainConfig
+
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+def make_optimiser(
+    model: nn.Module, config: TrainConfig, make: MakeOptimizer | None = None
+) -> torch.optim.Optimizer:
+    """Make the optimizer of a training: SGD as configured, or one that a caller makes.
+
+    The learning rates of the latter are the highest of the schedule: each group's ratio to the
+    configuration's is kept as its `lr_factor`.
+    """
+    if make is None:
+        return make_sgd(model, config)
+    optimizer = make([p for p in model.parameters() if p.requires_grad])
+    for group in optimizer.param_groups:
+        group["lr_factor"] = group["lr"] / config.lr
+    return optimizer
 
 
 def make_sgd(model: nn.Module | Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.SGD:
