@@ -1,4 +1,4 @@
-"""Single moves of a choice, as pure functions: the slope along the tilt, first logits, pressure, tilt."""
+"""Single moves of a choice, as pure functions: slope along the tilt, first logits, pressure."""
 
 import math
 
