@@ -179,11 +179,10 @@ class Pruner:
                 "to its budget all the same. Fewer `steps` come down to it sooner",
                 stacklevel=3,
             )
-        if rank is None and source in (None, self.model):
-            b = self.scheme.importance()
+        if rank is None:
+            b = self.scheme.importance(source)
         else:
-            kind = rank or self.problem.method.importance
-            b = importance(source or self.model, self.graph, kind)
+            b = importance(source or self.model, self.graph, rank)
         self._final = self._allocation(self.problem.budget, b)
         return self._final
 

@@ -200,9 +200,14 @@ class Scheme(ABC):
         """What the method adds to the loss of a weight step, shape (); nothing by default."""
         return None
 
-    def importance(self) -> Tensor:
-        """What ranks the channels of a group, shape (n,), on the model's device."""
-        return importance(self.problem.model, self.problem.graph, self.problem.method.importance)
+    def importance(self, model: nn.Module | None = None) -> Tensor:
+        """What ranks the channels of a group, shape (n,), on the model's device.
+
+        Args:
+            model: of whose weights, where it depends on those; None for the one that is searched.
+        """
+        model = model or self.problem.model
+        return importance(model, self.problem.graph, self.problem.method.importance)
 
     def counts(self, budget: Budget) -> Tensor:
         """Whole channels that every group would keep under a budget now, int64, shape (K,)."""

@@ -60,8 +60,9 @@ class SearchConfig(DSA):
             raise ConfigError(f"unknown method {name!r}{nearest(name, METHODS)}")
         bases = [base for base in SHARING if issubclass(kind, base)]
         shared = {k: getattr(self, k) for base in bases for k in base.model_fields}
-        own = getattr(self, name.partition("-")[0], None)
-        return kind(**shared, **({} if own is None else own.model_dump(exclude_unset=True)))
+        given = getattr(self, name.partition("-")[0], None)
+        own = {} if given is None else given.model_dump(exclude_unset=True)
+        return kind(**shared | own)
 
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsa_core.budget import Cost, sharpness_at, shift_to_budget, step_scale_at
 from dsa_core.errors import BudgetError, nearest
@@ -194,7 +194,7 @@ class TransportScheme(Scheme):
             return scores.clone()
         return self.plan.log_odds + 2 * scores.double() / self.proximal_eps
 
-    def importance(self) -> Tensor:
+    def importance(self, model: nn.Module | None = None) -> Tensor:
         """The masks' own order, not that of the weights."""
         return self.ranking()
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsa_core.allocation import Allocation
 from dsa_core.budget import Budget, Cost, QuadraticForm, round_to_channels
@@ -96,7 +96,7 @@ class WeightScheme(TransportScheme):
         """Of the weights that stay, and of what always does."""
         return float(self.form(self.unit_ratios))
 
-    def importance(self) -> Tensor:
+    def importance(self, model: nn.Module | None = None) -> Tensor:
         """Of the channels, which are not ranked here."""
         return torch.ones(self.problem.graph.n_channels)
 

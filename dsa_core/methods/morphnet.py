@@ -47,9 +47,9 @@ class CostPenalty(PenaltyScheme):
         self.groups = torch.repeat_interleave(groups, graph.sizes).to(device)
         self.sizes = group_sizes(graph, graph.makers).to(device)
 
-    def distances(self) -> Tensor:
+    def distances(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """The largest |gamma| of every channel; without BatchNorm its root-mean-square weight."""
-        parameters, graph = self.parameters(), self.problem.graph
+        graph = self.problem.graph
         scales = largest_scales(parameters, graph)
         if bool((scales >= 0).all()):
             return scales

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsa_core.budget import Budget
 from dsa_core.channels import ChannelGraph
@@ -67,7 +67,7 @@ class PenaltyScheme(Scheme):
         self.last = 0.0  # penalty of the last step
 
     @abstractmethod
-    def distances(self) -> Tensor:
+    def distances(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """What is penalised of every channel, >= 0, 0 if it is empty; (n,), with a gradient."""
 
     def pulls(self, distances: Tensor) -> Tensor:
@@ -77,10 +77,6 @@ class PenaltyScheme(Scheme):
     def gates(self, distances: Tensor) -> Tensor:
         """What is compared with `truncate`, from the distances, shape (n,)."""
         return distances
-
-    def parameters(self) -> dict[str, Tensor]:
-        """Of the network."""
-        return dict(self.problem.model.named_parameters())
 
     def penalty(self, step: int, lr: float) -> Tensor:
         """Lambda sum_i pull_i d_i, rounded off near 0, shape ().
@@ -93,7 +89,7 @@ class PenaltyScheme(Scheme):
         is a parabola (see `rounded_off`), as the slope of ||w|| at 0 is anybody's choice.
         """
         with torch.enable_grad():
-            d = self.distances()
+            d = self.distances(dict(self.problem.model.named_parameters()))
             pulls = self.pulls(d.detach())
             if self.lam is None:
                 alone = float(d.detach().mean() / pulls.mean()) / self._path_length(lr)
@@ -115,9 +111,10 @@ class PenaltyScheme(Scheme):
         return {"penalty": self.last} if self.problem.due(step + 1) else None
 
     @torch.no_grad()
-    def importance(self) -> Tensor:
+    def importance(self, model: nn.Module | None = None) -> Tensor:
         """The gates."""
-        return self.gates(self.distances())
+        model = model or self.problem.model
+        return self.gates(self.distances(dict(model.named_parameters())))
 
     def counts(self, budget: Budget) -> Tensor:
         """Channels alive, raised to the floors and to a multiple of the divisor.

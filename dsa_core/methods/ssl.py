@@ -58,9 +58,9 @@ class GroupLasso(PenaltyScheme):
         self.slices = slices_of(problem.graph, method.members)
         self.sizes = group_sizes(problem.graph, self.slices).to(problem.device)
 
-    def distances(self) -> Tensor:
+    def distances(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """||w_g||_2 of every channel."""
-        return group_norms(self.parameters(), self.problem.graph, self.slices)
+        return group_norms(parameters, self.problem.graph, self.slices)
 
     def gates(self, distances: Tensor) -> Tensor:
         """The root-mean-square weight of every channel, ||w_g||_2 / sqrt(size of g)."""
