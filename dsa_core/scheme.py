@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dsa_core.allocation import Allocation
 from dsa_core.budget import Budget, Cost, QuadraticForm, budget_at, round_to_channels
 from dsa_core.channels import ChannelGraph
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, TrainingError
 from dsa_core.masked_weights import MaskedWeights, Site, consumer_sites
 from dsa_core.ranking import importance
 
@@ -240,12 +240,21 @@ def held_out_slopes(
     """The slope of a loss in the mask, shape (size,), and the loss, shape ().
 
     The mask is on for this one pass; no gradient reaches the weights.
+
+    Raises:
+        TrainingError: a slope is not finite.
     """
     weights.put_on(mask)
     try:
         value = loss()
         wanted = [weight for weight, _ in weights.sites]
         gradients = torch.autograd.grad(value, wanted, allow_unused=True)
-        return weights.slopes(gradients), value.detach()
+        slopes = weights.slopes(gradients)
     finally:
         weights.take_off()
+    if not bool(slopes.isfinite().all()):
+        raise TrainingError(
+            f"look: the gradient of the held-out loss ({float(value.detach()):.4g}) is not finite; "
+            "look at the loss, or lower the learning rate. The keep ratios have not moved"
+        )
+    return slopes, value.detach()
