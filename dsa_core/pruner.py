@@ -179,11 +179,10 @@ class Pruner:
                 "to its budget all the same. Fewer `steps` come down to it sooner",
                 stacklevel=3,
             )
-        if rank is None and source in (None, self.model):
-            b = self.scheme.importance()
+        if rank is None:
+            b = self.scheme.importance(source)
         else:
-            kind = rank or self.problem.method.importance
-            b = importance(source or self.model, self.graph, kind)
+            b = importance(source or self.model, self.graph, rank)
         self._final = self._allocation(self.problem.budget, b)
         return self._final
 
@@ -220,8 +219,7 @@ class Pruner:
     @property
     def cost(self) -> dict[str, float]:
         """What the present keep ratios cost, as a ratio of the dense network, by resource."""
-        cost = self.problem.cost
-        return {cost.resource: float(cost.relative(self.scheme.keep_ratios))}
+        return {self.problem.budget.resource: self.scheme.cost}
 
     @property
     def allocation(self) -> Allocation:
@@ -422,7 +420,7 @@ class Pruner:
     def _mask_of_cut(self) -> Tensor:
         """The mask of the network as it would be cut now; made anew after every step."""
         if self._cut is None or self._cut[0] != self.steps_done:
-            keep = self.allocation.keep
+            keep = self.scheme.cut_mask(self.allocation)
             self._cut = self.steps_done, keep.to(self.problem.device, torch.float32)
         return self._cut[1]
 
@@ -456,12 +454,11 @@ class Pruner:
         return source
 
     def _update(self, done: int, figures: Figures) -> Update:
-        alpha, problem = self.scheme.keep_ratios, self.problem
         return Update(
             step=done,
-            budget=problem.budget_at(done),
-            cost=float(problem.form(alpha)),
-            keep_ratios=tuple(alpha.tolist()),
+            budget=self.problem.budget_at(done),
+            cost=self.scheme.cost,
+            keep_ratios=tuple(self.scheme.keep_ratios.tolist()),
             figures=figures,
         )
 

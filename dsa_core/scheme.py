@@ -13,9 +13,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from dsa_core.allocation import Allocation
 from dsa_core.budget import Budget, Cost, QuadraticForm, budget_at, round_to_channels
 from dsa_core.channels import ChannelGraph
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, TrainingError
 from dsa_core.masked_weights import MaskedWeights, Site, consumer_sites
 from dsa_core.ranking import importance
 
@@ -36,6 +37,7 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     label: ClassVar[str]
+    follows_budget: ClassVar[bool] = True  # False: it knows no budget on its way
 
     importance: SearchImportance = "gamma_first"
     ratio_every: int = Field(default=2, ge=1)
@@ -44,6 +46,13 @@ class Method(BaseModel):
     def scheme(self, problem: "Problem") -> "Scheme":
         """What runs inside a Pruner."""
         raise NotImplementedError
+
+    def check_budget(self, budget: Budget) -> None:
+        """Refuse a budget that has no meaning for the method; knows no network yet.
+
+        Raises:
+            BudgetError: says what to ask for instead.
+        """
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class Problem:
 
         Raises:
             ConfigError: steps or warm-up are out of range, or the method is none.
-            BudgetError: the budget is below the cost of the floors.
+            BudgetError: the budget is below the cost of the floors, or not one for this method.
         """
         if not isinstance(self.method, Method):
             raise ConfigError(
@@ -87,6 +96,7 @@ class Problem:
                 f"warmup_steps={self.warmup} leaves no step to search in: steps={self.steps} "
                 "counts the warm-up too"
             )
+        self.method.check_budget(self.budget)
         self.budget.check(self.cost)
 
     @cached_property
@@ -115,7 +125,7 @@ class Problem:
 
     def budget_at(self, step: int) -> float:
         """Give what is asked for at a weight step, of the dense cost."""
-        part = self.method.anneal_fraction
+        part = self.method.anneal_fraction if self.method.follows_budget else 0.0
         return budget_at(*self.clock(step), start=1.0, end=self.budget.ratio, anneal_fraction=part)
 
     def budget_now(self, step: int) -> Budget:
@@ -160,6 +170,11 @@ class Scheme(ABC):
     def keep_ratios(self) -> Tensor:
         """The present relaxed keep ratios, shape (K,), float64, on the CPU."""
 
+    @property
+    def cost(self) -> float:
+        """What the present keep ratios cost, as a ratio of the dense network."""
+        return float(self.problem.form(self.keep_ratios))
+
     @abstractmethod
     def mask(self, step: int) -> Tensor | None:
         """The mask of a weight step, shape (size,), no gradient; None trains the plain weights."""
@@ -185,9 +200,14 @@ class Scheme(ABC):
         """What the method adds to the loss of a weight step, shape (); nothing by default."""
         return None
 
-    def importance(self) -> Tensor:
-        """What ranks the channels of a group, shape (n,), on the model's device."""
-        return importance(self.problem.model, self.problem.graph, self.problem.method.importance)
+    def importance(self, model: nn.Module | None = None) -> Tensor:
+        """What ranks the channels of a group, shape (n,), on the model's device.
+
+        Args:
+            model: of whose weights, where it depends on those; None for the one that is searched.
+        """
+        model = model or self.problem.model
+        return importance(model, self.problem.graph, self.problem.method.importance)
 
     def counts(self, budget: Budget) -> Tensor:
         """Whole channels that every group would keep under a budget now, int64, shape (K,)."""
@@ -196,6 +216,10 @@ class Scheme(ABC):
     def weight_mask(self, budget: Budget) -> dict[str, Tensor] | None:
         """Which single weights stay, for a method that removes those."""
         return None
+
+    def cut_mask(self, allocation: Allocation) -> Tensor:
+        """The mask that stands for an allocation, shape (size,): evaluations run under it."""
+        return allocation.keep
 
     def notes(self) -> dict[str, Any]:
         """What the method wants recorded at the end."""
@@ -216,12 +240,21 @@ def held_out_slopes(
     """The slope of a loss in the mask, shape (size,), and the loss, shape ().
 
     The mask is on for this one pass; no gradient reaches the weights.
+
+    Raises:
+        TrainingError: a slope is not finite.
     """
     weights.put_on(mask)
     try:
         value = loss()
         wanted = [weight for weight, _ in weights.sites]
         gradients = torch.autograd.grad(value, wanted, allow_unused=True)
-        return weights.slopes(gradients), value.detach()
+        slopes = weights.slopes(gradients)
     finally:
         weights.take_off()
+    if not bool(slopes.isfinite().all()):
+        raise TrainingError(
+            f"look: the gradient of the held-out loss ({float(value.detach()):.4g}) is not finite; "
+            "look at the loss, or lower the learning rate. The keep ratios have not moved"
+        )
+    return slopes, value.detach()

@@ -80,7 +80,7 @@ DIVISOR_HELP = "kept channels are multiples of this, or the whole group; 8 suits
 SET_HELP = (
     "SETTING=VALUE, a setting of the preset by its path, such as search.ratio_every=10 or "
     "search.train.epochs=8; may be given several times; config.json of a run lists those in use, "
-    "`pydoc dsa_core.methods.settings.METHOD` those of a method"
+    "`pydoc dsa_core.methods.METHOD` those of a method"
 )
 FORCE_HELP = "search and fine-tune anew even if the run is there; a dense network is used again"
 WEIGHTS_HELP = (

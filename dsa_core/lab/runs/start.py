@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dsa_core.lab import models
-from dsa_core.methods import CHECKS
+from dsa_core.methods import METHODS
 from dsa_core.channels import ChannelGraph, trace
 from dsa_core.channels.export import failing_module
 from dsa_core.lab.check import compare
@@ -46,8 +46,8 @@ def start(
     if config.calibration is not None:
         config.calibration.check(example, config.divisor)
     config.budget.check(config.budget.cost(graph))
-    if config.method in CHECKS:
-        CHECKS[config.method](config.budget)
+    if config.method in METHODS:
+        METHODS[config.method]().check_budget(config.budget)
     try_cut(config, model, graph, example)
     return model, graph
 
