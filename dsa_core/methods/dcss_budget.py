@@ -1,6 +1,6 @@
 """How the choice of DCSS moves: expected keep ratios under a budget, and the shape around them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +15,7 @@ from dsa_core.budget import (
     metric,
     prices,
 )
+from dsa_core.budget.surface import per_form
 from dsa_core.errors import BudgetError
 from dsa_core.methods.dcss_choice import Candidates, choice_probs
 from dsa_core.methods.dcss_tilt import bell_logits, ratio_slope, tilt, variance_gradient
@@ -39,8 +40,11 @@ class Penalised(Priced):
         super().__init__(cost, floors=floors, start=start, settings=settings.ratios)
         self.penalty = settings.penalty
 
-    def step(self, gradient: Tensor, budget: float, *, step_scale: float = 1.0) -> Residuals:
+    def step(
+        self, gradient: Tensor, budgets: float | Sequence[float], *, step_scale: float = 1.0
+    ) -> Residuals:
         """Make one update; the budget is only compared with."""
+        cost, budget = per_form(self.costs, budgets)[self.binding]
         gradient = self._checked(gradient, step_scale)
         z, alpha = self._state["z"], self.keep_ratios
         w = metric(self.cost, alpha)
@@ -53,7 +57,7 @@ class Penalised(Priced):
         return Residuals(
             primal=float((w * (wish - new_z).square()).sum().sqrt()),
             dual=float((w * (new_z - z).square()).sum().sqrt()) / self.settings.lr,
-            budget=float(self.cost(self.keep_ratios)) - budget,
+            budget=float(cost(self.keep_ratios)) - budget,
             price=float(price),
             price_spread=float(off.sqrt()),
             clipped=int(((new_z <= self.floors.log()) | (new_z >= 0)).sum()),
