@@ -200,7 +200,9 @@ def ratios_on_path(passed: Tensor, costs: Cost | Sequence[Cost], budget: Budget)
     costs = budget.limited(costs)
     forms, wanted = [cost.relative for cost in costs], list(budget.ratios.values())
     path = torch.stack([torch.stack([form(alpha) for form in forms]) for alpha in passed])  # (T, R)
-    above = (path / path.new_tensor(wanted)).max(1)  # of each update, the resource furthest over its budget
+    above = (path / path.new_tensor(wanted)).max(
+        1
+    )  # of each update, the resource furthest over its budget
     lowest = int(above.values.argmin())
     if float(above.values[lowest]) * (1 - TOLERANCE) > 1:
         resource = costs[int(above.indices[lowest])].resource

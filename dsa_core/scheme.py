@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from dsa_core.allocation import Allocation
-from dsa_core.budget import Budget, Cost, QuadraticForm, budget_at, round_to_channels
+from dsa_core.budget import Budget, Cost, QuadraticForm, Resource, budget_at, round_to_channels
 from dsa_core.channels import ChannelGraph
-from dsa_core.errors import ConfigError, TrainingError
+from dsa_core.errors import BudgetError, ConfigError, TrainingError
 from dsa_core.masked_weights import MaskedWeights, Site, consumer_sites
 from dsa_core.ranking import importance
 
@@ -38,6 +38,7 @@ class Method(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     label: ClassVar[str]
     follows_budget: ClassVar[bool] = True  # False: it knows no budget on its way
+    several_resources: ClassVar[bool] = False  # whether one budget may limit more than one
 
     importance: SearchImportance = "gamma_first"
     ratio_every: int = Field(default=2, ge=1)
@@ -53,6 +54,11 @@ class Method(BaseModel):
         Raises:
             BudgetError: says what to ask for instead.
         """
+        if len(budget.ratios) > 1 and not self.several_resources:
+            raise BudgetError(
+                f"{self.label} follows one resource, the budget names {', '.join(budget.ratios)}: "
+                "name one, or use dsa, uniform or random"
+            )
 
 
 @dataclass(frozen=True)
@@ -97,17 +103,27 @@ class Problem:
                 "counts the warm-up too"
             )
         self.method.check_budget(self.budget)
-        self.budget.check(self.cost)
+        self.budget.check(self.costs)
 
     @cached_property
+    def costs(self) -> tuple[Cost, ...]:
+        """Of the resources that the budget limits."""
+        return self.budget.costs(self.graph)
+
+    @cached_property
+    def forms(self) -> tuple[QuadraticForm, ...]:
+        """Those costs as ratios of the dense ones, in keep ratios."""
+        return tuple(cost.relative for cost in self.costs)
+
+    @property
     def cost(self) -> Cost:
-        """Of the resource that the budget limits."""
-        return self.budget.cost(self.graph)
+        """Of the first resource."""
+        return self.costs[0]
 
-    @cached_property
+    @property
     def form(self) -> QuadraticForm:
-        """That cost as a ratio of the dense one, in keep ratios."""
-        return self.cost.relative
+        """Its form."""
+        return self.forms[0]
 
     @cached_property
     def floors(self) -> Tensor:
@@ -123,15 +139,28 @@ class Problem:
         """Steps of the search done, and in all: its clock starts after the warm-up."""
         return max(0, step - self.warmup), max(1, self.steps - self.warmup)
 
-    def budget_at(self, step: int) -> float:
-        """Give what is asked for at a weight step, of the dense cost."""
+    def budgets_at(self, step: int) -> tuple[float, ...]:
+        """Give what is asked for at a weight step, of each dense cost."""
         part = self.method.anneal_fraction if self.method.follows_budget else 0.0
-        return budget_at(*self.clock(step), start=1.0, end=self.budget.ratio, anneal_fraction=part)
+        clock = self.clock(step)
+        return tuple(
+            budget_at(*clock, start=1.0, end=end, anneal_fraction=part)
+            for end in self.budget.ratios.values()
+        )
+
+    def budget_at(self, step: int) -> float:
+        """The same of the first resource."""
+        return self.budgets_at(step)[0]
 
     def budget_now(self, step: int) -> Budget:
         """The budget as it is asked for at a weight step."""
-        now = {self.budget.resource: self.budget_at(step)}
+        now: dict[Any, Any] = dict(zip(self.budget.ratios, self.budgets_at(step), strict=True))
         return replace(self.budget, latency_ms=None, **now)
+
+    def met(self, alpha: Tensor, tolerance: float = 0.0) -> bool:
+        """Whether keep ratios are within the whole budget."""
+        pairs = zip(self.forms, self.budget.ratios.values(), strict=True)
+        return all(float(form(alpha)) <= ratio * (1 + tolerance) for form, ratio in pairs)
 
     def due(self, done: int) -> bool:
         """Whether the keep ratios move when so many weight steps are done."""
@@ -171,9 +200,11 @@ class Scheme(ABC):
         """The present relaxed keep ratios, shape (K,), float64, on the CPU."""
 
     @property
-    def cost(self) -> float:
-        """What the present keep ratios cost, as a ratio of the dense network."""
-        return float(self.problem.form(self.keep_ratios))
+    def costs(self) -> dict[Resource, float]:
+        """What the present keep ratios cost, as a ratio of the dense network, by resource."""
+        alpha, problem = self.keep_ratios, self.problem
+        pairs = zip(problem.costs, problem.forms, strict=True)
+        return {cost.resource: float(form(alpha)) for cost, form in pairs}
 
     @abstractmethod
     def mask(self, step: int) -> Tensor | None:
@@ -211,7 +242,7 @@ class Scheme(ABC):
 
     def counts(self, budget: Budget) -> Tensor:
         """Whole channels that every group would keep under a budget now, int64, shape (K,)."""
-        return round_to_channels(self.keep_ratios, self.problem.cost, budget)
+        return round_to_channels(self.keep_ratios, self.problem.costs, budget)
 
     def weight_mask(self, budget: Budget) -> dict[str, Tensor] | None:
         """Which single weights stay, for a method that removes those."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dsa_core.allocation import Allocation
-from dsa_core.budget import Budget, Cost, QuadraticForm, round_to_channels
+from dsa_core.budget import Budget, Cost, QuadraticForm, Resource, round_to_channels
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import BudgetError
 from dsa_core.masked_weights import Site
@@ -38,6 +38,7 @@ class DTPWeight(DTP):
 
     def check_budget(self, budget: Budget) -> None:
         """Parameters only, and no divisor."""
+        super().check_budget(budget)
         if budget.resource != "params":
             raise BudgetError(
                 f"dtp-weight removes single weights, which saves no {budget.resource} in a dense "
@@ -92,9 +93,9 @@ class WeightScheme(TransportScheme):
         return torch.ones(len(self.problem.graph.prunable), dtype=torch.float64)
 
     @property
-    def cost(self) -> float:
+    def costs(self) -> dict[Resource, float]:
         """Of the weights that stay, and of what always does."""
-        return float(self.form(self.unit_ratios))
+        return {"params": float(self.form(self.unit_ratios))}
 
     def importance(self, model: nn.Module | None = None) -> Tensor:
         """Of the channels, which are not ranked here."""

@@ -53,7 +53,7 @@ class Trials:
             self.model.load_state_dict(start)
             precision = Precision.noted(found[0].notes) if found else None
             found.append(self._trial(len(trials), strength, on_step, precision))
-            trials.append(Trial(strength, found[-1].whole_ratio()))
+            trials.append(Trial(strength, found[-1].whole_ratio(self.budget.resource)))
             if best_trial(trials, limit) == len(trials) - 1:
                 kept = copied(self.model.state_dict())
             if found[-1].notes["stopped"]:

@@ -206,6 +206,7 @@ def rows_of(layer: Fitted, x: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         rows = x.reshape(1, -1, x.shape[-1])
     else:
+        assert not isinstance(layer.padding, str)  # see `fits`
         patches = unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
         n, width, places = patches.shape
         patches = patches.view(n, layer.groups, width // layer.groups, places)
