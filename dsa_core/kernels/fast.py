@@ -1,10 +1,9 @@
 """`soft_topk` over all segments at once in plain torch: the twin of `reference.py` for daily use.
 
-No loop over segments, and about four evaluations in place of sixty: the segments are sorted, their
+No loop over segments, and four evaluations in place of sixty: the segments are sorted, their
 thresholds found by Newton's method on a condition in logarithms, in float64.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,6 @@ from dsa_core.kernels.segments import segment_ids, softmax_by, sum_by
 
 # A root that was not found is off by far more; sums of 1e8 equal terms may round by as much.
 CONVERGED_RESIDUAL = 1e-8
-_ROUNDING = 1e-13  # |log(A/B)| that float64 sums of a few thousand terms can resolve
 
 
 class Threshold(NamedTuple):
@@ -140,14 +138,16 @@ def _interleave(top: Tensor, rest: Tensor) -> Tensor:
 
 
 def _solve(problem: _Problem) -> tuple[Tensor, int]:
-    """Roots u in units of x, shape (G,), and the number of evaluations.
+    """Roots u in units of x, shape (G,), and the number of evaluations; four are usual.
 
-    Four evaluations are usual; the most seen in 90,000 segments of hostile scores and counts were
-    seven.
+    A step of 1e-6 is the last: phi of `_imbalance` has |phi''| <= 2 phi', so that it leaves 1e-12.
     """
-    lower, upper = _bracket(problem)
-    resolved = _ROUNDING * (1 + torch.maximum(lower.abs(), upper.abs()))
-    return find_root(partial(_imbalance, problem=problem), lower, upper, resolved=resolved)
+
+    def step(u: Tensor) -> Tensor:
+        phi, derivative = _imbalance(u, problem)
+        return phi / derivative
+
+    return find_root(step, *_bracket(problem), nearly=1e-6)
 
 
 def _bracket(problem: _Problem) -> tuple[Tensor, Tensor]:
@@ -185,7 +185,8 @@ def _imbalance(u: Tensor, problem: _Problem) -> tuple[Tensor, Tensor]:
         problem: the standardised segments.
 
     Returns:
-        phi and its derivative in [0, 2], shape (G,) each.
+        phi and its derivative in [0, 2], shape (G,) each. A side has d log A / du = sum w / A with
+        w = p (1 - p), and |dw / du| <= w <= 1 - p, from which |phi''| <= 2 phi'.
     """
     v = _interleave(-u, u)
     log_wrong = logsigmoid(problem.y - v.take(problem.side))  # (n,) log(1 - p) or log p
@@ -213,9 +214,9 @@ def _residual(p: Tensor, k: Tensor, ids: Tensor) -> Tensor:
 
 def _check_converged(residual: Tensor) -> None:
     """Refuse to answer with probabilities that do not sum to k."""
-    bad = ~(residual <= CONVERGED_RESIDUAL)
-    if bool(bad.any()):
-        g = int(bad.long().argmax())
+    good = residual <= CONVERGED_RESIDUAL
+    if not bool(good.all()):
+        g = int(good.long().argmin())
         raise RuntimeError(
             f"scores: no threshold found for segment {g}: wanted |sum p - k| / k <= "
             f"{CONVERGED_RESIDUAL:g}, got {float(residual[g]):.3g}. Are scores beyond 1e300 "
