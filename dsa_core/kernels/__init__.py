@@ -12,7 +12,6 @@ tests.
     tensor([0.7311, 0.2689, 0.7500, 0.7500, 0.7500, 0.7500])
 """
 
-import difflib
 import os
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, nearest
 from dsa_core.kernels import fast, reference
 from dsa_core.kernels.checks import check_inputs
 from dsa_core.kernels.fast import Threshold
@@ -182,11 +181,7 @@ def resolve_backend(name: str, *, like: Tensor | None = None) -> str:
             f"device (or TRITON_INTERPRET=1, set before the start); there is "
             f"{', '.join(map(repr, backends()))}. Use backend='auto'."
         )
-    near = difflib.get_close_matches(str(name), _NAMES, n=1, cutoff=0.0)[0]
-    raise ConfigError(
-        f"backend: wanted one of {', '.join(map(repr, _NAMES))}, got {name!r}; "
-        f"did you mean {near!r}?"
-    )
+    raise ConfigError(f"backend: unknown name {name!r}{nearest(str(name), _NAMES)}")
 
 
 def _automatic(like: Tensor | None) -> str:

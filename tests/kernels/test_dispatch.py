@@ -132,7 +132,7 @@ def test_missing_backend_says_so() -> None:
 
 @pytest.mark.parametrize(("name", "near"), [("tritn", "triton"), ("refrence", "reference")])
 def test_unknown_backend_suggests_the_nearest(name: str, near: str) -> None:
-    with pytest.raises(ConfigError, match=f"got '{name}'; did you mean '{near}'"):
+    with pytest.raises(ConfigError, match=f"'{name}': did you mean '{near}'"):
         soft_topk(GOOD["scores"], GOOD["k"], GOOD["offsets"], temperature=1.0, backend=name)
 
 
