@@ -9,7 +9,7 @@ gets none (ReLU'(0) = 0).
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
+from dsa_core.example import Call
 from dsa_core.kernels import soft_topk
 
 Estimator = Literal["mean_field", "straight_through", "mixed", "relaxed"]
@@ -149,10 +150,14 @@ def check_mask(parameters: Mapping[str, Tensor], graph: ChannelGraph, mask: Tens
             )
 
 
-def masked_call(model: nn.Module, graph: ChannelGraph, mask: Tensor, x: Tensor) -> Tensor:
-    """Run the network on x under a mask (n,); differentiable in the mask and the weights."""
+def masked_call(model: nn.Module, graph: ChannelGraph, mask: Tensor, example: Any) -> Any:
+    """Run the network on an example, in any form that `trace` takes, under a mask (n,).
+
+    Differentiable in the mask and the weights.
+    """
     masked = masked_parameters(dict(model.named_parameters()), graph, mask)
-    return functional_call(model, masked, (x,))
+    call = Call.of(example)
+    return functional_call(model, masked, call.args, call.kwargs)
 
 
 @contextmanager

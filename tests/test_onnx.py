@@ -42,9 +42,8 @@ def test_the_file_computes_what_the_network_does_at_batch_sizes_never_exported(w
     x = torch.randn(7, 1, 8, 8)
     with torch.no_grad():
         wanted = pruned.eval()(x)
-    torch.testing.assert_close(
-        onnx_file.run_onnx(path.read_bytes(), x), wanted, rtol=1e-4, atol=1e-5
-    )
+    (found,) = onnx_file.run_onnx(path.read_bytes(), x)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_it_is_one_file_and_the_network_is_left_as_it_was(written, pruned):
@@ -60,7 +59,7 @@ def test_it_is_one_file_and_the_network_is_left_as_it_was(written, pruned):
 
 
 def test_a_file_that_differs_is_not_written(pruned, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_file, "run_onnx", lambda content, x: pruned(x).detach() + 0.1)
+    monkeypatch.setattr(onnx_file, "run_onnx", lambda content, x: [pruned(x).detach() + 0.1])
     with pytest.raises(SurgeryError, match=r"differs from the network by 0\.1"):
         export_onnx(pruned.eval(), tmp_path / "net.onnx", torch.randn(2, 1, 8, 8))
     assert not list(tmp_path.iterdir())
@@ -96,3 +95,40 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 def test_what_is_no_onnx_file_is_refused():
     with pytest.raises(SurgeryError, match="refuses the network"):
         onnx_file.onnx_session(b"not a network")
+
+
+def test_a_path_is_a_string_too_and_its_folder_is_made(pruned, tmp_path):
+    check = export_onnx(pruned, f"{tmp_path}/new/deep/x.onnx", torch.randn(2, 1, 8, 8))
+    assert check.path == tmp_path / "new" / "deep" / "x.onnx"
+    assert check.path.exists()
+    with pytest.raises(SurgeryError, match=r"new is a folder: name the file.*net\.onnx"):
+        export_onnx(pruned, str(tmp_path / "new"), torch.randn(2, 1, 8, 8))
+
+
+class Pair(nn.Module):
+    """Ids, a mask that all examples share, and keywords in; a dict of two out."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.fc = nn.Embedding(7, 6), nn.Linear(6, 3)
+
+    def forward(self, ids, shared=None, *, scale=1.0, more=None):
+        x = self.embedding(ids) @ self.fc.weight.T
+        x = x if shared is None else shared @ x
+        return {"sum": x.sum(1) + more["bias"], "all": x * scale}
+
+
+def test_several_inputs_and_outputs(tmp_path):
+    model, ids = Pair().eval(), torch.tensor([[1, 2, 3, 0], [4, 5, 6, 0]])
+    more = {"bias": torch.randn(2, 3)}
+    check = export_onnx(model, tmp_path / "a.onnx", ((ids,), {"scale": 2.0, "more": more}))
+    assert check.max_abs_diff < 1e-5
+    names = [i.name for i in onnx_file.onnx_session(check.path).get_inputs()]
+    assert names == ["input0", "input1"]
+    one = ((ids[:1], torch.rand(4, 4)), {"more": {"bias": torch.randn(1, 3)}})
+    export_onnx(model, tmp_path / "b.onnx", one)
+    x, shared, bias = torch.randint(7, (5, 4)), torch.rand(4, 4), torch.randn(5, 3)
+    with torch.no_grad():
+        wanted = model(x, shared, more={"bias": bias})
+    found = onnx_file.run_onnx((tmp_path / "b.onnx").read_bytes(), x, shared, bias)
+    torch.testing.assert_close(found, [*wanted.values()], rtol=1e-4, atol=1e-5)

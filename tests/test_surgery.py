@@ -5,6 +5,8 @@ import json
 import pickle
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -249,7 +251,10 @@ def test_one_changed_byte_of_the_weights_is_found(tmp_path: Path, where: float) 
         load(tmp_path, model)
 
 
-ENTRIES = ["format", "model", "num_classes", "input_shape", "groups", "tensors", "versions"]
+ENTRIES = [
+    "format", "model", "num_classes", "input_shape", "groups", "tensors", "versions", "example",
+    "earlier",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -265,6 +270,8 @@ def test_every_changed_or_missing_entry_is_named(tmp_path: Path, entry: str) -> 
         "groups": found["groups"] | {"conv1": {"size": 16, "kept": [0]}},
         "tensors": {k: v | {"shape": [1]} for k, v in found["tensors"].items()},
         "versions": {"torch": "0"},
+        "example": {"args": [{"tensor": [1, 1, 9, 9], "dtype": "float32"}], "kwargs": {}},
+        "earlier": [{}],
     }[entry]
     path.write_text(json.dumps(found | {entry: changed}))
     with pytest.raises(SurgeryError, match=f"'{entry}'"):
@@ -289,8 +296,100 @@ def test_files_of_another_network_name_the_entry(tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(SurgeryError, match="entry 'groups': network and file differ"):
         load(tmp_path, nn.Sequential(conv(1, 4), nn.Flatten(), nn.Linear(256, 3)))
-    with pytest.raises(SurgeryError, match="entry 'input_shape'"):
+    with pytest.raises(SurgeryError, match=r"entry 'example'.*is it the dense one that was pruned"):
         load(tmp_path, TOYS[1].build())
+
+
+def test_a_name_that_nobody_knows_asks_for_the_network(tmp_path: Path) -> None:
+    model, graph, _ = prepared(TOYS[0])
+    keep = random_channels(graph, 0.5, seed=0)
+    save(tmp_path, prune(model, graph, keep), graph, keep, name="toy")
+    load(tmp_path, model)
+    with pytest.raises(SurgeryError, match=r"names the network 'toy'.*Pass the dense network as"):
+        load(tmp_path)
+
+
+def test_files_of_before_are_read(tmp_path: Path) -> None:
+    """They have one input, of which they know the shape, and one cut."""
+    model, pruned, x = saved(tmp_path)
+    path = tmp_path / "architecture.json"
+    found = json.loads(path.read_text())
+    for entry in ("example", "earlier"):
+        del found[entry], found["sha256"][entry]
+    path.write_text(json.dumps(found))
+    again = load(tmp_path, model)
+    torch.testing.assert_close(try_forward(again, x), try_forward(pruned, x), rtol=0, atol=0)
+
+
+def cut_and_save(folder: Path, model: nn.Module, x: Tensor, seed: int) -> nn.Module:
+    """Trace, cut at random, copy as a fine-tuning would, and save."""
+    graph = trace(model, x)
+    keep = random_channels(graph, 0.6, seed)
+    pruned = copy.deepcopy(prune(model, graph, keep))
+    save(folder, pruned, graph, keep, name="resnet8")
+    return pruned
+
+
+def test_a_network_cut_again_and_again_loads_from_the_last_folder_alone(tmp_path: Path) -> None:
+    model, x = models.build("resnet8").eval(), torch.randn(2, 1, 8, 8)
+    randomise(model)
+    for seed in range(3):
+        pruned = cut_and_save(tmp_path / str(seed), model, x, seed)
+        again = load(tmp_path / str(seed))
+        torch.testing.assert_close(try_forward(again, x), try_forward(pruned, x), rtol=0, atol=0)
+        model = again if seed else pruned  # a cut of a loaded network, and of one in memory
+    assert again.conv1.out_channels < 8
+    found = json.loads((tmp_path / "2" / "architecture.json").read_text())
+    sizes = [cut["groups"]["conv1"]["size"] for cut in [*found["earlier"], found]]
+    assert sizes == [16, 10, 6]
+
+
+def test_the_graph_and_choice_of_another_cut_are_refused(tmp_path: Path) -> None:
+    model, graph, _ = prepared(TOYS[0])
+    first, second = (random_channels(graph, 0.5, seed) for seed in (0, 1))
+    with pytest.raises(SurgeryError, match="not those that the network was last pruned by"):
+        save(tmp_path, prune(model, graph, first), graph, second, name="toy")
+    assert not list(tmp_path.iterdir())
+
+
+class Gated(nn.Module):
+    """Its last layer is a gate of width one."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.fc, self.head, self.gate = nn.Linear(4, 6), nn.Linear(6, num_classes), nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(x).relu()
+        return self.head(x) * self.gate(x).sigmoid()
+
+
+def test_classes_are_those_of_the_output_not_of_the_last_layer(tmp_path: Path) -> None:
+    model, x = Gated(7), torch.randn(2, 4)
+    graph = trace(model, x)
+    assert (graph.outputs, graph.layers[-1].name) == (7, "gate")
+    keep = random_channels(graph, 0.5, seed=0)
+    pruned = prune(model, graph, keep)
+    save(tmp_path, pruned, graph, keep, name=f"{__name__}:Gated")
+    torch.testing.assert_close(try_forward(load(tmp_path), x), try_forward(pruned, x))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (lambda keep: SimpleNamespace(keep=keep), r"the SimpleNamespace itself: pass its \.keep"),
+        (lambda keep: keep.float(), r"torch\.float32 of shape .* pass mask > 0\.5"),
+        (lambda keep: keep.tolist(), r"a list: torch\.as_tensor\(keep, dtype=torch\.bool\)"),
+        (lambda keep: keep.numpy(), r"a ndarray: torch\.as_tensor"),
+        (lambda keep: torch.tensor([3, 4]), "torch.int64 of shape .*for counts.*top_channels"),
+        (lambda keep: keep[:-1], r"have the shape \(\d+,\)"),
+    ],
+)
+def test_what_is_given_for_keep_is_named_with_the_remedy(given: Any, words: str) -> None:
+    model, graph, _ = prepared(TOYS[0])
+    keep = torch.ones(graph.n_channels, dtype=torch.bool)
+    with pytest.raises(SurgeryError, match=f"keep must .*{words}"):
+        prune(model, graph, given(keep))
 
 
 def test_a_failed_write_leaves_the_old_file(

@@ -1,57 +1,156 @@
-"""Export a network to a graph of operators, with errors that say which part failed."""
+"""Export a network to a graph of operators, with errors that say which part failed, and why."""
 
+import io
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.func import functional_call
 from torch.fx import Node
 
 from dsa_core.errors import TraceError
+from dsa_core.example import Call, tensors_in
 
-ADVICE = (
-    "a branch on the values of a tensor cannot be traced: let it depend on shapes or settings, "
-    "or use torch.where; if an input does not fit, give an example of the right shape"
+DATA_DEPENDENT = re.compile(  # in the name or the text of torch's many errors of this one kind
+    "data-dependent|DataDependent|DynamicOutputShape|Cannot cast FakeTensor|"
+    r"\.numpy\(\) is not supported"
 )
+ADVICE = (
+    "a branch on the values of a tensor, or their use in Python or numpy, cannot be traced: let it "
+    "depend on shapes or settings, or use torch.where"
+)
+TORCH = str(Path(torch.__file__).parent)
 
 
-def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+def export(model: nn.Module, call: Call) -> ExportedProgram:
     """Export in evaluation mode; the model's own mode is restored.
 
+    What the exported graph returns is the flat list of the tensors that the network returns.
+
     Raises:
-        TraceError: the export failed; names the innermost module that was running.
+        TraceError: the forward itself raises, or it cannot be exported; names the innermost module
+            that was running.
     """
+    with evaluating(model):
+        handle = model.register_forward_hook(lambda _, __, output: returned(model, output))
+        try:
+            with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # dumps of whole graphs
+                warnings.simplefilter("ignore")
+                return torch.export.export(model, call.args, call.kwargs, strict=False)
+        except TraceError:
+            raise
+        except Exception as error:
+            handle.remove()
+            cause = own_error(model, call)
+            if cause is not None:
+                raise TraceError(told_forward(model, call, cause)) from cause
+            raise TraceError(told_export(model, error)) from error
+        finally:
+            handle.remove()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode for the length of a block; each module's mode comes back."""
     modes = {m: m.training for m in model.modules()}
     model.eval()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.export.export(model, inputs, strict=False)
-    except Exception as error:
-        where = failing_module(model, error)
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise TraceError(
-            f"tracing stopped in {where}: {type(error).__name__}: {first_line} ({ADVICE})"
-        ) from error
+        yield
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
+def returned(model: nn.Module, output: Any) -> list[Tensor]:
+    """The tensors that a network returns, which need not be known to torch's pytree."""
+    found = tensors_in(output)
+    if not found:
+        raise TraceError(
+            f"{type(model).__name__} returns a {type(output).__name__} that holds no tensor: let "
+            "its forward return a tensor, or a tuple, dict or dataclass of them"
+        )
+    return found
+
+
+def own_error(model: nn.Module, call: Call) -> Exception | None:
+    """What the network raises when it is simply run, or None.
+
+    It is run on copies of its buffers, and the state of the random generators is put back.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    tensors = [*call.tensors.values(), *model.parameters()]
+    devices = {t.device.index or 0 for t in tensors if t.device.type == "cuda"}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            functional_call(model, buffers, call.args, call.kwargs)
+    except Exception as error:
+        return error
+    return None
+
+
+def told_forward(model: nn.Module, call: Call, error: Exception) -> str:
+    """Say that the network cannot be run on the example at all."""
+    given = ", ".join(f"{name} {tuple(t.shape)} {kind(t)}" for name, t in call.tensors.items())
+    weight = next(model.parameters(), None)
+    own = "" if weight is None else f", the network is {kind(weight)}"
+    return (
+        f"the forward itself raises on this example, in {failing_module(model, error)}: "
+        f"{first_line(error)} (the example: {given}{own}). Run model(...) on it until it works; if "
+        "the input does not fit, give an example of the right shape, type and device"
+    )
+
+
+def told_export(model: nn.Module, error: Exception) -> str:
+    """Say that the network runs, but cannot be traced."""
+    dependent = DATA_DEPENDENT.search(f"{type(error).__name__} {error}")
+    return (
+        f"the network runs, but torch.export cannot trace it: it stopped in "
+        f"{failing_module(model, error)}: {first_line(error)}" + (f" ({ADVICE})" * bool(dependent))
+    )
+
+
+def kind(tensor: Tensor) -> str:
+    """A tensor's type and device."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
+
+
+def first_line(error: Exception) -> str:
+    """An error's class and the first line of its text."""
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
+
+
 def failing_module(model: nn.Module, error: BaseException) -> str:
-    """The name and class of the innermost module on the error's stack."""
+    """The name and class of the innermost module on the error's stack, and the line it was at.
+
+    The line is the innermost one outside torch, if the stack has one from the outermost forward on.
+    """
     names = {module: name for name, module in model.named_modules()}
-    classes = {type(module).__name__: name for name, module in model.named_modules()}
-    found = type(model).__name__
+    classes = {type(module): name for name, module in model.named_modules()}
+    found = line = outside = ""
     trace = error.__traceback__
     while trace is not None:
-        owner = trace.tb_frame.f_locals.get("self")
-        if isinstance(owner, nn.Module) and trace.tb_frame.f_code.co_name == "forward":
-            name = names.get(owner, classes.get(type(owner).__name__, ""))
-            line = f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}"
-            found = f"{name or 'the network'} ({type(owner).__name__}, {line})"
+        frame, here = trace.tb_frame, at(trace.tb_frame, trace.tb_lineno)
+        owner = frame.f_locals.get(next(iter(frame.f_code.co_varnames), ""))
+        name = names.get(owner, classes.get(type(owner))) if isinstance(owner, nn.Module) else None
+        if name is not None and frame.f_code.co_name == "forward":
+            found, line = f"{name or 'the network'} ({type(owner).__name__}", here
+        if found and not frame.f_code.co_filename.startswith(TORCH):
+            outside = here
         trace = trace.tb_next
-    return found
+    return f"{found}, {outside or line})" if found else type(model).__name__
+
+
+def at(frame: FrameType, line: int) -> str:
+    """A place in the code as `file.py:12`."""
+    return f"{Path(frame.f_code.co_filename).name}:{line}"
 
 
 def name_of_module(node: Node) -> str:

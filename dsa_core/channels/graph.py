@@ -1,21 +1,16 @@
 """The channel graph: groups of channels that must be kept or removed together, and where each one
 lies."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dsa_core.channels import rules_layers, rules_math, rules_moves
-from dsa_core.channels.export import export
-from dsa_core.channels.grouping import Group, group_classes
-from dsa_core.channels.ids import NO_CHANNEL, Ids
-from dsa_core.channels.tracer import LayerTrace, Tracer, state_aliases
-from dsa_core.errors import TraceError
-
-RULES = {**rules_moves.RULES, **rules_math.RULES, **rules_layers.RULES}
+from dsa_core.channels.grouping import Group
+from dsa_core.example import Call
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ class Norm:
     channels: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ChannelGraph:
     """Where every channel of a network is made, read and stored.
 
@@ -81,7 +76,10 @@ class ChannelGraph:
         unknown_ops: operators without a rule, and how often they occurred; all they touch is
             frozen.
         unused: parameters that the traced forward never reads; surgery leaves them as they are.
-        input_shape: shape of the traced input.
+        input_shape: shape of the first tensor that the network was traced with.
+        example: what it was traced with, shapes and structure only, as plain data for JSON (see
+            `Call.describe`).
+        outputs: channels of the first tensor of two axes or more that the network returns.
     """
 
     groups: tuple[Group, ...]
@@ -94,6 +92,12 @@ class ChannelGraph:
     unknown_ops: dict[str, int]
     unused: tuple[str, ...]
     input_shape: tuple[int, ...]
+    example: dict[str, Any]
+    outputs: int
+
+    def call(self, model: nn.Module) -> Call:
+        """Arguments of the traced form: zeros on the device and in the floating type of a model."""
+        return Call.zeros(self.example, model)
 
     @property
     def prunable(self) -> tuple[Group, ...]:
@@ -163,6 +167,19 @@ class ChannelGraph:
             lines.append(f"never read in this forward, left as they are: {', '.join(self.unused)}")
         return "\n".join(lines) or "every channel can be pruned"
 
+    def __repr__(self) -> str:
+        stay = ", ".join(f"{reason} {count}" for reason, count in self.frozen.items())
+        lines = [
+            f"ChannelGraph: {len(self.prunable)} prunable groups of {self.n_channels} channels in "
+            f"all, {len(self.layers)} layers",
+            f"  channels that stay: {sum(self.frozen.values())}" + (f" ({stay})" if stay else ""),
+        ]
+        if self.unknown_ops:
+            lines.append(f"  unknown ops: {', '.join(self.unknown_ops)}")
+        if self.unused:
+            lines.append(f"  parameters never read: {len(self.unused)}")
+        return "\n".join([*lines, "  print(graph) lists the groups"])
+
     def __str__(self) -> str:
         width = max((len(g.name) for g in self.groups), default=4)
         rows = [f"{'group':>5}  {'name':<{width}}  {'channels':>8}  members"]
@@ -175,132 +192,3 @@ def shorten(names: Sequence[str], most: int = 4) -> str:
     """The first few of a list of names."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def trace(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> ChannelGraph:
-    """Follow every channel of a network through one forward pass in evaluation mode.
-
-    The exported graph is run once with channel ids in place of activations; ids that meet in an
-    elementwise operator are united, ids that an operator mixes are frozen. Channels made and read
-    by the same layers form a group. This is the topological grouping of DSA: cut at every ordinary
-    convolution, what stays connected shares one keep ratio and one mask. Where channels of one
-    layer are read by different layers, the group is split further than there, which keeps the cost
-    an exact quadratic form.
-
-    Args:
-        model: any network that `torch.export` accepts; it is not changed.
-        example: one input, or a tuple of them; MACs are counted for one example of the batch.
-
-    Raises:
-        TraceError: the export failed or met control flow; the message names the part.
-
-    Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164), "topological grouping".
-    """
-    inputs = example if isinstance(example, tuple) else (example,)
-    program = export(model, inputs)
-    names = state_aliases(model)
-    first = {alias: name for name, aliases in names.items() for alias in aliases}
-    tracer = Tracer(RULES, first, pinned=fixed_widths(model))
-    tracer.run(program)
-    if not tracer.layers:
-        raise TraceError(
-            "the network has no convolution and no linear layer: there is nothing to prune"
-        )
-    return assemble(tracer, model, tuple(inputs[0].shape))
-
-
-def fixed_widths(model: nn.Module) -> dict[str, str]:
-    """Parameters of modules that check their own width in forward, with the reason to keep them."""
-    return {
-        f"{name}.{parameter}" if name else parameter: f"attention module of fixed width ({name})"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.MultiheadAttention)
-        for parameter, _ in module.named_parameters()
-    }
-
-
-def assemble(tracer: Tracer, model: nn.Module, input_shape: tuple[int, ...]) -> ChannelGraph:
-    """Turn ids into classes, classes into groups, and number the prunable channels."""
-    mark_elements(tracer)
-    classes = tracer.book.classes()
-    layers = tracer.layers.values()
-    parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
-    grouping = group_classes(tracer, classes, parameters)
-    flat = grouping.flat
-    aliases = state_aliases(model)
-    axes = {n: {a: flat(ids) for a, ids in by_axis.items()} for n, by_axis in tracer.axes.items()}
-    axes = {
-        n: {a: f for a, f in by_axis.items() if bool((f >= 0).any())} for n, by_axis in axes.items()
-    }
-    state = dict(model.named_parameters()) | dict(model.named_buffers())
-    return ChannelGraph(
-        groups=grouping.groups,
-        axes={alias: v for n, v in axes.items() if v for alias in aliases.get(n, [n])},
-        layers=tuple(flat_layer(t, tuple(state[t.weight].shape), flat) for t in layers),
-        norms=tuple(Norm(t.weight, t.bias, flat(t.ids)) for t in tracer.norms),
-        parameters=parameters,
-        fixed_macs=tracer.fixed_macs,
-        frozen=grouping.frozen,
-        unknown_ops=tracer.unknown_ops,
-        unused=tuple(n for n in parameters if n not in tracer.read),
-        input_shape=input_shape,
-    )
-
-
-def flat_layer(
-    traced: LayerTrace, shape: tuple[int, ...], flat: Callable[[Tensor], Tensor]
-) -> Layer:
-    """The layer with flat channels in place of ids."""
-    read = None if traced.in_ids is None else flat(traced.in_ids)
-    return Layer(
-        name=traced.name,
-        kind=traced.kind,
-        weight=traced.weight,
-        shape=shape,
-        coefficient=traced.coefficient,
-        out_channels=flat(traced.out_ids),
-        in_channels=read,
-    )
-
-
-def mark_elements(tracer: Tracer) -> None:
-    """Find the axis of each parameter that met channels element by element.
-
-    A scale for each channel is such a parameter.
-    """
-    classes = tracer.book.classes()
-    made = torch.zeros(len(classes), dtype=torch.bool)
-    made[classes[torch.cat([t.out_ids for t in tracer.layers.values()])]] = True
-    channel = torch.where(made[classes], classes, NO_CHANNEL)
-    for name, value in tracer.elements.items():
-        if value.touched:
-            mark_elementwise(tracer, name, value.base, channel)
-
-
-def mark_elementwise(tracer: Tracer, name: str, elements: Tensor, channel: Tensor) -> None:
-    """Find the axis of one parameter along which its elements belong to channels.
-
-    Args:
-        elements: the ids of its elements, in its shape.
-        channel: id -> class if it is a channel that a layer makes, else -1.
-    """
-    marked = tracer.axes.get(name, {})
-    if marked and elements.ndim > 1:  # a weight of a layer that is also used otherwise
-        reason = f"{name} is used in two ways"
-        tracer.book.freeze(elements, reason)
-        for ids in marked.values():
-            tracer.book.freeze(ids, reason)
-        return
-    if marked:
-        tracer.mark_axis(name, 0, elements)
-        return
-    classes = channel[elements]
-    varying = Ids.of(classes)
-    axes = [axis for axis in range(elements.ndim) if varying.varies(axis)]
-    if len(axes) == 1:
-        n = elements.shape[axes[0]]
-        line = elements.movedim(axes[0], 0).reshape(n, -1)[:, 0]
-        has = classes.movedim(axes[0], 0).reshape(n, -1)[:, 0] >= 0
-        tracer.mark_axis(name, axes[0], torch.where(has, line, NO_CHANNEL))
-    elif bool((classes >= 0).any()):
-        tracer.book.freeze(elements, f"{name} holds channels on several axes or as a whole")

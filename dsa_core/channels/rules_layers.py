@@ -5,13 +5,14 @@ from math import prod
 from torch import Tensor
 
 from dsa_core.channels.ids import Ids
-from dsa_core.channels.tracer import Call, LayerTrace, NormTrace, Rule, Tracer
+from dsa_core.channels.tracer import LayerTrace, NormTrace, OpCall, Rule, Tracer
+from dsa_core.errors import TraceError
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
-def convolution(tracer: Tracer, call: Call) -> Ids | list[Ids]:
+def convolution(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     """Read the input channels, make fresh output channels.
 
     With `groups` > 1 the same position of every group is united, on both sides, so that each group
@@ -20,10 +21,17 @@ def convolution(tracer: Tracer, call: Call) -> Ids | list[Ids]:
     weight, x = call.args["weight"], call.args["input"]
     name = call.state("weight")
     transposed = call.op in TRANSPOSED
-    if name is None or len(call.shape) != len(weight.shape):
+    unbatched = len(call.shape) < len(weight.shape)
+    if name is None or unbatched:
+        if unbatched and tracer.rank == len(weight.shape) - 1:
+            raise TraceError(
+                f"{call.module or 'the network'} reads {x.shape}: the example looks like one image "
+                "(or signal) without a batch axis; give it one, x[None]"
+            )
         positions = x.shape if transposed else call.shape
         tracer.fixed_macs += prod(weight.shape[1:]) * prod(positions) // tracer.batch
-        return tracer.opaque(call, "convolution with a computed weight or without a batch axis")
+        why = "without a batch axis" if unbatched else tracer.computed_weight(call)
+        return tracer.opaque(call, f"convolution {why}")
     groups = call.args["groups"]
     in_ids = tracer.book.fold(x, 1)
     area = prod(x.shape[2:]) if transposed else prod(call.shape[2:])
@@ -46,7 +54,7 @@ def convolution(tracer: Tracer, call: Call) -> Ids | list[Ids]:
     return Ids.along(out_ids, 1, call.shape)
 
 
-def linear(tracer: Tracer, call: Call) -> Ids | list[Ids]:
+def linear(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     """Read the last axis, make fresh features."""
     weight, x = call.args["weight"], call.args["input"]
     name = call.state("weight")
@@ -57,7 +65,7 @@ def linear(tracer: Tracer, call: Call) -> Ids | list[Ids]:
         why = (
             "linear layer across another axis than the channels"
             if across
-            else "linear layer with a computed weight"
+            else f"linear layer {tracer.computed_weight(call)}"
         )
         return tracer.opaque(call, why)
     in_ids = tracer.book.fold(x, len(x.shape) - 1)
@@ -77,7 +85,7 @@ def add_layer(tracer: Tracer, layer: LayerTrace) -> None:
     tracer.layers[layer.weight] = layer
 
 
-def mark_bias(tracer: Tracer, call: Call, ids: Tensor) -> None:
+def mark_bias(tracer: Tracer, call: OpCall, ids: Tensor) -> None:
     """A bias belongs to the output channels; one that was computed cannot be cut."""
     if call.args.get("bias") is None:
         return
@@ -88,7 +96,7 @@ def mark_bias(tracer: Tracer, call: Call, ids: Tensor) -> None:
         tracer.mark_axis(name, 0, ids)
 
 
-def batch_norm(tracer: Tracer, call: Call) -> Ids:
+def batch_norm(tracer: Tracer, call: OpCall) -> Ids:
     """Scale and shift each channel by itself; the statistics belong to the same channels."""
     x = call.args["input"]
     ids = tracer.book.fold(x, 1)
@@ -103,7 +111,7 @@ def batch_norm(tracer: Tracer, call: Call) -> Ids:
     return Ids(x.base, x.shape)
 
 
-def layer_norm(tracer: Tracer, call: Call) -> Ids:
+def layer_norm(tracer: Tracer, call: OpCall) -> Ids:
     """Normalise over the last axes: where channels lie there, each depends on all, so they stay."""
     x = call.args["input"]
     first = len(x.shape) - len(call.args["normalized_shape"])
@@ -112,14 +120,14 @@ def layer_norm(tracer: Tracer, call: Call) -> Ids:
     return Ids(x.base, x.shape)
 
 
-def group_norm(tracer: Tracer, call: Call) -> Ids:
+def group_norm(tracer: Tracer, call: OpCall) -> Ids:
     """Normalise over sets of channels, which therefore stay."""
     x = call.args["input"]
     tracer.book.freeze(x.base, f"GroupNorm mixes channels ({call.module})")
     return Ids(x.base, x.shape)
 
 
-def prelu(tracer: Tracer, call: Call) -> Ids:
+def prelu(tracer: Tracer, call: OpCall) -> Ids:
     """A slope for each channel, or one for all."""
     x, name = call.args["self"], call.state("weight")
     if name is None:

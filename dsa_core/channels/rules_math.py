@@ -2,11 +2,14 @@
 
 from math import prod
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from dsa_core.channels.ids import Ids
-from dsa_core.channels.tracer import Call, Rule, StateIds, Tracer
+from dsa_core.channels.tracer import OpCall, Rule, StateIds, Tracer
 
 
-def elementwise(tracer: Tracer, call: Call) -> Ids | list[Ids]:
+def elementwise(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     """Channels that meet at a position are united; broadcasting as torch does.
 
     A tensor of size one on an axis along which channels lie (a spatial gate, a scale for all
@@ -38,12 +41,12 @@ def state(value: Ids) -> bool:
     return isinstance(value, StateIds)
 
 
-def maximum_minimum(tracer: Tracer, call: Call) -> Ids | list[Ids]:
+def maximum_minimum(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     """`max` and `min` are two operators: of two tensors, or over axes."""
     return elementwise(tracer, call) if len(call.tensors()) > 1 else reduction(tracer, call)
 
 
-def gated_linear_unit(tracer: Tracer, call: Call) -> Ids:
+def gated_linear_unit(tracer: Tracer, call: OpCall) -> Ids:
     """One half of an axis gates the other: the same position of both is tied."""
     x, axis = call.tensors()[0], call.args["dim"] % len(call.shape)
     if not x.varies(axis):
@@ -52,7 +55,7 @@ def gated_linear_unit(tracer: Tracer, call: Call) -> Ids:
     return Ids(tracer.book.unite(left, right), call.shape)
 
 
-def spatial(tracer: Tracer, call: Call) -> Ids:
+def spatial(tracer: Tracer, call: OpCall) -> Ids:
     """Pooling and resizing act on each channel by itself: the same channels on another grid."""
     x = call.tensors()[0]
     axis = 1 if len(x.shape) > 2 else 0
@@ -61,12 +64,12 @@ def spatial(tracer: Tracer, call: Call) -> Ids:
     return Ids.along(tracer.book.fold(x, axis), axis, call.shape)
 
 
-def spatial_pair(tracer: Tracer, call: Call) -> list[Ids]:
+def spatial_pair(tracer: Tracer, call: OpCall) -> list[Ids]:
     """The same, for pooling that also returns its indices."""
     return [spatial(tracer, call), *(Ids.constant(s) for s in call.shapes[1:])]
 
 
-def reduction(tracer: Tracer, call: Call) -> Ids | list[Ids]:
+def reduction(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     """Reduce over axes: over space each channel by itself; over channels they mix, and stay."""
     x = call.tensors()[0]
     dims = call.args.get("dim")
@@ -86,7 +89,7 @@ def reduction(tracer: Tracer, call: Call) -> Ids | list[Ids]:
     return results if len(results) > 1 else results[0]
 
 
-def along_axis(tracer: Tracer, call: Call) -> Ids:
+def along_axis(tracer: Tracer, call: OpCall) -> Ids:
     """Softmax, cumulative sums: over space each channel by itself; over channels they mix, and
     stay."""
     x = call.tensors()[0]
@@ -95,15 +98,18 @@ def along_axis(tracer: Tracer, call: Call) -> Ids:
     return Ids(x.base, x.shape)
 
 
-def product(tracer: Tracer, call: Call) -> list[Ids]:
+def product(tracer: Tracer, call: OpCall) -> list[Ids]:
     """A product of activations mixes their channels; its MACs are a constant of the cost."""
-    a = call.tensors()[-2]
-    contraction = a.shape[-1] if call.op != "einsum" else contracted(call)
-    tracer.fixed_macs += prod(call.shape) * contraction // tracer.batch
+    macs = (
+        einsum_macs(call)
+        if call.op == "einsum"
+        else prod(call.shape) * call.tensors()[-2].shape[-1]
+    )
+    tracer.fixed_macs += macs // tracer.batch
     return tracer.opaque(call, f"{call.op} of activations")
 
 
-def attention(tracer: Tracer, call: Call) -> list[Ids]:
+def attention(tracer: Tracer, call: OpCall) -> list[Ids]:
     """Scaled dot-product attention: two products."""
     query, key, value = (call.args[a] for a in ("query", "key", "value"))
     rows = prod(query.shape[:-1])
@@ -112,26 +118,25 @@ def attention(tracer: Tracer, call: Call) -> list[Ids]:
     return tracer.opaque(call, "attention")
 
 
-def contracted(call: Call) -> int:
-    """How many terms each entry of a two-operand einsum sums."""
-    left, right = call.args["equation"].replace(" ", "").split("->")
-    sizes: dict[str, int] = {}
-    for letters, value in zip(left.split(","), call.tensors(), strict=True):
-        sizes.update(zip(letters, value.shape, strict=True))
-    return prod(n for letter, n in sizes.items() if letter not in right)
+def einsum_macs(call: OpCall) -> int:
+    """MACs of an einsum of any form, by torch's own counter on tensors without data."""
+    operands = [torch.empty(value.shape, device="meta") for value in call.tensors()]
+    with FlopCounterMode(display=False) as counter:
+        torch.einsum(call.args["equation"], *operands)
+    return counter.get_total_flops() // 2
 
 
-def lookup(tracer: Tracer, call: Call) -> list[Ids]:
+def lookup(tracer: Tracer, call: OpCall) -> list[Ids]:
     """Indexing by a tensor fixes positions: what it reads stays."""
     return tracer.opaque(call, f"{call.op} by fixed positions")
 
 
-def fixed_shape(tracer: Tracer, call: Call) -> Ids:
+def fixed_shape(tracer: Tracer, call: OpCall) -> Ids:
     """A new constant tensor of written-down shape."""
     return tracer.fixed(call.shape)
 
 
-def same_shape(tracer: Tracer, call: Call) -> Ids:
+def same_shape(tracer: Tracer, call: OpCall) -> Ids:
     """A new constant tensor of the shape of another, which follows that one's channels."""
     return Ids(call.tensors()[0].base, call.shape)
 

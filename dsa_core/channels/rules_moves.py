@@ -13,34 +13,34 @@ from torch import Tensor
 
 from dsa_core.channels.ids import NO_CHANNEL, Ids
 from dsa_core.channels.rules_reshape import reshape
-from dsa_core.channels.tracer import Call, Rule, Tracer
+from dsa_core.channels.tracer import OpCall, Rule, Tracer
 
 
-def source(call: Call) -> Ids:
+def source(call: OpCall) -> Ids:
     """The tensor that is moved."""
     return call.tensors()[0]
 
 
-def axis_of(call: Call) -> int:
+def axis_of(call: OpCall) -> int:
     """The axis that is moved along, counted from the front."""
     return int(call.args.get("dim") or 0) % len(source(call).shape)
 
 
-def same(tracer: Tracer, call: Call) -> Ids:
+def same(tracer: Tracer, call: OpCall) -> Ids:
     """Hand the ids through: the shape does not change."""
     return source(call)
 
 
-def on_base(move: Callable[[Tensor, Call], Tensor]) -> Rule:
+def on_base(move: Callable[[Tensor, OpCall], Tensor]) -> Rule:
     """A rule for a move that may be made on the compact ids, axis for axis."""
 
-    def rule(tracer: Tracer, call: Call) -> Ids:
+    def rule(tracer: Tracer, call: OpCall) -> Ids:
         return Ids(move(source(call).base, call), call.shape)
 
     return rule
 
 
-def chunk(tracer: Tracer, call: Call) -> list[Ids]:
+def chunk(tracer: Tracer, call: OpCall) -> list[Ids]:
     """Cut an axis into a number of pieces; equal pieces of the channel axis are tied."""
     x, axis = source(call), axis_of(call)
     sizes = [shape[axis] for shape in call.shapes]
@@ -55,7 +55,7 @@ def chunk(tracer: Tracer, call: Call) -> list[Ids]:
     return [Ids(tied, shape) for shape in call.shapes]
 
 
-def split(tracer: Tracer, call: Call) -> list[Ids]:
+def split(tracer: Tracer, call: OpCall) -> list[Ids]:
     """Cut an axis into pieces of fixed widths; the channels of such an axis stay."""
     x, axis = source(call), axis_of(call)
     sizes = [shape[axis] for shape in call.shapes]
@@ -68,14 +68,14 @@ def split(tracer: Tracer, call: Call) -> list[Ids]:
     return [Ids(b, shape) for b, shape in zip(bases, call.shapes, strict=True)]
 
 
-def tensor_split(tracer: Tracer, call: Call) -> list[Ids]:
+def tensor_split(tracer: Tracer, call: OpCall) -> list[Ids]:
     """By a number of pieces, or at fixed positions."""
     return (
         chunk(tracer, call) if isinstance(call.args.get("sections"), int) else split(tracer, call)
     )
 
 
-def unbind(tracer: Tracer, call: Call) -> list[Ids]:
+def unbind(tracer: Tracer, call: OpCall) -> list[Ids]:
     """Take every slice of an axis; the code fixes their number, so channels along it stay."""
     x, axis = source(call), axis_of(call)
     if x.varies(axis):
@@ -84,7 +84,7 @@ def unbind(tracer: Tracer, call: Call) -> list[Ids]:
     return [Ids(x.base.squeeze(axis), shape) for shape in call.shapes]
 
 
-def slice_(tracer: Tracer, call: Call) -> Ids:
+def slice_(tracer: Tracer, call: OpCall) -> Ids:
     """Take a range of an axis; one of the channel axis has fixed bounds, so the channels stay."""
     x, axis = source(call), axis_of(call)
     start, end, step = (call.args.get(a) for a in ("start", "end", "step"))
@@ -100,7 +100,7 @@ def slice_(tracer: Tracer, call: Call) -> Ids:
     return Ids(x.base.index_select(axis, index), call.shape)
 
 
-def select(tracer: Tracer, call: Call) -> Ids:
+def select(tracer: Tracer, call: OpCall) -> Ids:
     """Take one position of an axis; among channels that fixes their order, so they stay."""
     x, axis = source(call), axis_of(call)
     if x.varies(axis):
@@ -109,7 +109,7 @@ def select(tracer: Tracer, call: Call) -> Ids:
     return Ids(x.base.squeeze(axis), call.shape)
 
 
-def concatenate(tracer: Tracer, call: Call) -> Ids:
+def concatenate(tracer: Tracer, call: OpCall) -> Ids:
     """Put tensors one after the other.
 
     Where the channels lie on another axis (pictures side by side, tokens after tokens), those of
@@ -138,13 +138,13 @@ def united(tracer: Tracer, parts: Sequence[Ids]) -> Tensor:
     return base
 
 
-def stack(tracer: Tracer, call: Call) -> Ids:
+def stack(tracer: Tracer, call: OpCall) -> Ids:
     """Put tensors side by side on a new axis: as in a sum, all must lose the same channels."""
     axis = int(call.args.get("dim") or 0) % len(call.shape)
     return Ids(united(tracer, call.tensors()).unsqueeze(axis), call.shape)
 
 
-def pad(tracer: Tracer, call: Call) -> Ids:
+def pad(tracer: Tracer, call: OpCall) -> Ids:
     """Pad; new positions on the channel axis have a fixed number, so the channels they meet stay.
 
     A negative amount cuts fixed positions off: then all channels stay.
@@ -167,13 +167,13 @@ def pad(tracer: Tracer, call: Call) -> Ids:
     return Ids(base, call.shape)
 
 
-def expand(tracer: Tracer, call: Call) -> Ids:
+def expand(tracer: Tracer, call: OpCall) -> Ids:
     """Repeat axes of size one."""
     base = source(call).base
     return Ids(base.reshape((1,) * (len(call.shape) - base.ndim) + tuple(base.shape)), call.shape)
 
 
-def repeat(tracer: Tracer, call: Call) -> Ids:
+def repeat(tracer: Tracer, call: OpCall) -> Ids:
     """Tile a tensor: only axes along which the ids change need to be repeated."""
     base = source(call).base
     times = list(call.args.get("repeats") or call.args["dims"])
@@ -184,7 +184,7 @@ def repeat(tracer: Tracer, call: Call) -> Ids:
     )
 
 
-def roll(tracer: Tracer, call: Call) -> Ids:
+def roll(tracer: Tracer, call: OpCall) -> Ids:
     """Shift an axis round; on the channel axis by a fixed number, so the channels stay."""
     x = source(call)
     if any(x.varies(axis) for axis in call.args["dims"] or range(len(x.shape))):
@@ -193,7 +193,7 @@ def roll(tracer: Tracer, call: Call) -> Ids:
     return Ids(x.base, x.shape)
 
 
-def pixel_shuffle(tracer: Tracer, call: Call) -> Ids:
+def pixel_shuffle(tracer: Tracer, call: OpCall) -> Ids:
     """Spread blocks of r*r channels over space: the channels of a block live and die together."""
     x, r = source(call), call.args["upscale_factor"]
     ids = tracer.book.fold(x, len(x.shape) - 3)
@@ -201,26 +201,26 @@ def pixel_shuffle(tracer: Tracer, call: Call) -> Ids:
     return Ids.along(line, len(call.shape) - 3, call.shape)
 
 
-def pixel_unshuffle(tracer: Tracer, call: Call) -> Ids:
+def pixel_unshuffle(tracer: Tracer, call: OpCall) -> Ids:
     """Gather space into r*r copies of every channel."""
     x, r = source(call), call.args["downscale_factor"]
     ids = tracer.book.fold(x, len(x.shape) - 3).repeat_interleave(r * r)
     return Ids.along(ids, len(call.shape) - 3, call.shape)
 
 
-def channel_shuffle(tracer: Tracer, call: Call) -> Ids:
+def channel_shuffle(tracer: Tracer, call: OpCall) -> Ids:
     """Interleave pieces of the channel axis; the same position of every piece is tied."""
     x, pieces = source(call), call.args["groups"]
     line = tracer.book.tie(tracer.book.fold(x, 1).reshape(pieces, -1))
     return Ids.along(line.repeat_interleave(pieces), 1, call.shape)
 
 
-def write_in_place(tracer: Tracer, call: Call) -> Ids | list[Ids]:
+def write_in_place(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     """Write into (a part of) another tensor, which the ids cannot follow: both stay."""
     return tracer.opaque(call, "in-place copy into a tensor")[0]
 
 
-def kept_axes(call: Call) -> list[bool]:
+def kept_axes(call: OpCall) -> list[bool]:
     """Which axes a squeeze leaves."""
     shape, dims = source(call).shape, call.args.get("dim")
     chosen = range(len(shape)) if dims is None else ([dims] if isinstance(dims, int) else dims)

@@ -6,10 +6,10 @@ from math import prod
 from torch import Tensor
 
 from dsa_core.channels.ids import Ids
-from dsa_core.channels.tracer import Call, Tracer
+from dsa_core.channels.tracer import OpCall, Tracer
 
 
-def reshape(tracer: Tracer, call: Call) -> Ids:
+def reshape(tracer: Tracer, call: OpCall) -> Ids:
     """View in another shape.
 
     Where the channel axis is cut in two, (C) -> (p, C / p), the code fixes the number of pieces p,
@@ -42,7 +42,7 @@ def tie_pieces(tracer: Tracer, x: Ids, axis: int, sizes: Sequence[int], *, by_wi
     return Ids.along(line, axis, x.shape)
 
 
-def requested(call: Call) -> list[int]:
+def requested(call: OpCall) -> list[int]:
     """The shape as the code wrote it, with its -1 where that is known."""
     size = call.args.get("size") or call.args.get("shape") or call.shape
     if (sizes := call.args.get("sizes")) is not None:  # unflatten of one axis

@@ -4,7 +4,6 @@ import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from dsa_core.channels.export import name_of_module
 from dsa_core.channels.ids import NO_CHANNEL, IdBook, Ids
+from dsa_core.channels.opcall import OpCall, StateIds, bind
 from dsa_core.errors import TraceError
 
 REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")  # `with torch.no_grad():` and so on
@@ -49,62 +49,7 @@ class NormTrace:
     ids: Tensor
 
 
-@dataclass
-class Call:
-    """One node of the exported graph, with its arguments bound to the operator's own names."""
-
-    op: str
-    args: dict[str, Any]
-    shapes: list[tuple[int, ...]]
-    module: str
-    node: Node
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the (first) result."""
-        return self.shapes[0]
-
-    def tensors(self) -> list[Ids]:
-        """Every tensor among the arguments, in order."""
-        values = [v if isinstance(v, list | tuple) else [v] for v in self.args.values()]
-        return [v for listed in values for v in listed if isinstance(v, Ids)]
-
-    def state(self, argument: str) -> str | None:
-        """The state-dict name, if this argument is a parameter or buffer as it stands."""
-        value = self.args.get(argument)
-        return value.name if isinstance(value, StateIds) else None
-
-
-class StateIds(Ids):
-    """The ids of a parameter or buffer, one for each element, handed out when first asked for."""
-
-    def __init__(self, book: IdBook, shape: tuple[int, ...], name: str) -> None:
-        object.__setattr__(self, "shape", shape)
-        self.__dict__.update(book=book, name=name)
-
-    @cached_property
-    def base(self) -> Tensor:
-        """One id for each element."""
-        book: IdBook = self.__dict__["book"]
-        return book.fresh(prod(self.shape)).reshape(self.shape)
-
-    @property
-    def name(self) -> str:
-        """The state-dict name."""
-        return str(self.__dict__["name"])
-
-    @property
-    def touched(self) -> bool:
-        """Whether any operator used the elements one by one."""
-        return "base" in self.__dict__
-
-    @property
-    def empty(self) -> bool:
-        """A parameter counts as something that may meet channels."""
-        return False
-
-
-Rule = Callable[["Tracer", Call], Any]
+Rule = Callable[["Tracer", OpCall], Any]
 
 
 @dataclass
@@ -114,6 +59,11 @@ class Tracer:
     Attributes:
         rules: what each operator does to ids.
         aliases: every name of a parameter or buffer -> its first name; tied weights have several.
+        batch: examples in the call, by which MACs are divided.
+        rank: axes of the first input.
+        parametrized: paths of the modules with a weight under torch.nn.utils.parametrize.
+        outputs: channels of the first tensor returned that has two axes: the length of the axis
+            that they lie on.
     """
 
     rules: dict[str, Rule]
@@ -127,14 +77,19 @@ class Tracer:
     pinned: dict[str, str] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
     fixed_macs: int = 0
-    batch: int = 0
+    batch: int = 1
+    rank: int = 0
+    parametrized: Sequence[str] = ()
+    outputs: int = 1
 
     def run(self, program: ExportedProgram) -> None:
         """Interpret the whole graph, then freeze what leaves the network."""
         specs = {s.arg.name: s for s in program.graph_signature.input_specs}
         holders = [n for n in program.graph.nodes if n.op == "placeholder"]
         inputs = [self._placeholder(specs[node.name], node) for node in holders]
-        for value in self._graph(program.graph, inputs, program.graph_module):
+        values = self._graph(program.graph, inputs, program.graph_module)
+        self.outputs = next((width(value) for value in values if len(value.shape) > 1), 1)
+        for value in values:
             self.book.freeze(value.base, "network output")
         for name, reason in self.pinned.items():
             for ids in self.axes.get(name, {}).values():
@@ -147,7 +102,7 @@ class Tracer:
         before = self.axes[name].get(axis)
         self.axes[name][axis] = ids if before is None else self.book.unite(before, ids)
 
-    def opaque(self, call: Call, reason: str) -> list[Ids]:
+    def opaque(self, call: OpCall, reason: str) -> list[Ids]:
         """Freeze everything that goes in; what comes out cannot be pruned either."""
         why = f"{reason} ({call.module or 'network'})"
         for value in call.tensors():
@@ -156,6 +111,11 @@ class Tracer:
             else:
                 self.book.freeze(value.base, why)
         return [self.frozen_ids(shape, reason) for shape in call.shapes]
+
+    def computed_weight(self, call: OpCall) -> str:
+        """Say why the weight of a layer is none that could be cut."""
+        remedy = ", parametrized: remove_parametrizations frees it"
+        return f"with a computed weight{remedy if call.module in self.parametrized else ''}"
 
     def frozen_ids(self, shape: tuple[int, ...], reason: str) -> Ids:
         """One fresh frozen id at every position."""
@@ -169,10 +129,12 @@ class Tracer:
             return Ids.constant(shape)
         return self.frozen_ids(shape, "meets a constant of fixed shape")
 
-    def _placeholder(self, spec: InputSpec, node: Node) -> Ids:
-        shape = tuple(node.meta["val"].shape)
+    def _placeholder(self, spec: InputSpec, node: Node) -> Any:
+        value = node.meta["val"]
+        if not isinstance(value, Tensor):  # a number, a string or None that was passed in
+            return value
+        shape = tuple(value.shape)
         if spec.kind == InputKind.USER_INPUT:
-            self.batch = self.batch or (shape[0] if len(shape) > 1 else 1)
             return self.frozen_ids(shape, "network input")
         if spec.kind == InputKind.CONSTANT_TENSOR:
             return self.fixed(shape)
@@ -213,13 +175,25 @@ class Tracer:
         if all(value.empty for value in call.tensors()):
             results: Any = [self.fixed(shape) for shape in call.shapes]
         elif call.op in self.rules:
-            results = self.rules[call.op](self, call)
+            results = self._by_rule(call)
         else:
             self.unknown_ops[str(node.target)] = self.unknown_ops.get(str(node.target), 0) + 1
             results = self.opaque(call, f"unknown op {node.target}")
         if isinstance(node.meta["val"], list | tuple):
             return results if isinstance(results, list) else [results] * len(call.shapes)
         return results[0] if isinstance(results, list) else results
+
+    def _by_rule(self, call: OpCall) -> Any:
+        try:
+            return self.rules[call.op](self, call)
+        except (TraceError, AssertionError):
+            raise
+        except Exception as error:
+            raise TraceError(
+                f"{call.module or 'the network'}: {call.op} is used in a form that tracing does "
+                f"not know ({type(error).__name__}: {error}). Please report it; until then write "
+                "that line in another form"
+            ) from error
 
     def _region(self, node: Node, env: dict[Node, Any]) -> Any:
         """A part that runs in another mode is followed; branches and loops are refused."""
@@ -236,26 +210,10 @@ class Tracer:
         return self._graph(body.graph, args[bodies[0] + 1 :], body)
 
 
-def bind(node: Node, env: dict[Node, Any]) -> Call:
-    """Look a node's arguments up, and name them as the operator's schema does."""
-    module = name_of_module(node)
-    if not isinstance(node.target, torch._ops.OpOverload):
-        raise TraceError(
-            f"{module or 'the network'}: {node.target} computes with the value of a tensor, "
-            "through which a channel cannot be followed. Compute with shapes or settings instead"
-        )
-    schema = node.target._schema.arguments
-    args: dict[str, Any] = {
-        a.name: (a.default_value if a.has_default_value() else None) for a in schema
-    }
-    args.update({a.name: value for a, value in zip(schema, node.args, strict=False)})
-    args.update(node.kwargs)
-    lookup = {name: torch.fx.map_arg(value, lambda n: env[n]) for name, value in args.items()}
-    outputs = node.meta.get("val")
-    outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
-    shapes = [tuple(o.shape) for o in outputs if isinstance(o, Tensor)]
-    name = node.target._schema.name.removeprefix("aten::").rstrip("_")
-    return Call(name, lookup, shapes, module, node)
+def width(value: Ids) -> int:
+    """The length of the axis that channels lie on; of axis 1 where that is not clear."""
+    varying = [axis for axis in range(len(value.shape)) if value.varies(axis)]
+    return value.shape[varying[0] if len(varying) == 1 else 1]
 
 
 def state_aliases(model: nn.Module) -> dict[str, list[str]]:
@@ -273,9 +231,9 @@ def state_aliases(model: nn.Module) -> dict[str, list[str]]:
 
 __all__ = [
     "NO_CHANNEL",
-    "Call",
     "LayerTrace",
     "NormTrace",
+    "OpCall",
     "Rule",
     "StateIds",
     "Tracer",

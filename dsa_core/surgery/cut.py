@@ -1,13 +1,17 @@
 """Cut channels out of a network: the same classes, smaller tensors."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dsa_core.channels import ChannelGraph
-from dsa_core.channels.export import failing_module
+from dsa_core.channels import ChannelGraph, check_fits
+from dsa_core.channels.export import evaluating, failing_module
 from dsa_core.errors import SurgeryError
+from dsa_core.example import Call
+
+CUTS = "_channel_cuts"  # attribute of a pruned network; copies of it carry it too
 
 
 def prune(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
@@ -24,8 +28,8 @@ def prune(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
         SurgeryError: a group would lose all its channels, or `keep` or the model does not fit the
             graph.
     """
+    check_fits(model, graph)
     check_keep(graph, keep)
-    check_model(graph, model)
     pruned = duplicate(model)
     always = torch.cat([keep.cpu(), torch.ones(1, dtype=torch.bool)])  # place -1: stays
     done: dict[int, Tensor] = {}
@@ -38,15 +42,39 @@ def prune(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
         replace(module, attribute, done[id(tensor)])
     for module in pruned.modules():
         resize(module)
+    setattr(pruned, CUTS, (*cuts_of(model), cut_made(graph, keep)))
     return pruned
+
+
+def cut_made(graph: ChannelGraph, keep: Tensor) -> dict[str, Any]:
+    """What was cut, as plain data for JSON: the kept channels of every group, and the example that
+    the groups were traced with."""
+    groups = {
+        g.name: {
+            "size": g.size,
+            "kept": keep[g.start : g.start + g.size].nonzero()[:, 0].tolist(),
+        }
+        for g in graph.prunable
+    }
+    return {"example": graph.example, "groups": groups}
+
+
+def cuts_of(model: nn.Module) -> tuple[dict[str, Any], ...]:
+    """Every cut that made a network from its dense one, first to last; `prune` notes them on it."""
+    return tuple(getattr(model, CUTS, ()))
 
 
 def check_keep(graph: ChannelGraph, keep: Tensor) -> None:
     """Refuse a choice of channels that does not fit the graph."""
-    if keep.dtype != torch.bool or keep.shape != (graph.n_channels,):
+    if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
         raise SurgeryError(
-            f"keep must be bool of shape ({graph.n_channels},), one entry for each prunable "
-            f"channel; got {keep.dtype} {tuple(keep.shape)}"
+            f"keep must be a bool tensor of shape ({graph.n_channels},), one entry for each "
+            f"prunable channel; got {what_came(keep)}"
+        )
+    if keep.shape != (graph.n_channels,):
+        raise SurgeryError(
+            f"keep must have the shape ({graph.n_channels},), one entry for each prunable channel; "
+            f"got {tuple(keep.shape)}"
         )
     for group in graph.prunable:
         if not keep[group.start : group.start + group.size].any():
@@ -56,16 +84,16 @@ def check_keep(graph: ChannelGraph, keep: Tensor) -> None:
             )
 
 
-def check_model(graph: ChannelGraph, model: nn.Module) -> None:
-    """Refuse a network whose parameters are not those that were traced."""
-    own = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    for name in [*graph.parameters, *own]:
-        found, wanted = own.get(name), graph.parameters.get(name)
-        if found != wanted:
-            raise SurgeryError(
-                f"parameter {name!r}: the graph has {wanted or 'none'}, the model "
-                f"{found or 'none'}: the model is not the one that was traced; trace it again"
-            )
+def what_came(keep: Any) -> str:
+    """What was given in place of a choice of channels, and how to make one of it."""
+    if isinstance(keep, Tensor):
+        return (
+            f"{keep.dtype} of shape {tuple(keep.shape)}. For a mask of zeros and ones pass "
+            "mask > 0.5; for counts, or any choice by importance, see top_channels"
+        )
+    if isinstance(getattr(keep, "keep", None), Tensor):
+        return f"the {type(keep).__name__} itself: pass its .keep"
+    return f"a {type(keep).__name__}: torch.as_tensor(keep, dtype=torch.bool) makes a tensor of it"
 
 
 def duplicate(model: nn.Module) -> nn.Module:
@@ -146,23 +174,24 @@ def resize_convolution(conv: nn.modules.conv._ConvNd, weight: Tensor) -> None:
         conv.out_channels, conv.in_channels = rows, columns
 
 
-def try_forward(model: nn.Module, example: Tensor) -> Tensor:
+def try_forward(model: nn.Module, example: Any) -> Any:
     """Run a pruned network once, without touching its statistics.
+
+    Args:
+        model: the network; it is left as it was.
+        example: what it is called with, in any form that `trace` takes.
 
     Raises:
         SurgeryError: it cannot run (a width written into some `forward`, say); names the module and
             the line.
     """
-    modes = {m: m.training for m in model.modules()}
+    call = Call.of(example)
     try:
-        with torch.no_grad():
-            return model.eval()(example)
+        with torch.no_grad(), evaluating(model):
+            return call(model)
     except Exception as error:
         where = failing_module(model, error)
         raise SurgeryError(
             f"the pruned network cannot run: {where}: {error}. A width is probably written into "
             "that forward: take it from the tensor's shape, or keep the group by a floor of 1"
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -13,9 +13,10 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from dsa_core.channels import ChannelGraph, trace
-from dsa_core.errors import SurgeryError, TraceError
+from dsa_core.errors import ConfigError, SurgeryError, TraceError
+from dsa_core.example import Call
 from dsa_core.files import write_atomically
-from dsa_core.surgery.cut import check_keep, prune
+from dsa_core.surgery.cut import check_keep, cut_made, cuts_of, prune
 
 FORMAT = 1
 ARCHITECTURE, WEIGHTS = "architecture.json", "model.safetensors"
@@ -28,6 +29,7 @@ ENTRIES: dict[str, type] = {
     "tensors": dict,
     "versions": dict,
 }
+LATER: dict[str, type] = {"example": dict, "earlier": list}  # files written before have them not
 
 
 def save(
@@ -46,26 +48,39 @@ def save(
         The folder.
 
     Raises:
-        SurgeryError: `keep` does not fit the graph.
+        SurgeryError: `keep` does not fit the graph, or they are not what the network was last cut
+            by.
     """
     check_keep(graph, keep)
+    *earlier, last = cuts_to_write(model, graph, keep)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    kept = {g.name: keep[g.start : g.start + g.size].nonzero()[:, 0] for g in graph.prunable}
     architecture: dict[str, Any] = {
         "format": FORMAT,
         "model": name,
-        "num_classes": int(graph.layers[-1].shape[0]),
+        "num_classes": graph.outputs,
         "input_shape": list(graph.input_shape),
-        "groups": {g.name: {"size": g.size, "kept": kept[g.name].tolist()} for g in graph.prunable},
+        **last,
+        "earlier": earlier,
         "tensors": {k: describe(v) for k, v in tensors.items()},
         "versions": {"torch": torch.__version__.split("+")[0]},
     }
-    architecture["sha256"] = {entry: digest(architecture[entry]) for entry in ENTRIES}
+    architecture["sha256"] = {entry: digest(architecture[entry]) for entry in {**ENTRIES, **LATER}}
     write_atomically(folder / WEIGHTS, save_tensors(tensors))
     write_atomically(folder / ARCHITECTURE, json.dumps(architecture, indent=1).encode())
     return folder
+
+
+def cuts_to_write(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> list[dict[str, Any]]:
+    """Every cut from the dense network to this one, the given one last."""
+    given, made = cut_made(graph, keep), cuts_of(model)
+    if made and made[-1]["groups"] != given["groups"]:
+        raise SurgeryError(
+            "graph and keep are not those that the network was last pruned by: pass what the last "
+            "prune(model, graph, keep) was given"
+        )
+    return [*made[:-1], given]
 
 
 def describe(tensor: Tensor) -> dict[str, Any]:
@@ -101,16 +116,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     tensors = read_weights(folder / WEIGHTS, architecture["tensors"])
     if model is None:
         model = by_name(architecture["model"], num_classes=architecture["num_classes"])
-    some = next(model.parameters())
-    example = torch.zeros(architecture["input_shape"], dtype=some.dtype, device=some.device)
-    try:
-        graph = trace(model, example)
-    except TraceError as error:
-        raise SurgeryError(
-            f"entry 'input_shape': the network that was given does not take an input of shape "
-            f"{tuple(example.shape)}; is it the dense one that was pruned? {error}"
-        ) from error
-    pruned = prune(model, graph, kept_channels(graph, architecture["groups"]))
+    pruned = model
+    for cut in cuts_in(architecture):
+        pruned = replay(pruned, cut)
     own = pruned.state_dict()
     for key in own.keys() | tensors.keys():
         found = tuple(tensors[key].shape) if key in tensors else "nothing"
@@ -124,6 +132,28 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     return pruned.eval()
 
 
+def cuts_in(architecture: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every cut that a file describes, first to last; one of old knows a single input only."""
+    tensor = {"tensor": architecture["input_shape"], "dtype": "float32"}
+    example = architecture.get("example", {"args": [tensor], "kwargs": {}})
+    return [
+        *architecture.get("earlier", []),
+        {"example": example, "groups": architecture["groups"]},
+    ]
+
+
+def replay(model: nn.Module, cut: dict[str, Any]) -> nn.Module:
+    """Cut a network as it was cut before it was saved."""
+    try:
+        graph = trace(model, Call.zeros(cut["example"], model))
+    except TraceError as error:
+        raise SurgeryError(
+            f"entry 'example': the network that was given cannot be called as the saved one was; "
+            f"is it the dense one that was pruned? {error}"
+        ) from error
+    return prune(model, graph, kept_channels(graph, cut["groups"]))
+
+
 def by_name(name: str, *, num_classes: int) -> nn.Module:
     """Build a dense network that a file names; the lab knows the names, where it is installed."""
     try:
@@ -133,7 +163,13 @@ def by_name(name: str, *, num_classes: int) -> nn.Module:
             f"the file names the network {name!r}, which the extra `lab` would build ({error}): "
             "pip install 'dsa_core[lab]', or pass the dense network as model="
         ) from error
-    return build(name, num_classes=num_classes)
+    try:
+        return build(name, num_classes=num_classes)
+    except ConfigError as error:
+        raise SurgeryError(
+            f"the file names the network {name!r}, which cannot be built by that name: {error}. "
+            "Pass the dense network as model="
+        ) from error
 
 
 def read_architecture(path: Path, entries: Mapping[str, type] = ENTRIES) -> dict[str, Any]:
@@ -142,14 +178,19 @@ def read_architecture(path: Path, entries: Mapping[str, type] = ENTRIES) -> dict
         found = json.loads(path.read_bytes().decode())
     except (OSError, ValueError) as error:
         raise SurgeryError(f"{path}: cannot be read: {error}") from error
-    for entry, kind in {**entries, "sha256": dict}.items():
+    later = {
+        entry: kind
+        for entry, kind in LATER.items()
+        if isinstance(found, dict) and (entry in found or entry in (found.get("sha256") or ()))
+    }
+    for entry, kind in {**entries, **later, "sha256": dict}.items():
         if not isinstance(found, dict) or not isinstance(found.get(entry), kind):
             raise SurgeryError(f"{path}: entry {entry!r} is missing or is not a {kind.__name__}")
     if found["format"] != FORMAT:
         raise SurgeryError(
             f"{path}: entry 'format' is {found['format']}, this version reads {FORMAT}"
         )
-    for entry in entries:
+    for entry in {**entries, **later}:
         if digest(found[entry]) != found["sha256"].get(entry):
             raise SurgeryError(f"{path}: entry {entry!r} was changed after it was written")
     return found

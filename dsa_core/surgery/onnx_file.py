@@ -2,14 +2,17 @@
 
 import copy
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dsa_core.errors import ConfigError, SurgeryError
+from dsa_core.example import Call, tensors_in
 from dsa_core.files import write_atomically
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -34,38 +37,59 @@ class OnnxCheck:
     megabytes: float
 
 
-def export_onnx(model: nn.Module, path: Path, x: Tensor) -> OnnxCheck:
+class Flat(nn.Module):
+    """A network as a function of the tensors of a call, which returns a list of tensors."""
+
+    def __init__(self, network: nn.Module, call: Call) -> None:
+        super().__init__()
+        self.network, self.call = network, call
+
+    def forward(self, *tensors: Tensor) -> list[Tensor]:
+        """Run the network on these tensors, in the places of those of the call."""
+        given = iter(tensors)
+        return tensors_in(self.call.map(lambda _: next(given))(self.network))
+
+
+def export_onnx(model: nn.Module, path: str | Path, example: Any) -> OnnxCheck:
     """Write a network in evaluation mode as one ONNX file that takes a batch of any size.
 
     The file is checked by `onnx`, run by ONNX Runtime on the CPU in float32, and compared with the
     network at several batch sizes before it gets its name; a file that differs is not written.
 
     Args:
-        model: with one tensor in and one out; it is left as it was.
-        path: of the file; an older one is replaced.
-        x: a batch of examples to compare on, shape (B, ...), float32.
+        model: it is left as it was.
+        path: of the file; an older one is replaced, and its folder is made if needed.
+        example: a batch of examples to compare on, in any form that `trace` takes; the tensors
+            whose first axis is `Call.batch` long may have any number of examples in the file. One
+            input and one output are called "input" and "output", several are numbered.
 
     Raises:
         ConfigError: a package of the extra `onnx` is missing.
-        SurgeryError: the exporter, the checker or the runtime refuses the network, or the outputs
-            differ by more than 1e-3 of the largest.
+        SurgeryError: `path` is a folder, the exporter, the checker or the runtime refuses the
+            network, or the outputs differ by more than 1e-3 of the largest.
     """
     require_onnx()
-    network, x = copy.deepcopy(model).cpu().float().eval(), x.detach().cpu().float()
-    content = onnx_bytes(network, x)
-    sizes = tuple(sorted({*BATCHES, len(x)}))
-    differences, largest = [], 0.0
+    path = Path(path)
+    if path.is_dir():
+        raise SurgeryError(f"{path} is a folder: name the file in it, such as {path / 'net.onnx'}")
+    call = Call.of(example).map(on_cpu)
+    batch = call.batch
+    network = Flat(copy.deepcopy(model).cpu().float().eval(), call)
+    content = onnx_bytes(network, list(of_size(call, max(2, batch)).tensors.values()), batch=batch)
+    sizes = tuple(sorted({*BATCHES, batch}))
+    differences, largest = [0.0], 0.0
     for size in sizes:
-        batch = x[torch.arange(size) % len(x)]
-        wanted = outputs(network, batch)
-        found = run_onnx(content, batch)
-        if found.shape != wanted.shape:
-            raise SurgeryError(
-                f"{path}: ONNX Runtime gives the shape {tuple(found.shape)} for a batch of {size}, "
-                f"the network {tuple(wanted.shape)}: does its forward fix the size of the batch?"
-            )
-        differences.append(float((found - wanted).abs().max()))
-        largest = max(largest, float(wanted.abs().max()))
+        tensors = list(of_size(call, size).tensors.values())
+        wanted = outputs(network, tensors, size)
+        for found, right in zip(run_onnx(content, *tensors), wanted, strict=True):
+            if found.shape != right.shape:
+                raise SurgeryError(
+                    f"{path}: ONNX Runtime gives the shape {tuple(found.shape)} for a batch of "
+                    f"{size}, the network {tuple(right.shape)}: does its forward fix the size of "
+                    "the batch?"
+                )
+            differences.append(float((found.double() - right.double()).abs().max()))
+            largest = max(largest, float(right.abs().max()))
     if not max(differences) <= TOLERANCE * max(largest, 1.0):
         raise SurgeryError(
             f"{path}: ONNX Runtime differs from the network by {max(differences):.3g}, where the "
@@ -73,6 +97,19 @@ def export_onnx(model: nn.Module, path: Path, x: Tensor) -> OnnxCheck:
         )
     write_atomically(path, content)
     return OnnxCheck(path, max(differences), sizes, len(content) / 1e6)
+
+
+def on_cpu(tensor: Tensor) -> Tensor:
+    """On the CPU; numbers with a point in float32."""
+    tensor = tensor.detach().cpu()
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def of_size(call: Call, size: int) -> Call:
+    """The same call with another number of examples, which are repeated as needed."""
+    batch = call.batch
+    rows = torch.arange(size) % batch
+    return call.map(lambda t: t[rows] if t.ndim and len(t) == batch else t)
 
 
 def require_onnx() -> None:
@@ -84,39 +121,45 @@ def require_onnx() -> None:
         )
 
 
-def outputs(network: nn.Module, batch: Tensor) -> Tensor:
+def outputs(network: Flat, tensors: Sequence[Tensor], size: int) -> list[Tensor]:
     """What the network itself gives, or a SurgeryError that names the size of the batch."""
     try:
         with torch.no_grad():
-            found: Tensor = network(batch)
+            found: list[Tensor] = network(*tensors)
     except RuntimeError as error:
         raise SurgeryError(
-            f"the network does not take a batch of {len(batch)}: {error}. Does its forward fix the "
+            f"the network does not take a batch of {size}: {error}. Does its forward fix the "
             "size of the batch?"
         ) from error
     return found
 
 
-def onnx_bytes(network: nn.Module, x: Tensor) -> bytes:
-    """Export a network in evaluation mode; the first axis of input and output may have any size.
+def onnx_bytes(network: Flat, tensors: Sequence[Tensor], *, batch: int) -> bytes:
+    """Export a network in evaluation mode; the number of examples may be any.
+
+    Args:
+        network: of a list of tensors in and out.
+        tensors: two examples at least: one would be taken for a constant.
+        batch: examples in the call that `network` holds, which tells the tensors that have them.
 
     Raises:
         SurgeryError: the exporter or the checker refuses it.
     """
     import onnx
 
-    batch = x[torch.arange(max(2, len(x))) % len(x)]  # a batch of 1 would be taken for a constant
-    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    rows = torch.export.Dim("batch", min=1)
+    first = network.call.tensors.values()
+    shapes = tuple({0: rows} if t.ndim and len(t) == batch else {} for t in first)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's own insides
             program = torch.onnx.export(
                 network,
-                (batch,),
+                tuple(tensors),
                 dynamo=True,
-                dynamic_shapes=shapes,
-                input_names=["input"],
-                output_names=["output"],
+                dynamic_shapes=(shapes,),
+                input_names=numbered("input", len(tensors)),
+                output_names=numbered("output", len(network(*tensors))),
                 verbose=False,
             )
         assert program is not None  # None only from the exporter of old, dynamo=False
@@ -130,16 +173,25 @@ def onnx_bytes(network: nn.Module, x: Tensor) -> bytes:
     return content
 
 
-def run_onnx(content: bytes, x: Tensor) -> Tensor:
-    """Run a network of one input and one output on the CPU.
+def numbered(name: str, n: int) -> list[str]:
+    """The name, or n numbered ones."""
+    return [name] if n == 1 else [f"{name}{i}" for i in range(n)]
+
+
+def run_onnx(content: bytes, *tensors: Tensor) -> list[Tensor]:
+    """Run a network on the CPU.
 
     Args:
         content: of an ONNX file.
-        x: the input, float32.
+        tensors: its inputs in order.
+
+    Returns:
+        Its outputs in order.
     """
     session = onnx_session(content)
-    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    return torch.from_numpy(found)
+    names = [given.name for given in session.get_inputs()]
+    feed = {name: t.numpy() for name, t in zip(names, tensors, strict=True)}
+    return [torch.from_numpy(found) for found in session.run(None, feed)]
 
 
 def onnx_session(content: bytes | Path, *, threads: int = 0):  # type: ignore[no-untyped-def]

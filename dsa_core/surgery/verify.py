@@ -1,11 +1,13 @@
 """Does a pruned network compute what the masked one computes? The parts of that comparison."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsa_core.channels import ChannelGraph
+from dsa_core.example import Call, tensors_in
 
 # Of the largest entry of the output: some hundred layers of roundings.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -13,7 +15,7 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 def together(output: object) -> Tensor:
     """All numbers that a network returns, in one vector."""
-    return torch.cat([t.flatten() for t in tree_leaves(output) if isinstance(t, Tensor)])
+    return torch.cat([t.flatten() for t in tensors_in(output)])
 
 
 def distance(wanted: Tensor, found: Tensor) -> float:
@@ -56,8 +58,14 @@ def randomise(model: nn.Module) -> None:
             )
 
 
-def count_macs(model: nn.Module, x: Tensor) -> int:
-    """MACs of one example by torch's flop counter, which counts two for each."""
+def count_macs(model: nn.Module, example: Any) -> int:
+    """MACs of one example by torch's flop counter, which counts two for each.
+
+    Args:
+        model: the network.
+        example: what it is called with, in any form that `trace` takes.
+    """
+    call = Call.of(example)
     counter = FlopCounterMode(display=False)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(
@@ -65,7 +73,7 @@ def count_macs(model: nn.Module, x: Tensor) -> int:
     )  # the counter does not see into the fused attention layer
     try:
         with torch.no_grad(), counter:
-            model(x)
+            call(model)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    return counter.get_total_flops() // 2 // len(x)
+    return counter.get_total_flops() // 2 // call.batch

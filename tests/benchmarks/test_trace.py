@@ -12,7 +12,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-import dsa_core.channels.graph as graph_module
+import dsa_core.channels.assemble as assemble_module
 from dsa_core.channels import trace
 from dsa_core.channels.export import export
 
@@ -32,7 +32,7 @@ def seconds(depth: int) -> tuple[float, float]:
     start = time.process_time()
     program = export(model, (x,))
     exported = time.process_time()
-    with patch.object(graph_module, "export", lambda *_: program):
+    with patch.object(assemble_module, "export", lambda *_: program):
         graph = trace(model, x)
     end = time.process_time()
     assert len(graph.prunable) == depth

@@ -1,0 +1,174 @@
+"""Trace a network: export it, follow its channels, and assemble what was learned into a graph."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from dsa_core.channels import rules_layers, rules_math, rules_moves
+from dsa_core.channels.door import check_device, check_traceable
+from dsa_core.channels.export import export
+from dsa_core.channels.graph import ChannelGraph, Layer, Norm
+from dsa_core.channels.grouping import group_classes
+from dsa_core.channels.ids import NO_CHANNEL, Ids
+from dsa_core.channels.tracer import LayerTrace, Tracer, state_aliases
+from dsa_core.errors import TraceError
+from dsa_core.example import Call
+
+RULES = {**rules_moves.RULES, **rules_math.RULES, **rules_layers.RULES}
+
+
+def trace(model: nn.Module, example: Any) -> ChannelGraph:
+    """Follow every channel of a network through one forward pass in evaluation mode.
+
+    The exported graph is run once with channel ids in place of activations; ids that meet in an
+    elementwise operator are united, ids that an operator mixes are frozen. Channels made and read
+    by the same layers form a group. This is the topological grouping of DSA: cut at every ordinary
+    convolution, what stays connected shares one keep ratio and one mask. Where channels of one
+    layer are read by different layers, the group is split further than there, which keeps the cost
+    an exact quadratic form.
+
+    Args:
+        model: any network that `torch.export` accepts; it is not changed.
+        example: what it is called with: a tensor, a tuple of positional arguments, a dict of
+            keyword arguments, or both as ((positional, ...), {keyword: ...}); arguments may be
+            tensors, None, numbers, bools, strings, and lists, tuples and dicts of them. MACs are
+            counted for one example: the first axis of the first tensor with two axes or more counts
+            the examples (see `Call.batch`).
+
+    Raises:
+        TraceError: the example is none of these or does not fit the network, the network's forward
+            raises, cannot be exported or meets control flow, or a hook of torch computes one of its
+            weights; the message names the part.
+
+    Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164), "topological grouping".
+    """
+    check_traceable(model)
+    call = Call.of(example)
+    check_device(model, call)
+    batch = call.batch
+    program = export(model, call)
+    names = state_aliases(model)
+    first = {alias: name for name, aliases in names.items() for alias in aliases}
+    tracer = Tracer(
+        RULES,
+        first,
+        pinned=fixed_widths(model),
+        batch=batch,
+        rank=call.first_tensor.ndim,
+        parametrized=[n for n, module in model.named_modules() if is_parametrized(module)],
+    )
+    tracer.run(program)
+    graph = assemble(tracer, model, call) if tracer.layers else None
+    if tracer.parametrized and not (graph and graph.prunable):
+        raise TraceError(
+            f"nothing can be pruned: the weights of {', '.join(tracer.parametrized)} are "
+            "parametrized. Call torch.nn.utils.parametrize.remove_parametrizations(module, "
+            "'weight') on them first, and parametrize the pruned network again"
+        )
+    if graph is None:
+        raise TraceError(
+            "the network has no convolution and no linear layer: there is nothing to prune"
+        )
+    return graph
+
+
+def fixed_widths(model: nn.Module) -> dict[str, str]:
+    """Parameters of modules that check their own width in forward, with the reason to keep them."""
+    return {
+        f"{name}.{parameter}" if name else parameter: f"attention module of fixed width ({name})"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+        for parameter, _ in module.named_parameters()
+    }
+
+
+def assemble(tracer: Tracer, model: nn.Module, call: Call) -> ChannelGraph:
+    """Turn ids into classes, classes into groups, and number the prunable channels."""
+    mark_elements(tracer)
+    classes = tracer.book.classes()
+    layers = tracer.layers.values()
+    parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    grouping = group_classes(tracer, classes, parameters)
+    flat = grouping.flat
+    aliases = state_aliases(model)
+    axes = {n: {a: flat(ids) for a, ids in by_axis.items()} for n, by_axis in tracer.axes.items()}
+    axes = {
+        n: {a: f for a, f in by_axis.items() if bool((f >= 0).any())} for n, by_axis in axes.items()
+    }
+    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    return ChannelGraph(
+        groups=grouping.groups,
+        axes={alias: v for n, v in axes.items() if v for alias in aliases.get(n, [n])},
+        layers=tuple(flat_layer(t, tuple(state[t.weight].shape), flat) for t in layers),
+        norms=tuple(Norm(t.weight, t.bias, flat(t.ids)) for t in tracer.norms),
+        parameters=parameters,
+        fixed_macs=tracer.fixed_macs,
+        frozen=grouping.frozen,
+        unknown_ops=tracer.unknown_ops,
+        unused=tuple(n for n in parameters if n not in tracer.read),
+        input_shape=tuple(call.first_tensor.shape),
+        example=call.describe(),
+        outputs=tracer.outputs,
+    )
+
+
+def flat_layer(
+    traced: LayerTrace, shape: tuple[int, ...], flat: Callable[[Tensor], Tensor]
+) -> Layer:
+    """The layer with flat channels in place of ids."""
+    read = None if traced.in_ids is None else flat(traced.in_ids)
+    return Layer(
+        name=traced.name,
+        kind=traced.kind,
+        weight=traced.weight,
+        shape=shape,
+        coefficient=traced.coefficient,
+        out_channels=flat(traced.out_ids),
+        in_channels=read,
+    )
+
+
+def mark_elements(tracer: Tracer) -> None:
+    """Find the axis of each parameter that met channels element by element.
+
+    A scale for each channel is such a parameter.
+    """
+    classes = tracer.book.classes()
+    made = torch.zeros(len(classes), dtype=torch.bool)
+    made[classes[torch.cat([t.out_ids for t in tracer.layers.values()])]] = True
+    channel = torch.where(made[classes], classes, NO_CHANNEL)
+    for name, value in tracer.elements.items():
+        if value.touched:
+            mark_elementwise(tracer, name, value.base, channel)
+
+
+def mark_elementwise(tracer: Tracer, name: str, elements: Tensor, channel: Tensor) -> None:
+    """Find the axis of one parameter along which its elements belong to channels.
+
+    Args:
+        elements: the ids of its elements, in its shape.
+        channel: id -> class if it is a channel that a layer makes, else -1.
+    """
+    marked = tracer.axes.get(name, {})
+    if marked and elements.ndim > 1:  # a weight of a layer that is also used otherwise
+        reason = f"{name} is used in two ways"
+        tracer.book.freeze(elements, reason)
+        for ids in marked.values():
+            tracer.book.freeze(ids, reason)
+        return
+    if marked:
+        tracer.mark_axis(name, 0, elements)
+        return
+    classes = channel[elements]
+    varying = Ids.of(classes)
+    axes = [axis for axis in range(elements.ndim) if varying.varies(axis)]
+    if len(axes) == 1:
+        n = elements.shape[axes[0]]
+        line = elements.movedim(axes[0], 0).reshape(n, -1)[:, 0]
+        has = classes.movedim(axes[0], 0).reshape(n, -1)[:, 0] >= 0
+        tracer.mark_axis(name, axes[0], torch.where(has, line, NO_CHANNEL))
+    elif bool((classes >= 0).any()):
+        tracer.book.freeze(elements, f"{name} holds channels on several axes or as a whole")

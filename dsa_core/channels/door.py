@@ -1,0 +1,115 @@
+"""What a network must be before its channels can be followed, and whether it is the traced one."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from dsa_core.channels.graph import ChannelGraph
+from dsa_core.errors import SurgeryError, TraceError
+from dsa_core.example import Call
+
+# A hook of torch that computes a weight before every forward pass -> how to end it.
+HOOKS: tuple[tuple[type, str, str], ...] = (
+    (
+        BasePruningMethod,
+        "is masked by torch.nn.utils.prune",
+        "make the zeros permanent first: torch.nn.utils.prune.remove({module}, {name!r})",
+    ),
+    (
+        WeightNorm,
+        "is computed by the old torch.nn.utils.weight_norm",
+        "call torch.nn.utils.remove_weight_norm({module}, {name!r}) first",
+    ),
+    (
+        SpectralNorm,
+        "is computed by the old torch.nn.utils.spectral_norm",
+        "call torch.nn.utils.remove_spectral_norm({module}, {name!r}) first",
+    ),
+)
+
+
+def check_traceable(model: Any) -> None:
+    """Refuse what tracing could only misread.
+
+    Raises:
+        TraceError: it is no module, or a submodule is compiled by `torch.jit`, has uninitialised
+            parameters, or has a weight that a hook computes; names it and the remedy.
+    """
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        where = f"{name or 'the network'} ({type(module).__name__})"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TraceError(
+                f"{where} is compiled by torch.jit, which can neither be followed nor cut: give "
+                "the network as it was before torch.jit.script or torch.jit.trace"
+            )
+        for parameter in module.parameters(recurse=False):
+            if isinstance(parameter, nn.parameter.UninitializedParameter):
+                raise TraceError(
+                    f"{where} has parameters without a shape: run the network once, model(example)"
+                )
+        check_hooks(module, name)
+
+
+def check_device(model: nn.Module, call: Call) -> None:
+    """Refuse an example of which no tensor is on a device of the network."""
+    own = {str(p.device) for p in model.parameters()}
+    given = {str(t.device) for t in call.tensors.values()}
+    if own and not own & given:
+        raise TraceError(
+            f"example is on {', '.join(sorted(given))}, the network on {', '.join(sorted(own))}: "
+            "move one of them, so that both are on the same device"
+        )
+
+
+def check_hooks(module: nn.Module, path: str) -> None:
+    """Refuse a weight that a hook of torch computes from others before every forward pass."""
+    for hook in module._forward_pre_hooks.values():
+        for kind, what, remedy in HOOKS:
+            if isinstance(hook, kind):
+                name: str = getattr(hook, "name", getattr(hook, "_tensor_name", "weight"))
+                told = remedy.format(module=f"model.{path}" if path else "model", name=name)
+                raise TraceError(
+                    f"{f'{path}.' if path else ''}{name} {what}, so that its channels cannot be "
+                    f"cut: {told}"
+                )
+
+
+def check_fits(model: nn.Module, graph: ChannelGraph) -> None:
+    """Refuse a network that is not the one that was traced, by the shapes of all it holds.
+
+    Raises:
+        SurgeryError: a parameter or buffer is missing, is new, or has another shape; names it.
+    """
+    if not isinstance(model, nn.Module):
+        raise SurgeryError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(graph, ChannelGraph):
+        raise SurgeryError(
+            f"graph must be the ChannelGraph that trace(model, example) gives, got "
+            f"{type(graph).__name__}"
+        )
+    own = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    for name in [*graph.parameters, *own]:
+        found, wanted = own.get(name), graph.parameters.get(name)
+        if found != wanted:
+            raise other_network(f"parameter {name!r}", wanted or "none", found or "none")
+    state: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    state |= dict(model.named_buffers(remove_duplicate=False))
+    for name, by_axis in graph.axes.items():  # buffers, and the other names of tied parameters
+        for axis, channels in by_axis.items():
+            positions = state[name].shape[axis] if name in state else "no such tensor"
+            if positions != len(channels):
+                raise other_network(f"{name!r}, axis {axis}", len(channels), positions)
+
+
+def other_network(what: str, wanted: object, found: object) -> SurgeryError:
+    """The error of a network that does not fit a graph."""
+    return SurgeryError(
+        f"{what}: the graph has {wanted}, the model {found}: the model is not the one that was "
+        "traced, or it was pruned, masked or parametrized since; trace it again"
+    )

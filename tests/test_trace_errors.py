@@ -1,0 +1,260 @@
+"""Traces that fail say what is wrong and what to do; nothing of the network is changed by it."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from problems_networks import TOYS, Net, conv
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+
+from dsa_core.budget import Cost
+from dsa_core.channels import check_fits, trace
+from dsa_core.errors import SurgeryError, TraceError
+from dsa_core.lab import models
+from dsa_core.surgery.verify import count_macs
+
+X = torch.randn(2, 3, 8, 8)
+Forward = Callable[[nn.Module, Tensor], Tensor]
+
+
+class Part(nn.Module):
+    """Does what it is told."""
+
+    def __init__(self, function: Forward) -> None:
+        super().__init__()
+        self.function = function
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.function(self, x)
+
+
+def network(function: Forward) -> nn.Module:
+    net = nn.Sequential()
+    net.add_module("stem", conv(3, 4))
+    net.add_module("part", Part(function))
+    net.add_module("drop", nn.Dropout())
+    return net
+
+
+def own_raise(part: nn.Module, x: Tensor) -> Tensor:
+    raise ValueError("no such thing")
+
+
+FORWARDS: dict[str, tuple[Forward, str]] = {
+    "missing module": (lambda p, x: p.norm(x), "AttributeError: 'Part' object has no .*'norm'"),
+    "missing key": (lambda p, x: {}["k"], "KeyError: 'k'"),
+    "wrong shape": (lambda p, x: x + torch.zeros(5), "RuntimeError: The size of tensor a"),
+    "own error": (own_raise, "ValueError: no such thing"),
+}
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_an_error_of_the_forward_is_told_as_its_own(name: str) -> None:
+    function, words = FORWARDS[name]
+    model = network(function)
+    with pytest.raises(TraceError, match=words) as caught:
+        trace(model, X)
+    told = str(caught.value)
+    assert told.startswith("the forward itself raises on this example, in part (Part, test_trace_")
+    assert "branch" not in told
+    assert float(model.part.calls) == 0
+
+
+EXPORTS: dict[str, tuple[Forward, bool]] = {
+    "branch": (lambda p, x: x if x.sum() > 0 else -x, True),
+    "item": (lambda p, x: x if x.sum().item() > 0 else -x, True),
+    "slice": (lambda p, x: x[:, : 1 + int(x.sum() * 0)], True),
+    "numpy": (lambda p, x: x * float(x.detach().numpy().sum()), True),
+    "anything else": (lambda p, x: real_only(x), False),
+}
+
+
+def real_only(x: Tensor) -> Tensor:
+    if type(x) is not Tensor:
+        raise NotImplementedError("only real tensors here")
+    return x
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_what_runs_but_cannot_be_exported_is_told_apart(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    function, dependent = EXPORTS[name]
+    model = network(function).train()
+    model.stem.eval()
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    with pytest.raises(
+        TraceError, match=r"runs, but .*stopped in part \(Part, test_trace"
+    ) as caught:
+        trace(model, X)
+    assert ("a branch on the values" in str(caught.value)) == dependent
+    assert "def forward" not in "".join(capfd.readouterr())
+    assert float(model.part.calls) == 0
+    assert [m.training for m in model] == [False, True, True]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not model._forward_hooks
+
+
+def test_randomness_of_the_forward_leaves_the_generator_as_it_was() -> None:
+    model = network(lambda p, x: x + torch.rand_like(x) + {}["k"])
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    with pytest.raises(TraceError, match="KeyError"):
+        trace(model, X)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("example", "words"),
+    [
+        (X.double(), r"args\[0\] \(2, 3, 8, 8\) float64 on cpu, the network is float32 on cpu"),
+        (X.to("meta"), r"example is on meta, the network on cpu.*the same device"),
+        (X[:, :2], "give an example of the right shape"),
+        ((X, X), r"forward\(\) takes 2 positional arguments|positional argument"),
+        ({"picture": X}, "unexpected keyword argument 'picture'"),
+        (X[0], r"looks like one image \(or signal\) without a batch axis; give it one, x\[None\]"),
+        ((1, 3, 8, 8), r"torch\.zeros\(1, 3, 8, 8\)"),
+        ((), "holds no tensor"),
+    ],
+)  # fmt: skip
+def test_an_example_that_does_not_fit(example: Any, words: str) -> None:
+    with pytest.raises(TraceError, match=words):
+        trace(nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 5)), example)
+
+
+def test_a_signal_without_its_batch_before_a_linear_layer() -> None:
+    """The linear layer alone would have been found, and the convolution have cost nothing."""
+    model = nn.Sequential(nn.Conv1d(2, 6, 3), nn.Flatten(0), nn.Linear(60, 8), nn.Linear(8, 3))
+    with pytest.raises(TraceError, match=r"0 reads \(2, 12\).*x\[None\]"):
+        trace(model, torch.randn(2, 12))
+
+
+@pytest.mark.parametrize("model", [models.build, "resnet20", X, {"weight": X}])
+def test_what_is_no_network(model: Any) -> None:
+    with pytest.raises(TraceError, match=r"model must be a torch\.nn\.Module, got"):
+        trace(model, X)
+
+
+def scripted(part: nn.Module) -> nn.Module:
+    return torch.jit.script(part)
+
+
+def jit_traced(part: nn.Module) -> nn.Module:
+    return torch.jit.trace(part, torch.randn(1, 4, 8, 8))
+
+
+@pytest.mark.parametrize("compiled", [scripted, jit_traced])
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_submodules_of_jit_are_refused_by_name(compiled: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(conv(3, 4), nn.Sequential(compiled(conv(4, 4))), conv(4, 2))
+    with pytest.raises(TraceError, match=r"^1\.0 \(.*compiled by torch\.jit.*before torch\.jit"):
+        trace(model, X)
+
+
+def test_lazy_parameters_are_refused_and_stay_lazy() -> None:
+    model = nn.Sequential(nn.LazyConv2d(4, 3))
+    with pytest.raises(TraceError, match=r"0 \(LazyConv2d\).*run the network once"):
+        trace(model, X)
+    assert isinstance(model[0].weight, nn.parameter.UninitializedParameter)
+
+
+@pytest.mark.parametrize("what", ["weight", "bias"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_masked_weights_are_refused_until_the_mask_is_removed(what: str, times: int) -> None:
+    model = nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 5), nn.ReLU(), conv(5, 2))
+    for _ in range(times):  # a second mask makes a container of both
+        prune.l1_unstructured(model[2], what, 0.5)
+    with pytest.raises(TraceError, match=rf"2\.{what} is masked by .*remove\(model\.2, '{what}'\)"):
+        trace(model, X)
+    prune.remove(model[2], what)
+    assert [g.name for g in trace(model, X).prunable] == ["0", "2"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm"])
+def test_the_old_norms_of_weights_are_refused(kind: str) -> None:
+    model = nn.Sequential(conv(3, 4), nn.ReLU(), getattr(nn.utils, kind)(conv(4, 5)))
+    with pytest.raises(TraceError, match=rf"2\.weight is computed by .*remove_{kind}\(model\.2"):
+        trace(model, X)
+
+
+def test_parametrized_weights_stay_and_say_how_to_free_them() -> None:
+    norm = parametrizations.weight_norm
+    model = nn.Sequential(conv(3, 4), norm(conv(4, 5)), conv(5, 6), conv(6, 2))
+    graph = trace(model, X)
+    assert [g.name for g in graph.prunable] == ["2"]
+    assert "parametrized: remove_parametrizations frees it (1)" in graph.report()
+
+
+def test_parametrized_everywhere_is_refused() -> None:
+    layers = (parametrizations.spectral_norm(conv(3, 4)), parametrizations.weight_norm(conv(4, 5)))
+    with pytest.raises(TraceError, match=r"weights of 0, 1 are parametrized.*remove_param"):
+        trace(nn.Sequential(*layers), X)
+
+
+@pytest.mark.parametrize(
+    ("equation", "operands"),
+    [("bchw->bhwc", 1), ("bcii->bci", 1), ("bchw,bchw", 2), ("b...w,b...w->b...", 2),
+     ("bchw,bdhw->bcd", 2), (" b c h w , b d h w -> b c d ", 2), ("bchw,bdhw,behw->bcde", 3),
+     ("...,...->...", 2), ("bchw,bchw->bchw", 2)],
+)  # fmt: skip
+def test_einsum_of_every_form_is_frozen_and_counted(equation: str, operands: int) -> None:
+    def contract(n: nn.Module, x: Tensor) -> Tensor:
+        y = n.a(x)
+        return n.b(x).mean((2, 3)) * torch.einsum(equation, *[y] * operands).sum()
+
+    model = Net(contract, 5, a=conv(3, 6), b=conv(3, 5))
+    graph = trace(model, X)
+    assert "einsum of activations" in graph.report()
+    assert Cost.of(graph, "macs").dense == count_macs(model.eval(), X)
+
+
+def test_a_rule_that_fails_names_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise IndexError("ouch")
+
+    monkeypatch.setitem(trace.__globals__["RULES"], "relu", broken)
+    with pytest.raises(TraceError, match=r"1: relu is used in a form.*IndexError: ouch.*report"):
+        trace(nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 5)), X)
+
+
+def test_repr_is_short_and_print_is_the_table() -> None:
+    graph = trace(models.build("resnet20"), models.example_input("resnet20"))
+    lines = repr(graph).splitlines()
+    assert len(lines) <= 5
+    assert lines[0] == (
+        f"ChannelGraph: 12 prunable groups of {graph.n_channels} channels in all, 22 layers"
+    )
+    assert lines[1] == "  channels that stay: 10 (network output 10)"
+    assert len(str(graph).splitlines()) == 14
+    odd = trace(next(t for t in TOYS if t.name == "unknown op").build(), X)
+    assert "unknown ops: aten.sinc.default" in repr(odd)
+    spare = trace(next(t for t in TOYS if t.name == "unused module").build(), X)
+    assert "parameters never read: 2" in repr(spare)
+
+
+def test_a_graph_fits_its_network_and_copies_of_it_only() -> None:
+    model = models.build("resnet8")
+    graph = trace(model, models.example_input("resnet8"))
+    check_fits(model, graph)
+    check_fits(copy.deepcopy(model), graph)
+    with pytest.raises(SurgeryError, match=r"parameter '.*': the graph has .*, the model none"):
+        check_fits(models.build("vgg16_cifar"), graph)
+    with pytest.raises(SurgeryError, match="got ChannelGraph"):
+        check_fits(graph, model)  # type: ignore[arg-type]
+    with pytest.raises(SurgeryError, match=r"graph must be the ChannelGraph .*got Tensor"):
+        check_fits(model, torch.ones(3))  # type: ignore[arg-type]
+    wide = copy.deepcopy(model)
+    wide.layer1[0].bn1.running_mean = torch.zeros(17)
+    with pytest.raises(SurgeryError, match=r"'layer1.0.bn1.running_mean', axis 0: .* has 16"):
+        check_fits(wide, graph)
+    masked = copy.deepcopy(model)
+    prune.l1_unstructured(masked.conv1, "weight", 0.5)
+    with pytest.raises(SurgeryError, match=r"'conv1.weight'.*masked or parametrized since"):
+        check_fits(masked, graph)
