@@ -17,6 +17,7 @@ from dsa_core.training.meter import Meter
 from dsa_core.training.objective import LossObjective, Objective
 from dsa_core.training.optimiser import Factory, lr_at, make_sgd, set_lr
 from dsa_core.training.precision import (
+    AS_IS,
     BF16,
     FP32,
     Precision,
@@ -26,10 +27,11 @@ from dsa_core.training.precision import (
     place_model,
 )
 from dsa_core.training.processes import average
-from dsa_core.training.seeds import step_seed
+from dsa_core.training.seeds import own_random, step_seed
 from dsa_core.training.task import Task
 
 __all__ = [
+    "AS_IS",
     "BF16",
     "FP32",
     "Batch",
@@ -56,6 +58,7 @@ __all__ = [
     "lr_at",
     "make_sgd",
     "mode",
+    "own_random",
     "place",
     "place_model",
     "recalibrate_batchnorm",

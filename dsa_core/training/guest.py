@@ -8,17 +8,19 @@ from torch import Tensor
 
 
 class Guest(Protocol):
-    """Hooks into a network and its optimizer for the length of a training.
+    """Hooks into a network and its optimizer for the length of a training."""
 
-    Attributes:
-        wants_look: whether it waits for a held-out batch before the next step.
-        looks: held-out batches taken.
-        searching: whether its warm-up is over.
-    """
+    @property
+    def wants_look(self) -> bool:
+        """Whether it waits for a held-out batch before the next step."""
 
-    wants_look: bool
-    looks: int
-    searching: bool
+    @property
+    def looks(self) -> int:
+        """Held-out batches taken."""
+
+    @property
+    def searching(self) -> bool:
+        """Whether its warm-up is over."""
 
     def attach(self, *optimizers: torch.optim.Optimizer) -> Any:
         """Hook into the model and its optimizer."""

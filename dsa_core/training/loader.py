@@ -57,7 +57,9 @@ class Loader:
 
     def mine(self, epoch: int) -> Iterator[Any]:
         """Yield the batches of an epoch; in several processes the loader's own sampler shares."""
-        return islice(self.read() if self.stream is None else self.stream, len(self))
+        if self.stream is not None:
+            return islice(self.stream, len(self))
+        return not_empty(islice(self.read(), len(self)))
 
     def forever(self, start_step: int = 0) -> Iterator[Any]:
         """Yield batches without end, from the beginning of a pass."""
@@ -69,11 +71,19 @@ class Loader:
 
     def _endless(self) -> Iterator[Any]:
         while True:
-            batch = None
-            for batch in self.read():
-                yield batch
-            if batch is None:
-                raise DataError("train_loader gave no batch in a whole pass")
+            yield from not_empty(self.read())
+
+
+def not_empty(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield batches, of which there must be one."""
+    empty = True
+    for batch in batches:
+        empty = False
+        yield batch
+    if empty:
+        raise DataError(
+            "train_loader gave no batch in a whole pass: can its dataset be read only once?"
+        )
 
 
 def reader(given: Any) -> Callable[[], Iterator[Any]]:

@@ -1,7 +1,7 @@
 """The one training loop, plain and resumable; a search is this loop with a Pruner attached."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from dsa_core.training.processes import (
     mean_and_sum,
     team,
 )
-from dsa_core.training.seeds import step_seed
+from dsa_core.training.seeds import own_random, step_seed
 from dsa_core.training.stopwatch import Stopwatch, total_time
 from dsa_core.training.task import Task
 
@@ -77,6 +77,7 @@ def train(
     pruner: Guest | None = None,
     held_out: Feed | None = None,
     optimizer: Factory | None = None,
+    fingerprint: Mapping[str, str] | None = None,
 ) -> TrainResult:
     """Train a model in place; with a pruner attached this is a search.
 
@@ -106,6 +107,7 @@ def train(
         held_out: batches for a pruner that asks for some (`Pruner.look`).
         optimizer: makes one of the parameters, and says its highest learning rate, in place of the
             configuration's; None for SGD.
+        fingerprint: what else the checkpoint must agree with.
 
     Returns:
         History and how it ran.
@@ -118,7 +120,9 @@ def train(
     objective = TaskObjective(task, config.label_smoothing) if isinstance(task, Task) else task
     run = _Run(model, batches, objective, config, seed=seed, checkpoint=checkpoint, pruner=pruner)
     run.held_out, run.optimiser = held_out, make_optimizer(model, config, optimizer)
-    run.other = "" if optimizer is None else repr(run.optimiser)
+    run.others = dict(fingerprint or {})
+    if optimizer is not None:
+        run.others["optimizer"] = repr(run.optimiser)
     run.prepare(resume, precision)
     show = progress and team().leads
     done = len(run.history) * len(batches)
@@ -165,7 +169,7 @@ class _Run:
         self.saved = 0
         self.optimiser: torch.optim.Optimizer
         self.masks = {n for n, b in model.named_buffers() if not bool(torch.isfinite(b).all())}
-        self.other = ""  # an optimizer that the configuration does not know
+        self.others: dict[str, str] = {}  # what the configuration does not know
 
     def prepare(self, resume: bool, precision: Precision | None) -> None:
         """Resume from the checkpoint, or choose a precision and write the first checkpoint."""
@@ -191,8 +195,7 @@ class _Run:
         watch, lr, stopped = Stopwatch(), self.config.lr, False
         masked = float(self.pruner is not None and self.pruner.searching)
         meter.start_epoch(epoch, check_every=1 if self.device.type == "cpu" else 20)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(step_seed(self.seed, self.word, epoch))
+        with own_random(self.device, step_seed(self.seed, self.word, epoch)):
             held_out = self._held_out()
             for position, batch in enumerate(self.batches.mine(epoch)):
                 self._look(held_out)
@@ -286,11 +289,7 @@ class _Run:
                 "optimiser": self.optimiser.state_dict(),
                 "history": self.history,
                 "pruner": {} if self.pruner is None else self.pruner.state_dict(),
-                "precision": {
-                    "name": self.precision.name,
-                    "channels_last": self.precision.channels_last,
-                    "milliseconds": self.precision.milliseconds,
-                },
+                "precision": asdict(self.precision),
             },
         )
         self.saved = len(self.history)
@@ -312,7 +311,7 @@ class _Run:
         model = {"model": shapes_fingerprint(self.model), "seed": str(self.seed)}
         found = {} if self.pruner is None else self.pruner.fingerprint()
         search = {f"search {key}": value for key, value in found.items()}
-        return settings | data | model | search | ({"optimizer": self.other} if self.other else {})
+        return settings | data | model | search | self.others
 
     def interrupted(self) -> str:
         """Say how to go on after Ctrl-C."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dsa_core.errors import ConfigError
 from dsa_core.training.batches import Batch, examples_in
 from dsa_core.training.config import TrainConfig
-from dsa_core.training.precision import FP32, Precision, autocast, choose_precision, place
+from dsa_core.training.precision import AS_IS, Precision, autocast, choose_precision, place
 from dsa_core.training.task import Task
 
 FORMS = (
@@ -119,14 +119,14 @@ class LossObjective:
 
     def precision(self, model: nn.Module, batch: Any, config: TrainConfig) -> Precision:
         """As the network is: whoever wants autocast puts it into the loss."""
-        return FP32
+        return AS_IS
 
     def measure(self, model: nn.Module, batch: Any, precision: Precision) -> Measured:
         """Run the network through the loss."""
         loss = self.loss(model, batch, precision)
         return Measured(loss, loss.detach(), loss.new_zeros(()), examples_in(batch))
 
-    def loss(self, model: nn.Module, batch: Any, precision: Precision = FP32) -> Tensor:
+    def loss(self, model: nn.Module, batch: Any, precision: Precision = AS_IS) -> Tensor:
         """The loss of a batch, shape ()."""
         if self.general:
             return self.function(model, batch)
@@ -151,15 +151,27 @@ class LossObjective:
                 f"loss: called as {how} on the first batch it raised {type(error).__name__}: "
                 f"{error}. {FORMS}"
             ) from error
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            found = repr(loss)
-            if isinstance(loss, Tensor):
-                grad = "a" if loss.requires_grad else "no"
-                found = f"a tensor of shape {tuple(loss.shape)} with {grad} gradient"
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            kind = type(loss).__name__
+            found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else kind
             raise ConfigError(
-                f"loss: called as {how} it returned {found}, wanted a scalar tensor with a "
-                f"gradient. {FORMS}"
+                f"loss: called as {how} it returned {found}, wanted a scalar tensor. {FORMS}"
             )
+        if not reaches(loss, model):
+            raise ConfigError(
+                f"loss: what {how} returned has no gradient in the network that is trained, which "
+                "is a copy of yours: use the `model` that the loss is given, and neither detach() "
+                "nor no_grad()"
+            )
+
+
+def reaches(loss: Tensor, model: nn.Module) -> bool:
+    """Whether a loss has a gradient in some parameter of a network."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not (parameters and loss.requires_grad):
+        return False
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return any(gradient is not None for gradient in found)
 
 
 def first_parameter(function: Callable[..., Any]) -> str:
