@@ -26,7 +26,7 @@ from dsa_core.surgery.cut import duplicate
 from dsa_core.surgery.files import describe, digest
 from dsa_core.surgery.sparse import held_zeros, save_sparse
 from dsa_core.training import (
-    AS_IS,
+    FP32,
     Factory,
     Loader,
     LossObjective,
@@ -168,7 +168,7 @@ def compress(
             checkpoint=None if folder is None else folder / f"{name}.pt",
             progress=progress,
             phase=name,
-            precision=AS_IS,
+            precision=FP32,
             optimizer=optimizer,
             fingerprint={"starting weights": start},
             **more,

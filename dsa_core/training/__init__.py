@@ -17,7 +17,6 @@ from dsa_core.training.meter import Meter
 from dsa_core.training.objective import LossObjective, Objective
 from dsa_core.training.optimiser import Factory, lr_at, make_sgd, set_lr
 from dsa_core.training.precision import (
-    AS_IS,
     BF16,
     FP32,
     Precision,
@@ -31,7 +30,6 @@ from dsa_core.training.seeds import own_random, step_seed
 from dsa_core.training.task import Task
 
 __all__ = [
-    "AS_IS",
     "BF16",
     "FP32",
     "Batch",

@@ -118,11 +118,18 @@ def train(
         KeyboardInterrupt: as it came, with a word on how to go on.
     """
     objective = TaskObjective(task, config.label_smoothing) if isinstance(task, Task) else task
-    run = _Run(model, batches, objective, config, seed=seed, checkpoint=checkpoint, pruner=pruner)
-    run.held_out, run.optimiser = held_out, make_optimizer(model, config, optimizer)
-    run.others = dict(fingerprint or {})
-    if optimizer is not None:
-        run.others["optimizer"] = repr(run.optimiser)
+    run = _Run(
+        model,
+        batches,
+        objective,
+        config,
+        seed=seed,
+        checkpoint=checkpoint,
+        pruner=pruner,
+        held_out=held_out,
+        optimizer=optimizer,
+        fingerprint=fingerprint or {},
+    )
     run.prepare(resume, precision)
     show = progress and team().leads
     done = len(run.history) * len(batches)
@@ -158,18 +165,23 @@ class _Run:
         seed: int,
         checkpoint: Path | None,
         pruner: Guest | None,
+        held_out: Feed | None,
+        optimizer: Factory | None,
+        fingerprint: Mapping[str, str],
     ) -> None:
-        self.objective, self.pruner = objective, pruner
-        self.held_out: Feed | None = None
+        self.objective, self.pruner, self.held_out = objective, pruner, held_out
         self.model, self.batches, self.config = model, batches, config
         self.seed, self.path = seed, checkpoint
         self.device = device_of_model(model)
         self.total = config.epochs * len(batches)
         self.history: list[EpochRecord] = []
         self.saved = 0
-        self.optimiser: torch.optim.Optimizer
-        self.masks = {n for n, b in model.named_buffers() if not bool(torch.isfinite(b).all())}
-        self.others: dict[str, str] = {}  # what the configuration does not know
+        self.optimiser = make_optimizer(model, config, optimizer)
+        self.others = dict(fingerprint)  # what the configuration does not know
+        if optimizer is not None:
+            self.others["optimizer"] = repr(self.optimiser)
+        # a mask of attention, say, is infinite on purpose
+        self.infinite = {n for n, b in model.named_buffers() if not bool(b.isfinite().all())}
 
     def prepare(self, resume: bool, precision: Precision | None) -> None:
         """Resume from the checkpoint, or choose a precision and write the first checkpoint."""
@@ -192,7 +204,7 @@ class _Run:
     def epoch(self, epoch: int, meter: Meter, stop: Callable[[], bool] | None) -> bool:
         """Train one epoch and append its record; return whether `stop` ended it."""
         self.model.train()
-        watch, lr, stopped = Stopwatch(), self.config.lr, False
+        watch, stopped = Stopwatch(), False
         masked = float(self.pruner is not None and self.pruner.searching)
         meter.start_epoch(epoch, check_every=1 if self.device.type == "cpu" else 20)
         with own_random(self.device, step_seed(self.seed, self.word, epoch)):
@@ -202,13 +214,14 @@ class _Run:
                 if stop is not None and stop():
                     stopped = True
                     break
-                lr = self._lr(epoch, position)
-                found = self._step(to_device(batch, self.device), lr)
+                set_lr(self.optimiser, self._lr(epoch, position))
+                found = self._step(to_device(batch, self.device))
                 loss, score = mean_and_sum(found.shown, found.score)
                 self._check(meter.add(loss, score, found.n * team().size), epoch)
         self._check(meter.flush(), epoch)
         self._check_state(f"after epoch {epoch}")
         if meter.n:
+            lr = self.optimiser.param_groups[0]["lr"]
             record = {"epoch": epoch, **meter.means(), **watch.read(), "lr": lr}
             self.history.append(record | ({} if self.pruner is None else {"masked": masked}))
         return stopped
@@ -234,8 +247,7 @@ class _Run:
         batch = to_device(found, self.device)
         self.pruner.look(lambda: self.objective.loss(self.model, batch, self.precision))
 
-    def _step(self, batch: Any, lr: float) -> Measured:
-        set_lr(self.optimiser, lr)
+    def _step(self, batch: Any) -> Measured:
         found = self.objective.measure(self.model, batch, self.precision)
         self.optimiser.zero_grad(set_to_none=True)
         found.loss.backward()
@@ -270,7 +282,7 @@ class _Run:
     def _check_state(self, when: str) -> None:
         """Look at the weights too: the last step of an epoch can break them after a finite loss."""
         for name, value in self.model.state_dict().items():
-            if name not in self.masks and not bool(torch.isfinite(value).all()):
+            if name not in self.infinite and not bool(torch.isfinite(value).all()):
                 raise TrainingError(f"{name} is not finite {when}. {self._last_good()}. {WAYS_OUT}")
 
     def _last_good(self) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dsa_core.errors import ConfigError
 from dsa_core.training.batches import Batch, examples_in
 from dsa_core.training.config import TrainConfig
-from dsa_core.training.precision import AS_IS, Precision, autocast, choose_precision, place
+from dsa_core.training.precision import FP32, Precision, autocast, choose_precision, place
 from dsa_core.training.task import Task
 
 FORMS = (
@@ -119,14 +119,14 @@ class LossObjective:
 
     def precision(self, model: nn.Module, batch: Any, config: TrainConfig) -> Precision:
         """As the network is: whoever wants autocast puts it into the loss."""
-        return AS_IS
+        return FP32
 
     def measure(self, model: nn.Module, batch: Any, precision: Precision) -> Measured:
         """Run the network through the loss."""
         loss = self.loss(model, batch, precision)
         return Measured(loss, loss.detach(), loss.new_zeros(()), examples_in(batch))
 
-    def loss(self, model: nn.Module, batch: Any, precision: Precision = AS_IS) -> Tensor:
+    def loss(self, model: nn.Module, batch: Any, precision: Precision = FP32) -> Tensor:
         """The loss of a batch, shape ()."""
         if self.general:
             return self.function(model, batch)

@@ -25,13 +25,11 @@ class Precision:
         channels_last: whether pictures lie in memory pixel by pixel, not channel by channel.
         milliseconds: shortest time of a forward and backward pass for each way tried, keyed by for
             example "bf16 channels_last"; empty when nothing had to be measured.
-        as_is: the memory order of pictures and weights is left to the user.
     """
 
     name: str
     channels_last: bool
     milliseconds: dict[str, float] = field(default_factory=dict)
-    as_is: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -45,7 +43,6 @@ class Precision:
 
 
 FP32 = Precision("fp32", channels_last=False)
-AS_IS = Precision("fp32", channels_last=False, as_is=True)
 BF16 = Precision("bf16", channels_last=True)
 
 
@@ -74,8 +71,6 @@ def place(x: Tensor, precision: Precision) -> Tensor:
 
 def place_model(model: nn.Module, precision: Precision) -> None:
     """Put the convolutions' weights in the wanted memory order, in place; values do not change."""
-    if precision.as_is:
-        return
     order = torch.channels_last if precision.channels_last else torch.contiguous_format
     model.to(memory_format=order)
 
