@@ -17,7 +17,7 @@ The names below are loaded when they are first used (PEP 562): importing the lib
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "allocation": ("Allocation", "Update"),

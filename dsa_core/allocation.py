@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsa_core.budget import Budget, Cost, Resource, round_to_channels, shift_to_budget
+from dsa_core.budget import Budget, Cost, Resource, round_to_channels, shift_to_budgets
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import BudgetError
 from dsa_core.masks import top_channels
@@ -85,24 +85,50 @@ class Allocation:
         """Single weights that were set to zero, besides the channels that were cut."""
         return sum(int((~mask).sum()) for mask in (self.weight_mask or {}).values())
 
-    def relaxed_cost(self, resource: Resource | None = None) -> float:
+    def relaxed_cost(self, resource: Resource) -> float:
         """Cost of the relaxed keep ratios, as a ratio of the dense cost."""
         cost = self._cost(resource)
         return float(cost.relative(self.keep_ratios)) - self._zeros(cost) / cost.dense
 
-    def whole_cost(self, resource: Resource | None = None) -> int:
+    def whole_cost(self, resource: Resource) -> int:
         """Exact cost of the kept channels, in units of the resource; a zero is no parameter."""
         cost = self._cost(resource)
         return cost.at(self.counts) - self._zeros(cost)
 
-    def whole_ratio(self, resource: Resource | None = None) -> float:
+    def whole_ratio(self, resource: Resource) -> float:
         """Exact cost of the kept channels, as a ratio of the dense cost."""
         return self.whole_cost(resource) / self._cost(resource).dense
 
     @property
+    def cost_ratios(self) -> dict[Resource, float]:
+        """`whole_ratio` of every resource that the budget limits."""
+        return {resource: self.whole_ratio(resource) for resource in self.budget.ratios}
+
+    @property
     def met(self) -> bool:
-        """Whether the kept channels are within the budget."""
-        return self.whole_ratio() <= self.budget.ratio + 1e-9
+        """Whether the kept channels are within the budget, in every resource that it limits."""
+        return all(
+            self.whole_cost(resource) <= self.budget.limit(self._cost(resource))
+            for resource in self.budget.ratios
+        )
+
+    def __repr__(self) -> str:
+        """Method, cost, and how unevenly the channels were taken."""
+        asked = ", ".join(
+            f"{self.whole_ratio(resource):.2%} of {resource} (asked {ratio:.2%})"
+            for resource, ratio in self.budget.ratios.items()
+        )
+        sizes, names = self.graph.sizes, [group.name for group in self.graph.prunable]
+        kept = self.counts / sizes
+        ends = (
+            f"{names[k]} {int(self.counts[k])}/{int(sizes[k])}"
+            for k in (int(kept.argmin()), int(kept.argmax()))
+        )
+        return (
+            f"Allocation by {self.method}: {asked}\n"
+            f"  keeps {int(self.counts.sum())} of {int(sizes.sum())} channels in {len(sizes)} "
+            f"groups, from {' to '.join(ends)}"
+        )
 
     def at(
         self,
@@ -113,9 +139,10 @@ class Allocation:
     ) -> "Allocation":
         """The allocation for another budget that the search passed on its way down.
 
-        The keep ratios are those of the last update at or above the asked cost, shifted on it (a
-        common factor, which leaves the prices as they are), then rounded to whole channels;
-        channels are ranked by the importance at the end of the search.
+        Of several resources at once all hold. The keep ratios are those of the last update at or
+        above the asked cost, shifted on it (a common factor, which leaves the prices as they are),
+        then rounded to whole channels; channels are ranked by the importance at the end of the
+        search.
 
         Raises:
             BudgetError: the search never passed that cost; names the range it did. Or it removed
@@ -135,16 +162,16 @@ class Allocation:
                 f"this search by {self.method} followed no falling budget, or has no history: it "
                 "answers its own budget only; search again with the one wanted"
             )
-        cost = self._cost(budget.resource)
+        costs = budget.costs(self.graph)
         passed = [*(u.keep_ratios for u in self.updates), tuple(self.keep_ratios.tolist())]
-        chosen = ratios_on_path(torch.tensor(passed, dtype=torch.float64), cost, budget)
-        counts = round_to_channels(chosen, cost, budget)
+        chosen = ratios_on_path(torch.tensor(passed, dtype=torch.float64), costs, budget)
+        counts = round_to_channels(chosen, costs, budget)
         return replace(self, budget=budget, keep_ratios=chosen, counts=counts)
 
     def _zeros(self, cost: Cost) -> int:
         return self.removed_weights if cost.resource == "params" else 0
 
-    def _cost(self, resource: Resource | None) -> Cost:
+    def _cost(self, resource: Resource) -> Cost:
         return self.budget.cost(self.graph, resource)
 
 
@@ -153,33 +180,40 @@ def falls(budgets: Sequence[float]) -> bool:
     return bool(budgets) and budgets[0] > budgets[-1]
 
 
-def ratios_on_path(passed: Tensor, cost: Cost, budget: Budget) -> Tensor:
+def ratios_on_path(passed: Tensor, costs: Cost | Sequence[Cost], budget: Budget) -> Tensor:
     """Read from the way of one search the keep ratios for another budget.
 
-    They are those of the last update whose cost is not below the budget, shifted on it: a factor
-    common to all groups, which leaves the prices as they are.
+    They are those of the last update that is not below the budget (of several, not within all of
+    them), shifted on it: a factor common to all groups, which leaves the prices as they are.
 
     Args:
         passed: keep ratios of every update in order, the final ones last, shape (T, K), in (0, 1].
-        cost: of the resource that the budget names.
+        costs: one for each resource that the budget names, or the only one.
         budget: what is asked now, with its floors and its divisor.
 
     Returns:
         Relaxed keep ratios, float64, shape (K,), on the budget.
 
     Raises:
-        BudgetError: the search never passed that cost; names the range it did.
+        BudgetError: the search never passed that cost; names the lowest it did.
     """
-    form = cost.relative
-    path = ((passed @ form.Q) * passed).sum(1) + passed @ form.q + form.constant  # F of each, (T,)
-    if budget.ratio < float(path.min()) * (1 - TOLERANCE):
+    costs = budget.limited(costs)
+    forms, wanted = [cost.relative for cost in costs], list(budget.ratios.values())
+    path = torch.stack([torch.stack([form(alpha) for form in forms]) for alpha in passed])  # (T, R)
+    above = (path / path.new_tensor(wanted)).max(
+        1
+    )  # of each update, the resource furthest over its budget
+    lowest = int(above.values.argmin())
+    if float(above.values[lowest]) * (1 - TOLERANCE) > 1:
+        resource = costs[int(above.indices[lowest])].resource
+        reached = float(path[lowest, int(above.indices[lowest])])
         raise BudgetError(
-            f"{budget.resource}={budget.ratio:g} is below what this search passed: it went "
-            f"from 1 down to {float(path.min()):.4f} of the dense {budget.resource}. Ask for "
+            f"{resource}={budget.ratios[resource]:g} is below what this search passed: it went "
+            f"from 1 down to {reached:.4f} of the dense {resource}. Ask for "
             "that or more, or search again with the lower budget"
         )
-    above = (path >= budget.ratio * (1 - MET)).nonzero()[:, 0]
-    nearest = passed[int(above[-1]) if len(above) else int(path.argmax())]
-    floors = budget.least_counts(cost) / cost.sizes
-    shifted, _ = shift_to_budget(nearest.log(), form, budget.ratio, floors)
+    over = (above.values >= 1 - MET).nonzero()[:, 0]
+    nearest = passed[int(over[-1]) if len(over) else int(above.values.argmax())]
+    floors = budget.least_counts(costs[0]) / costs[0].sizes
+    shifted, _, _ = shift_to_budgets(nearest.log(), forms, wanted, floors)
     return shifted.exp()

@@ -1,89 +1,273 @@
-"""How the Pruner holds on to somebody's network and optimizers."""
+"""How the Pruner holds on to somebody's network and optimizers: hooks, and what they must survive.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+A step is *open* from its first forward pass in training mode until an optimizer steps. While it is
+open the weights are under its mask; between two steps they are exact.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dsa_core.errors import ConfigError
+from dsa_core.masked_weights import MaskedWeights
+from dsa_core.training.processes import average
+
+UNSEEN = 20  # optimizer steps without a forward pass of the network before a warning
 
 
-class Hook:
-    """A hook that a copy of its module does not take along.
+class Attachment:
+    """A network and its optimizers, from `Pruner.attach` to `Pruner.detach`.
 
-    `copy.deepcopy` (an average of the weights, say) and pickling give a hook that does nothing.
+    Args:
+        model: the network itself.
+        called: the modules that run it, whose calls are followed.
+        optimizers: all that train its weights.
+        weights: of the network, to mask.
+        draw: gives the mask of a step that opens, shape (n,); None: it trains the exact weights.
+        cut: gives the mask of the network as it would be cut now; None: it would not be cut.
+        learn: takes dL/dm of a step that ends, shape (n,), or (0,) where there was no mask.
+        scaler: GradScaler, see `Pruner.attach`.
     """
 
-    def __init__(self, call: Callable[..., Any] | None) -> None:
-        self.call = call
+    def __init__(
+        self,
+        model: nn.Module,
+        called: Sequence[nn.Module],
+        optimizers: Sequence[torch.optim.Optimizer],
+        weights: MaskedWeights,
+        *,
+        draw: Callable[[], Tensor | None],
+        cut: Callable[[], Tensor | None],
+        learn: Callable[[Tensor], None],
+        scaler: Any = None,
+    ) -> None:
+        self.model, self.optimizers, self.weights, self.scaler = model, optimizers, weights, scaler
+        self.draw, self.cut, self.learn = draw, cut, learn
+        self.open = False
+        self.mask: Tensor | None = None  # of the open step
+        self.learnt = False  # from the open step, whose closure may run again
+        self.quiet = False  # the hooks do nothing
+        self.unseen = 0
+        self.known: tuple[Tensor | None] | None = None  # what `cut` gave since the last step
+        self.handles = [
+            *(m.register_forward_pre_hook(hook(self.before_forward)) for m in called),
+            *(m.register_forward_hook(hook(self.after_forward), always_call=True) for m in called),
+            model.register_state_dict_post_hook(hook(self.on_save, self.weights.copy_exact)),
+            model.register_load_state_dict_pre_hook(hook(self.on_load)),
+            *(o.register_step_pre_hook(self.before_step) for o in optimizers),
+            *(o.register_step_post_hook(self.after_step) for o in optimizers),
+        ]
 
-    def __call__(self, *arguments: Any) -> Any:
-        """Call it, outside of any compiled graph."""
-        return None if self.call is None else self.call(*arguments)
+    def close(self) -> None:
+        """Put the exact weights back and let go."""
+        for handle in self.handles:
+            handle.remove()
+        self.quiet = True  # compiled code may call the hooks for ever
+        self.weights.close()
+
+    # -- a step -----------------------------------------------------------------------------------
+
+    def before_forward(self, *_: Any) -> None:
+        """Put on the mask of the step, or in evaluation mode that of the cut."""
+        if self.quiet or torch.compiler.is_exporting():
+            return
+        with apart(self.weights.device):
+            if not self.model.training:
+                self.known = self.known or (self.cut(),)
+                if self.known[0] is not None:
+                    self.weights.put_on(self.known[0])
+                return
+            if not self.open:
+                self.open, self.mask = True, self.draw()
+            elif self.weights.frozen and not self.has_gradient():
+                self.weights.forget()  # of a step that a gradient scaler skipped
+            if not self.weights.on:
+                self.restore()
+
+    def after_forward(self, *_: Any) -> None:
+        """After an evaluation: back to the mask of the open step, or to the exact weights."""
+        if not (self.quiet or self.model.training or torch.compiler.is_exporting()):
+            with apart(self.weights.device):
+                self.restore()
+
+    def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
+        """Turn the gradients now, or behind the closure that makes them (Lightning, L-BFGS)."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            if not skipped(optimizer):
+                self.collect(optimizer)
+            return None
+        self.learnt = False
+
+        def turned() -> Any:
+            loss = closure()
+            self.collect(optimizer, again=True)
+            return loss
+
+        return args[:1], {**kwargs, "closure": turned}
+
+    def after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """The step of a closure ends here: L-BFGS calls it several times, under one mask."""
+        if self.learnt:
+            self.shut()
+
+    def collect(self, optimizer: Any = None, *, again: bool = False) -> None:
+        """Exact weights back, the gradients turned into theirs; the first time, learn from them.
+
+        Args:
+            optimizer: that steps.
+            again: whether the same step may go on, under the same mask.
+        """
+        if not self.open:
+            self.count_unseen()
+            return
+        first, self.unseen = not self.learnt, 0
+        gradient = self.turn(optimizer)
+        if again:
+            self.weights.take_off()
+            self.known, self.learnt = None, True
+        else:
+            self.shut()
+        if first:
+            self.learn(gradient)
+
+    def turn(self, optimizer: Any) -> Tensor:
+        """dL/dm, without any scale of the loss; the gradients become those of the exact weights."""
+        if not self.weights.on:
+            self.weights.forget()
+            return torch.zeros(0)
+        fused = getattr(optimizer, "grad_scale", None)  # a fused optimizer will unscale by itself
+        scale = 1.0
+        if self.scaler is not None:
+            self.unscale_others(optimizer)
+            scale = 1.0 if fused is not None else float(self.scaler.get_scale())
+        gradient = self.weights.turn(frozen_scale=scale)
+        if fused is not None:
+            gradient /= fused.to(gradient)
+        if self.weights.frozen:
+            average([gradient])  # DistributedDataParallel may not know the frozen weights
+        if self.scaler is not None and not bool(gradient.isfinite().all()):
+            gradient.zero_()  # an overflow outside of this optimizer, which the scaler does not see
+        return gradient
+
+    def unscale_others(self, optimizer: Any) -> None:
+        """Where several optimizers share a scaler: dL/dm needs the gradients of all, unscaled."""
+        for other in self.optimizers:
+            if other is not optimizer and optimizer is not None:
+                try:
+                    self.scaler.unscale_(other)
+                except RuntimeError:  # it is already
+                    continue
+
+    def shut(self) -> None:
+        """End the open step, if there is one."""
+        self.open, self.mask, self.learnt, self.known = False, None, False, None
+        self.weights.take_off()
+
+    # -- around it --------------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """The mask of the open step, or the exact weights."""
+        if self.mask is None:
+            self.weights.take_off()
+        else:
+            self.weights.put_on(self.mask)
+
+    @contextmanager
+    def exact(self, *, quiet: bool = False) -> Iterator[None]:
+        """The exact weights for a while; quiet: whatever is run, the hooks do nothing."""
+        on, before = self.weights.on, self.quiet
+        self.weights.take_off()
+        self.quiet = quiet
+        try:
+            yield
+        finally:
+            self.quiet = before
+            if on:
+                self.restore()
+
+    def has_gradient(self) -> bool:
+        """Whether anything is accumulated for the next step."""
+        frozen = {id(weight) for weight in self.weights.frozen}
+        held = (p for o in self.optimizers for group in o.param_groups for p in group["params"])
+        return any(p.grad is not None and bool(p.grad.any()) for p in held if id(p) not in frozen)
+
+    def count_unseen(self) -> None:
+        """Warn of steps of a network that nobody calls."""
+        self.unseen += 1
+        if self.unseen == UNSEEN:
+            warnings.warn(
+                f"Pruner: {UNSEEN} optimizer steps without a forward pass of the network that was "
+                "given, in training mode: nothing is pruned. Give it the module that you call; if "
+                "that was compiled before attach(), call torch.compiler.reset()",
+                stacklevel=2,
+            )
+
+    def on_save(self, model: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+        """A state dict that is taken under a mask holds the exact weights."""
+        exact = self.weights.aside()
+        for name, weight in model.named_parameters(remove_duplicate=False):
+            if id(weight) in exact and prefix + name in state:
+                state[prefix + name] = exact[id(weight)].clone()
+
+    def on_load(self, *_: Any) -> None:
+        """Weights are loaded: exact ones, which no mask that is on may overwrite."""
+        self.shut()
+
+
+def nothing(*_: Any) -> None:
+    """What the hook of a copy does."""
+
+
+class Hook(partial[Any]):
+    """A hook that a copy of its module does not take along, be it a deep copy or pickled.
+
+    Attributes:
+        on_copy: called with the memo of a deep copy of the module.
+    """
+
+    on_copy: Callable[[dict[int, Any]], None] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Hook":
-        return Hook(None)
+        if self.on_copy is not None:
+            self.on_copy(memo)
+        return Hook(nothing)
 
-    def __reduce__(self) -> tuple[type["Hook"], tuple[None]]:
-        return Hook, (None,)
+    def __reduce__(self) -> tuple[type["Hook"], tuple[Callable[..., None]]]:
+        return Hook, (nothing,)
 
 
-def hook(call: Callable[..., Any]) -> Hook:
+def hook(call: Callable[..., Any], on_copy: Callable[[dict[int, Any]], None] | None = None) -> Hook:
     """A hook that stays with its module, and that `torch.compile` leaves alone."""
-    return Hook(torch.compiler.disable(call))
-
-
-def plain(model: Any) -> nn.Module:
-    """The network itself, inside `torch.compile` and wrappers for several processes.
-
-    Raises:
-        ConfigError: it is no module.
-    """
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model: wanted a torch.nn.Module, got {type(model).__name__}")
-    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-    while True:
-        if isinstance(model, wrappers):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod
-        else:
-            return model
-
-
-def check_optimizers(model: nn.Module, given: Sequence[Any]) -> list[torch.optim.Optimizer]:
-    """The optimizers themselves, inside wrappers such as Accelerate's.
-
-    Raises:
-        ConfigError: one is no optimizer, or none holds a parameter of the network.
-    """
-    found = []
-    for optimizer in given:
-        while not hasattr(optimizer, "_optimizer_step_pre_hooks") and hasattr(
-            optimizer, "optimizer"
-        ):
-            optimizer = optimizer.optimizer
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ConfigError(
-                f"attach: wanted torch optimizers, got {type(optimizer).__name__}; a scheduler or "
-                "a trainer is none"
-            )
-        found.append(optimizer)
-    held = {id(p) for o in found for group in o.param_groups for p in group["params"]}
-    if not held & {id(p) for p in model.parameters()}:
-        raise ConfigError(
-            "attach: no optimizer that was given holds a parameter of the network: make the "
-            "optimizer of model.parameters(), of the same model as the pruner"
-        )
-    return found
+    made = Hook(torch.compiler.disable(call))
+    made.on_copy = on_copy
+    return made
 
 
 def skipped(optimizer: Any) -> bool:
     """Whether a fused optimizer will skip the step by itself, as a gradient scaler told it."""
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and bool(float(found_inf))
+
+
+@contextmanager
+def apart(device: torch.device) -> Iterator[None]:
+    """Outside of what the user's forward pass may run in: autocast, inference mode, checkpoints.
+
+    A checkpoint counts the tensors that autograd saves, and ours are not computed again.
+    """
+    whole = torch.autocast(device.type, enabled=False), torch.inference_mode(False)
+    with whole[0], whole[1], torch.autograd.graph.saved_tensors_hooks(same, same):
+        yield
+
+
+def same(tensor: Tensor) -> Tensor:
+    """Save a tensor as it is."""
+    return tensor
 
 
 @contextmanager
@@ -100,21 +284,3 @@ def untouched(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for name, value in model.named_buffers():
                 value.copy_(buffers[name])
-
-
-def check_state(state: Mapping[str, Any], wanted: int, mine: Mapping[str, str]) -> None:
-    """Refuse a saved state of another search.
-
-    Raises:
-        ConfigError: says in what they differ.
-    """
-    saved = state.get("fingerprint", {})
-    if state.get("format") != wanted or not isinstance(saved, Mapping):
-        raise ConfigError("load_state_dict: wanted what Pruner.state_dict() returned")
-    wrong = [
-        f"{key} was {saved.get(key, 'absent')!r} and is now {value!r}"
-        for key, value in mine.items()
-        if saved.get(key) != value
-    ]
-    if wrong:
-        raise ConfigError(f"load_state_dict: the state is of another search: {'; '.join(wrong)}")

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from dsa_core.allocation import Allocation
-from dsa_core.attachment import plain, untouched
+from dsa_core.attachment import untouched
 from dsa_core.budget import Budget, Resource
 from dsa_core.errors import ConfigError
+from dsa_core.given import plain
 from dsa_core.pruner import Pruner
 from dsa_core.scheme import Method
 from dsa_core.surgery import OnnxCheck, export_onnx, save
@@ -26,7 +27,6 @@ from dsa_core.surgery.cut import duplicate
 from dsa_core.surgery.files import describe, digest
 from dsa_core.surgery.sparse import held_zeros, save_sparse
 from dsa_core.training import (
-    FP32,
     Factory,
     Loader,
     LossObjective,
@@ -56,10 +56,10 @@ class Compressed:
     Attributes:
         model: the smaller network, in evaluation mode, on the device of the one that was given.
         allocation: which channels stay, with the history of the search and its costs.
-        scores: of `validate`: "dense" before, "cut" after the cut, "tuned" after the fine-tuning;
+        scores: of `validate`: "dense" before, "cut" after the cut, "fine_tuned" at the end;
             empty without it.
         example: as it was given.
-        epochs: records of the epochs of "search" and "tune", see `TrainResult.history`.
+        epochs: records of the epochs of "search" and "fine-tune", see `TrainResult.history`.
     """
 
     model: nn.Module
@@ -106,7 +106,7 @@ def compress(
     *,
     budget: Budget,
     loss: Callable[..., Tensor],
-    epochs: int,
+    epochs: int = 10,
     validate: Callable[[nn.Module], float] | None = None,
     method: Method | None = None,
     optimizer: Factory | None = None,
@@ -168,7 +168,6 @@ def compress(
             checkpoint=None if folder is None else folder / f"{name}.pt",
             progress=progress,
             phase=name,
-            precision=FP32,
             optimizer=optimizer,
             fingerprint={"starting weights": start},
             **more,
@@ -180,10 +179,10 @@ def compress(
     if validate is not None:
         scores["cut"] = _score(validate, smaller)
     with held_zeros(smaller, pruner.allocation.weight_mask or {}):
-        tuned = phase("tune", smaller, {**TUNE, "epochs": epochs - search_epochs})
+        tuned = phase("fine-tune", smaller, {**TUNE, "epochs": epochs - search_epochs})
     if validate is not None:
-        scores["tuned"] = _score(validate, smaller)
-    history = {"search": searched.history, "tune": tuned.history}
+        scores["fine_tuned"] = _score(validate, smaller)
+    history = {"search": searched.history, "fine-tune": tuned.history}
     return Compressed(smaller.eval(), pruner.allocation, scores, example, history)
 
 

@@ -4,8 +4,10 @@ Everything here works on values behind autograd's back (`Tensor.data`): a mask t
 an evaluation between a forward and its backward pass disturbs neither.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +70,11 @@ class MaskedWeights:
             weight.requires_grad_(True)
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.sites[0][0].device if self.sites else torch.device("cpu")
+
+    @property
     def on(self) -> bool:
         """Whether the weights are masked."""
         return bool(self.values)
@@ -78,6 +85,8 @@ class MaskedWeights:
             raise ConfigError(f"mask: wanted shape ({self.n},), got {tuple(mask.shape)}")
         extended = torch.cat([mask.detach(), mask.new_ones(1)])  # place -1
         fresh = not self.on
+        if fresh:
+            self.exact = [e.to(w.data) for (w, _), e in zip(self.sites, self.exact, strict=True)]
         self.values = []
         for (weight, site), exact in zip(self.sites, self.exact, strict=True):
             if fresh:
@@ -109,21 +118,27 @@ class MaskedWeights:
     def turn(self, *, frozen_scale: float = 1.0) -> Tensor:
         """Return dL/dm, shape (n,), and turn the gradients into those of the exact weights.
 
+        A step ends here: autograd then refuses a backward pass through a graph made before it.
+
         Args:
             frozen_scale: factor of a scaled loss that the gradients of frozen weights still carry
                 (nobody unscales them: they are in no optimizer).
         """
-        frozen = {id(weight) for weight in self.frozen}
         for weight in self.frozen:
             if weight.grad is not None:
                 weight.grad.div_(frozen_scale)
         found = self.slopes([weight.grad for weight, _ in self.sites])
+        self.forget()
         for (weight, _), value in zip(self.sites, self.values, strict=True):
-            if id(weight) in frozen:
-                weight.grad = None
-            elif weight.grad is not None:
+            if weight.grad is not None:
                 weight.grad.mul_(value)
+        torch.autograd.graph.increment_version([weight for weight, _ in self.sites])
         return found
+
+    def forget(self) -> None:
+        """Drop the gradients of frozen weights."""
+        for weight in self.frozen:
+            weight.grad = None
 
     def take_off(self) -> None:
         """Put the exact weights back; nothing happens if they are there."""
@@ -133,8 +148,26 @@ class MaskedWeights:
             torch.clear_autocast_cache()
         self.values = []
 
+    def aside(self) -> dict[int, Tensor]:
+        """The exact values by the parameter's `id`, while a mask is on."""
+        pairs = zip(self.sites, self.exact, strict=True)
+        return {id(weight): exact for (weight, _), exact in pairs} if self.on else {}
+
+    def copy_exact(self, memo: dict[int, Any]) -> None:
+        """Make a deep copy of the network that is under way exact, and free of this object.
+
+        Args:
+            memo: of the copy.
+        """
+        for weight in self.frozen:
+            copy.deepcopy(weight, memo).requires_grad_(False)
+        for (weight, _), exact in zip(self.sites, self.exact, strict=True):
+            if self.on:
+                copy.deepcopy(weight, memo).data.copy_(exact)
+
     def close(self) -> None:
         """Put everything back as it was found."""
         self.take_off()
+        self.forget()
         for weight in self.frozen:
             weight.requires_grad_(False)

@@ -23,31 +23,37 @@ What is drawn, and what the gradient moves, is the scheme's affair (`dsa_core.sc
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from dsa_core.allocation import Allocation, Update
-from dsa_core.attachment import check_optimizers, check_state, hook, plain, skipped, untouched
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.allocation import Allocation
+from dsa_core.attachment import Attachment, untouched
+from dsa_core.budget import as_budget
+from dsa_core.channels import ChannelGraph, check_fits, trace
 from dsa_core.dsa import DSA
-from dsa_core.errors import ConfigError, TrainingError
+from dsa_core.errors import ConfigError
+from dsa_core.given import (
+    check_free,
+    check_gradient,
+    check_optimizers,
+    followed,
+    no_look,
+    plain,
+    weights_of,
+)
 from dsa_core.masked_weights import MaskedWeights
+from dsa_core.progress import Progress
 from dsa_core.ranking import Importance, importance
-from dsa_core.scheme import Figures, Method, Problem
-from dsa_core.surgery.cut import duplicate, prune
+from dsa_core.scheme import Method, Problem
+from dsa_core.surgery.cut import prune
 from dsa_core.surgery.sparse import zero_weights
 
-UNSEEN = 20  # optimizer steps without a forward pass of the network before a warning
-FORMAT = 1
 
-
-class Pruner:
+class Pruner(Progress):
     """Finds in your training loop how many channels each group keeps, and cuts the others out.
 
     The network trains in place; `finish` returns a smaller copy.
@@ -88,23 +94,14 @@ class Pruner:
         warmup_steps: int = 0,
     ) -> None:
         method = DSA() if method is None else method
-        self.model = plain(model)
-        self.graph = example if isinstance(example, ChannelGraph) else trace(self.model, example)
-        self.problem = Problem(self.model, self.graph, budget, steps, warmup_steps, seed, method)
-        self.problem.check()
-        self.scheme = method.scheme(self.problem)
-        self.steps_done, self.history = 0, [self._update(0, {})]
-        self.restored = 1  # updates in the history that this object did not make
-        self.dense: dict[str, Tensor] = {}
-        self.weights: MaskedWeights | None = None  # while attached
-        self._optimizers: list[torch.optim.Optimizer] = []
-        self._handles: list[RemovableHandle] = []
-        self._scaler: Any = None
-        self._mask: Tensor | None = None  # of the step under way
-        self._running = False  # a forward pass in training mode since the last step
-        self._looking, self._looked = False, -1  # step of the last look
-        self._unseen = 0
-        self._cut: tuple[int, Tensor] | None = None  # a step, and the mask of the cut then
+        self.model, self._called = plain(model), followed(model)
+        check_free(self.model)
+        graph = example if isinstance(example, ChannelGraph) else trace(self.model, example)
+        check_fits(self.model, graph)
+        problem = Problem(self.model, graph, as_budget(budget), steps, warmup_steps, seed, method)
+        problem.check()
+        super().__init__(problem, method.scheme(problem))
+        self.attachment: Attachment | None = None
         self._final: Allocation | None = None
 
     # -- the four calls ---------------------------------------------------------------------------
@@ -114,34 +111,45 @@ class Pruner:
 
         Args:
             optimizers: one or several; wrapped ones (Accelerate) too.
-            scaler: the GradScaler, only where some of the network's weights are frozen.
+            scaler: the GradScaler, only where some of the network's weights are frozen or there are
+                several optimizers.
 
         Raises:
             ConfigError: attached already, or no optimizer holds a parameter of the network.
         """
-        if self.weights is not None:
-            raise ConfigError("attach: the pruner is attached already; detach() it first")
-        self._optimizers, self._scaler = check_optimizers(self.model, optimizers), scaler
+        check_free(self.model)
+        names = [site.name for site in self.scheme.sites]
+        found = check_optimizers(self.model, optimizers, names)
         if not self.dense:
             self.dense = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         parameters = dict(self.model.named_parameters())
-        self.weights = MaskedWeights(parameters, self.scheme.sites, self.scheme.size)
-        model = self.model
-        self._handles = [
-            model.register_forward_pre_hook(hook(self._before_forward)),
-            model.register_forward_hook(hook(self._after_forward), always_call=True),
-            model.register_state_dict_post_hook(hook(self._exact_state)),
-            *(o.register_step_pre_hook(self._before_step) for o in self._optimizers),
-        ]
+        self._final = None
+        self.attachment = Attachment(
+            self.model,
+            self._called,
+            found,
+            MaskedWeights(parameters, self.scheme.sites, self.scheme.size),
+            draw=self._draw,
+            cut=self._cut,
+            learn=self._learn,
+            scaler=scaler,
+        )
         return self
 
     def detach(self) -> None:
         """Put the exact weights back and let go of network and optimizers; may be called twice."""
-        for handle in self._handles:
-            handle.remove()
-        if self.weights is not None:
-            self.weights.close()
-        self._handles, self.weights, self._mask, self._running = [], None, None, False
+        if self.attachment is not None:
+            self.attachment.close()
+        self.attachment = None
+
+    def collect(self) -> None:
+        """Take the mask off, turn the gradients, and move the keep ratios.
+
+        `optimizer.step()` does this by itself. Called before that, it lets a clipping of gradients
+        see those of the exact weights.
+        """
+        if self.attachment is not None:
+            self.attachment.collect()
 
     def finish(
         self,
@@ -159,7 +167,7 @@ class Pruner:
                 those of a network of the same shape (an average of the weights, say).
             rank: what ranks the channels of a group by these weights; None as in the search.
         """
-        source = self._source(weights)
+        source = weights_of(self.model, weights, self.dense)
         final = self.conclude(source, rank=rank)
         return zero_weights(prune(source, self.graph, final.keep), final.weight_mask or {})
 
@@ -179,12 +187,11 @@ class Pruner:
                 "to its budget all the same. Fewer `steps` come down to it sooner",
                 stacklevel=3,
             )
-        if rank is None and source in (None, self.model):
-            b = self.scheme.importance()
+        if rank is None:
+            b = self.scheme.importance(source)
         else:
-            kind = rank or self.problem.method.importance
-            b = importance(source or self.model, self.graph, kind)
-        self._final = self._allocation(self.problem.budget, b)
+            b = importance(source or self.model, self.graph, rank)
+        self._final = self.allocate(self.problem.budget, b)
         return self._final
 
     def look(self, loss: Callable[[], Tensor]) -> None:
@@ -196,274 +203,50 @@ class Pruner:
         Args:
             loss: runs the network on a batch and returns its loss, shape ().
         """
-        if self.weights is None:
+        if self.attachment is None:
             raise ConfigError("look: attach the pruner first")
         if not self.wants_look:
             return
-        with self._exact(), untouched(self.model):
-            self._looking = True
-            try:
-                figures = self.scheme.look(self.steps_done, self.weights, loss)
-            finally:
-                self._looking = False
-        self._looked = self.steps_done
-        self._note(self.steps_done, figures)
+        with self.attachment.exact(quiet=True), untouched(self.model):
+            figures = self.scheme.look(self.steps_done, self.attachment.weights, loss)
+        self.looked = self.steps_done
+        self.note(self.steps_done, figures)
 
-    # -- what it knows ----------------------------------------------------------------------------
-
-    @property
-    def keep_ratios(self) -> dict[str, float]:
-        """The present keep ratio of every group, by its name."""
-        names = (group.name for group in self.graph.prunable)
-        return dict(zip(names, self.scheme.keep_ratios.tolist(), strict=True))
-
-    @property
-    def cost(self) -> dict[str, float]:
-        """What the present keep ratios cost, as a ratio of the dense network, by resource."""
-        cost = self.problem.cost
-        return {cost.resource: float(cost.relative(self.scheme.keep_ratios))}
+    # -- the answer -------------------------------------------------------------------------------
 
     @property
     def allocation(self) -> Allocation:
         """Which channels stay: as cut by `finish`, before that as it would be cut now."""
         if self._final is not None:
             return self._final
-        with self._exact():
-            return self._allocation(
-                self.problem.budget_now(self.steps_done), self.scheme.importance()
-            )
+        with self.attachment.exact() if self.attachment else nullcontext():
+            budget = self.problem.budget_now(self.steps_done)
+            return self.allocate(budget, self.scheme.importance())
 
-    @property
-    def looks(self) -> int:
-        """Held-out batches taken so far."""
-        return len(self.history) - 1 if self.scheme.held_out else 0
+    # -- what the attachment asks -----------------------------------------------------------------
 
-    @property
-    def searching(self) -> bool:
-        """Whether the warm-up is over."""
-        return self.steps_done >= self.problem.warmup
+    def _draw(self) -> Tensor | None:
+        return self.scheme.mask(self.steps_done) if self.searching else None
 
-    @property
-    def wants_look(self) -> bool:
-        """Whether the method waits for a held-out batch before the next step (`look`)."""
-        return self.scheme.held_out and self._missing_look(self.steps_done)
-
-    def __repr__(self) -> str:
-        ratio, budget = next(iter(self.cost.values())), self.problem.budget
-        return (
-            f"Pruner({self.problem.method.label}: step {self.steps_done} of {self.problem.steps}, "
-            f"{budget.resource} at {ratio:.1%} of the dense network, asked {budget.ratio:.1%})"
-        )
-
-    # -- save and go on ---------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on besides the network's and the optimizer's own state.
-
-        Tensors, numbers and text only, so that `torch.load(weights_only=True)` reads it.
-        """
-        return {
-            "format": FORMAT,
-            "fingerprint": self.fingerprint(),
-            "steps_done": self.steps_done,
-            "looked": self._looked,
-            "scheme": self.scheme.state_dict(),
-            "history": [asdict(update) for update in self.history],
-            "dense": self.dense,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state, to the same bits if network and optimizer do as well.
-
-        Raises:
-            ConfigError: it is of another search; says in what.
-        """
-        check_state(state, FORMAT, self.fingerprint())
-        self.steps_done, self._looked = int(state["steps_done"]), int(state["looked"])
-        self.scheme.load_state_dict(state["scheme"])
-        self.history = [Update(**update) for update in state["history"]]
-        self.restored = len(self.history)
-        device = self.problem.device
-        self.dense = {k: v.to(device, copy=True) for k, v in state["dense"].items()}
-        self._cut = None
-
-    def fingerprint(self) -> dict[str, str]:
-        """What a saved state must agree with."""
-        p = self.problem
-        return {
-            "method": f"{p.method.label} {p.method.model_dump_json()}",
-            "budget": repr(p.budget),
-            "steps": f"{p.steps}, {p.warmup} of them warm-up",
-            "mask seed": str(p.seed),
-            "groups": " ".join(f"{g.name}:{g.size}" for g in self.graph.prunable),
-        }
-
-    # -- the hooks --------------------------------------------------------------------------------
-
-    def _before_forward(self, model: nn.Module, inputs: Any) -> None:
-        if self._looking or self.weights is None:
-            return
-        if model.training:
-            self._running = True
-            if not self.weights.on and self.searching:
-                with self._full_numbers():
-                    self._mask = self.scheme.mask(self.steps_done)
-                self._restore()
-        elif self.searching:
-            with self._full_numbers():
-                keep = self._mask_of_cut()
-            self.weights.put_on(keep)
-
-    def _after_forward(self, model: nn.Module, inputs: Any, output: Any) -> None:
-        """After an evaluation: back to the mask of the step under way, or to the exact weights."""
-        if not (self._looking or model.training):
-            self._restore()
-
-    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
-        """Turn the gradients now, or behind the closure that makes them (Lightning, L-BFGS)."""
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None:
-            if not skipped(optimizer):
-                self.collect()
+    def _cut(self) -> Tensor | None:
+        if not self.searching:
             return None
+        mask = self.scheme.cut_mask(self.allocation)
+        return mask.to(self.problem.device, torch.float32)
 
-        def turned() -> Any:
-            loss = closure()
-            self.collect()
-            return loss
-
-        return args[:1], {**kwargs, "closure": turned}
-
-    def _exact_state(self, model: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        """A state dict that is taken under a mask holds the exact weights."""
-        if self.weights is not None and self.weights.on:
-            for (_, site), exact in zip(self.weights.sites, self.weights.exact, strict=True):
-                if prefix + site.name in state:
-                    state[prefix + site.name] = exact.clone()
-
-    def collect(self) -> None:
-        """Take the mask off, turn the gradients, and move the keep ratios.
-
-        `optimizer.step()` does this by itself. Called before that, it lets a clipping of gradients
-        see those of the exact weights.
-        """
-        if self.weights is None or not self._running:
-            self._count_unseen()
+    def _learn(self, gradient: Tensor) -> None:
+        """A weight step's gradients are there: move the keep ratios by that of the mask."""
+        step, self.steps_done = self.steps_done, self.steps_done + 1
+        if step < self.problem.warmup:
             return
-        step, self._running, self._unseen = self.steps_done, False, 0
-        gradient = torch.zeros(0)
-        if self.weights.on:
-            scale = 1.0 if self._scaler is None else float(self._scaler.get_scale())
-            gradient = self.weights.turn(frozen_scale=scale)
-            self._mask = None
-            self.weights.take_off()
-        self.steps_done = step + 1
-        if step >= self.problem.warmup:
-            self._learn(step, gradient)
-
-    def _learn(self, step: int, gradient: Tensor) -> None:
-        """Hand the mask's gradient of a weight step to the scheme."""
-        if not bool(gradient.isfinite().all()):
-            raise TrainingError(
-                f"step {step}: the gradient is not finite; look at the loss, lower the learning "
-                "rate, or clip. The weights are exact; the keep ratios have not moved"
-            )
-        if self.scheme.held_out and self._missing_look(step):
-            raise TrainingError(
-                f"step {step}: {self.problem.method.label} moves its keep ratios by held-out "
-                "batches: call pruner.look(lambda: loss_of(model, batch)) wherever "
-                "pruner.wants_look, or take the free gradient (estimator='free')"
-            )
-        lr = float(self._optimizers[0].param_groups[0]["lr"])
+        check_gradient(gradient, step)
+        if self.scheme.held_out and self.missing_look(step):
+            raise no_look(step, self.problem.method.label)
+        assert self.attachment is not None  # it calls
+        lr = float(self.attachment.optimizers[0].param_groups[0]["lr"])
         penalty = self.scheme.penalty(step, lr)
         if penalty is not None:
             penalty.backward()
         figures = self.scheme.step(step, gradient, lr)
         if figures is not None:
-            self._note(step + 1, figures)
-
-    # -- small parts ------------------------------------------------------------------------------
-
-    def _missing_look(self, step: int) -> bool:
-        return self.problem.due(step) and self._looked != step
-
-    def _count_unseen(self) -> None:
-        self._unseen += 1
-        if self._unseen == UNSEEN:
-            warnings.warn(
-                f"Pruner: {UNSEEN} optimizer steps without a forward pass of the network that was "
-                "given, in training mode: nothing is pruned. Give it the module that you call",
-                stacklevel=2,
-            )
-
-    def _restore(self) -> None:
-        """The mask of the step under way, or the exact weights."""
-        if self.weights is None:
-            return
-        if self._mask is None:
-            self.weights.take_off()
-        else:
-            self.weights.put_on(self._mask)
-
-    @contextmanager
-    def _exact(self) -> Iterator[None]:
-        """The exact weights for a while."""
-        if self.weights is not None:
-            self.weights.take_off()
-        try:
-            yield
-        finally:
-            self._restore()
-
-    def _full_numbers(self) -> Any:
-        """Outside of the autocast that the user's forward pass may run in."""
-        return torch.autocast(self.problem.device.type, enabled=False)
-
-    def _mask_of_cut(self) -> Tensor:
-        """The mask of the network as it would be cut now; made anew after every step."""
-        if self._cut is None or self._cut[0] != self.steps_done:
-            keep = self.allocation.keep
-            self._cut = self.steps_done, keep.to(self.problem.device, torch.float32)
-        return self._cut[1]
-
-    def _allocation(self, budget: Any, b: Tensor) -> Allocation:
-        return Allocation(
-            method=self.problem.method.label,
-            graph=self.graph,
-            budget=budget,
-            keep_ratios=self.scheme.keep_ratios,
-            importance=b.detach().cpu(),
-            counts=self.scheme.counts(budget),
-            updates=tuple(self.history),
-            device=str(self.problem.device),
-            notes=self.scheme.notes(),
-            weight_mask=self.scheme.weight_mask(budget),
-        )
-
-    def _source(self, weights: Any) -> nn.Module:
-        """The network whose weights are cut."""
-        if isinstance(weights, nn.Module):
-            return plain(weights)
-        if weights == "searched":
-            return self.model
-        if weights != "dense" or not self.dense:
-            raise ConfigError(
-                f"weights: wanted 'searched', 'dense' (as they were at attach) or a network, got "
-                f"{weights!r}"
-            )
-        source = duplicate(self.model)
-        source.load_state_dict(self.dense)
-        return source
-
-    def _update(self, done: int, figures: Figures) -> Update:
-        alpha, problem = self.scheme.keep_ratios, self.problem
-        return Update(
-            step=done,
-            budget=problem.budget_at(done),
-            cost=float(problem.form(alpha)),
-            keep_ratios=tuple(alpha.tolist()),
-            figures=figures,
-        )
-
-    def _note(self, done: int, figures: Figures) -> None:
-        self.history.append(self._update(done, figures))
+            self.note(step + 1, figures)

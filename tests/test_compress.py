@@ -282,7 +282,7 @@ def test_scores_are_of_the_three_networks():
     model = network()
     result = dsa.compress(model, EXAMPLE, BATCHES, loss=F.cross_entropy, validate=validate, **HALF)
     sizes = [float(sum(p.numel() for p in net.parameters())) for net in (model, result.model)]
-    assert result.scores == {"dense": sizes[0], "cut": sizes[1], "tuned": sizes[1]}
+    assert result.scores == {"dense": sizes[0], "cut": sizes[1], "fine_tuned": sizes[1]}
     assert model not in seen
     with pytest.raises(ConfigError, match=r"validate: wanted a function of a network.*got None"):
         dsa.compress(model, EXAMPLE, BATCHES, loss=F.cross_entropy, validate=lambda m: None, **HALF)
@@ -418,7 +418,7 @@ def test_bars_name_their_phase(capsys):
     dsa.compress(network(), EXAMPLE, BATCHES, loss=F.cross_entropy, **HALF | {"progress": True})
     shown = capsys.readouterr().err
     assert "search, epoch 0" in shown
-    assert "tune, epoch 0" in shown
+    assert "fine-tune, epoch 0" in shown
     dsa.compress(network(), EXAMPLE, BATCHES, loss=F.cross_entropy, **HALF)
     assert capsys.readouterr().err == ""
 

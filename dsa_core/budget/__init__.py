@@ -1,31 +1,33 @@
 """What a network costs as a function of its keep ratios, and keep ratios under a budget."""
 
-import difflib
-
 import torch
 from torch import Tensor
 
 from dsa_core.budget.base import KeepRatioOptimizer, Residuals
-from dsa_core.budget.budget import NANOSECONDS, Budget, round_to_channels
+from dsa_core.budget.budget import NANOSECONDS, Budget, as_budget
 from dsa_core.budget.form import Cost, QuadraticForm, Resource, macs_form, params_form
 from dsa_core.budget.paper import Paper, PaperSettings
 from dsa_core.budget.priced import Priced, PricedSettings
+from dsa_core.budget.rounding import round_to_channels
 from dsa_core.budget.schedules import budget_at, sharpness_at, step_scale_at
 from dsa_core.budget.surface import (
     CostForm,
+    Costs,
     check_budget,
     metric,
     prices,
     shift_to_budget,
+    shift_to_budgets,
     uniform_ratio,
 )
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, nearest
 
 __all__ = [
     "NANOSECONDS",
     "Budget",
     "Cost",
     "CostForm",
+    "Costs",
     "KeepRatioOptimizer",
     "Paper",
     "PaperSettings",
@@ -34,6 +36,7 @@ __all__ = [
     "QuadraticForm",
     "Residuals",
     "Resource",
+    "as_budget",
     "budget_at",
     "check_budget",
     "macs_form",
@@ -44,6 +47,7 @@ __all__ = [
     "round_to_channels",
     "sharpness_at",
     "shift_to_budget",
+    "shift_to_budgets",
     "step_scale_at",
     "uniform_ratio",
 ]
@@ -51,7 +55,7 @@ __all__ = [
 
 def make_optimizer(
     name: str,
-    cost: CostForm,
+    costs: Costs,
     *,
     floors: Tensor,
     start: Tensor | None = None,
@@ -61,7 +65,7 @@ def make_optimizer(
 
     Args:
         name: "priced" (the default of this library) or "paper".
-        cost: the form F, F(1) = 1; it is called with float64.
+        costs: the form F, F(1) = 1, or several of them; called with float64.
         floors: lowest keep ratio of each group, shape (K,), in (0, 1]; for one channel of C, 1 / C.
         start: first keep ratios, shape (K,), in (0, 1], raised to the floors; None for the dense
             network.
@@ -77,14 +81,12 @@ def make_optimizer(
     floors = _ratios("floors", floors, floors.shape)
     start = torch.ones_like(floors) if start is None else _ratios("start", start, floors.shape)
     if name == "priced" and isinstance(settings, PricedSettings | None):
-        return Priced(cost, floors=floors, start=start, settings=settings or PricedSettings())
+        return Priced(costs, floors=floors, start=start, settings=settings or PricedSettings())
     if name == "paper" and isinstance(settings, PaperSettings | None):
-        return Paper(cost, floors=floors, start=start, settings=settings or PaperSettings())
+        return Paper(costs, floors=floors, start=start, settings=settings or PaperSettings())
     if name in ("priced", "paper"):
         raise ConfigError(f"settings: {type(settings).__name__} does not belong to {name!r}")
-    near = difflib.get_close_matches(name, ["priced", "paper"], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"name: wanted 'priced' or 'paper', got {name!r}{hint}")
+    raise ConfigError(f"name: unknown optimiser {name!r}{nearest(name, ('priced', 'paper'))}")
 
 
 def _ratios(name: str, values: Tensor, shape: torch.Size) -> Tensor:

@@ -2,28 +2,31 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dsa_core.budget.surface import CostForm, metric, prices
+from dsa_core.budget.surface import CostForm, Costs, as_forms, metric, prices
 
 
 @dataclass(frozen=True)
 class Residuals:
     """How far a step is from an optimum on the budget.
 
+    Of several budgets, those figures are of the one that binds.
+
     Attributes:
         primal: |Theta - z| after the step: how far the wish is from what the budget allows.
         dual: rho |z - z_prev|: how much the auxiliary variable still moves.
         budget: F(z) - B, as a ratio of the dense cost.
-        price: mean price of the unclipped groups, weighted by w, where the gradient was taken; in
-            units of the loss.
+        price: mean price of the unclipped groups, weighted by w, where the gradient was taken and
+            by the form that bound there; in units of the loss.
         price_spread: w-weighted standard deviation of those prices; 0 at an optimum, 0 if fewer
             than two are unclipped.
         clipped: number of groups at a bound after the step.
+        binding: index of the cost form whose budget is the tightest after the step.
     """
 
     primal: float
@@ -32,17 +35,35 @@ class Residuals:
     price: float
     price_spread: float
     clipped: int
+    binding: int = 0
 
 
 class KeepRatioOptimizer(ABC):
-    """Moves K keep ratios in [floor, 1] against a stochastic gradient, under a budget F = B."""
+    """Moves K keep ratios in [floor, 1] against a stochastic gradient, under a budget F = B.
+
+    Of several budgets F_r <= B_r the tightest is met; `binding` says which that is.
+    """
 
     uses_gradient = True  # False: `step` looks at the budget only, and no gradient need be computed
 
-    def __init__(self, cost: CostForm, floors: Tensor, state: dict[str, Tensor]) -> None:
-        self.cost = cost
+    def __init__(self, costs: Costs, floors: Tensor, state: dict[str, Tensor]) -> None:
+        self.costs = as_forms(costs)
         self.floors = floors
-        self._state = state
+        self._state = state | self._bound_by(0)
+
+    @property
+    def binding(self) -> int:
+        """Index of the form whose budget was the tightest in the last step; at the start 0."""
+        return int(self._state["binding"]) if len(self.costs) > 1 else 0
+
+    @property
+    def cost(self) -> CostForm:
+        """The form that binds."""
+        return self.costs[self.binding]
+
+    def _bound_by(self, binding: int) -> dict[str, Tensor]:
+        """What the state says of the form that binds; nothing where there is one only."""
+        return {"binding": torch.tensor(binding)} if len(self.costs) > 1 else {}
 
     @property
     @abstractmethod
@@ -50,21 +71,23 @@ class KeepRatioOptimizer(ABC):
         """The ratios at which the next gradient is wanted, shape (K,), float64, a copy."""
 
     @abstractmethod
-    def step(self, gradient: Tensor, budget: float, *, step_scale: float = 1.0) -> Residuals:
+    def step(
+        self, gradient: Tensor, budgets: float | Sequence[float], *, step_scale: float = 1.0
+    ) -> Residuals:
         """Make one update.
 
         Args:
             gradient: dL/dalpha at `keep_ratios`, shape (K,), finite; one noisy sample will do.
-            budget: B of this step, in [F(floors), 1].
+            budgets: B of this step, in [F(floors), 1]; of several forms one each.
             step_scale: factor of the step length, >= 0; let it fall to 0.
 
         Returns:
             The residuals of the step.
 
         Raises:
-            ValueError: the gradient has the wrong shape or is not finite, or step_scale is negative
-                or not finite.
-            BudgetError: the budget cannot be reached.
+            ValueError: the gradient has the wrong shape or is not finite, step_scale is negative or
+                not finite, or there are not as many budgets as forms.
+            BudgetError: a budget cannot be reached.
         """
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
-"""The budget a network must meet, and whole channels within it."""
+"""The budget a network must meet: how much of the dense network's cost, in which resources."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -12,19 +13,24 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.errors import BudgetError
 
 NANOSECONDS = 1e6  # in a millisecond
+LIMITS = ("macs", "params", "latency", "latency_ms")  # fields that limit something
 MEASURED = ("latency", "latency_ms", "calibrated")  # fields of a budget that only latency needs
+ROUNDING = 1e-15  # relative error of ratio times dense cost, which is no reason to refuse a channel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What the pruned network may cost, as a ratio in (0, 1] of the dense cost.
+    """What the pruned network may cost, as ratios in (0, 1] of the dense cost; all of them hold.
 
     Attributes:
-        macs, params, latency, latency_ms: exactly one is given. All are ratios but `latency_ms`,
-            which is the time of a batch in milliseconds.
+        macs, params, latency, latency_ms: at least one is given, of the last two at most one. All
+            are ratios but `latency_ms`, which is the time of a batch in milliseconds.
         floors: group name -> smallest keep ratio in [0, 1]; the name "*" stands for all others.
         divisor: kept channels are multiples of it (or the whole group); at least one channel stays.
         calibrated: for latency, its cost on the machine at hand: `calibrate(...).cost()`.
+
+    Raises:
+        BudgetError: a value is of the wrong type or out of range; the message says what to write.
     """
 
     macs: float | None = None
@@ -35,23 +41,47 @@ class Budget:
     latency_ms: float | None = None
     calibrated: Cost | None = None
 
+    def __new__(cls, *unnamed: object, **named: object) -> "Budget":
+        """Refuse a value without the name of its resource."""
+        if unnamed:
+            raise BudgetError(f"name the resource: Budget(macs=0.5), got Budget({unnamed[0]!r})")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
-        given = [self.macs, self.params, self.latency, self.latency_ms]
-        if sum(value is not None for value in given) != 1:
-            raise BudgetError("a budget names one resource: Budget(macs=0.5) or Budget(params=0.3)")
-        if self.resource == "latency" and (self.calibrated is None or not self.calibrated.timed):
+        given = [name for name in LIMITS if getattr(self, name) is not None]
+        for name in given:
+            check_number(name, getattr(self, name))
+        if not given or given[-2:] == ["latency", "latency_ms"]:
+            raise BudgetError(
+                "a budget names at least one resource, such as Budget(macs=0.5) or "
+                "Budget(macs=0.5, params=0.3), and latency as a ratio or in ms; got "
+                f"{' and '.join(given) or 'none'}"
+            )
+        if "latency" in given[-1] and (self.calibrated is None or not self.calibrated.timed):
             raise BudgetError(
                 "a budget of latency needs what a channel costs on this machine: "
                 "Budget(latency=0.6, calibrated=calibrate(model, graph, x).cost())"
             )
-        if not 0 < self.ratio <= 1:
-            limit = "" if self.latency_ms is None else f" ({self.latency_ms} ms / dense)"
+        for resource, ratio in self.ratios.items():
+            if not 0 < ratio <= 1:
+                in_ms = resource == "latency" and self.latency_ms is not None
+                limit = f" ({self.latency_ms} ms / dense)" if in_ms else ""
+                raise BudgetError(f"{resource} must be a ratio in (0, 1], got {ratio:g}{limit}")
+        self._check_shape()
+
+    def _check_shape(self) -> None:
+        """Refuse a divisor or floors that are none."""
+        if not isinstance(self.divisor, Integral) or self.divisor is True or self.divisor < 1:
             raise BudgetError(
-                f"{self.resource} must be a ratio in (0, 1], got {self.ratio:g}{limit}"
+                f"divisor must be at least 1, a whole number such as 8, got {self.divisor!r}"
             )
-        if self.divisor < 1:
-            raise BudgetError(f"divisor must be at least 1, got {self.divisor}")
+        if not isinstance(self.floors, Mapping):
+            raise BudgetError(
+                "floors must say which group keeps how much: {'conv1': 0.5}, or {'*': 0.1} for all "
+                f"groups; got {self.floors!r}"
+            )
         for name, floor in self.floors.items():
+            check_number(f"the floor of {name!r}", floor)
             if not 0 <= floor <= 1:
                 raise BudgetError(f"the floor of {name!r} must be in [0, 1], got {floor}")
 
@@ -64,24 +94,35 @@ class Budget:
         return f"Budget({', '.join(shown)})"
 
     @property
+    def ratios(self) -> dict[Resource, float]:
+        """Every limit as a ratio of the dense cost, in the order macs, params, latency."""
+        latency = self.latency
+        if self.latency_ms is not None:
+            assert self.calibrated is not None
+            latency = self.latency_ms * NANOSECONDS / self.calibrated.dense
+        limits: dict[Resource, float | None] = {
+            "macs": self.macs,
+            "params": self.params,
+            "latency": latency,
+        }
+        return {resource: ratio for resource, ratio in limits.items() if ratio is not None}
+
+    @property
     def resource(self) -> Resource:
-        """The resource that is limited."""
-        if self.macs is not None:
-            return "macs"
-        return "params" if self.params is not None else "latency"
+        """The resource that is limited, of several the first."""
+        return next(iter(self.ratios))
 
     @property
     def ratio(self) -> float:
-        """The limit as a ratio of the dense cost."""
-        if self.latency_ms is not None:
-            assert self.calibrated is not None
-            return self.latency_ms * NANOSECONDS / self.calibrated.dense
-        value = {"macs": self.macs, "params": self.params, "latency": self.latency}[self.resource]
-        assert value is not None
-        return value
+        """The limit of that resource as a ratio of the dense cost."""
+        return self.ratios[self.resource]
+
+    def costs(self, graph: ChannelGraph) -> tuple[Cost, ...]:
+        """The cost of a network in every resource that is limited, in the order of `ratios`."""
+        return tuple(self.cost(graph, resource) for resource in self.ratios)
 
     def cost(self, graph: ChannelGraph, resource: Resource | None = None) -> Cost:
-        """The cost of a network in the resource that is limited, or in another one.
+        """The cost of a network in the (first) resource that is limited, or in another one.
 
         Raises:
             BudgetError: latency is asked for and was not calibrated, or for another network.
@@ -99,6 +140,10 @@ class Budget:
 
     def least_counts(self, cost: Cost) -> Tensor:
         """The fewest channels each group may keep, int64, shape (K,)."""
+        return self.step_up(self._floor_counts(cost), cost.sizes)
+
+    def _floor_counts(self, cost: Cost) -> Tensor:
+        """That without the divisor."""
         unknown = set(self.floors) - set(cost.names) - {"*"}
         if unknown:
             raise BudgetError(
@@ -107,8 +152,7 @@ class Budget:
         floors = torch.tensor(
             [self.floors.get(n, self.floors.get("*", 0.0)) for n in cost.names], dtype=torch.float64
         )
-        wanted = (floors * cost.sizes - 1e-9).ceil().long().clamp_min(1)
-        return self.step_up(wanted, cost.sizes)
+        return (floors * cost.sizes - 1e-9).ceil().long().clamp_min(1)
 
     def step_up(self, counts: Tensor, sizes: Tensor) -> Tensor:
         """The nearest allowed count that is not smaller."""
@@ -118,76 +162,89 @@ class Budget:
         """The nearest allowed count that is not larger; may be 0."""
         return torch.where(counts >= sizes, sizes, counts // self.divisor * self.divisor)
 
-    def check(self, cost: Cost) -> None:
-        """Refuse a budget that no allowed choice of channels can meet.
+    def limit(self, cost: Cost) -> int:
+        """The most that may be spent of a cost, in its unit."""
+        return math.floor(self.ratios[cost.resource] * cost.dense * (1 + ROUNDING) + 1e-6)
+
+    def limited(self, costs: Cost | Sequence[Cost]) -> tuple[Cost, ...]:
+        """The costs in the order of `ratios`.
 
         Raises:
-            BudgetError: names the floor and the lowest ratio that can be reached.
+            BudgetError: not every resource that is limited has its cost, or another one has.
         """
-        least = self.least_counts(cost)
-        lowest = cost.at(least) / cost.dense
-        if lowest > self.ratio:
-            raised = [
-                n for n, c in zip(cost.names, least.tolist(), strict=True) if c > self.divisor
-            ]
-            reachable = math.ceil(lowest * 1e4) / 1e4
+        of = {c.resource: c for c in ((costs,) if isinstance(costs, Cost) else costs)}
+        if of.keys() != self.ratios.keys():
             raise BudgetError(
-                f"{self.resource}={self.ratio:g} cannot be reached: the floors (divisor "
-                f"{self.divisor}, at least one channel a group, more for {raised[:6] or 'none'}) "
-                f"already cost {lowest:.6f} of the dense network. Ask for {reachable:.4f} or more, "
-                "or lower the floors"
+                f"costs: the budget limits {' and '.join(self.ratios)}, got the cost of "
+                f"{' and '.join(of) or 'nothing'}; take budget.costs(graph)"
             )
+        return tuple(of[resource] for resource in self.ratios)
+
+    def check(self, costs: Cost | Sequence[Cost]) -> None:
+        """Refuse a budget that no allowed choice of channels can meet.
+
+        Args:
+            costs: one for each resource that is limited, or the only one.
+
+        Raises:
+            BudgetError: names what is in the way, a floor or the divisor, and the lowest ratio that
+                can be reached; or a cost is missing.
+        """
+        costs = self.limited(costs)
+        for cost in costs:
+            least = self.least_counts(cost)
+            if cost.at(least) > self.limit(cost):
+                self._refuse(costs, cost, least)
+
+    def _refuse(self, costs: Sequence[Cost], cost: Cost, least: Tensor) -> None:
+        """Say why a cost is too high even with the fewest channels, and what to do."""
+        lowest = cost.at(least) / cost.dense
+        advice = f"Ask for {math.ceil(lowest * 1e4) / 1e4:.4f} or more, or"
+        divisor = self._largest_divisor(costs)
+        if divisor is None:
+            named = zip(cost.names, least.tolist(), strict=True)
+            raised = [name for name, count in named if count > self.divisor]
+            why = (
+                f"the floors (divisor {self.divisor}, at least one channel a group, more for "
+                f"{raised[:6] or 'none'}) already cost {lowest:.6f} of the dense network"
+            )
+            advice = f"{advice} lower the floors"
+        else:
+            why = (
+                f"in steps of divisor={self.divisor} channels no group keeps less than one step, "
+                f"or all it has, and that costs {lowest:.6f} of the dense network"
+            )
+            advice = f"{advice} take divisor={divisor}, the largest below that can"
+        raise BudgetError(
+            f"{cost.resource}={self.ratios[cost.resource]:g} cannot be reached: {why}. {advice}"
+        )
+
+    def _largest_divisor(self, costs: Sequence[Cost]) -> int | None:
+        """The largest smaller divisor under which all costs can be met, if there is one."""
+        sizes, floors = costs[0].sizes, self._floor_counts(costs[0])
+        for divisor in range(min(self.divisor - 1, int(sizes.max())), 0, -1):
+            least = replace(self, divisor=divisor).step_up(floors, sizes)
+            if all(cost.at(least) <= self.limit(cost) for cost in costs):
+                return divisor
+        return None
 
 
-def round_to_channels(alpha: Tensor, cost: Cost, budget: Budget) -> Tensor:
-    """Turn keep ratios into whole channels, within the budget and with no channel's worth unused.
+def check_number(name: str, value: object) -> None:
+    """Refuse what is no number: a text, a bool."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise BudgetError(f"{name}: wanted a number such as 0.5, got {value!r}")
 
-    Every group is rounded down to an allowed count (not below its floor). If the floors push the
-    cost over the budget, steps are taken back where the count lies highest above its ratio; then
-    the slack is spent, step by step, on the group whose count lies lowest against its ratio, until
-    no step fits any more.
 
-    Args:
-        alpha: keep ratios in [0, 1], shape (K,).
-
-    Returns:
-        Kept channels of every group, int64, shape (K,).
+def as_budget(value: object) -> Budget:
+    """Return a budget as it is, and refuse anything else.
 
     Raises:
-        BudgetError: the budget is below the cost of the floors.
+        BudgetError: it is none; a plain number does not say of what.
     """
-    budget.check(cost)
-    limit = budget.ratio * cost.dense + 1e-6
-    sizes, least = cost.sizes, budget.least_counts(cost)
-    target = alpha.double().clamp(1e-9, 1) * sizes
-    counts = torch.maximum(budget.step_down((target + 1e-9).long(), sizes), least)
-    while cost.at(counts) > limit:
-        lower = torch.where(counts >= sizes, step_below(sizes, budget), counts - budget.divisor)
-        can = lower >= least
-        excess = torch.where(can, (counts / target).log(), -torch.inf)
-        k = int(excess.argmax())
-        counts[k] = lower[k]
-    return spend_slack(counts, target, cost, budget, limit)
-
-
-def step_below(sizes: Tensor, budget: Budget) -> Tensor:
-    """The largest allowed count below the whole group."""
-    return (sizes - 1) // budget.divisor * budget.divisor
-
-
-def spend_slack(counts: Tensor, target: Tensor, cost: Cost, budget: Budget, limit: float) -> Tensor:
-    """Add allowed steps, the group furthest below its target first, while one fits the limit."""
-    sizes = cost.sizes
-    counts = counts.clone()
-    open_groups = counts < sizes
-    while open_groups.any():
-        shortfall = torch.where(open_groups, (target / counts).log(), -torch.inf)
-        k = int(shortfall.argmax())
-        trial = counts.clone()
-        trial[k] = torch.minimum(counts[k] + budget.divisor, sizes[k])
-        if cost.at(trial) > limit:
-            open_groups[k] = False  # later steps only raise the cost: it will never fit
-        else:
-            counts = trial
-            open_groups[k] = bool(counts[k] < sizes[k])
-    return counts
+    if isinstance(value, Budget):
+        return value
+    number = f"{value}" if isinstance(value, Real) and not isinstance(value, bool) else "0.5"
+    raise BudgetError(
+        f"budget: wanted a Budget that names the resource, such as Budget(macs={number}), got "
+        f"{value!r}"
+    )

@@ -1,7 +1,11 @@
 """What a network costs as a function of its keep ratios."""
 
 import zlib
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from typing import Literal
 
 import torch
@@ -11,6 +15,9 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.errors import BudgetError
 
 Resource = Literal["macs", "params", "latency"]
+Tally = Counter[int]  # index of a group -> positions of it; STAYS -> positions that always stay
+STAYS = -1
+DENSE = 256  # groups up to which Q is a plain matrix
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,7 @@ class QuadraticForm:
     """F(a) = a'Qa + q'a + constant, for keep ratios a of shape (K,).
 
     Attributes:
-        Q: shape (K, K), float64, entries >= 0.
+        Q: shape (K, K), float64, entries >= 0; sparse (COO) in costs of more than 256 groups.
         q: shape (K,), float64, entries >= 0.
         constant: cost of what no keep ratio changes.
 
@@ -31,13 +38,17 @@ class QuadraticForm:
 
     def __call__(self, alpha: Tensor) -> Tensor:
         """The cost at keep ratios alpha (K,), shape ()."""
-        alpha = alpha.to(self.Q)
-        return alpha @ self.Q @ alpha + self.q @ alpha + self.constant
+        alpha = alpha.to(self.q)
+        return (self.Q.T @ alpha) @ alpha + self.q @ alpha + self.constant
+
+    @cached_property
+    def _both(self) -> Tensor:
+        """Q + Q', shape (K, K)."""
+        return self.Q + self.Q.T
 
     def gradient(self, alpha: Tensor) -> Tensor:
         """dF/dalpha, shape (K,)."""
-        alpha = alpha.to(self.Q)
-        return (self.Q + self.Q.T) @ alpha + self.q
+        return self._both @ alpha.to(self.q) + self.q
 
     def scaled(self, factor: float) -> "QuadraticForm":
         """The same form in another unit."""
@@ -82,7 +93,7 @@ class Cost:
         """Whether it was measured rather than counted."""
         return self.resource == "latency"
 
-    @property
+    @cached_property
     def dense(self) -> int:
         """The cost of the whole network."""
         return round(float(self.form(torch.ones(len(self.sizes)))))
@@ -91,7 +102,7 @@ class Cost:
         """The exact cost with counts (K,) channels kept, as an integer."""
         return round(float(self.form(counts.double() / self.sizes.double())))
 
-    @property
+    @cached_property
     def relative(self) -> QuadraticForm:
         """The form in units of the dense cost, so that F(1) = 1."""
         return self.form.scaled(1.0 / self.dense)
@@ -99,75 +110,69 @@ class Cost:
     @property
     def checksum(self) -> str:
         """CRC-32 of the form, eight hexadecimal digits: tells two calibrations apart."""
-        numbers = torch.cat([self.form.Q.flatten(), self.form.q])
+        numbers = torch.cat([self.form.Q.to_dense().flatten(), self.form.q])
         text = f"{self.names} {self.form.constant!r}".encode() + numbers.numpy().tobytes()
         return f"{zlib.crc32(text):08x}"
 
 
 def macs_form(graph: ChannelGraph) -> QuadraticForm:
     """Sum of coefficient * rows * columns over the layers; products of activations are constant."""
-    total = Accumulator.zeros(graph)
-    total.constant += graph.fixed_macs
-    for layer in graph.layers:
-        total.add(graph, layer.weight, layer.shape[:2], layer.coefficient)
-    return total.form()
+    layers = ((layer.weight, layer.shape[:2], layer.coefficient) for layer in graph.layers)
+    return sum_of_products(graph, layers, graph.fixed_macs)
 
 
 def params_form(graph: ChannelGraph) -> QuadraticForm:
     """Sum of the sizes of all parameters; buffers are not counted."""
-    total = Accumulator.zeros(graph)
-    for name, shape in graph.parameters.items():
-        total.add(graph, name, shape, 1)
-    return total.form()
+    return sum_of_products(graph, ((name, shape, 1) for name, shape in graph.parameters.items()))
 
 
-@dataclass
-class Accumulator:
-    """Adds up products of axis lengths, each length being linear in the keep ratios."""
+def sum_of_products(
+    graph: ChannelGraph, tensors: Iterable[tuple[str, tuple[int, ...], int]], constant: int = 0
+) -> QuadraticForm:
+    """Sum over (name, shape, factor) of factor * product over the axes of their kept positions.
 
-    Q: Tensor
-    q: Tensor
-    constant: float = 0.0
-
-    @staticmethod
-    def zeros(graph: ChannelGraph) -> "Accumulator":
-        """Nothing yet."""
-        n = len(graph.prunable)
-        return Accumulator(
-            torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
-        )
-
-    def add(self, graph: ChannelGraph, name: str, shape: tuple[int, ...], factor: int) -> None:
-        """Add factor * product over the axes of (kept positions of that axis).
-
-        Each axis keeps  n'alpha + c  positions: n_k of its positions belong to group k, c always
-        stay.
-        """
-        lengths = []
-        for axis, size in enumerate(shape):
-            channels = graph.axes.get(name, {}).get(axis)
-            if channels is None:
-                factor *= size
-            else:
-                lengths.append(axis_length(graph, channels))
-        if len(lengths) > 2:
-            raise BudgetError(
-                f"{name} has channels on {len(lengths)} axes: its size is not quadratic"
-            )
-        while len(lengths) < 2:
-            lengths.append((torch.zeros_like(self.q), 1.0))
-        (n0, c0), (n1, c1) = lengths
-        self.Q += factor * torch.outer(n0, n1)
-        self.q += factor * (c1 * n0 + c0 * n1)
-        self.constant += factor * c0 * c1
-
-    def form(self) -> QuadraticForm:
-        """The sum, with Q made symmetric."""
-        return QuadraticForm((self.Q + self.Q.T) / 2, self.q, self.constant)
+    Each axis keeps  n'alpha + c  positions: n_k of its positions belong to group k, c always stay.
+    Whole numbers are added up pair by pair of groups, so the time grows with the number of pairs
+    that meet in a layer, not with K squared.
+    """
+    pairs = Counter({(STAYS, STAYS): constant})
+    for name, shape, factor in tensors:
+        rows, columns = two_axes(graph, name, shape)
+        for (k, n), (j, m) in product(rows.items(), columns.items()):
+            pairs[min(k, j), max(k, j)] += factor * n * m
+    n_groups, q = len(graph.sizes), torch.zeros(len(graph.sizes), dtype=torch.float64)
+    entries: dict[tuple[int, int], float] = {}
+    for (k, j), total in pairs.items():
+        if k >= 0:
+            entries[k, j] = entries[j, k] = total if k == j else total / 2
+        elif j >= 0:
+            q[j] = total
+    Q = torch.sparse_coo_tensor(
+        torch.tensor(list(entries), dtype=torch.int64).reshape(-1, 2).T,
+        torch.tensor(list(entries.values()), dtype=torch.float64),
+        (n_groups, n_groups),
+        check_invariants=False,
+    ).coalesce()
+    return QuadraticForm(Q.to_dense() if n_groups <= DENSE else Q, q, float(pairs[STAYS, STAYS]))
 
 
-def axis_length(graph: ChannelGraph, channels: Tensor) -> tuple[Tensor, float]:
-    """How many positions of an axis each group holds (K,), and how many always stay."""
-    groups = torch.bucketize(channels[channels >= 0], graph.offsets[1:], right=True)
-    counts = torch.bincount(groups, minlength=len(graph.prunable)).double()
-    return counts, float((channels < 0).sum())
+def two_axes(graph: ChannelGraph, name: str, shape: tuple[int, ...]) -> tuple[Tally, Tally]:
+    """The lengths of the axes with channels; the others, which all stay, are one factor."""
+    factor, lengths = 1, []
+    for axis, size in enumerate(shape):
+        channels = graph.axes.get(name, {}).get(axis)
+        if channels is None:
+            factor *= size
+        else:
+            lengths.append(axis_length(graph, channels))
+    if len(lengths) > 2:
+        raise BudgetError(f"{name} has channels on {len(lengths)} axes: its size is not quadratic")
+    rows, columns = [*lengths, *[Counter({STAYS: 1})] * 2][:2]
+    return Counter({k: factor * n for k, n in rows.items()}), columns
+
+
+def axis_length(graph: ChannelGraph, channels: Tensor) -> Tally:
+    """How many positions of an axis belong to each group, and how many always stay."""
+    groups = torch.bucketize(channels, graph.offsets[1:], right=True)
+    found, counts = torch.where(channels < 0, STAYS, groups).unique(return_counts=True)
+    return Counter(dict(zip(found.tolist(), counts.tolist(), strict=True)))

@@ -1,11 +1,13 @@
 """The `paper` optimiser: the ADMM-style updates of the DSA paper, in logit coordinates."""
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from dsa_core.budget.base import KeepRatioOptimizer, Residuals, free_groups, price_summary
-from dsa_core.budget.surface import CostForm, check_budget
+from dsa_core.budget.surface import CostForm, Costs, as_forms, check_budget, per_form
 
 ADAM = (0.9, 0.999, 1e-8)  # torch's defaults: memory of the mean, memory of the square, epsilon
 
@@ -50,6 +52,8 @@ class Paper(KeepRatioOptimizer):
                  each followed by u1 <- u1 + rho1 [F(z) - B]_+
         u2    <- u2 + rho2 (Theta - z)
 
+    Of several budgets each has a u1 of its own, and z's slope is that of the sum of the penalties.
+
     *Signs.* The consensus term is u2'(Theta - z): it enters Theta's slope as +u2 and z's as -u2; u2
     rises while Theta > z and so drags Theta down to z. F(z) stands for F(sigmoid z); P keeps the
     positive part if `only_shrink`, so that Theta only falls. At rest u2 = -S dL/dTheta = u1
@@ -77,18 +81,19 @@ class Paper(KeepRatioOptimizer):
     """
 
     def __init__(
-        self, cost: CostForm, *, floors: Tensor, start: Tensor, settings: PaperSettings
+        self, costs: Costs, *, floors: Tensor, start: Tensor, settings: PaperSettings
     ) -> None:
         self.high = torch.full_like(floors, settings.max_ratio).logit()
         self.low = floors.logit().minimum(self.high)
         theta = start.logit().clamp(self.low, self.high)
+        n = len(as_forms(costs))
         super().__init__(
-            cost,
+            costs,
             floors,
             {
                 "theta": theta,
                 "z": theta.clone(),
-                "budget_dual": theta.new_zeros(()),
+                "budget_dual": theta.new_zeros((n,) if n > 1 else ()),
                 "consensus_dual": torch.zeros_like(theta),
             },
         )
@@ -99,31 +104,39 @@ class Paper(KeepRatioOptimizer):
         """sigmoid(Theta), shape (K,), float64; a floor above `max_ratio` is met exactly."""
         return self._state["theta"].sigmoid().maximum(self.floors)
 
-    def step(self, gradient: Tensor, budget: float, *, step_scale: float = 1.0) -> Residuals:
+    def step(
+        self, gradient: Tensor, budgets: float | Sequence[float], *, step_scale: float = 1.0
+    ) -> Residuals:
         """Make one update; see `KeepRatioOptimizer.step`. `step_scale` multiplies theta_lr."""
         gradient = self._checked(gradient, step_scale)
-        check_budget(self.cost, budget, self.floors)
+        wanted = per_form(self.costs, budgets)
+        for cost, budget in wanted:
+            check_budget(cost, budget, self.floors)
         alpha, old_z = self.keep_ratios, self._state["z"]
         free = free_groups(self._state["theta"], self.low, self.high)
         price, spread = price_summary(gradient, self.cost, alpha, free)
-        if not (self.settings.stop_at_budget and float(self.cost(alpha)) <= budget):
+        met = all(float(cost(alpha)) <= budget for cost, budget in wanted)
+        if not (self.settings.stop_at_budget and met):
             theta = self._theta_step(gradient * alpha * (1 - alpha), step_scale)
-            z, budget_dual = self._z_loop(theta, budget)
+            z, budget_dual = self._z_loop(theta, wanted)
             dual = self._state["consensus_dual"] + self.settings.rho2 * (theta - z)
             self._state = {
                 "theta": theta,
                 "z": z,
                 "budget_dual": budget_dual,
                 "consensus_dual": dual,
+                **self._bound_by(tightest(wanted, z.sigmoid().maximum(self.floors))),
             }
         theta, z = self._state["theta"], self._state["z"]
+        cost, budget = wanted[self.binding]
         return Residuals(
             primal=float((theta - z).norm()),
             dual=self.settings.rho2 * float((z - old_z).norm()),
-            budget=float(self.cost(z.sigmoid().maximum(self.floors))) - budget,
+            budget=float(cost(z.sigmoid().maximum(self.floors))) - budget,
             price=float(price),
             price_spread=float(spread),
             clipped=int(((theta <= self.low) | (theta >= self.high)).sum()),
+            binding=self.binding,
         )
 
     def _theta_step(self, slope: Tensor, step_scale: float) -> Tensor:
@@ -137,21 +150,29 @@ class Paper(KeepRatioOptimizer):
             slope = slope.clamp_min(0.0)
         return (state["theta"] - s.theta_lr * step_scale * slope).clamp(self.low, self.high)
 
-    def _z_loop(self, theta: Tensor, budget: float) -> tuple[Tensor, Tensor]:
-        """Return z, (K,), and u1, (), after the inner loop on the budget and consensus terms."""
+    def _z_loop(
+        self, theta: Tensor, wanted: Sequence[tuple[CostForm, float]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return z, (K,), and u1, in its shape, after the loop on budget and consensus terms."""
         s, z = self.settings, self._state["z"]
-        u1, u2 = self._state["budget_dual"], self._state["consensus_dual"]
+        u1, u2 = self._state["budget_dual"].reshape(-1), self._state["consensus_dual"]
         mean, square = torch.zeros_like(z), torch.zeros_like(z)
         for i in range(1, s.z_steps + 1):
             share = z.sigmoid()
             alpha = share.maximum(self.floors)  # as in `keep_ratios`: a floor may exceed max_ratio
-            excess = (self.cost(alpha) - budget).clamp_min(0.0)
+            excess = torch.stack([cost(alpha) - budget for cost, budget in wanted]).clamp_min(0.0)
             push = (u1 + s.rho1 * excess) * (excess > 0)
-            slope = push * self.cost.gradient(alpha) * share * (1 - share) * (share >= self.floors)
+            pushed = [p * c.gradient(alpha) for p, (c, _) in zip(push, wanted, strict=True)]
+            slope = sum(pushed, torch.zeros_like(z)) * share * (1 - share) * (share >= self.floors)
             slope = slope - u2 - s.rho2 * (theta - z)
             mean = torch.lerp(slope, mean, ADAM[0])
             square = torch.lerp(slope.square(), square, ADAM[1])
             rms = (square / (1 - ADAM[1] ** i)).sqrt() + ADAM[2]
             z = (z - s.z_lr * mean / (1 - ADAM[0] ** i) / rms).clamp(self.low, self.high)
             u1 = u1 + s.rho1 * excess
-        return z, u1
+        return z, u1.reshape_as(self._state["budget_dual"])
+
+
+def tightest(wanted: Sequence[tuple[CostForm, float]], alpha: Tensor) -> int:
+    """Return the index of the form with the highest cost against its budget."""
+    return max(range(len(wanted)), key=lambda r: float(wanted[r][0](alpha)) / wanted[r][1])

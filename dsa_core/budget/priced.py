@@ -3,6 +3,8 @@
 The default.
 """
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -10,9 +12,10 @@ from torch import Tensor
 from dsa_core.budget.base import KeepRatioOptimizer, Residuals, free_groups, price_summary
 from dsa_core.budget.surface import (
     SMALLEST_WEIGHT,
-    CostForm,
+    Costs,
     metric,
-    shift_to_budget,
+    per_form,
+    shift_to_budgets,
     to_ratios,
 )
 
@@ -70,16 +73,22 @@ class Priced(KeepRatioOptimizer):
     moves one way only, the answer is the uniform allocation. Multiplying the loss by a constant
     changes nothing.
 
+    *Several budgets.* The z-step lands on the tightest (`shift_to_budgets`); w, r and e are those
+    of the form that was the tightest in the last z-step, at the start the first. Where one form
+    binds at the end, the rest is that form's: equal prices. Where two bind at the optimum, the
+    steps alternate between their prices and settle on the edge where both budgets are spent, near
+    the optimum but not at it (`tests/test_admm_several.py` says how near).
+
     Source: Ning et al., DSA (arXiv:2004.02164), ADMM-style optimisation; coordinates, metric and
     price are this project's own.
     """
 
     def __init__(
-        self, cost: CostForm, *, floors: Tensor, start: Tensor, settings: PricedSettings
+        self, costs: Costs, *, floors: Tensor, start: Tensor, settings: PricedSettings
     ) -> None:
         zeros = torch.zeros_like(floors)
         super().__init__(
-            cost,
+            costs,
             floors,
             {
                 "z": start.clamp(max=1.0).maximum(floors).log(),
@@ -97,7 +106,9 @@ class Priced(KeepRatioOptimizer):
         """exp z, shape (K,), float64: on the budget after the first step."""
         return to_ratios(self._state["z"], self.floors)
 
-    def step(self, gradient: Tensor, budget: float, *, step_scale: float = 1.0) -> Residuals:
+    def step(
+        self, gradient: Tensor, budgets: float | Sequence[float], *, step_scale: float = 1.0
+    ) -> Residuals:
         """Make one update; see `KeepRatioOptimizer.step`. Residual norms are in the metric w."""
         gradient = self._checked(gradient, step_scale)
         lr, z, dual = self.settings.lr, self._state["z"], self._state["dual"]
@@ -107,15 +118,18 @@ class Priced(KeepRatioOptimizer):
         w = metric(self.cost, alpha)
         moments = self._averages((alpha * gradient - w * price), w, price)
         v = z - dual - lr * step_scale * self._direction(moments)
-        new_z, _ = shift_to_budget(v + dual, self.cost, budget, self.floors)
-        self._state = {**moments, "z": new_z, "dual": dual + v - new_z}
+        new_z, _, binding = shift_to_budgets(v + dual, self.costs, budgets, self.floors)
+        new = {"z": new_z, "dual": dual + v - new_z}
+        self._state = {**moments, **new, **self._bound_by(binding)}
+        cost, budget = per_form(self.costs, budgets)[binding]
         return Residuals(
             primal=float((w * (v - new_z).square()).sum().sqrt()),
             dual=float((w * (new_z - z).square()).sum().sqrt()) / lr,
-            budget=float(self.cost(self.keep_ratios)) - budget,
+            budget=float(cost(self.keep_ratios)) - budget,
             price=float(price),
             price_spread=float(spread),
             clipped=int(((new_z <= self.floors.log()) | (new_z >= 0)).sum()),
+            binding=binding,
         )
 
     def _averages(self, weighted_excess: Tensor, w: Tensor, price: Tensor) -> dict[str, Tensor]:

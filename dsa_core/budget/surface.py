@@ -1,5 +1,6 @@
 """The budget surface F(alpha) = B: its metric, its prices, and the one shift that lands on it."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -28,6 +29,29 @@ class CostForm(Protocol):
     def gradient(self, alpha: Tensor) -> Tensor:
         """Return dF/dalpha, shape (K,)."""
         ...
+
+
+Costs = CostForm | Sequence[CostForm]
+
+
+def as_forms(costs: Costs) -> tuple[CostForm, ...]:
+    """One form or several, as a tuple."""
+    return tuple(costs) if isinstance(costs, Sequence) else (costs,)
+
+
+def per_form(costs: Costs, budgets: float | Sequence[float]) -> list[tuple[CostForm, float]]:
+    """Every form with its budget.
+
+    Raises:
+        ValueError: there are not as many budgets as forms.
+    """
+    forms = as_forms(costs)
+    wanted = tuple(budgets) if isinstance(budgets, Sequence) else (budgets,)
+    if len(wanted) != len(forms):
+        raise ValueError(
+            f"budgets: wanted one ratio for each of {len(forms)} cost forms, got {len(wanted)}"
+        )
+    return list(zip(forms, wanted, strict=True))
 
 
 def metric(cost: CostForm, alpha: Tensor) -> Tensor:
@@ -121,6 +145,33 @@ def shift_to_budget(
     return (v - shift).clamp(max=0.0).maximum(log_floors), v.new_tensor(shift)
 
 
+def shift_to_budgets(
+    v: Tensor, costs: Costs, budgets: float | Sequence[float], floors: Tensor
+) -> tuple[Tensor, Tensor, int]:
+    """Land on the tightest of several budgets by one common shift of all log ratios.
+
+    Each F_r(a(c)) falls or stays as c grows, so at the largest of the shifts c_r with
+    F_r(a(c_r)) = B_r (`shift_to_budget`) every other form is within its budget too.
+
+    Args:
+        v: log ratios, shape (K,), finite, any sign; computed in float64.
+        costs: the forms F_r, or one.
+        budgets: B_r, one for each form, in [F_r(floors), 1].
+        floors: lowest keep ratios, shape (K,), in (0, 1].
+
+    Returns:
+        Log ratios, shape (K,); the shift c, shape (); and the index r of the form that binds, the
+        first of those that ask for the same shift.
+
+    Raises:
+        ValueError: there are not as many budgets as forms.
+        BudgetError: a B_r is outside [F_r(floors), 1], or a floor outside (0, 1].
+    """
+    landed = [shift_to_budget(v, cost, b, floors) for cost, b in per_form(costs, budgets)]
+    binding = max(range(len(landed)), key=lambda r: float(landed[r][1]))
+    return *landed[binding], binding
+
+
 def _root(
     v: Tensor, cost: CostForm, budget: float, floors: Tensor, bracket: tuple[float, float]
 ) -> float:
@@ -142,10 +193,11 @@ def _root(
     return shift
 
 
-def uniform_ratio(cost: CostForm, budget: float, floors: Tensor) -> Tensor:
+def uniform_ratio(costs: Costs, budgets: float | Sequence[float], floors: Tensor) -> Tensor:
     """Return the uniform allocation: one ratio for all groups, or the floor where it is higher.
 
-    alpha_k = max(t, floor_k) with F(alpha) = B: `shift_to_budget` of log ratios that are all zero.
+    alpha_k = max(t, floor_k) with F(alpha) = B, of several the tightest: `shift_to_budgets` of log
+    ratios that are all zero.
 
     Returns:
         alpha, shape (K,), float64.
@@ -153,7 +205,7 @@ def uniform_ratio(cost: CostForm, budget: float, floors: Tensor) -> Tensor:
     Raises:
         BudgetError: B is outside [F(floors), 1].
     """
-    return to_ratios(shift_to_budget(torch.zeros_like(floors), cost, budget, floors)[0], floors)
+    return to_ratios(shift_to_budgets(torch.zeros_like(floors), costs, budgets, floors)[0], floors)
 
 
 def to_ratios(log_ratios: Tensor, floors: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """Allocations that listen to no loss, the same for all groups or by the dice: the yardsticks."""
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from dsa_core.budget import KeepRatioOptimizer, QuadraticForm, Residuals, shift_to_budget
-from dsa_core.budget.surface import to_ratios
+from dsa_core.budget import Costs, KeepRatioOptimizer, Residuals, shift_to_budgets
+from dsa_core.budget.surface import per_form, to_ratios
 from dsa_core.dsa import KeepRatioScheme, Masked
 from dsa_core.scheme import Problem
 from dsa_core.training.seeds import generator
@@ -19,15 +20,15 @@ class FixedDirection(KeepRatioOptimizer):
     """log alpha_k = v_k - c, held in [log floor_k, 0], with c such that F(alpha) = B.
 
     Args:
-        cost: of the network.
+        costs: of the network, one form or several.
         floors: least keep ratios, shape (K,).
         direction: v, shape (K,); zeros give the uniform allocation.
     """
 
     uses_gradient = False
 
-    def __init__(self, cost: QuadraticForm, floors: Tensor, direction: Tensor) -> None:
-        super().__init__(cost, floors, {"alpha": floors.new_ones(len(floors))})
+    def __init__(self, costs: Costs, floors: Tensor, direction: Tensor) -> None:
+        super().__init__(costs, floors, {"alpha": floors.new_ones(len(floors))})
         self.direction = direction
 
     @property
@@ -35,13 +36,18 @@ class FixedDirection(KeepRatioOptimizer):
         """Of the last step, shape (K,)."""
         return self._state["alpha"].clone()
 
-    def step(self, gradient: Tensor, budget: float, *, step_scale: float = 1.0) -> Residuals:
-        """Go to the budget."""
-        shifted, _ = shift_to_budget(self.direction, self.cost, budget, self.floors)
+    def step(
+        self, gradient: Tensor, budgets: float | Sequence[float], *, step_scale: float = 1.0
+    ) -> Residuals:
+        """Go to the budget, of several the tightest."""
+        shifted, _, r = shift_to_budgets(self.direction, self.costs, budgets, self.floors)
         alpha = to_ratios(shifted, self.floors)
-        self._state = {"alpha": alpha}
-        off = float(self.cost(alpha)) - budget
-        return Residuals(primal=0.0, dual=0.0, budget=off, price=0.0, price_spread=0.0, clipped=0)
+        self._state = {"alpha": alpha, **self._bound_by(r)}
+        cost, budget = per_form(self.costs, budgets)[r]
+        off = float(cost(alpha)) - budget
+        return Residuals(
+            primal=0.0, dual=0.0, budget=off, price=0.0, price_spread=0.0, clipped=0, binding=r
+        )
 
 
 class Uniform(Masked):
@@ -74,7 +80,7 @@ class Random(Masked):
 
 def fixed(problem: Problem, masks: Masked, direction: Tensor) -> KeepRatioScheme:
     """Masks as DSA's, keep ratios along one direction."""
-    return KeepRatioScheme(problem, masks, FixedDirection(problem.form, problem.floors, direction))
+    return KeepRatioScheme(problem, masks, FixedDirection(problem.forms, problem.floors, direction))
 
 
 def random_direction(floors: Tensor, seed: int) -> Tensor:

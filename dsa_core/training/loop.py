@@ -198,6 +198,9 @@ class _Run:
         self.save()
 
     def _choose_precision(self) -> Precision:
+        name, order = self.config.precision, self.config.channels_last
+        if name != "auto" and order != "auto":
+            return Precision(name, order)
         batch = to_device(next(iter(self.batches.mine(0))), self.device)
         return self.objective.precision(self.model, batch, self.config)
 

@@ -48,7 +48,7 @@ class Objective(Protocol):
     score_name: str
 
     def precision(self, model: nn.Module, batch: Any, config: TrainConfig) -> Precision:
-        """Choose number format and memory order on a first batch."""
+        """Choose what the configuration leaves open, on a first batch."""
 
     def measure(self, model: nn.Module, batch: Any, precision: Precision) -> Measured:
         """Run the network on a batch."""
@@ -118,7 +118,7 @@ class LossObjective:
         self.function, self.general = loss, first_parameter(loss) == "model"
 
     def precision(self, model: nn.Module, batch: Any, config: TrainConfig) -> Precision:
-        """As the network is: whoever wants autocast puts it into the loss."""
+        """No choice: whoever wants autocast puts it into the loss."""
         return FP32
 
     def measure(self, model: nn.Module, batch: Any, precision: Precision) -> Measured:

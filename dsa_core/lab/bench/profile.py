@@ -23,7 +23,7 @@ PARTS = (
     ("of that the z-step", "budget/surface.py", "shift_to_budget"),
     ("cost model: F", "budget/form.py", "__call__"),
     ("cost model: dF", "budget/form.py", "gradient"),
-    ("rounding", "budget/budget.py", "round_to_channels"),
+    ("rounding", "budget/rounding.py", "round_to_channels"),
 )
 
 

@@ -15,7 +15,7 @@ DEVIATION = 0.7  # of log ratios from their common level, either way: a factor o
 
 def connected_pairs(graph: ChannelGraph) -> Pairs:
     """Groups k <= j that meet in a layer: a_k a_j is a term of the MACs."""
-    Q = macs_form(graph).Q
+    Q = macs_form(graph).Q.to_dense()
     return tuple((k, j) for k, j in Q.nonzero().tolist() if k <= j)
 
 

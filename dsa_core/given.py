@@ -1,0 +1,171 @@
+"""What is given to a Pruner: networks, optimizers, gradients, saved states; read and checked."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from dsa_core.attachment import Hook, nothing
+from dsa_core.errors import ConfigError, TrainingError
+from dsa_core.surgery.cut import duplicate
+
+
+def layers_around(model: Any) -> list[nn.Module]:
+    """A network's wrappers from the outermost to the network itself, which is the last.
+
+    `torch.compile`, an average of weights, and wrappers for several processes are followed.
+
+    Raises:
+        ConfigError: it is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: wanted a torch.nn.Module, got {type(model).__name__}")
+    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)
+    found: list[nn.Module] = [model]
+    while True:
+        if isinstance(found[-1], wrappers):
+            found.append(found[-1].module)
+        elif isinstance(inner := getattr(found[-1], "_orig_mod", None), nn.Module):
+            found.append(inner)
+        else:
+            return found
+
+
+def plain(model: Any) -> nn.Module:
+    """The network itself, see `layers_around`."""
+    return layers_around(model)[-1]
+
+
+def followed(model: nn.Module) -> list[nn.Module]:
+    """The modules whose calls tell that the network runs.
+
+    The network itself, and what `torch.compile` made of it: that may have been called before, and
+    then knows nothing of new hooks inside. A compiled container of torch's own is traced with its
+    hooks; without any it is a graph without a break.
+    """
+    chain = layers_around(model)
+    compiled = [m for m in chain if hasattr(m, "_orig_mod")]
+    traced = compiled and type(chain[-1]).__module__.startswith("torch.nn")
+    return compiled if traced else [*compiled, chain[-1]]
+
+
+def check_free(model: nn.Module) -> None:
+    """Refuse a network that another pruner holds: its masks would multiply with ours.
+
+    Raises:
+        ConfigError: says so.
+    """
+    hooks = model._state_dict_hooks.values()
+    if any(isinstance(hook, Hook) and hook.func is not nothing for hook in hooks):
+        raise ConfigError("a pruner is attached to this network already; detach() it first")
+
+
+def check_optimizers(
+    model: nn.Module, given: Sequence[Any], masked: Iterable[str]
+) -> list[torch.optim.Optimizer]:
+    """The optimizers themselves, inside wrappers such as Accelerate's.
+
+    Args:
+        model: the network.
+        given: to `attach`.
+        masked: parameters that will be under a mask.
+
+    Raises:
+        ConfigError: one is no optimizer or holds no parameter of the network, or a masked parameter
+            asks for a gradient and is in none: a step of another optimizer would be lost.
+    """
+    own = {id(p) for p in model.parameters()}
+    found: list[torch.optim.Optimizer] = []
+    held: set[int] = set()
+    for optimizer in given:
+        while hasattr(optimizer, "optimizer"):
+            optimizer = optimizer.optimizer
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ConfigError(
+                f"attach: wanted torch optimizers, got {type(optimizer).__name__}; a scheduler or "
+                "a trainer is none"
+            )
+        here = {id(p) for group in optimizer.param_groups for p in group["params"]} & own
+        if not here:
+            raise ConfigError(
+                f"attach: {type(optimizer).__name__} holds no parameter of the network: make the "
+                "optimizer of model.parameters(), of the same model as the pruner"
+            )
+        found.append(optimizer)
+        held |= here
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    left = [name for name in masked if name in weights and id(weights[name]) not in held]
+    if left:
+        raise ConfigError(
+            f"attach: {left[0]} asks for a gradient and is in none of the {len(found)} optimizers "
+            "given: give all that train the network, attach(one, two), or freeze what none trains "
+            f"with requires_grad_(False) ({len(left)} parameters)"
+        )
+    return found
+
+
+def check_state(state: Mapping[str, Any], wanted: int, mine: Mapping[str, str]) -> None:
+    """Refuse a saved state of another search.
+
+    Raises:
+        ConfigError: says in what they differ.
+    """
+    saved = state.get("fingerprint", {})
+    if state.get("format") != wanted or not isinstance(saved, Mapping):
+        raise ConfigError("load_state_dict: wanted what Pruner.state_dict() returned")
+    wrong = [
+        f"{key} was {saved.get(key, 'absent')!r} and is now {value!r}"
+        for key, value in mine.items()
+        if saved.get(key) != value
+    ]
+    if wrong:
+        raise ConfigError(f"load_state_dict: the state is of another search: {'; '.join(wrong)}")
+
+
+def weights_of(model: nn.Module, wanted: Any, dense: Mapping[str, Tensor]) -> nn.Module:
+    """The network whose weights are cut.
+
+    Args:
+        model: the searched one.
+        wanted: "searched", "dense" or a network of the same shape.
+        dense: weights and buffers as they were at the start, if it has started.
+
+    Raises:
+        ConfigError: wanted is something else, or there are no dense weights yet.
+    """
+    if isinstance(wanted, nn.Module):
+        return plain(wanted)
+    if wanted == "searched":
+        return model
+    if wanted != "dense" or not dense:
+        raise ConfigError(
+            f"weights: wanted 'searched', 'dense' (as they were at attach) or a network, got "
+            f"{wanted!r}"
+        )
+    source = duplicate(model)
+    source.load_state_dict(dense)
+    return source
+
+
+def check_gradient(gradient: Tensor, step: int) -> None:
+    """Refuse a gradient of the mask that is not finite.
+
+    Raises:
+        TrainingError: says at which step.
+    """
+    if not bool(gradient.isfinite().all()):
+        raise TrainingError(
+            f"step {step}: the gradient is not finite; look at the loss, lower the learning "
+            "rate, or clip. The weights are exact; the keep ratios have not moved"
+        )
+
+
+def no_look(step: int, method: str) -> TrainingError:
+    """The error of a step before which a held-out batch was due."""
+    return TrainingError(
+        f"step {step}: {method} moves its keep ratios by held-out batches: call "
+        "pruner.look(lambda: loss_of(model, batch)) wherever pruner.wants_look, or take the free "
+        "gradient (estimator='free')"
+    )

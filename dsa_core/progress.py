@@ -1,0 +1,142 @@
+"""How far a search is: what it knows of itself, saves, and goes on from."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from dsa_core.allocation import Allocation, Update
+from dsa_core.budget import Budget, Resource
+from dsa_core.given import check_state
+from dsa_core.scheme import Figures, Problem, Scheme
+
+FORMAT = 1
+
+
+class Progress:
+    """The state of a search.
+
+    Attributes:
+        problem: what is searched.
+        scheme: how.
+        graph: which channels belong together.
+        steps_done: optimizer steps seen.
+        history: every move of the keep ratios.
+        restored: updates in the history that this object did not make.
+        dense: the weights and buffers as they were at `Pruner.attach`.
+    """
+
+    def __init__(self, problem: Problem, scheme: Scheme) -> None:
+        self.problem, self.scheme, self.graph = problem, scheme, problem.graph
+        self.steps_done, self.looked = 0, -1  # step of the last look
+        self.dense: dict[str, Tensor] = {}
+        self.history: list[Update] = []
+        self.restored = 1
+        self.note(0, {})
+
+    @property
+    def keep_ratios(self) -> dict[str, float]:
+        """The present keep ratio of every group, by its name."""
+        names = (group.name for group in self.graph.prunable)
+        return dict(zip(names, self.scheme.keep_ratios.tolist(), strict=True))
+
+    @property
+    def cost(self) -> dict[Resource, float]:
+        """What the present keep ratios cost, as a ratio of the dense network, by resource."""
+        return self.scheme.costs
+
+    @property
+    def looks(self) -> int:
+        """Held-out batches taken so far."""
+        return len(self.history) - 1 if self.scheme.held_out else 0
+
+    @property
+    def searching(self) -> bool:
+        """Whether the warm-up is over."""
+        return self.steps_done >= self.problem.warmup
+
+    @property
+    def wants_look(self) -> bool:
+        """Whether the method waits for a held-out batch before the next step (`look`)."""
+        return self.scheme.held_out and self.missing_look(self.steps_done)
+
+    def __repr__(self) -> str:
+        asked, p = self.problem.budget.ratios, self.problem
+        costs = (f"{r} at {now:.1%}, asked {asked[r]:.1%}" for r, now in self.cost.items())
+        return f"Pruner({p.method.label}: step {self.steps_done} of {p.steps}, {'; '.join(costs)})"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on besides the network's and the optimizer's own state.
+
+        Tensors, numbers and text only, so that `torch.load(weights_only=True)` reads it.
+        """
+        return {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint(),
+            "steps_done": self.steps_done,
+            "looked": self.looked,
+            "scheme": self.scheme.state_dict(),
+            "history": [asdict(update) for update in self.history],
+            "dense": self.dense,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state, to the same bits if network and optimizer do as well.
+
+        Raises:
+            ConfigError: it is of another search; says in what.
+        """
+        check_state(state, FORMAT, self.fingerprint())
+        self.steps_done, self.looked = int(state["steps_done"]), int(state["looked"])
+        self.scheme.load_state_dict(state["scheme"])
+        self.history = [Update(**update) for update in state["history"]]
+        self.restored = len(self.history)
+        device = self.problem.device
+        self.dense = {k: v.to(device, copy=True) for k, v in state["dense"].items()}
+
+    def fingerprint(self) -> dict[str, str]:
+        """What a saved state must agree with."""
+        p = self.problem
+        return {
+            "method": f"{p.method.label} {p.method.model_dump_json()}",
+            "budget": repr(p.budget),
+            "steps": f"{p.steps}, {p.warmup} of them warm-up",
+            "mask seed": str(p.seed),
+            "groups": " ".join(f"{g.name}:{g.size}" for g in self.graph.prunable),
+        }
+
+    def missing_look(self, step: int) -> bool:
+        """Whether an update is due at a step, and no held-out batch was taken for it."""
+        return self.problem.due(step) and self.looked != step
+
+    def allocate(self, budget: Budget, b: Tensor) -> Allocation:
+        """Which channels stay under a budget, by the present keep ratios.
+
+        Args:
+            budget: what may be kept.
+            b: what ranks the channels of a group, shape (n,).
+        """
+        return Allocation(
+            method=self.problem.method.label,
+            graph=self.graph,
+            budget=budget,
+            keep_ratios=self.scheme.keep_ratios,
+            importance=b.detach().cpu(),
+            counts=self.scheme.counts(budget),
+            updates=tuple(self.history),
+            device=str(self.problem.device),
+            notes=self.scheme.notes(),
+            weight_mask=self.scheme.weight_mask(budget),
+        )
+
+    def note(self, done: int, figures: Figures) -> None:
+        """Put the present keep ratios into the history, when so many weight steps are done."""
+        update = Update(
+            step=done,
+            budget=self.problem.budget_at(done),
+            cost=next(iter(self.scheme.costs.values())),
+            keep_ratios=tuple(self.scheme.keep_ratios.tolist()),
+            figures=figures,
+        )
+        self.history.append(update)

@@ -1,0 +1,80 @@
+"""Wherever the user's loop breaks off, the exact weights come back."""
+
+import pytest
+from small_search import X, batches, loss_of, network, pruner, same, sgd, values
+
+
+class BrokenError(Exception):
+    pass
+
+
+def fail(*_: object) -> None:
+    raise BrokenError
+
+
+def in_forward(model, batch) -> None:
+    handle = model.c.register_forward_hook(fail)
+    try:
+        model(batch[0])
+    finally:
+        handle.remove()
+
+
+def in_backward(model, batch) -> None:
+    loss = loss_of(model, batch)
+    handle = model.a[0].weight.register_hook(fail)
+    try:
+        loss.backward()
+    finally:
+        handle.remove()
+
+
+def before_the_step(model, batch) -> None:
+    loss_of(model, batch).backward()
+    fail()
+
+
+def in_evaluation(model, batch) -> None:
+    loss_of(model, batch).backward()
+    model.eval()
+    try:
+        in_forward(model, batch)
+    finally:
+        model.train()
+
+
+@pytest.mark.parametrize("breaks", [in_forward, in_backward, before_the_step, in_evaluation])
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_the_exact_weights_come_back(breaks, goes_on):
+    model = network()
+    optimizer = sgd(model)
+    found = pruner(model).attach(optimizer)
+    for batch in batches(14):
+        optimizer.zero_grad()
+        loss_of(model, batch).backward()
+        optimizer.step()
+    weights = values(model)
+    with pytest.raises(BrokenError):
+        breaks(model, batch)
+    if goes_on:
+        optimizer.zero_grad()
+        loss_of(model, batch).backward()
+        under = values(model)
+        optimizer.param_groups[0]["lr"] = 0.0
+        optimizer.step()
+        assert not same(under, weights)
+    else:
+        found.detach()
+    assert same(values(model), weights)
+    assert found.steps_done == 14 + goes_on
+
+
+def test_an_evaluation_that_fails_leaves_the_mask_of_the_step():
+    model = network()
+    found = pruner(model, steps=2).attach(sgd(model))
+    loss_of(model, next(batches(1)))
+    under = values(model)
+    with pytest.raises(BrokenError):
+        in_evaluation(model, (X[:4], X[:4, 0, 0, 0].long()))
+    assert same(values(model), under)
+    found.detach()

@@ -1,0 +1,137 @@
+"""Two processes, by torch's DistributedDataParallel and by Accelerate, find the same as one."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from small_search import (
+    STEPS,
+    batches,
+    ends_well,
+    exact,
+    loss_of,
+    network,
+    pruner,
+    sgd,
+    shows_the_cut,
+)
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+pytestmark = pytest.mark.slow
+accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+
+
+def plain_network(*, frozen: bool = False) -> nn.Module:
+    """Without BatchNorm, whose statistics would be those of a share."""
+    model = network()
+    for block in (model.a, model.b, model.c):
+        block[1] = nn.Identity()
+    model.b[0].weight.requires_grad_(not frozen)
+    return model
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def shares(n: int, rank: int, size: int):
+    return ((x[rank::size], y[rank::size]) for x, y in batches(n))
+
+
+def ddp(rank: int, size: int, *, frozen: bool, early: bool):
+    """The network is wrapped before or after the pruner is attached."""
+    model = plain_network(frozen=frozen)
+    optimizer = torch.optim.SGD(trained(model), lr=0.05)
+    found = pruner(model)
+    if early:
+        found.attach(optimizer)
+    called = DistributedDataParallel(model) if size > 1 else model
+    if not early:
+        found = pruner(called).attach(optimizer)
+    for batch in shares(STEPS, rank, size):
+        optimizer.zero_grad()
+        loss_of(called, batch).backward()
+        optimizer.step()
+    shows_the_cut(found, called)
+    return model, found
+
+
+def accelerated(rank: int, size: int):
+    """Model, optimizer and loader as Accelerate prepares them; two local batches for each step."""
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+    rows = [row for batch in batches(STEPS) for row in zip(*batch, strict=True)]
+    model = plain_network()
+    called, optimizer, loader = accelerator.prepare(
+        model, sgd(model), DataLoader(rows, batch_size=16 // size)
+    )
+    found = pruner(called).attach(optimizer)
+    for batch in loader:
+        with accelerator.accumulate(called):
+            accelerator.backward(loss_of(called, batch))
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(called.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    shows_the_cut(found, called)
+    assert accelerator.num_processes == size
+    state = accelerator.get_state_dict(called)
+    assert all(torch.equal(state[name], value) for name, value in exact(model).items())
+    return model, found
+
+
+SEARCHES = {
+    "plain": lambda *who: ddp(*who, frozen=False, early=False),
+    "attached before": lambda *who: ddp(*who, frozen=False, early=True),
+    "frozen": lambda *who: ddp(*who, frozen=True, early=False),
+    "accelerate": accelerated,
+}
+
+
+def work(rank: int, size: int, port: int, out: Path) -> None:
+    torch.set_num_threads(1)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank,
+               "WORLD_SIZE": size, "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    os.environ.update({name: str(value) for name, value in address.items()})
+    if size > 1:
+        dist.init_process_group("gloo")
+    seen = {}
+    for name, search in SEARCHES.items():
+        model, found = search(rank, size)
+        ends_well(found)
+        seen[name] = {"keep_ratios": found.keep_ratios, "weights": exact(model),
+                      "counts": found.allocation.counts}  # fmt: skip
+    torch.save(seen, out / f"{size}-{rank}.pt")
+    if size > 1:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    out = tmp_path_factory.mktemp("processes")
+    for size in (1, 2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        mp.spawn(work, args=(size, port, out), nprocs=size)
+    files = ("1-0", "2-0", "2-1")
+    return [torch.load(out / f"{name}.pt", weights_only=True) for name in files]
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_the_ranks_agree(outcomes, search):
+    _, first, second = (seen[search] for seen in outcomes)
+    assert first["keep_ratios"] == second["keep_ratios"]
+    assert torch.equal(first["counts"], second["counts"])
+    assert all(torch.equal(first["weights"][n], w) for n, w in second["weights"].items())
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_two_processes_find_what_one_finds(outcomes, search):
+    one, two, _ = (seen[search] for seen in outcomes)
+    assert two["keep_ratios"] == pytest.approx(one["keep_ratios"], rel=2e-3)

@@ -1,0 +1,101 @@
+"""What cannot work is refused at the door, with what to do instead."""
+
+import pytest
+import torch
+from small_search import BUDGET, EXAMPLE, network, pruner, sgd
+from torch import nn
+
+from dsa_core.budget import Budget
+from dsa_core.channels import trace
+from dsa_core.errors import BudgetError, ConfigError, DSAError
+from dsa_core.pruner import Pruner
+
+
+def made(**changes: object) -> Pruner:
+    given = {"model": network(), "example": EXAMPLE, "budget": BUDGET, "steps": 10, **changes}
+    return Pruner(given.pop("model"), given.pop("example"), given.pop("budget"), **given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"model": "resnet20"}, "model: wanted a torch.nn.Module, got str"),
+        ({"steps": 0}, "steps: wanted a whole number >= 1, got 0"),
+        ({"steps": 10.5}, "steps: wanted a whole number >= 1, got 10.5"),
+        ({"steps": True}, "steps: wanted"),
+        ({"warmup_steps": 10}, "leaves no step to search in"),
+        ({"method": "dsa"}, "method: wanted settings such as dsa.DSA"),
+        ({"budget": 0.5}, "Budget.*macs=0.5"),
+        ({"budget": "macs=0.5"}, "Budget.*macs=0.5"),
+        ({"budget": None}, "Budget.*macs=0.5"),
+    ],
+)
+def test_wrong_arguments(changes, word):
+    with pytest.raises(DSAError, match=word):
+        made(**changes)
+
+
+def test_a_budget_below_the_floors():
+    with pytest.raises(BudgetError):
+        made(budget=Budget(macs=1e-4))
+
+
+def test_the_graph_of_another_network():
+    other = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    with pytest.raises(DSAError, match="not the one that was traced"):
+        made(example=trace(other, EXAMPLE))
+
+
+def test_the_right_graph_is_taken_as_it_is():
+    model = network()
+    graph = trace(model, EXAMPLE)
+    assert made(model=model, example=graph).graph is graph
+
+
+@pytest.mark.parametrize(
+    ("give", "word"),
+    [
+        (lambda m: [sgd(network())], "holds no parameter of the network"),
+        (lambda m: [sgd(m), sgd(network())], "holds no parameter of the network"),
+        (lambda m: [m], "wanted torch optimizers, got Sequential"),
+        (lambda m: [], "none of the 0 optimizers"),
+        (lambda m: [sgd(m.head)], "is in none of the 1 optimizers"),
+    ],
+)
+def test_optimizers_of_something_else(give, word):
+    model = network()
+    found = pruner(model)
+    with pytest.raises(ConfigError, match=word):
+        found.attach(*give(model))
+    assert not model._forward_pre_hooks
+    assert found.attach(sgd(model))
+
+
+def test_two_pruners_do_not_hold_one_network():
+    model = network()
+    optimizer = sgd(model)
+    first = pruner(model).attach(optimizer)
+    for other in (lambda: first.attach(optimizer), lambda: pruner(model)):
+        with pytest.raises(ConfigError, match="attached to this network already"):
+            other()
+    first.detach()
+    assert pruner(model).attach(optimizer)
+
+
+def test_weights_that_were_never_kept():
+    found = pruner(network())
+    with pytest.raises(ConfigError, match="'searched', 'dense'"):
+        found.finish(weights="dense")
+
+
+def test_a_gradient_that_is_not_finite():
+    model = network()
+    optimizer = sgd(model)
+    found = pruner(model).attach(optimizer)
+    ratios = found.keep_ratios
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    (model(torch.rand(8, 1, 8, 8)).sum() * float("nan")).backward()
+    with pytest.raises(DSAError, match="the gradient is not finite"):
+        optimizer.step()
+    assert found.keep_ratios == ratios
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
