@@ -1,217 +1,241 @@
-"""One call from a network and its loaders to a smaller network, for those without a loop.
+"""From a network and its training data to a smaller network, in one call.
 
-result = compress(model, example, loader, budget=Budget(macs=0.5), loss=F.cross_entropy)
-result.save("smaller")
+    result = compress(model, example, train_loader, budget=Budget(macs=0.5), loss=loss, epochs=10)
+    result.export_onnx("smaller.onnx")
+
+It is the loop of `dsa_core.training` twice: a search with a `Pruner` attached, then, after the cut,
+the fine-tuning. Whoever has a loop of their own attaches a `Pruner` to that.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from dsa_core.allocation import Allocation
-from dsa_core.budget import Budget, Cost
+from dsa_core.attachment import untouched
+from dsa_core.budget import Budget, Resource
 from dsa_core.errors import ConfigError
+from dsa_core.given import plain
 from dsa_core.pruner import Pruner
 from dsa_core.scheme import Method
-from dsa_core.surgery import export_onnx, save
+from dsa_core.surgery import OnnxCheck, export_onnx, save
 from dsa_core.surgery.cut import duplicate
+from dsa_core.surgery.files import describe, digest
+from dsa_core.surgery.sparse import held_zeros, save_sparse
 from dsa_core.training import (
-    FP32,
-    LoaderBatches,
+    Factory,
+    Loader,
     LossObjective,
     TrainConfig,
-    as_loss,
+    TrainResult,
+    device_of_model,
     mode,
+    own_random,
     recalibrate_batchnorm,
+    step_seed,
+    to_device,
     train,
 )
-from dsa_core.training.optimiser import MakeOptimizer
+from dsa_core.training.processes import average_buffers
 
-SEARCH_SHARE = 0.5  # of the epochs; the rest fine-tunes the network that was cut
-NORM_BATCHES = 50  # that renew BatchNorm's statistics after the cut
-LR, CLIP_NORM = 0.02, 2.0  # of SGD: small steps, for a network that is trained already
-Validate = Callable[[nn.Module], float]
+SEARCH_SHARE = 0.5  # of all epochs; the others fine-tune
+NORM_BATCHES = 50  # for BatchNorm's statistics after the cut
+SEARCH: dict[str, Any] = {"lr": 0.02, "schedule": "cosine"}
+TUNE: dict[str, Any] = {"lr": 0.05, "schedule": "one_cycle"}
+Weights = Literal["searched", "dense"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compressed:
-    """What `compress` returns.
+    """What `compress` returns; its text says what was asked, what was reached, and the scores.
 
     Attributes:
-        model: the smaller network, of the same classes, in evaluation mode.
-        allocation: which channels stayed, and how that was found.
-        scores: of `validate`: "dense", "cut" (before fine-tuning) and "fine_tuned"; empty without.
-        example: what the network is called with.
+        model: the smaller network, in evaluation mode, on the device of the one that was given.
+        allocation: which channels stay, with the history of the search and its costs.
+        scores: of `validate`: "dense" before, "cut" after the cut, "fine_tuned" at the end;
+            empty without it.
+        example: as it was given.
+        epochs: records of the epochs of "search" and "fine-tune", see `TrainResult.history`.
     """
 
     model: nn.Module
     allocation: Allocation
     scores: dict[str, float]
     example: Any
+    epochs: dict[str, list[dict[str, float]]]
 
     def save(self, folder: str | Path) -> Path:
-        """Write architecture (JSON) and weights (safetensors).
+        """Write the network: plain numbers and what was kept, no code; returns the folder.
 
-        `dsa.load(folder, model)` reads them, where `model` is the dense network or its like.
+        `dsa.load(folder, model)` reads it back, where `model` is the dense network. One of which
+        single weights were removed (DTP) is read by `dsa_core.surgery.sparse.load_sparse`.
         """
-        found = self.allocation
-        name = type(self.model).__name__
+        name, found = type(self.model).__name__, self.allocation
+        if found.weight_mask:
+            return save_sparse(folder, self.model, found.graph, found.weight_mask, name=name)
         return save(folder, self.model, found.graph, found.keep, name=name)
 
-    def export_onnx(self, path: str | Path) -> Path:
-        """Write the network as ONNX, compared with ONNX Runtime; the extra `onnx` brings it."""
-        if not isinstance(self.example, Tensor):
-            raise ConfigError(
-                "export_onnx: the network takes one tensor; for others use torch.onnx.export on "
-                f".model (the example is a {type(self.example).__name__})"
-            )
-        return export_onnx(self.model, Path(path), self.example).path
+    def export_onnx(self, path: str | Path) -> OnnxCheck:
+        """Write the network as ONNX for batches of any size, and compare the two; see there."""
+        return export_onnx(self.model, Path(path), self.example)
 
     def __repr__(self) -> str:
-        found, scores = self.allocation, self.scores
-        reached = (f"{r} {was(found, r)}" for r in ("macs", "params"))
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        asked = f"{found.budget.resource} {found.budget.ratio:.1%}"
-        return (
-            f"asked    {asked} of the dense network, by {found.method}\n"
-            f"reached  {', '.join(reached)}\n"
-            f"scores   {shown or 'none: no validate= was given'}"
+        found = self.allocation
+        resources: dict[str, Resource] = {"MACs": "macs", "parameters": "params"}
+        reached = ", ".join(
+            f"{label} {_short(found.budget.cost(found.graph, resource).dense)} -> "
+            f"{_short(found.whole_cost(resource))} ({found.whole_ratio(resource):.1%})"
+            for label, resource in resources.items()
         )
-
-
-def was(found: Allocation, resource: Literal["macs", "params"]) -> str:
-    """Dense and reached cost in millions, and the ratio."""
-    cost = Cost.of(found.graph, resource)
-    now = cost.at(found.counts)
-    return f"{cost.dense / 1e6:.4g} M -> {now / 1e6:.4g} M ({now / cost.dense:.1%})"
+        scores = ", ".join(f"{name} {score:.4g}" for name, score in self.scores.items())
+        return (
+            f"asked    {found.budget}, by {found.method}\n"
+            f"reached  {reached}\n"
+            f"scores   {scores or 'none: pass validate= to have some'}"
+        )
 
 
 def compress(
     model: nn.Module,
     example: Any,
-    train_loader: Any,
+    train_loader: Iterable[Any] | Callable[[], Iterable[Any]],
     *,
     budget: Budget,
-    loss: Any,
+    loss: Callable[..., Tensor],
     epochs: int = 10,
-    validate: Validate | None = None,
+    validate: Callable[[nn.Module], float] | None = None,
     method: Method | None = None,
-    optimizer: MakeOptimizer | None = None,
-    weights: Literal["searched", "dense"] = "searched",
+    optimizer: Factory | None = None,
+    weights: Weights = "searched",
     steps_per_epoch: int | None = None,
-    seed: int = 0,
     checkpoint: str | Path | None = None,
+    seed: int = 0,
     progress: bool = True,
 ) -> Compressed:
-    """Search, cut, renew BatchNorm's statistics, fine-tune: a smaller network of the same classes.
+    """Make a network smaller: search which channels stay, cut the others out, fine-tune.
 
-    Works on a copy: the network that is given stays as it is. For a training loop of your own use
-    `Pruner`.
+    It works on a copy: the network that is given stays as it is.
 
     Args:
-        model: a trained network, on its device.
-        example: what it is called with, see `trace`.
-        train_loader: batches of any kind: a DataLoader, a list, or a function that returns an
-            iterator; tensors are moved to the model's device.
-        budget: what the smaller network may cost.
-        loss: `loss(model, batch)` -> scalar tensor; or a loss of torch such as `F.cross_entropy` or
-            `nn.MSELoss()`, for batches (inputs ..., targets).
-        epochs: in all; the first half searches, the rest fine-tunes.
-        validate: `validate(model)` -> a score, of the dense, the cut and the fine-tuned network.
-        method: how keep ratios are found; None for DSA.
-        optimizer: makes an optimizer from a list of parameters, for both halves; its learning rate
-            is the highest of a schedule that ends near 0. None for SGD at 0.02, clipped.
-        weights: what is cut: the "searched" weights, or the "dense" ones as they were given.
-        steps_per_epoch: batches of an epoch; needed for a loader that has no end.
-        seed: of the masks, and of what the loader and the network draw.
-        checkpoint: folder; a run that was killed goes on from its last epoch.
+        model: trained, on its device; batches are moved there.
+        example: what the model is called with, as for `trace`.
+        train_loader: a DataLoader, a list of batches, or a function that yields them. One without a
+            length is read once to count its batches, unless `steps_per_epoch` says how many.
+        budget: what the smaller network may cost, such as `Budget(macs=0.5)`.
+        loss: of (outputs, targets), such as `F.cross_entropy`, for batches (inputs, ..., targets);
+            or a function whose first parameter is called `model`, of (model, batch), for any batch.
+        epochs: in all, 2 or more: half for the search, half for the fine-tuning.
+        validate: of a network in evaluation mode, without gradients; returns its score.
+        method: how channels are chosen; None for DSA, see `dsa_core.methods`.
+        optimizer: makes one of a list of parameters, and says its highest learning rate; None for
+            SGD with momentum (0.02 falling in the search, 0.05 at most in the fine-tuning).
+        weights: that are cut: the "searched" ones or the "dense" ones.
+        steps_per_epoch: batches of an epoch, for a loader without a length or an end.
+        checkpoint: folder for one after every epoch: the same call goes on from there. It ends with
+            the same bits if the order of the batches depends on torch's random numbers alone.
+        seed: of masks, dropout, and the order of a DataLoader that has no generator of its own.
         progress: show bars.
 
-    Returns:
-        The smaller network, and what was found.
-
     Raises:
-        ConfigError: an argument is of the wrong kind.
-        TraceError, BudgetError: the network cannot be followed, or the budget not be met.
-        TrainingError: the loss is not finite.
+        ConfigError: an argument is of the wrong kind; the message shows the right one.
+        TraceError, BudgetError, SurgeryError, TrainingError, DataError: as the parts raise them.
+
+    Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164).
     """
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ConfigError(f"epochs: wanted a whole number >= 1, got {epochs!r}")
-    job = Job(
-        objective=LossObjective(as_loss(loss)),
-        batches=LoaderBatches(train_loader, steps=steps_per_epoch, progress=progress),
-        optimizer=optimizer,
-        folder=None if checkpoint is None else Path(checkpoint),
-        seed=seed,
-        progress=progress,
-    )
-    network, scores = duplicate(model), {}
-    search_epochs = max(1, round(SEARCH_SHARE * epochs))
-    steps = search_epochs * len(job.batches)
-    pruner = Pruner(network, example, budget, steps=steps, method=method, seed=seed)
-    if validate is not None:
-        scores["dense"] = score(validate, network)
-    job.train(network, "search", search_epochs, pruner)
+    search_epochs = _split(epochs)
+    dense, objective = plain(model), LossObjective(loss)
+    batches = Loader(train_loader, steps_per_epoch, progress=progress)
+    folder = None if checkpoint is None else Path(checkpoint)
+    start = digest({k: describe(v.detach().cpu()) for k, v in dense.state_dict().items()})
+    work = duplicate(dense)
+    _try_first_batch(objective, work, batches)
+    steps = search_epochs * len(batches)
+    pruner = Pruner(work, example, budget, steps=steps, method=method, seed=seed)
+    _check_method(pruner)
+    scores = {} if validate is None else {"dense": _score(validate, work)}
+
+    def phase(name: str, network: nn.Module, settings: dict[str, Any], **more: Any) -> TrainResult:
+        return train(
+            network,
+            batches,
+            objective,
+            TrainConfig(**settings),
+            seed=seed,
+            checkpoint=None if folder is None else folder / f"{name}.pt",
+            progress=progress,
+            phase=name,
+            optimizer=optimizer,
+            fingerprint={"starting weights": start},
+            **more,
+        )
+
+    searched = phase("search", work, {**SEARCH, "epochs": search_epochs}, pruner=pruner)
     smaller = pruner.finish(weights=weights)
-    job.renew_statistics(smaller)
+    _recalibrate(smaller, objective, batches, seed)
     if validate is not None:
-        scores["cut"] = score(validate, smaller)
-    job.train(smaller, "fine-tune", epochs - search_epochs)
+        scores["cut"] = _score(validate, smaller)
+    with held_zeros(smaller, pruner.allocation.weight_mask or {}):
+        tuned = phase("fine-tune", smaller, {**TUNE, "epochs": epochs - search_epochs})
     if validate is not None:
-        scores["fine_tuned"] = score(validate, smaller)
-    return Compressed(smaller.eval(), pruner.allocation, scores, example)
+        scores["fine_tuned"] = _score(validate, smaller)
+    history = {"search": searched.history, "fine-tune": tuned.history}
+    return Compressed(smaller.eval(), pruner.allocation, scores, example, history)
 
 
-@dataclass(frozen=True)
-class Job:
-    """What both halves of the work share."""
-
-    objective: LossObjective
-    batches: LoaderBatches
-    optimizer: MakeOptimizer | None
-    folder: Path | None
-    seed: int
-    progress: bool
-
-    def train(
-        self, model: nn.Module, phase: str, epochs: int, pruner: Pruner | None = None
-    ) -> None:
-        """Train a network in place, with a pruner or plainly; nothing for no epochs."""
-        if not epochs:
-            return
-        if self.progress:
-            print(f"{phase}: {epochs} epochs of {len(self.batches)} batches", flush=True)
-        train(
-            model,
-            self.batches,
-            self.objective,
-            TrainConfig(
-                epochs=epochs,
-                lr=LR,
-                clip_norm=CLIP_NORM,
-                schedule="one_cycle" if pruner is None else "cosine",
-                precision="fp32",
-                channels_last=False,
-            ),
-            seed=self.seed,
-            checkpoint=None if self.folder is None else self.folder / f"{phase}.pt",
-            progress=self.progress,
-            pruner=pruner,
-            optimizer=self.optimizer,
+def _split(epochs: int) -> int:
+    """Epochs of the search."""
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 2:
+        raise ConfigError(
+            f"epochs: wanted a whole number >= 2, one to search and one to tune, got {epochs!r}"
         )
+    return max(1, round(SEARCH_SHARE * epochs))
 
-    def renew_statistics(self, model: nn.Module) -> None:
-        """Estimate BatchNorm's statistics anew, on training batches."""
-        n = min(NORM_BATCHES, len(self.batches))
-        recalibrate_batchnorm(
-            model, self.batches, n, run=lambda m, batch: self.objective.plain(m, batch, FP32)
+
+def _try_first_batch(objective: LossObjective, model: nn.Module, batches: Loader) -> None:
+    """Run the loss on one batch; network and random numbers stay as they were."""
+    device = device_of_model(model)
+    with own_random(device), untouched(model):
+        objective.try_on(model, to_device(next(batches.forever()), device))
+
+
+def _check_method(pruner: Pruner) -> None:
+    """Refuse a method that asks for held-out batches."""
+    if pruner.scheme.held_out:
+        raise ConfigError(
+            f"method: {pruner.problem.method.label} with these settings learns from held-out "
+            "batches, of which compress has none: take DSA(estimator='free'), or attach a "
+            "dsa.Pruner to a loop of your own and call pruner.look"
         )
 
 
-def score(validate: Validate, model: nn.Module) -> float:
-    """What `validate` says of a network in evaluation mode; its modes come back."""
-    with mode(model, training=False):
-        return float(validate(model))
+def _recalibrate(model: nn.Module, objective: LossObjective, batches: Loader, seed: int) -> None:
+    """Renew BatchNorm's statistics, which are still those of the dense network."""
+    device = device_of_model(model)
+    with own_random(device, step_seed(seed, "recalibration")):
+        count = min(NORM_BATCHES, len(batches))
+        recalibrate_batchnorm(model, batches, count, run=objective.loss)
+    average_buffers(model)
+
+
+def _score(validate: Callable[[nn.Module], float], model: nn.Module) -> float:
+    """The user's score of a network."""
+    with mode(model, training=False), torch.no_grad():
+        found = validate(model)
+    try:
+        return float(found)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"validate: wanted a function of a network that returns a number, got {found!r}"
+        ) from error
+
+
+def _short(count: float) -> str:
+    """A count with its prefix."""
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {prefix}"
+    return f"{count:.0f}"

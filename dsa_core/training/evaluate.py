@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from dsa_core.errors import ConfigError
-from dsa_core.training.batches import BatchSource, Epochs
+from dsa_core.training.batches import BatchSource, Feed, to_device
 from dsa_core.training.precision import FP32, Precision, autocast, place
 from dsa_core.training.task import Task
 
@@ -88,7 +89,7 @@ def evaluate(
 @torch.no_grad()
 def recalibrate_batchnorm(
     model: nn.Module,
-    batches: Epochs,
+    batches: Feed,
     n_batches: int,
     *,
     run: Callable[[nn.Module, Any], Any] | None = None,
@@ -104,7 +105,8 @@ def recalibrate_batchnorm(
         model: the network; layers other than BatchNorm run in evaluation mode (no dropout).
         batches: training batches, with the augmentation of the training.
         n_batches: T, at least 1.
-        run: runs the network on a batch; None calls it with the first part of one.
+        run: how the network is run on a batch, in training mode without dropout; None for x of
+            pairs (x, y).
 
     Raises:
         ConfigError: n_batches is less than 1.
@@ -117,13 +119,17 @@ def recalibrate_batchnorm(
         return
     device = device_of_model(model)
     try:
-        with mode(model, training=False):
+        with mode(model, training=run is not None):
+            for module in model.modules():
+                if isinstance(module, _DropoutNd):
+                    module.training = False
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None
                 norm.training = True
             for batch in islice(batches.forever(), n_batches):
-                run(model, batch) if run is not None else model(batch[0].to(device))
+                batch = to_device(batch, device)
+                run(model, batch) if run else model(batch[0])
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

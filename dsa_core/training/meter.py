@@ -14,24 +14,25 @@ class Meter:
     for all work queued so far.
     """
 
-    def __init__(self, total_steps: int, done_steps: int, score_name: str, *, show: bool) -> None:
+    def __init__(
+        self, total_steps: int, done_steps: int, score_name: str, *, show: bool, phase: str = ""
+    ) -> None:
         self.bar = tqdm(
             total=total_steps, initial=done_steps, unit="step", disable=not show, dynamic_ncols=True
         )
-        self.score_name = score_name
+        self.score_name, self.phase = score_name, f"{phase}, " if phase else ""
         self.start_epoch(0, check_every=1)
 
     def start_epoch(self, epoch: int, *, check_every: int) -> None:
         """Forget the sums."""
-        self.bar.set_description(f"epoch {epoch}", refresh=False)
+        self.bar.set_description(f"{self.phase}epoch {epoch}", refresh=False)
         self.check_every = check_every
         self.n = self.steps = 0
         self.loss_sum = self.score_sum = 0.0
         self._waiting: list[tuple[Tensor, Tensor, int]] = []
 
-    def add(self, loss: Tensor, score: Tensor | None, n: int) -> int | None:
+    def add(self, loss: Tensor, score: Tensor, n: int) -> int | None:
         """Take a step's mean loss, summed score and example count; return what `flush` does."""
-        score = torch.zeros_like(loss) if score is None else score
         self._waiting.append((loss, score, n))
         self.bar.update()
         return self.flush() if len(self._waiting) >= self.check_every else None
@@ -59,9 +60,9 @@ class Meter:
         return None
 
     def means(self) -> dict[str, float]:
-        """Average over the examples of the epoch so far."""
-        found = {"train_loss": self.loss_sum / self.n}
-        return found | ({"train_score": self.score_sum / self.n} if self.score_name else {})
+        """Average over the examples of the epoch so far; no score where none has a name."""
+        score = {"train_score": self.score_sum / self.n} if self.score_name else {}
+        return {"train_loss": self.loss_sum / self.n, **score}
 
     def close(self) -> None:
         """Close the bar."""

@@ -129,13 +129,11 @@ def average_buffers(model: nn.Module) -> None:
     average(b for b in model.buffers() if b.is_floating_point())
 
 
-def mean_and_sum(mean: Tensor, total: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def mean_and_sum(mean: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
     """A mean over the rows of all ranks, and a sum over them, from those of each rank."""
     us = team()
     if us.alone:
         return mean, total
-    if total is None:
-        return mean_and_sum(mean, torch.zeros_like(mean))[0], None
     both = torch.stack([mean.double(), total.double()])
     add_up(both)
     return both[0] / us.size, both[1]
