@@ -69,9 +69,7 @@ def check_folder(out: Path) -> None:
         if path.is_dir():
             return
         if path.exists() or path.is_symlink():
-            raise ConfigError(
-                f"out: {path} is not a folder: give --out a folder, or a new name"
-            )
+            raise ConfigError(f"out: {path} is not a folder: give --out a folder, or a new name")
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
