@@ -175,7 +175,7 @@ def test_a_name_out_of_a_file_imports_no_code(tmp_path: Path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError, match="names code, which is imported only when you type it"):
         models.build_known("trap:net")
-    with pytest.raises(SurgeryError, match=r"names code.*load\(folder, model=\.\.\.\)"):
+    with pytest.raises(SurgeryError, match=r"names code.*Pass the dense network as model="):
         by_name("trap:net", num_classes=10)
     with pytest.raises(ConfigError, match="names code"):
         costs_of("trap:net")

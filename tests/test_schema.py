@@ -7,6 +7,7 @@ import torch
 
 from dsa_core.channels import trace
 from dsa_core.errors import SurgeryError
+from dsa_core.example import Call
 from dsa_core.lab import models
 from dsa_core.surgery import prune, save
 from dsa_core.surgery.schema import MAX_ELEMENTS, check_architecture
@@ -31,7 +32,37 @@ def test_what_save_writes_is_read(text):
     }
 
 
+def test_a_file_of_old_has_an_input_shape_alone(text):
+    found = json.loads(text)
+    del found["example"], found["earlier"]
+    assert check_architecture(found, "a file").example is None
+
+
+def test_every_form_of_a_call_is_read(text):
+    x = torch.zeros(1, 2)
+    call = Call(([x, (x, 1.5)], None, "a"), {"mask": {"b": x.bool(), 3: [True]}})
+    found = forged(text, "example", json.loads(json.dumps(call.describe())))
+    assert check_architecture(found, "a file").example.kwargs == found["example"]["kwargs"]
+
+
 ENTRIES = ["format", "model", "num_classes", "input_shape", "groups", "tensors", "versions"]
+LATER = ["example", "earlier"]  # which files of old do not have
+
+
+@pytest.mark.parametrize("entry", LATER)
+@pytest.mark.parametrize("value", [True, 3, "ten", ["a"]])
+def test_a_later_entry_of_another_kind_is_named(text, entry, value):
+    with pytest.raises(SurgeryError, match=rf"^the\.json: entry {entry}"):
+        check_architecture(json.loads(text) | {entry: value}, "the.json")
+
+
+@pytest.mark.parametrize("deep", [21, 300])
+def test_lists_in_lists_have_an_end(text, deep):
+    value = 1
+    for _ in range(deep):
+        value = {"list": [value]}
+    with pytest.raises(SurgeryError, match="nested more than 20 deep"):
+        check_architecture(forged(text, "example/args", [value]), "the.json")
 
 
 WRONG = [None, True, {"name": 3}, "ten", 1.5, ["a"], "absent"]
@@ -88,6 +119,20 @@ def forged(text: str, path: str, value: object) -> dict:
         ("tensors/conv1.weight", {"shape": [1], "dtype": 3, "sha256": "0" * 64}),
         ("tensors/conv1.weight", {"shape": [1], "dtype": "float32", "sha256": "short"}),
         ("versions/torch", 2),
+        ("example", {"args": 3, "kwargs": {}}),
+        ("example/args", [{"tensor": [1, 10**9], "dtype": "float32"}]),
+        ("example/args", [{"tensor": [1, -1], "dtype": "float32"}]),
+        ("example/args", [{"tensor": ["a"], "dtype": "float32"}]),
+        ("example/args", [{"tensor": [65_536, 65_536], "dtype": "float32"}]),
+        ("example/args", [{"tensor": [60_000, 1_200], "dtype": "float32"}] * 2),
+        ("example/args", [{"tensor": [1, 8], "dtype": "load"}]),
+        ("example/args", [{"list": 3}]),
+        ("example/args", [{"set": [1]}]),
+        ("example/args", [{"dict": [["a"]]}]),
+        ("example/args", [{"list": [], "tuple": []}]),
+        ("example/args", [[1, 2]]),
+        ("earlier", [{"groups": {}}]),
+        ("earlier", [{"example": {"args": [], "kwargs": {}}, "groups": {"a": 3}}]),
         ("sha256/model", "short"),
     ],
 )

@@ -45,7 +45,7 @@ def start(
     graph = trace(model, example)
     if config.calibration is not None:
         config.calibration.check(example, config.divisor)
-    config.budget.check(config.budget.cost(graph))
+    config.budget.check(config.budget.costs(graph))
     if config.method in METHODS:
         METHODS[config.method]().check_budget(config.budget)
     try_cut(config, model, graph, example)
