@@ -134,8 +134,8 @@ def test_readme_program_runs_on_a_small_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space: dict = {}
     exec(program, space)
-    assert space["found"].whole_ratio() <= 0.5
-    assert space["same_budget_on_the_way"].whole_ratio() <= 0.7
+    assert space["found"].whole_ratio("macs") <= 0.5
+    assert space["same_budget_on_the_way"].whole_ratio("macs") <= 0.7
     assert (tmp_path / "pruned" / "architecture.json").exists()
 
 
