@@ -36,7 +36,9 @@ def exact(cost: Cost, counts: Tensor) -> int:
 def round_slowly(alpha: Tensor, costs: Sequence[Cost], budget: Budget) -> Tensor:
     """`round_to_channels`, a step at a time, each by the whole form."""
     sizes, step = costs[0].sizes, budget.divisor
-    limits = [ratio * cost.dense + 1e-6 for ratio, cost in zip(budget.ratios.values(), costs)]
+    limits = [
+        ratio * cost.dense + 1e-6 for ratio, cost in zip(budget.ratios.values(), costs, strict=True)
+    ]
     least = budget.least_counts(costs[0])
 
     def fits(counts: Tensor) -> bool:

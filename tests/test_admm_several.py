@@ -82,7 +82,9 @@ def search(
         now = [admm.budget_at(s, steps, start=1.0, end=b) for b in budgets]
         scale = admm.step_scale_at(s, steps)
         residuals = optimizer.step(gradient(optimizer.keep_ratios), now, step_scale=scale)
-        used = [float(c(optimizer.keep_ratios)) / b for c, b in zip(optimizer.costs, now)]
+        used = [
+            float(c(optimizer.keep_ratios)) / b for c, b in zip(optimizer.costs, now, strict=True)
+        ]
         assert max(used) <= 1 + 1e-9 or isinstance(optimizer, admm.Paper)
     return residuals
 
@@ -184,7 +186,9 @@ def test_paper_meets_both_budgets_and_stops() -> None:
     optimizer = admm.make_optimizer("paper", [problem.cost, CHEAP], floors=FLOORS)
     for _ in range(200):
         optimizer.step(problem.gradient(optimizer.keep_ratios), budgets)
-    used = [float(c(optimizer.keep_ratios)) / b for c, b in zip(optimizer.costs, budgets)]
+    used = [
+        float(c(optimizer.keep_ratios)) / b for c, b in zip(optimizer.costs, budgets, strict=True)
+    ]
     assert 0.9 < max(used) <= 1
 
 

@@ -92,7 +92,7 @@ def test_two_budgets_at_once_hold_both(macs, params):
 
 
 def test_two_budgets_of_which_one_was_never_passed():
-    with pytest.raises(BudgetError, match=r"params=0\.1 is below.* down to 0\.\d+ of the dense par"):
+    with pytest.raises(BudgetError, match=r"params=0\.1 is below.* down to 0\.\d+ of the dense"):
         found("dsa").at(macs=0.7, params=0.1)
 
 

@@ -25,7 +25,9 @@ def test_cost_and_rounding(layers: int, resource: str) -> None:
     budget = Budget(**{resource: 0.4})  # type: ignore[arg-type]
     counts = round_to_channels(alpha, cost, budget)
     end = time.process_time()
-    print(f"\n{layers:5d} layers, {resource:6}: {built - start:.3f} s cost, {end - built:.3f} s round")
+    print(
+        f"\n{layers:5d} layers, {resource:6}: {built - start:.3f} s cost, {end - built:.3f} s round"
+    )
     assert cost.at(counts) <= 0.4 * cost.dense
 
 
