@@ -484,8 +484,8 @@ def test_the_budget_is_met(resource, ratio, estimator):
     config = search_config(dcss=DCSS(estimator=estimator))
     allocation = allocate("dcss", trained(), Budget(**{resource: ratio}), config)
     cost = Cost.of(graph8(), resource)
-    assert abs(allocation.relaxed_cost() - ratio) < 1e-3 * ratio
-    assert allocation.whole_cost() == cost.at(allocation.counts) <= ratio * cost.dense
+    assert abs(allocation.relaxed_cost(resource) - ratio) < 1e-3 * ratio
+    assert allocation.whole_cost(resource) == cost.at(allocation.counts) <= ratio * cost.dense
     assert allocation.met
     for u in allocation.updates:
         assert u.cost == pytest.approx(u.budget, rel=1e-4)
@@ -510,8 +510,8 @@ def test_the_penalty_keeps_what_it_chose_and_says_whether_the_budget_is_met():
     chosen = [int(c) for c in allocation.notes["dcss_chosen"].split()]
     assert allocation.counts.tolist() == chosen
     assert allocation.notes["dcss_channels_moved"] == 0
-    assert allocation.met == (allocation.whole_ratio() <= 0.5)
-    assert allocation.whole_ratio() == allocation.notes["dcss_chosen_cost_ratio"]
+    assert allocation.met == (allocation.whole_ratio("macs") <= 0.5)
+    assert allocation.whole_ratio("macs") == allocation.notes["dcss_chosen_cost_ratio"]
     assert not allocation.met  # 20 updates from dense do not reach one half
 
 

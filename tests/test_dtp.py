@@ -87,8 +87,8 @@ def found(plan: str, resource: str = "macs", ratio: float = 0.5) -> Allocation:
 def test_the_budget_is_hit(plan, resource, ratio):
     allocation = found(plan, resource, ratio)
     cost = Cost.of(graph8(), resource)
-    assert allocation.relaxed_cost() == pytest.approx(ratio, abs=1e-12)
-    assert allocation.whole_cost() == cost.at(allocation.counts) <= ratio * cost.dense
+    assert allocation.relaxed_cost(resource) == pytest.approx(ratio, abs=1e-12)
+    assert allocation.whole_cost(resource) == cost.at(allocation.counts) <= ratio * cost.dense
     assert allocation.met
     cheapest = min(
         cost.at(allocation.counts + torch.eye(6, dtype=torch.int64)[k])
@@ -289,7 +289,7 @@ def test_a_loss_that_is_not_finite_is_named():
 def test_other_budgets_are_read_from_the_way():
     allocation = found("closed").at(macs=0.7)
     assert allocation.met
-    assert allocation.whole_ratio() <= 0.7 < allocation.whole_ratio() + 0.02
+    assert allocation.whole_ratio("macs") <= 0.7 < allocation.whole_ratio("macs") + 0.02
 
 
 def test_a_network_without_batchnorm():

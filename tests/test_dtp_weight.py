@@ -45,9 +45,9 @@ def nonzeros(model: nn.Module) -> int:
 def test_exactly_as_many_stay_as_were_asked_for(plan, ratio):
     allocation = found(ratio, plan)
     wanted = int(ratio * TOTAL + 1e-9)  # biases and BatchNorm count, and stay
-    assert allocation.whole_cost() == wanted
+    assert allocation.whole_cost("params") == wanted
     assert allocation.met
-    assert allocation.relaxed_cost() == pytest.approx(wanted / TOTAL, abs=1e-12)
+    assert allocation.relaxed_cost("params") == pytest.approx(wanted / TOTAL, abs=1e-12)
     whole = copy.deepcopy(trained())
     for p in whole.parameters():
         p.data.fill_(1.0)

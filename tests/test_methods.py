@@ -101,7 +101,7 @@ def test_a_stranger_s_loop_ends_on_the_budget(name):
     smaller = pruner.finish()
     found = pruner.allocation
     assert found.met
-    assert found.whole_ratio() > 0.85 * budget.ratio
+    assert found.whole_ratio(budget.resource) > 0.85 * budget.ratio
     assert smaller(torch.zeros(2, 1, 6, 6)).shape == (2, 3)
     kept = sum(int((p != 0).sum()) for p in smaller.parameters())
     assert kept < 0.75 * sum(p.numel() for p in loop.model.parameters())
@@ -121,7 +121,7 @@ def test_a_penalty_empties_channels_and_may_miss_the_budget(name):
             loop.run(t, t + 1)
             schedule.step()
         loop.pruner.finish()
-        left[strength] = loop.pruner.allocation.whole_ratio()
+        left[strength] = loop.pruner.allocation.whole_ratio(budget.resource)
         assert {u.budget for u in loop.pruner.history} == {0.5}
     assert left[1e-3] == 1.0
     assert left[8.0] < 0.5

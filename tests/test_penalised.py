@@ -338,7 +338,7 @@ def test_a_budget_that_is_missed_is_told(method):
     settings: dict[str, Any] = {method: {"strength": 1e-6, "max_trials": 2}}
     model = trained()
     missed = allocate(method, model, config=search_config(**settings))
-    assert missed.whole_ratio() == 1.0
+    assert missed.whole_ratio("macs") == 1.0
     assert not missed.met
     assert missed.trials == 2
     assert missed.notes["penalty_hit"] is False
@@ -349,8 +349,8 @@ def test_a_strong_penalty_empties_channels_and_they_are_those_cut(method, streng
     settings: dict[str, Any] = {method: {"strength": strength, "max_trials": 1}}
     model = trained()
     found = allocate(method, model, config=search_config(lr=0.05, epochs=8, **settings))
-    assert 0.0 < found.whole_ratio() < 0.9
-    assert found.whole_cost() == Cost.of(found.graph, "macs").at(found.counts)
+    assert 0.0 < found.whole_ratio("macs") < 0.9
+    assert found.whole_cost("macs") == Cost.of(found.graph, "macs").at(found.counts)
     for group in found.graph.prunable:
         gates = found.importance[group.start : group.start + group.size]
         alive = gates > 1e-3
