@@ -163,6 +163,10 @@ def test_all_frozen_may_keep_all(op: Op) -> None:
     k, frozen = torch.tensor([3.0, 1.5]), torch.tensor([1, 1, 1, 0, 0]).bool()
     p = op(torch.zeros(5), k, torch.tensor([0, 3, 5]), temperature=1.0, frozen=frozen)
     assert_close(p, torch.tensor([1, 1, 1, 0.75, 0.75]))
+    solved = solve_threshold(
+        torch.zeros(5), k, torch.tensor([0, 3, 5]), temperature=1.0, frozen=frozen
+    )
+    assert solved.iterations <= 12  # nothing to find in the first segment holds up nobody
 
 
 @pytest.mark.parametrize(("dtype", "shift"), [(torch.float32, 2.0**20), (torch.float64, 2.0**40)])
