@@ -148,7 +148,8 @@ def compress(
     """
     search_epochs = _split(epochs)
     dense, objective = plain(model), LossObjective(loss)
-    batches = Loader(train_loader, steps_per_epoch, progress=progress)
+    with own_random(device_of_model(dense)):  # a DataLoader draws when it is read
+        batches = Loader(train_loader, steps_per_epoch, progress=progress)
     folder = None if checkpoint is None else Path(checkpoint)
     start = digest({k: describe(v.detach().cpu()) for k, v in dense.state_dict().items()})
     work = duplicate(dense)

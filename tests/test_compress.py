@@ -247,7 +247,8 @@ def test_a_dict_asks_for_the_other_form():
 def test_the_given_network_and_the_random_numbers_are_untouched():
     model = network(dropout=0.5).eval()
     before, state = copy.deepcopy(model), torch.get_rng_state()
-    dsa.compress(model, EXAMPLE, BATCHES, loss=F.cross_entropy, **HALF)
+    with pytest.warns(UserWarning, match="no length"):
+        dsa.compress(model, EXAMPLE, LOADERS["stream"](), loss=F.cross_entropy, **HALF)
     same(model, before)
     assert not any(module.training for module in model.modules())
     assert all(p.grad is None for p in model.parameters())
