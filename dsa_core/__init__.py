@@ -5,9 +5,11 @@
 
     import dsa_core as dsa
 
-    graph = dsa.trace(model, example)
-    allocation = dsa.ALLOCATORS["dsa"](model, graph, dsa.Budget(macs=0.5), data, config, seed=0)
-    smaller = dsa.prune(model, graph, allocation.keep)
+    result = dsa.compress(
+        model, example, train_loader, budget=dsa.Budget(macs=0.5), loss=F.cross_entropy, epochs=10
+    )
+
+or, in a loop of your own, `dsa.Pruner`.
 
 The names below are loaded when they are first used (PEP 562): importing the library costs nothing.
 """
@@ -15,7 +17,7 @@ The names below are loaded when they are first used (PEP 562): importing the lib
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "allocation": ("Allocation", "Update"),
@@ -28,6 +30,8 @@ _HOMES = {
         "uniform_ratio",
     ),
     "channels": ("ChannelGraph", "Group", "trace"),
+    "compression": ("Compressed", "compress"),
+    "dsa": ("DSA",),
     "errors": (
         "BudgetError",
         "ConfigError",
@@ -38,7 +42,6 @@ _HOMES = {
         "TrainingError",
     ),
     "kernels": ("soft_topk",),
-    "lab": ("data", "models"),
     "lab.record": ("Record", "find_records", "read_record"),
     "lab.runs": ("RunConfig", "configure", "run"),
     "masks": (
@@ -49,23 +52,24 @@ _HOMES = {
         "top_channels",
     ),
     "methods": ("ALLOCATORS", "SearchConfig", "SearchData"),
+    "pruner": ("Pruner",),
     "ranking": ("importance",),
     "surgery": ("load", "prune", "save"),
     "training": ("TrainConfig", "evaluate", "recalibrate_batchnorm", "train"),
 }
+_MODULES = {"data": "lab.data", "methods": "methods", "models": "lab.models"}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)
+__all__ = sorted([*_HOME_OF, *_MODULES])
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name from the room it lives in."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{_MODULES[name]}")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = f"{__name__}.{_HOME_OF[name]}"
-    if name in ("data", "models"):
-        return import_module(f"{home}.{name}")
-    return getattr(import_module(home), name)
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -200,11 +200,11 @@ def ratios_on_path(passed: Tensor, costs: Cost | Sequence[Cost], budget: Budget)
     costs = budget.limited(costs)
     forms, wanted = [cost.relative for cost in costs], list(budget.ratios.values())
     path = torch.stack([torch.stack([form(alpha) for form in forms]) for alpha in passed])  # (T, R)
-    above = (path / path.new_tensor(wanted)).max(1)  # of each update, the resource furthest over its budget
+    above = (path / path.new_tensor(wanted)).max(1)  # the resource furthest over its budget, (T,)
     lowest = int(above.values.argmin())
     if float(above.values[lowest]) * (1 - TOLERANCE) > 1:
-        resource = costs[int(above.indices[lowest])].resource
-        reached = float(path[lowest, int(above.indices[lowest])])
+        r = int(above.indices[lowest])
+        resource, reached = costs[r].resource, float(path[lowest, r])
         raise BudgetError(
             f"{resource}={budget.ratios[resource]:g} is below what this search passed: it went "
             f"from 1 down to {reached:.4f} of the dense {resource}. Ask for "

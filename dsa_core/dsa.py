@@ -36,6 +36,8 @@ class Masked(Method):
             code).
     """
 
+    several_resources: ClassVar[bool] = True
+
     sharpness_first: float = Field(default=5.0, gt=0)
     sharpness_last: float = Field(default=80.0, gt=0)
     prob_floor: float = Field(default=0.0, ge=0, lt=1)
@@ -74,7 +76,7 @@ class DSA(Masked):
     def scheme(self, problem: Problem) -> "KeepRatioScheme":
         """Keep ratios that move by a gradient."""
         optimizer = make_optimizer(
-            self.optimizer, problem.form, floors=problem.floors, settings=self.settings
+            self.optimizer, problem.forms, floors=problem.floors, settings=self.settings
         )
         estimator = None if self.estimator == "free" else self.estimator
         return KeepRatioScheme(
@@ -176,7 +178,7 @@ class KeepRatioScheme(Scheme):
         """Move the keep ratios once, when so many weight steps are done."""
         clock, residuals = self.problem.clock(done), NO_STEP
         if not self._met():
-            wanted, scale = self.problem.budget_at(done), step_scale_at(*clock)
+            wanted, scale = self.problem.budgets_at(done), step_scale_at(*clock)
             residuals = self.optimizer.step(gradient, wanted, step_scale=scale)
         offsets = self.problem.graph.offsets.to(self.p.device)
         return {
@@ -190,8 +192,7 @@ class KeepRatioScheme(Scheme):
 
     def _met(self) -> bool:
         """Whether the keep ratios are fixed for good."""
-        limit = self.problem.budget.ratio * (1 + MET)
-        return self.fix_when_met and float(self.problem.form(self.keep_ratios)) <= limit
+        return self.fix_when_met and self.problem.met(self.keep_ratios, MET)
 
     def _generator(self, word: str, step: int) -> torch.Generator:
         seed = step_seed(self.problem.seed, word, step)

@@ -2,6 +2,12 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+SHOWN = 80  # characters of a wrong value that a message shows
 
 
 class DSAError(Exception):
@@ -32,9 +38,40 @@ class ConfigError(DSAError, ValueError):
     """A name or a setting is unknown; the message suggests the nearest right one."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an error message: the nearest known name, then all of them."""
+def closest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
+    """The known name that is most like another, in whatever case; None if none is like it.
+
+    Args:
+        name: what was given.
+        known: the right names.
+        cutoff: likeness in [0, 1] (difflib's ratio) from which on a name is like another.
+    """
+    folded = {each.casefold(): each for each in sorted(known, reverse=True)}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
+    return folded[near[0]] if near else None
+
+
+def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
+    """The end of a message about an unknown name: ": did you mean 'dsa'?".
+
+    Args:
+        name: what was given.
+        known: the right names.
+        otherwise: what is said where no name is near; None lists the known ones.
+    """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f": did you mean {close[0]!r}?" if close else "."
-    return f"{hint} Known are {', '.join(names)}"
+    if near := closest(name, names):
+        return f": did you mean {near!r}?"
+    return f". {otherwise or 'Known are ' + ', '.join(names)}"
+
+
+def first_problem(error: "ValidationError") -> str:
+    """What pydantic found wrong first, in a line: the entry, what was wanted, what came."""
+    first = error.errors(include_url=False)[0]
+    entry = "".join(f"{each}." for each in first["loc"])[:-1]
+    if first["type"] == "value_error":  # a check of ours, which says all
+        words = str(first["ctx"]["error"])
+    else:
+        came = repr(first["input"])
+        words = f"{first['msg']}, got {came if len(came) <= SHOWN else came[:SHOWN] + '...'}"
+    return f"{entry}: {words}" if entry else words

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from dsa_core.allocation import Allocation, Update
-from dsa_core.budget import Budget
+from dsa_core.budget import Budget, Resource
 from dsa_core.given import check_state
 from dsa_core.scheme import Figures, Problem, Scheme
 
@@ -42,10 +42,9 @@ class Progress:
         return dict(zip(names, self.scheme.keep_ratios.tolist(), strict=True))
 
     @property
-    def cost(self) -> dict[str, float]:
+    def cost(self) -> dict[Resource, float]:
         """What the present keep ratios cost, as a ratio of the dense network, by resource."""
-        cost = self.problem.cost
-        return {cost.resource: float(cost.relative(self.scheme.keep_ratios))}
+        return self.scheme.costs
 
     @property
     def looks(self) -> int:
@@ -63,11 +62,9 @@ class Progress:
         return self.scheme.held_out and self.missing_look(self.steps_done)
 
     def __repr__(self) -> str:
-        ratio, budget = next(iter(self.cost.values())), self.problem.budget
-        return (
-            f"Pruner({self.problem.method.label}: step {self.steps_done} of {self.problem.steps}, "
-            f"{budget.resource} at {ratio:.1%} of the dense network, asked {budget.ratio:.1%})"
-        )
+        asked, p = self.problem.budget.ratios, self.problem
+        costs = (f"{r} at {now:.1%}, asked {asked[r]:.1%}" for r, now in self.cost.items())
+        return f"Pruner({p.method.label}: step {self.steps_done} of {p.steps}, {'; '.join(costs)})"
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on besides the network's and the optimizer's own state.
@@ -135,12 +132,11 @@ class Progress:
 
     def note(self, done: int, figures: Figures) -> None:
         """Put the present keep ratios into the history, when so many weight steps are done."""
-        alpha, problem = self.scheme.keep_ratios, self.problem
         update = Update(
             step=done,
-            budget=problem.budget_at(done),
-            cost=float(problem.form(alpha)),
-            keep_ratios=tuple(alpha.tolist()),
+            budget=self.problem.budget_at(done),
+            cost=next(iter(self.scheme.costs.values())),
+            keep_ratios=tuple(self.scheme.keep_ratios.tolist()),
             figures=figures,
         )
         self.history.append(update)

@@ -187,11 +187,10 @@ class Pruner(Progress):
                 "to its budget all the same. Fewer `steps` come down to it sooner",
                 stacklevel=3,
             )
-        if rank is None and source in (None, self.model):
-            b = self.scheme.importance()
+        if rank is None:
+            b = self.scheme.importance(source)
         else:
-            kind = rank or self.problem.method.importance
-            b = importance(source or self.model, self.graph, kind)
+            b = importance(source or self.model, self.graph, rank)
         self._final = self.allocate(self.problem.budget, b)
         return self._final
 
@@ -230,8 +229,10 @@ class Pruner(Progress):
         return self.scheme.mask(self.steps_done) if self.searching else None
 
     def _cut(self) -> Tensor | None:
-        keep = self.allocation.keep if self.searching else None
-        return None if keep is None else keep.to(self.problem.device, torch.float32)
+        if not self.searching:
+            return None
+        mask = self.scheme.cut_mask(self.allocation)
+        return mask.to(self.problem.device, torch.float32)
 
     def _learn(self, gradient: Tensor) -> None:
         """A weight step's gradients are there: move the keep ratios by that of the mask."""

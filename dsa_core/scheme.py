@@ -13,9 +13,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from dsa_core.budget import Budget, Cost, QuadraticForm, budget_at, round_to_channels
+from dsa_core.allocation import Allocation
+from dsa_core.budget import Budget, Cost, QuadraticForm, Resource, budget_at, round_to_channels
 from dsa_core.channels import ChannelGraph
-from dsa_core.errors import ConfigError
+from dsa_core.errors import BudgetError, ConfigError, TrainingError
 from dsa_core.masked_weights import MaskedWeights, Site, consumer_sites
 from dsa_core.ranking import importance
 
@@ -36,6 +37,8 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     label: ClassVar[str]
+    follows_budget: ClassVar[bool] = True  # False: it knows no budget on its way
+    several_resources: ClassVar[bool] = False  # whether one budget may limit more than one
 
     importance: SearchImportance = "gamma_first"
     ratio_every: int = Field(default=2, ge=1)
@@ -44,6 +47,18 @@ class Method(BaseModel):
     def scheme(self, problem: "Problem") -> "Scheme":
         """What runs inside a Pruner."""
         raise NotImplementedError
+
+    def check_budget(self, budget: Budget) -> None:
+        """Refuse a budget that has no meaning for the method; knows no network yet.
+
+        Raises:
+            BudgetError: says what to ask for instead.
+        """
+        if len(budget.ratios) > 1 and not self.several_resources:
+            raise BudgetError(
+                f"{self.label} follows one resource, the budget names {', '.join(budget.ratios)}: "
+                "name one, or use dsa, uniform or random"
+            )
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,7 @@ class Problem:
 
         Raises:
             ConfigError: steps or warm-up are out of range, or the method is none.
-            BudgetError: the budget is below the cost of the floors.
+            BudgetError: the budget is below the cost of the floors, or not one for this method.
         """
         if not isinstance(self.method, Method):
             raise ConfigError(
@@ -87,17 +102,28 @@ class Problem:
                 f"warmup_steps={self.warmup} leaves no step to search in: steps={self.steps} "
                 "counts the warm-up too"
             )
-        self.budget.check(self.cost)
+        self.method.check_budget(self.budget)
+        self.budget.check(self.costs)
 
     @cached_property
+    def costs(self) -> tuple[Cost, ...]:
+        """Of the resources that the budget limits."""
+        return self.budget.costs(self.graph)
+
+    @cached_property
+    def forms(self) -> tuple[QuadraticForm, ...]:
+        """Those costs as ratios of the dense ones, in keep ratios."""
+        return tuple(cost.relative for cost in self.costs)
+
+    @property
     def cost(self) -> Cost:
-        """Of the resource that the budget limits."""
-        return self.budget.cost(self.graph)
+        """Of the first resource."""
+        return self.costs[0]
 
-    @cached_property
+    @property
     def form(self) -> QuadraticForm:
-        """That cost as a ratio of the dense one, in keep ratios."""
-        return self.cost.relative
+        """Its form."""
+        return self.forms[0]
 
     @cached_property
     def floors(self) -> Tensor:
@@ -113,15 +139,28 @@ class Problem:
         """Steps of the search done, and in all: its clock starts after the warm-up."""
         return max(0, step - self.warmup), max(1, self.steps - self.warmup)
 
+    def budgets_at(self, step: int) -> tuple[float, ...]:
+        """Give what is asked for at a weight step, of each dense cost."""
+        part = self.method.anneal_fraction if self.method.follows_budget else 0.0
+        clock = self.clock(step)
+        return tuple(
+            budget_at(*clock, start=1.0, end=end, anneal_fraction=part)
+            for end in self.budget.ratios.values()
+        )
+
     def budget_at(self, step: int) -> float:
-        """Give what is asked for at a weight step, of the dense cost."""
-        part = self.method.anneal_fraction
-        return budget_at(*self.clock(step), start=1.0, end=self.budget.ratio, anneal_fraction=part)
+        """The same of the first resource."""
+        return self.budgets_at(step)[0]
 
     def budget_now(self, step: int) -> Budget:
         """The budget as it is asked for at a weight step."""
-        now = {self.budget.resource: self.budget_at(step)}
+        now: dict[Any, Any] = dict(zip(self.budget.ratios, self.budgets_at(step), strict=True))
         return replace(self.budget, latency_ms=None, **now)
+
+    def met(self, alpha: Tensor, tolerance: float = 0.0) -> bool:
+        """Whether keep ratios are within the whole budget."""
+        pairs = zip(self.forms, self.budget.ratios.values(), strict=True)
+        return all(float(form(alpha)) <= ratio * (1 + tolerance) for form, ratio in pairs)
 
     def due(self, done: int) -> bool:
         """Whether the keep ratios move when so many weight steps are done."""
@@ -160,6 +199,13 @@ class Scheme(ABC):
     def keep_ratios(self) -> Tensor:
         """The present relaxed keep ratios, shape (K,), float64, on the CPU."""
 
+    @property
+    def costs(self) -> dict[Resource, float]:
+        """What the present keep ratios cost, as a ratio of the dense network, by resource."""
+        alpha, problem = self.keep_ratios, self.problem
+        pairs = zip(problem.costs, problem.forms, strict=True)
+        return {cost.resource: float(form(alpha)) for cost, form in pairs}
+
     @abstractmethod
     def mask(self, step: int) -> Tensor | None:
         """The mask of a weight step, shape (size,), no gradient; None trains the plain weights."""
@@ -185,17 +231,26 @@ class Scheme(ABC):
         """What the method adds to the loss of a weight step, shape (); nothing by default."""
         return None
 
-    def importance(self) -> Tensor:
-        """What ranks the channels of a group, shape (n,), on the model's device."""
-        return importance(self.problem.model, self.problem.graph, self.problem.method.importance)
+    def importance(self, model: nn.Module | None = None) -> Tensor:
+        """What ranks the channels of a group, shape (n,), on the model's device.
+
+        Args:
+            model: of whose weights, where it depends on those; None for the one that is searched.
+        """
+        model = model or self.problem.model
+        return importance(model, self.problem.graph, self.problem.method.importance)
 
     def counts(self, budget: Budget) -> Tensor:
         """Whole channels that every group would keep under a budget now, int64, shape (K,)."""
-        return round_to_channels(self.keep_ratios, self.problem.cost, budget)
+        return round_to_channels(self.keep_ratios, self.problem.costs, budget)
 
     def weight_mask(self, budget: Budget) -> dict[str, Tensor] | None:
         """Which single weights stay, for a method that removes those."""
         return None
+
+    def cut_mask(self, allocation: Allocation) -> Tensor:
+        """The mask that stands for an allocation, shape (size,): evaluations run under it."""
+        return allocation.keep
 
     def notes(self) -> dict[str, Any]:
         """What the method wants recorded at the end."""
@@ -216,12 +271,21 @@ def held_out_slopes(
     """The slope of a loss in the mask, shape (size,), and the loss, shape ().
 
     The mask is on for this one pass; no gradient reaches the weights.
+
+    Raises:
+        TrainingError: a slope is not finite.
     """
     weights.put_on(mask)
     try:
         value = loss()
         wanted = [weight for weight, _ in weights.sites]
         gradients = torch.autograd.grad(value, wanted, allow_unused=True)
-        return weights.slopes(gradients), value.detach()
+        slopes = weights.slopes(gradients)
     finally:
         weights.take_off()
+    if not bool(slopes.isfinite().all()):
+        raise TrainingError(
+            f"look: the gradient of the held-out loss ({float(value.detach()):.4g}) is not finite; "
+            "look at the loss, or lower the learning rate. The keep ratios have not moved"
+        )
+    return slopes, value.detach()

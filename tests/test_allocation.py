@@ -26,8 +26,8 @@ def test_every_budget_on_the_way(method, resource, share):
     answer = passed.at(**{resource: ratio})
     cost = Cost.of(graph8(), resource)
     assert answer.budget == Budget(**{resource: ratio})
-    assert answer.relaxed_cost() == pytest.approx(ratio, rel=1e-6)
-    assert answer.whole_cost() == cost.at(answer.counts) <= ratio * cost.dense * (1 + 1e-9)
+    assert answer.relaxed_cost(resource) == pytest.approx(ratio, rel=1e-6)
+    assert answer.whole_cost(resource) == cost.at(answer.counts) <= ratio * cost.dense * (1 + 1e-9)
     assert answer.met
     assert bool(((answer.counts >= 1) & (answer.counts <= SIZES)).all())
     # less than one more channel of the cheapest group is unused
@@ -75,6 +75,39 @@ def test_whole_channels_come_by_importance():
             assert float(b[keep].min()) >= float(b[~keep].max())
 
 
+@pytest.mark.parametrize(("macs", "params"), [(0.8, 0.9), (0.9, 0.6), (0.6, 1.0)])
+def test_two_budgets_at_once_hold_both(macs, params):
+    passed = found("dsa")
+    answer = passed.at(macs=macs, params=params)
+    assert answer.met
+    assert answer.budget.ratios == {"macs": macs, "params": params}
+    assert answer.cost_ratios == {r: answer.whole_ratio(r) for r in ("macs", "params")}
+    # the relaxed answer spends one of them; it is the lower of the two single answers
+    relaxed = answer.relaxed_cost("macs") / macs, answer.relaxed_cost("params") / params
+    assert max(relaxed) == pytest.approx(1, rel=1e-9)
+    alone = [passed.at(macs=macs), passed.at(params=params)]
+    lower = min(alone, key=lambda a: a.relaxed_cost("macs"))
+    torch.testing.assert_close(answer.keep_ratios, lower.keep_ratios, rtol=1e-9, atol=0)
+    assert replace(answer, counts=alone[0].counts.clamp_min(SIZES)).met is False
+
+
+def test_two_budgets_of_which_one_was_never_passed():
+    with pytest.raises(BudgetError, match=r"params=0\.1 is below.* down to 0\.\d+ of the dense"):
+        found("dsa").at(macs=0.7, params=0.1)
+
+
+def test_text_of_an_allocation_is_short():
+    passed = found("dsa")
+    text = repr(passed)
+    kept = passed.counts / SIZES
+    name = passed.graph.prunable[int(kept.argmin())].name
+    assert f"by dsa: {passed.whole_ratio('macs'):.2%} of macs (asked 50.00%)" in text
+    assert f"keeps {int(passed.counts.sum())} of {int(SIZES.sum())} channels in 6 groups" in text
+    assert f"from {name} {int(passed.counts[kept.argmin()])}/" in text
+    assert len(text) < 300
+    assert "params (asked 90.00%)" in repr(passed.at(macs=0.8, params=0.9))
+
+
 def test_the_dense_budget_keeps_everything():
     assert torch.equal(found("dsa").at(macs=1.0).counts, SIZES)
 
@@ -83,14 +116,12 @@ def test_the_dense_budget_keeps_everything():
 def test_below_the_range_is_an_error(ratio):
     with pytest.raises(BudgetError, match=r"macs=0\.\d+ is below.*down to 0\.5000.*search again"):
         found("dsa").at(macs=ratio)
-    assert found("dsa").at(macs=0.4996).whole_ratio() <= 0.4996  # within the tolerance
+    assert found("dsa").at(macs=0.4996).whole_ratio("macs") <= 0.4996  # within the tolerance
 
 
-def test_a_budget_must_be_one_resource_in_range():
+def test_a_budget_must_be_of_a_resource_and_in_range():
     with pytest.raises(BudgetError, match="one resource"):
         found("dsa").at()
-    with pytest.raises(BudgetError, match="one resource"):
-        found("dsa").at(macs=0.5, params=0.5)
     with pytest.raises(BudgetError, match=r"in \(0, 1\]"):
         found("dsa").at(macs=1.2)
 

@@ -2,8 +2,8 @@
 
 import random
 import tempfile
+from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,18 +12,18 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from problems_runs import TASK, allocate, fresh, graph8, search_config, search_data, trained
 from pydantic import ValidationError
-from scipy.stats import truncnorm
+from scipy.stats import kstest, truncnorm
 from torch import Tensor, nn
 
-from dsa_core.budget import Budget
+from dsa_core.budget import Budget, Cost
 from dsa_core.errors import BudgetError, ConfigError, TrainingError
 from dsa_core.lab.data import Task
 from dsa_core.masks import top_channels
-from dsa_core.methods import Problem
+from dsa_core.methods import SearchData
 from dsa_core.methods.amc_agent import Agent, own_random, truncated_normal
 from dsa_core.methods.amc_env import FEATURES, PruningEnv, Wall, layer_table
 from dsa_core.methods.amc_reward import MaskedScore, held_out
-from dsa_core.methods.settings.amc import AMCSettings
+from dsa_core.methods.amc_settings import AMCSettings
 from dsa_core.ranking import importance
 from dsa_core.surgery import prune
 from dsa_core.training import FP32, Precision, evaluate
@@ -31,16 +31,23 @@ from dsa_core.training import FP32, Precision, evaluate
 SHORT = AMCSettings(episodes=12, random_episodes=4, save_every=3, batch_size=8, hidden=16)
 
 
-def problem(
-    budget: Budget | None = None, model: nn.Module | None = None, **changes: Any
-) -> Problem:
-    budget = budget or Budget(macs=0.5)
-    config = search_config(**changes)
-    return Problem("amc", model or trained(), graph8(), budget, search_data(), config, 0)
+COST = Cost.of(graph8(), "macs")
 
 
 def game(reward=lambda counts: 0.5, budget: Budget | None = None) -> PruningEnv:
-    return PruningEnv(problem(budget), reward, keep_least=0.2)
+    budget = budget or Budget(macs=0.5)
+    return PruningEnv(trained(), graph8(), budget, reward, keep_least=0.2)
+
+
+def score_of(
+    settings: AMCSettings, model: nn.Module | None = None, data: SearchData | None = None
+) -> MaskedScore:
+    train = search_config().train
+    return MaskedScore(model or trained(), graph8(), data or search_data(), settings, train)
+
+
+def examples(most: int) -> list:
+    return held_out(search_data(), most, torch.device("cpu"))
 
 
 def played(env: PruningEnv, actions) -> tuple[list, list[float], list[bool]]:
@@ -84,7 +91,7 @@ def test_an_episode_is_a_decision_for_each_group_and_the_reward_comes_last():
 def test_what_is_observed():
     """Static features from the network's definition, costs from counting it."""
     env = game(budget=Budget(macs=0.9))
-    cost, form = problem().cost, problem().form
+    cost, form = COST, COST.relative
     seen, _, _ = played(env, [0.5] * len(env.sizes))
     assert np.stack(seen).shape[1] == len(FEATURES) == 11
     assert np.stack(seen).min() >= 0
@@ -165,7 +172,7 @@ def test_the_wall_is_as_far_as_it_can_be():
 
 
 def test_without_a_wall_the_nearest_count_is_taken():
-    wall = Wall.of(problem(Budget(macs=1.0)), 0.2)
+    wall = Wall.of(graph8(), Budget(macs=1.0), 0.2)
     sizes = wall.cost.sizes
     for action in (0.2, 0.33, 0.5, 0.77, 1.0):
         for k, size in enumerate(sizes.tolist()):
@@ -175,7 +182,7 @@ def test_without_a_wall_the_nearest_count_is_taken():
 
 def test_a_budget_below_the_least_is_refused():
     with pytest.raises(BudgetError, match=r"cannot be reached by AMC: keeping keep_least=0\.2"):
-        Wall.of(problem(Budget(macs=0.03)), 0.2)
+        Wall.of(graph8(), Budget(macs=0.03), 0.2)
 
 
 # ------------------------------------------------------------------ the reward
@@ -183,58 +190,55 @@ def test_a_budget_below_the_least_is_refused():
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_score_is_that_of_the_network_cut_by_surgery(seed):
-    p = problem()
-    score = MaskedScore(p, AMCSettings(reward_examples=128))
+    model, graph, batches = trained(), graph8(), search_data().ratios
+    score = score_of(AMCSettings(reward_examples=128), model)
     generator = torch.Generator().manual_seed(seed)
-    counts = (p.cost.sizes * torch.rand(len(p.cost.sizes), generator=generator)).long() + 1
+    counts = (COST.sizes * torch.rand(len(COST.sizes), generator=generator)).long() + 1
     found = score(counts)
-    b = importance(p.model, p.graph, "l1")
-    pruned = prune(p.model, p.graph, top_channels(b, counts, p.graph))
-    measured = evaluate(pruned, p.data.ratios, TASK)
+    b = importance(model, graph, "l1")
+    pruned = prune(model, graph, top_channels(b, counts, graph))
+    measured = evaluate(pruned, batches, TASK)
     assert found.score == pytest.approx(measured.score, abs=1e-9)
     assert found.loss == pytest.approx(measured.loss, rel=1e-4)
-    assert score.dense.score == pytest.approx(evaluate(p.model, p.data.ratios, TASK).score)
+    assert score.dense.score == pytest.approx(evaluate(model, batches, TASK).score)
 
 
 def test_batch_statistics_are_used_where_wanted_and_nothing_is_changed():
-    p = problem()
-    before = {k: v.clone() for k, v in p.model.state_dict().items()}
-    running = MaskedScore(p, AMCSettings())
-    batch = MaskedScore(p, AMCSettings(norm="batch"))
-    counts = p.cost.sizes // 2
+    model, graph = trained(), graph8()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    running = score_of(AMCSettings(), model)
+    batch = score_of(AMCSettings(norm="batch"), model)
+    counts = COST.sizes // 2
     worths = running(counts), batch(counts)
     assert worths[0].loss != pytest.approx(worths[1].loss, rel=1e-3)
-    b = importance(p.model, p.graph, "l1")
-    pruned = prune(p.model, p.graph, top_channels(b, counts, p.graph)).train()
+    b = importance(model, graph, "l1")
+    pruned = prune(model, graph, top_channels(b, counts, graph)).train()
     with torch.no_grad():
-        losses = [float(TASK.loss(pruned(x), y)) for x, y in held_out(p, 128)]
+        losses = [float(TASK.loss(pruned(x), y)) for x, y in examples(128)]
     assert worths[1].loss == pytest.approx(sum(losses) / 2, rel=1e-4)
-    torch.testing.assert_close(p.model.state_dict(), before, rtol=0, atol=0)
-    assert all(m.momentum == 0.1 for m in p.model.modules() if isinstance(m, nn.BatchNorm2d))
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert all(m.momentum == 0.1 for m in model.modules() if isinstance(m, nn.BatchNorm2d))
 
 
 def test_as_many_examples_as_asked():
-    assert sum(len(x) for x, _ in held_out(problem(), 100)) == 100
-    assert sum(len(x) for x, _ in held_out(problem(), 5000)) == 128  # all there are
+    assert sum(len(x) for x, _ in examples(100)) == 100
+    assert sum(len(x) for x, _ in examples(5000)) == 128  # all there are
 
 
 def test_a_score_with_a_unit_is_compared_with_the_dense_one():
     decibel = Task("t", TASK.loss, lambda outputs, y: len(y) * torch.tensor(30.0), "s", unit="dB")
-    p = problem()
-    object.__setattr__(p.data, "task", decibel)
-    score = MaskedScore(p, AMCSettings())
+    score = score_of(AMCSettings(), data=replace(search_data(), task=decibel))
     assert score.dense.score == pytest.approx(30.0)
-    assert score.reward(score(p.cost.sizes)) == pytest.approx(1.0)
+    assert score.reward(score(COST.sizes)) == pytest.approx(1.0)
 
 
 def test_weights_that_are_not_finite_are_told():
     def score(outputs: Tensor, y: Tensor) -> Tensor:
         return outputs.sum() * torch.nan
 
-    p = problem()
-    object.__setattr__(p.data, "task", Task("t", TASK.loss, score, "accuracy"))
+    data = replace(search_data(), task=Task("t", TASK.loss, score, "accuracy"))
     with pytest.raises(TrainingError, match="the accuracy of the masked network is not a number"):
-        MaskedScore(p, AMCSettings())
+        score_of(AMCSettings(), data=data)
 
 
 # ------------------------------------------------------------------ the agent
@@ -254,7 +258,7 @@ def test_truncated_normal_has_the_distribution_it_names(mean, deviation):
 
 def toy(best: float, kept: list[float] | None = None) -> PruningEnv:
     """A game whose best first decision is known; the others do not matter."""
-    sizes = problem().cost.sizes
+    sizes = COST.sizes
 
     def reward(counts: Tensor) -> float:
         share = float(counts[0] / sizes[0])
@@ -294,7 +298,26 @@ def test_two_learning_rates_and_noise_that_decays():
     assert agent.deviation() == pytest.approx(0.5 * 0.95**4)
     decisions = agent.decisions
     assert agent.num_timesteps == 8 * decisions
-    assert agent._n_updates == 4 * decisions  # one for each decision, after the random episodes
+    steps = {int(s["step"]) for s in agent.actor.optimizer.state.values()}
+    assert steps == {4 * decisions}  # one for each decision, after the random episodes
+
+
+def test_noise_is_around_the_actor_s_action_and_its_draws_are_functions_of_the_decision():
+    with own_random():
+        agent = Agent(toy(0.5), SHORT, seed=0)
+        agent.play(4, lambda done: None, lambda: False)  # the random episodes
+    observation = np.zeros((1, len(FEATURES)), dtype=np.float32)
+    mean = agent.predict(observation, deterministic=True)[0]
+    assert np.array_equal(mean, agent.predict(observation, deterministic=True)[0])
+    drawn = []
+    for t in range(agent.num_timesteps, agent.num_timesteps + 2000):
+        agent.num_timesteps = t
+        agent.amc = SHORT.model_copy(update={"noise": 0.1, "noise_decay": 1.0})
+        drawn.append(float(agent.predict(observation)[0][0, 0]))
+        assert float(agent.predict(observation)[0][0, 0]) == drawn[-1]
+    ends = (np.array([0.2, 1.0]) - mean[0, 0]) / 0.1
+    wanted = truncnorm(*ends, loc=mean[0, 0], scale=0.1)
+    assert kstest(drawn, wanted.cdf).pvalue > 0.01
 
 
 def test_the_first_episodes_are_uniform():
@@ -325,7 +348,7 @@ def test_the_best_episode_is_taken_and_the_weights_stay():
     assert found.met
     assert len(found.updates) == found.notes["amc_episodes"] == 12
     assert all(u.cost <= 0.5 + 1e-9 for u in found.updates)
-    assert all(0 < u.loss < 100 for u in found.updates)
+    assert all(0 < u.figures["loss"] < 100 for u in found.updates)
     assert found.trials == 1
     assert found.epochs == ()
     assert found.seconds > 0
@@ -335,7 +358,7 @@ def test_the_best_episode_is_taken_and_the_weights_stay():
     assert bool(
         (found.counts >= (found.keep_ratios * sizes).round().long()).all()
     )  # slack is spent
-    score = MaskedScore(problem(), SHORT)
+    score = score_of(SHORT)
     reward = score((found.keep_ratios * sizes).round().long()).score
     assert found.notes["amc_best_reward"] == pytest.approx(reward)
 
@@ -380,7 +403,7 @@ def test_a_resumed_search_keeps_its_number_format(monkeypatch, tmp_path):
     assert resumed.notes == whole.notes
     assert [repr(u) for u in resumed.updates] == [repr(u) for u in whole.updates]
     other = allocate("amc", trained(), config=config)  # the format does matter
-    assert [u.loss for u in other.updates] != [u.loss for u in whole.updates]
+    assert [u.figures for u in other.updates] != [u.figures for u in whole.updates]
 
 
 def test_stopped_and_interrupted_without_a_checkpoint():

@@ -190,13 +190,13 @@ def test_allocation_under_latency(known):
     ]
     allocation = Allocation("uniform", graph, budget, alpha, b, counts, updates=tuple(way))
     assert allocation.met
-    assert allocation.whole_ratio() <= 0.7
+    assert allocation.whole_ratio("latency") <= 0.7
     assert allocation.whole_cost("macs") == Cost.of(graph, "macs").at(counts)
     lower = allocation.at(latency=0.8)
-    assert 0.75 < lower.whole_ratio() <= 0.8
+    assert 0.75 < lower.whole_ratio("latency") <= 0.8
     assert lower.budget.calibrated is budget.calibrated
     by_macs = allocation.at(macs=0.9)
-    assert by_macs.whole_ratio() == by_macs.whole_cost("macs") / Cost.of(graph, "macs").dense
+    assert by_macs.whole_ratio("macs") == by_macs.whole_cost("macs") / Cost.of(graph, "macs").dense
 
 
 def test_the_smallest_budget_tells_what_is_left(known):

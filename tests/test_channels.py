@@ -98,6 +98,7 @@ def test_model_is_left_as_it_was() -> None:
     assert model.training
     assert not model.layer1.training
     assert not model.layer1[0].bn1.training
+    assert not model._forward_hooks
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
 

@@ -1,6 +1,7 @@
 """The command line: help that suffices, errors in one line, exit codes."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -76,13 +77,27 @@ def test_run_then_again_then_report(tmp_path, monkeypatch, capsys):
         (["run", "--method", "unifrom"], "did you mean 'uniform'"),
         (["run", "--model", "resnet21"], "did you mean 'resnet20'"),
         (["run", "--dataset", "cifar"], "did you mean 'cifar1"),
+        (
+            ["run", "--model", "RESNET20"],
+            "error: unknown model 'RESNET20': did you mean 'resnet20'?",
+        ),
+        (["run", "--method", "DSA"], "error: unknown method 'DSA': did you mean 'dsa'?"),
+        (["run", "--dataset", "CIFAR10"], "unknown dataset 'CIFAR10': did you mean 'cifar10'?"),
+        (["run", "--preset", "QUICK"], "error: unknown preset 'QUICK': did you mean 'quick'?"),
+        (["run", "--set", "epochs=3"], "'search.train.epochs'"),
+        (["run", "--seed", "-1"], "seed: Input should be greater than or equal to 0, got -1"),
+        (["run", "--seed", str(1 << 64)], "seed: Input should be less than"),
+        (["run", "--seed", "0", "--seed", "-3"], "seed: "),
+        (["run", "--divisor", "3", "--budget", "macs=0.5", "--budget", "x=1"], "got 'x=1'"),
+        (["run", "--model", "problems_runs:TASK"], "is a Task, not a function that makes"),
+        (["run", "--model", "no.such:net"], "cannot be imported (ModuleNotFoundError"),
         (["run", "--budget", "half"], "macs=RATIO, params=RATIO or latency=RATIO"),
         (["run", "--budget", "macs=1.5"], "RATIO in (0, 1]"),
         (["run", "--budget", "flops=0.5"], "got 'flops=0.5'"),
         (["run", "--budget", "macs=0.0001"], "cannot be reached"),
         (["run", "--floor", "conv1"], "GROUP=RATIO"),
         (["run", "--set", "search.ratio_every"], "SETTING=VALUE"),
-        (["run", "--set", "search.ratio_evry=2"], "did you mean 'ratio_every'"),
+        (["run", "--set", "search.ratio_evry=2"], "did you mean 'search.ratio_every'"),
         (["run", "--floor", "conv9=0.5"], "no prunable group is named"),
         (["run", "--floor", "conv1=5"], "must be in [0, 1]"),
         (["run", "--model", "resnet20", "--dataset", "cifar10"], "DSA_DATA"),
@@ -102,6 +117,7 @@ def test_errors_are_one_line_and_exit_code_two(words, told, tmp_path, monkeypatc
     assert error.startswith("error: ")
     assert told in error
     assert "Traceback" not in error
+    assert len(error.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
 
 
@@ -176,11 +192,86 @@ def test_small_parsers():
             parse_budget(text)
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_a_line(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize("below", ["", "runs", "deep/runs"])
+def test_a_folder_that_cannot_be_made_is_told_in_a_line(below, monkeypatch, capsys, tmp_path):
     (tmp_path / "file").write_text("")
-    where = tmp_path / "file" / "runs"
+    where = tmp_path / "file" / below
     code, _, told = dsa(monkeypatch, capsys, "run", "--preset", "tiny", "--out", where, "--quiet")
     assert code == 2
     assert told.startswith("error: ")
-    assert str(tmp_path / "file") in told
+    assert f"out: {tmp_path / 'file'} is not a folder: give --out a folder" in told
     assert "Traceback" not in told
+
+
+HEAVY = ("torch", "nbformat", "jsonschema", "pandas", "scipy", "numpy", "pydantic", "rich", "yaml")
+
+
+def test_help_loads_next_to_nothing():
+    code = (
+        "import sys; from dsa_core.lab.cli import main; sys.argv = ['dsa', '--help']\n"
+        "try: main()\n"
+        "except SystemExit as stop: print(stop.code, *sys.modules, sep='\\n', file=sys.stderr)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "calibrate" in found.stdout
+    status, *loaded = found.stderr.splitlines()
+    assert status == "0"
+    assert "dsa_core.lab.batch.cli" in loaded
+    assert [name for name in HEAVY if name in loaded] == []
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path) -> list:
+    """The configurations that a command would run; each gives a record of made-up numbers."""
+    configs = []
+
+    def fake(config, out, **_):
+        configs.append(config)
+        return some_record(seed=config.seed, method=config.method, asked_ratio=config.ratio)
+
+    monkeypatch.setattr("dsa_core.lab.runs.run", fake)
+    return configs
+
+
+def test_several_seeds_methods_and_budgets_are_several_runs(asked, monkeypatch, capsys, tmp_path):
+    words = ["run", "--preset", "tiny", "--out", tmp_path, "--seed", 0, "--seed", 3, "--seed", 0]
+    words += ["--method", "dsa", "--method", "uniform", "--method", "dsa"]
+    words += ["--budget", "macs=0.5", "--budget", "macs=0.25", "--budget", "macs=.50"]
+    code, out, _ = dsa(monkeypatch, capsys, *words)
+    assert code == 0
+    found = [(c.ratio, c.method, c.seed) for c in asked]
+    wanted = [(r, m, s) for r in (0.5, 0.25) for m in ("dsa", "uniform") for s in (0, 3)]
+    assert found == wanted
+    assert all(c.also == {} for c in asked)
+    pictures = sorted(p.name for p in tmp_path.glob("*.png"))
+    assert len(pictures) == 2  # one for each budget
+    assert all("-dsa-uniform-macs0." in name and "-seed0-3-" in name for name in pictures)
+    assert out.count("record: ") == 8
+
+
+def test_budgets_of_several_resources_are_one(asked, monkeypatch, capsys, tmp_path):
+    words = ["run", "--preset", "tiny", "--out", tmp_path]
+    words += ["--budget", "params=0.3", "--budget", "macs=0.5", "--budget", "macs=0.4"]
+    assert dsa(monkeypatch, capsys, *words)[0] == 0
+    assert [c.asked for c in asked] == [{"macs": m, "params": 0.3} for m in (0.5, 0.4)]
+
+
+def test_a_damaged_record_does_not_stop_a_report(tmp_path, monkeypatch, capsys):
+    write_record(tmp_path / "a", some_record())
+    for name, change in {"b": ("0.88", "88"), "c": ("0.88", "NaN"), "d": ("macs", "mats")}.items():
+        path = write_record(tmp_path / name, some_record(seed=1))
+        path.write_text(path.read_text().replace(*change))
+    (tmp_path / "e" / "record.json").mkdir(parents=True)
+    code, out, error = dsa(monkeypatch, capsys, "report", tmp_path, "--format", "csv")
+    assert code == 0
+    assert len(out.splitlines()) == 2  # the head and the one that is whole
+    told = error.splitlines()
+    assert [
+        line.startswith(f"left out: {tmp_path / n}/record.json: ")
+        for line, n in zip(told, "bcde", strict=True)
+    ] == [True] * 4
+    for name in ("a", "b"):
+        (tmp_path / name / "record.json").unlink()
+    code, _, error = dsa(monkeypatch, capsys, "report", tmp_path)
+    assert code == 2
+    assert "no record.json that can be read" in error

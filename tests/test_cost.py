@@ -1,6 +1,8 @@
 """Costs against the papers' numbers and closed forms; rounding to whole channels."""
 
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from problems_networks import TOYS
 from torch import Tensor
 
-from dsa_core.budget import Budget, Cost, QuadraticForm, round_to_channels, uniform_ratio
+from dsa_core.budget import Budget, Cost, QuadraticForm, as_budget, round_to_channels, uniform_ratio
 from dsa_core.channels import ChannelGraph, trace
 from dsa_core.errors import BudgetError
 from dsa_core.lab import models
@@ -104,18 +106,39 @@ def test_unknown_resource_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings_", "words"),
     [
-        ({}, "one resource"),
-        ({"macs": 0.5, "params": 0.5}, "one resource"),
+        ({}, "one resource.* got none"),
+        ({"latency": 0.5, "latency_ms": 2.0}, "got latency and latency_ms"),
+        ({"macs": 0.5, "latency": 0.5}, "what a channel costs on this machine"),
+        ({"macs": 0.5, "params": 1.5}, r"params must be a ratio in \(0, 1\], got 1.5"),
+        ({"macs": "0.5"}, "macs: wanted a number such as 0.5, got '0.5'"),
+        ({"params": True}, "params: wanted a number such as 0.5, got True"),
+        ({"macs": torch.ones(2)}, "macs: wanted a number such as 0.5, got tensor"),
         ({"macs": 0.0}, r"\(0, 1\]"),
         ({"params": 1.5}, r"params must be a ratio in \(0, 1\], got 1.5"),
-        ({"macs": math.nan}, r"\(0, 1\]"),
-        ({"macs": 0.5, "divisor": 0}, "divisor"),
+        ({"macs": math.nan}, r"\(0, 1\], got nan"),
+        ({"macs": 0.5, "divisor": 0}, "divisor must be at least 1"),
+        ({"macs": 0.5, "divisor": 2.5}, "divisor must be .* a whole number such as 8, got 2.5"),
+        ({"macs": 0.5, "divisor": True}, "a whole number such as 8, got True"),
+        ({"macs": 0.5, "floors": 0.1}, r"\{'\*': 0.1\} for all groups; got 0.1"),
+        ({"macs": 0.5, "floors": {"conv1": "0.2"}}, "floor of 'conv1': wanted a number"),
         ({"macs": 0.5, "floors": {"conv1": 1.2}}, "conv1"),
     ],
 )
 def test_budgets_that_make_no_sense(settings_: dict, words: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(BudgetError, match=words):
         Budget(**settings_)
+
+
+def test_a_number_without_its_resource_is_refused() -> None:
+    with pytest.raises(BudgetError, match=r"resource: Budget\(macs=0.5\), got Budget\(0.3"):
+        Budget(0.3)  # type: ignore[misc]
+    with pytest.raises(BudgetError, match=r"such as Budget\(macs=0.3\), got 0.3"):
+        as_budget(0.3)
+    with pytest.raises(BudgetError, match=r"such as Budget\(macs=0.5\), got '0.3'"):
+        as_budget("0.3")
+    budget = Budget(macs=0.5)
+    assert as_budget(budget) is budget
+    assert replace(budget, params=0.3) == copy.deepcopy(Budget(params=0.3, macs=0.5))
 
 
 def test_unreachable_budget_names_the_floor_and_the_lowest_ratio() -> None:
@@ -136,6 +159,19 @@ def test_unknown_floor_names_are_refused() -> None:
     cost = Cost.of(traced("resnet8"), "macs")
     with pytest.raises(BudgetError, match=r"no prunable group is named \['convl'\].*conv1"):
         Budget(macs=0.5, floors={"convl": 0.5}).check(cost)
+
+
+def test_a_divisor_that_is_too_large_is_named_with_the_largest_that_works() -> None:
+    cost = Cost.of(traced("resnet20"), "macs")
+    for divisor in (1000, 24):
+        with pytest.raises(BudgetError, match=f"divisor={divisor} channels no group") as caught:
+            Budget(macs=0.3, divisor=divisor).check(cost)
+        assert "floors" not in str(caught.value)
+        largest = int(str(caught.value).split("take divisor=")[1].split(",")[0])
+        Budget(macs=0.3, divisor=largest).check(cost)
+        for more in range(largest + 1, divisor):
+            with pytest.raises(BudgetError):
+                Budget(macs=0.3, divisor=more).check(cost)
 
 
 def random_cost(k: int, seed: int) -> Cost:

@@ -1,8 +1,10 @@
 """DCSS: the mixture of candidates is one mask, the budget is met, the choice becomes firm."""
 
 import itertools
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,8 +27,9 @@ from dsa_core.budget import Budget, Cost, QuadraticForm, round_to_channels, unif
 from dsa_core.errors import BudgetError, TrainingError
 from dsa_core.lab.data import Task
 from dsa_core.lab.runs import configure
+from dsa_core.masked_weights import MaskedWeights
 from dsa_core.masks import masked_call, top_channels
-from dsa_core.methods import Allocation, Problem
+from dsa_core.methods import ALLOCATORS, DCSS, Allocation
 from dsa_core.methods.dcss import ChoiceScheme
 from dsa_core.methods.dcss_budget import Choices, Penalised, make_choices
 from dsa_core.methods.dcss_choice import (
@@ -38,10 +41,10 @@ from dsa_core.methods.dcss_choice import (
     expected_ratios,
     staircase,
 )
-from dsa_core.methods.dcss_tilt import EDGE, bend, far, ratio_slope, tilt
-from dsa_core.methods.settings.dcss import DCSSSettings
+from dsa_core.methods.dcss_tilt import EDGE, bell_logits, ratio_slope, tilt, variance_gradient
+from dsa_core.pruner import Pruner
 from dsa_core.ranking import importance
-from dsa_core.training import FP32
+from dsa_core.scheme import Problem
 
 F64 = torch.float64
 
@@ -84,7 +87,7 @@ def test_candidates_are_whole_channels_that_the_budget_allows():
 
 def test_every_group_can_stay_whole_and_none_can_vanish():
     cost = Cost.of(graph8(), "macs")
-    some = candidates_of(cost, Budget(macs=0.5), DCSSSettings().fractions)
+    some = candidates_of(cost, Budget(macs=0.5), DCSS().fractions)
     assert some.counts.shape == (len(cost.sizes), 8)
     assert torch.equal(some.counts[:, -1], cost.sizes)
     assert int(some.counts.min()) >= 1
@@ -161,7 +164,7 @@ SIX = rows([2, 3, 6], sizes=[6])
 def test_a_hard_choice_is_the_mask_of_the_most_important_channels():
     model, graph = trained(), graph8()
     cost = Cost.of(graph, "macs")
-    some = candidates_of(cost, Budget(macs=0.5), DCSSSettings().fractions)
+    some = candidates_of(cost, Budget(macs=0.5), DCSS().fractions)
     b = importance(model, graph)
     pick = torch.randint(0, 8, (len(cost.sizes), 1), generator=draws(5))
     pi = torch.zeros(some.counts.shape).scatter_(1, pick, 1.0)
@@ -246,7 +249,7 @@ def test_groups_with_one_candidate_are_left_alone():
     pi = choice_probs(tilted, lone, 1.0)
     torch.testing.assert_close(expected_ratios(pi, lone), torch.tensor([1.0, 0.6], dtype=F64))
     assert tilt(torch.ones(1, 1), rows([4], sizes=[4]), torch.ones(1), 1.0).tolist() == [[0.0]]
-    assert bool((far(lone, torch.ones(2, dtype=F64))[0] == 0).all())
+    assert bool((variance_gradient(lone, torch.ones(2, dtype=F64))[0] == 0).all())
 
 
 def test_bent_logits_decide_next_to_the_expected_ratio_and_flat_ones_at_an_end():
@@ -255,11 +258,11 @@ def test_bent_logits_decide_next_to_the_expected_ratio_and_flat_ones_at_an_end()
         wanted = torch.tensor([target], dtype=F64)
         chosen = {}
         for name, curvature in (("flat", 0.0), ("bent", 0.5)):
-            pi = choice_probs(tilt(bend(some, curvature), some, wanted, 0.1), some, 0.1)
+            pi = choice_probs(tilt(bell_logits(some, curvature), some, wanted, 0.1), some, 0.1)
             chosen[name] = float(some.ratios[0, pi.argmax()])
         assert abs(chosen["bent"] - target) <= 1 / 16 + 1e-9  # half the distance of candidates
         assert chosen["flat"] in (1 / 8, 1.0)
-    spread = bend(some, 0.5) - bend(some, 0.5).max()
+    spread = bell_logits(some, 0.5) - bell_logits(some, 0.5).max()
     pi = choice_probs(tilt(spread, some, torch.tensor([4.5 / 8]), 0.5), some, 0.5)
     deviation = float((pi * (some.ratios - 4.5 / 8).square()).sum().sqrt()) * 8
     assert deviation == pytest.approx(1.0, rel=0.02)  # h sqrt(temperature / curvature)
@@ -272,7 +275,7 @@ def test_pressure_is_the_gradient_of_the_variance():
     mean = (loose * MIXED.ratios).sum(1)
     variance = (loose * MIXED.ratios.square()).sum(1) - mean.square()
     (gradient,) = torch.autograd.grad(variance.sum(), loose)
-    pressure = far(MIXED, alpha)
+    pressure = variance_gradient(MIXED, alpha)
     # gradients of probabilities agree up to a constant in every group
     centred = MIXED.centred(gradient)
     for k in range(3):
@@ -365,7 +368,7 @@ def test_admm_finds_the_answer_from_both_sides(start, noise):
     """The loss is within 3 % of the optimum (at most 1 % was seen over 6 draws of the noise)."""
     form, losses, best = toy()
     budget = float(form(ratios_at(best)))
-    choices = make_choices(form, EIGHT, budget, DCSSSettings())
+    choices = make_choices(form, EIGHT, budget, DCSS())
     pi = descend(choices, budget, noise=noise, start=start)
     assert float(form(choices.ratios.keep_ratios)) == pytest.approx(budget, rel=1e-9)
     optimum = float(losses.gather(1, best[:, None]).sum())
@@ -380,7 +383,7 @@ def test_the_penalty_rests_where_the_price_is_lambda():
     form, _, best = toy()
     budget, ends = float(form(ratios_at(best))), []
     for penalty in (0.02, WORTH * budget, 2.0):  # lambda / F = WORTH at the answer
-        choices = make_choices(form, EIGHT, 0.01, DCSSSettings(budget="penalty", penalty=penalty))
+        choices = make_choices(form, EIGHT, 0.01, DCSS(budget="penalty", penalty=penalty))
         descend(choices, 0.3, noise=0, start=1.0)
         ends.append(choices.ratios.keep_ratios)
     assert ends[0].tolist() == [1.0] * 4
@@ -392,7 +395,7 @@ def test_the_penalty_rests_where_the_price_is_lambda():
 
 def test_without_a_signal_the_ratios_are_uniform_and_the_choice_is_firm():
     form, _, _ = toy()
-    choices = make_choices(form, EIGHT, 0.5, DCSSSettings())
+    choices = make_choices(form, EIGHT, 0.5, DCSS())
     for step in range(40):
         budget, zero = 0.5 ** min(1.0, step / 20), torch.zeros(4, 8, dtype=F64)
         residuals = choices.step(zero, budget, temperature=0.1 ** (step / 39))
@@ -407,7 +410,7 @@ def test_scaling_the_loss_changes_nothing():
     form, _, _ = toy()
     ends = []
     for factor in (1.0, 1000.0):
-        choices = make_choices(form, EIGHT, 0.5, DCSSSettings())
+        choices = make_choices(form, EIGHT, 0.5, DCSS())
         gains = [factor * torch.randn(4, 8, dtype=F64, generator=draws(i)) for i in range(10)]
         for gain in gains:
             choices.step(gain, 0.5, temperature=0.5)
@@ -423,7 +426,7 @@ def test_without_pressure_a_group_mixes_the_smallest_with_the_largest():
     form, ranks = QuadraticForm(torch.zeros(1, 1, dtype=F64), torch.ones(1, dtype=F64), 0.0), 8
     some, ends = rows(list(range(1, 9)), sizes=[8]), {}
     for firmness in (0.0, 2.0):
-        choices = make_choices(form, some, 0.5, DCSSSettings(firmness=firmness))
+        choices = make_choices(form, some, 0.5, DCSS(firmness=firmness))
         for step in range(150):
             pi = choices.pi.requires_grad_()
             places = torch.zeros(ranks, dtype=torch.int64)
@@ -438,12 +441,12 @@ def test_without_pressure_a_group_mixes_the_smallest_with_the_largest():
 def test_a_budget_below_the_smallest_candidates_is_refused():
     form, _, _ = toy()
     with pytest.raises(BudgetError, match=r"0\.1 .*smallest.*0\.125.*fraction below 0\.125"):
-        make_choices(form, EIGHT, 0.1, DCSSSettings())
+        make_choices(form, EIGHT, 0.1, DCSS())
 
 
 def test_the_optimiser_goes_on_from_its_state():
     form, losses, _ = toy()
-    one, other = (make_choices(form, EIGHT, 0.5, DCSSSettings()) for _ in range(2))
+    one, other = (make_choices(form, EIGHT, 0.5, DCSS()) for _ in range(2))
     for _ in range(3):
         one.step(losses, 0.6, temperature=0.5)
     other.load_state_dict(one.state_dict())
@@ -455,9 +458,19 @@ def test_the_optimiser_goes_on_from_its_state():
 # ------------------------------------------------------------------ the search
 
 
+def problem(model: nn.Module, **changes: Any) -> Problem:
+    """Twenty steps; half of the MACs."""
+    return Problem(model, graph8(), Budget(macs=0.5), 20, 0, 0, DCSS(**changes))
+
+
 def dcss(**changes) -> Allocation:
-    config = search_config(ratio_every=1, dcss=DCSSSettings(**changes))
+    config = search_config(ratio_every=1, dcss=DCSS(**changes))
     return allocate("dcss", trained(), Budget(macs=0.5), config)
+
+
+@cache
+def held_out() -> Allocation:
+    return dcss(estimator="held_out", ratio_every=2)
 
 
 @cache
@@ -465,23 +478,25 @@ def penalised() -> Allocation:
     return dcss(budget="penalty", penalty=0.02)
 
 
+@pytest.mark.parametrize("estimator", ["free", "held_out"])
 @pytest.mark.parametrize(("resource", "ratio"), [("macs", 0.5), ("params", 0.3)])
-def test_the_budget_is_met(resource, ratio):
-    allocation = found("dcss", resource, ratio)
+def test_the_budget_is_met(resource, ratio, estimator):
+    config = search_config(dcss=DCSS(estimator=estimator))
+    allocation = allocate("dcss", trained(), Budget(**{resource: ratio}), config)
     cost = Cost.of(graph8(), resource)
-    assert abs(allocation.relaxed_cost() - ratio) < 1e-3 * ratio
-    assert allocation.whole_cost() == cost.at(allocation.counts) <= ratio * cost.dense
+    assert abs(allocation.relaxed_cost(resource) - ratio) < 1e-3 * ratio
+    assert allocation.whole_cost(resource) == cost.at(allocation.counts) <= ratio * cost.dense
     assert allocation.met
     for u in allocation.updates:
         assert u.cost == pytest.approx(u.budget, rel=1e-4)
-        assert u.loss > 0
+    assert all(("loss" in u.figures) == (estimator == "held_out") for u in allocation.updates[1:])
 
 
 def test_counts_are_the_likeliest_candidates_repaired():
     allocation = found("dcss")
     chosen = torch.tensor([int(c) for c in allocation.notes["dcss_chosen"].split()])
     cost = Cost.of(graph8(), "macs")
-    allowed = candidates_of(cost, Budget(macs=0.5), DCSSSettings().fractions).counts
+    allowed = candidates_of(cost, Budget(macs=0.5), DCSS().fractions).counts
     assert bool((allowed == chosen[:, None]).any(1).all())
     repaired = round_to_channels(chosen / cost.sizes, cost, Budget(macs=0.5))
     assert torch.equal(allocation.counts, repaired)
@@ -495,65 +510,85 @@ def test_the_penalty_keeps_what_it_chose_and_says_whether_the_budget_is_met():
     chosen = [int(c) for c in allocation.notes["dcss_chosen"].split()]
     assert allocation.counts.tolist() == chosen
     assert allocation.notes["dcss_channels_moved"] == 0
-    assert allocation.met == (allocation.whole_ratio() <= 0.5)
-    assert allocation.whole_ratio() == allocation.notes["dcss_chosen_cost_ratio"]
+    assert allocation.met == (allocation.whole_ratio("macs") <= 0.5)
+    assert allocation.whole_ratio("macs") == allocation.notes["dcss_chosen_cost_ratio"]
     assert not allocation.met  # 20 updates from dense do not reach one half
 
 
 def test_entropy_and_inexactness_fall():
-    allocation = found("dcss")
-    inexact = [u.inexactness for u in allocation.updates]
+    figures = [u.figures for u in held_out().updates[1:]]
+    inexact = [f["inexactness"] for f in figures]
     assert inexact[-1] < 0.7 * max(inexact)
-    assert [u.sharpness for u in allocation.updates] == sorted(
-        u.sharpness for u in allocation.updates
-    )
-    assert allocation.updates[0].sharpness == 1.0
+    temperatures = [f["temperature"] for f in figures]
+    assert temperatures == sorted(temperatures, reverse=True)
+    assert temperatures[0] == 1.0
 
 
 def test_the_gradient_is_that_of_the_loss_under_the_mixture():
-    """By finite differences of one batch's loss, in float64."""
-    model, graph = trained().double(), graph8()
-    problem = Problem("dcss", model, graph, Budget(macs=0.5), search_data(), search_config(), 0)
-    scheme = ChoiceScheme(problem, DCSSSettings())
-    scheme.ranks = channel_ranks(importance(model, graph), graph)
-    x, y = next(problem.data.ratios.forever())
+    """Free or on a held-out batch: by finite differences of the batch's loss, in float64."""
+    model = trained().double()
+    scheme = ChoiceScheme(problem(model), DCSS())
+    x, y = next(search_data().ratios.forever())
     model.train()
-    gain, loss = scheme._gain((x.double(), y), FP32)
+    parameters = dict(model.named_parameters())
+    weights = MaskedWeights(parameters, scheme.sites, scheme.size)
 
-    @torch.no_grad()
-    def at(pi: Tensor) -> float:
-        mask = staircase(pi, scheme.counts_here, scheme.ranks, scheme.groups)
-        return float(nn.functional.cross_entropy(masked_call(model, graph, mask, x.double()), y))
+    def loss() -> Tensor:
+        return nn.functional.cross_entropy(model(x.double()), y)
 
-    pi, step = scheme.choices.pi, 1e-5
+    seen: list[Tensor] = []
+    scheme.update = lambda done, gain: seen.append(gain) or {}
+    pi = scheme.choices.pi
+    assert scheme.look(0, weights, loss)["loss"] == pytest.approx(float(loss_at(pi)), rel=1e-5)
+    weights.put_on(scheme.mask(0))
+    loss().backward()
+    gradient = weights.turn()
+    weights.take_off()
+    for step in (0, 1):  # the same gradient twice, so that the mean is each of them
+        scheme.drawn = scheme.mixture(step)
+        scheme.step(step, gradient, lr=0.1)
+    step = 1e-5
     for k, j in ((0, 0), (1, 5), (3, 7), (5, 2)):
         up, down = pi.clone(), pi.clone()
         up[k, j] += step
         down[k, j] -= step
-        slope = (at(up) - at(down)) / (2 * step)
-        assert float(gain[k, j]) == pytest.approx(slope, rel=2e-3, abs=1e-5)
-    assert float(loss) == pytest.approx(at(pi), rel=1e-5)
+        slope = float(loss_at(up) - loss_at(down)) / (2 * step)
+        for gain in seen:
+            assert float(gain[k, j]) == pytest.approx(slope, rel=2e-3, abs=1e-5)
+    assert len(seen) == 2
 
 
-def test_neither_weights_nor_statistics_move_in_an_update():
-    model = trained()
-    problem = Problem("dcss", model, graph8(), Budget(macs=0.5), search_data(), search_config(), 0)
-    scheme = ChoiceScheme(problem, DCSSSettings())
-    scheme.check = lambda name, value: None
+@torch.no_grad()
+def loss_at(pi: Tensor) -> Tensor:
+    """Of the first held-out batch, in float64, from the definition."""
+    model, graph = trained().double().train(), graph8()
+    x, y = next(search_data().ratios.forever())
+    ranks = channel_ranks(importance(model, graph), graph)
+    groups = torch.repeat_interleave(torch.arange(len(graph.sizes)), graph.sizes)
+    cost = Cost.of(graph, "macs")
+    some = candidates_of(cost, Budget(macs=0.5), DCSS().fractions)
+    mask = staircase(pi, some.counts, ranks, groups)
+    return nn.functional.cross_entropy(masked_call(model, graph, mask, x.double()), y)
+
+
+def test_neither_weights_nor_statistics_move_in_a_look():
+    model = trained().train()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    method = DCSS(estimator="held_out")
+    pruner = Pruner(model, graph8(), Budget(macs=0.5), steps=20, method=method).attach(sgd)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    model.train()
-    update = scheme.update(0, problem.data.ratios.forever(), FP32)
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name]), name
-    assert update.step == 0
-    masked = scheme.weights(0, dict(model.named_parameters()))
-    assert set(masked) == {name for name, _, _ in graph8().consumers}
+    x, y = next(search_data().ratios.forever())
+    pruner.look(lambda: nn.functional.cross_entropy(model(x), y))
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert all(p.grad is None for p in model.parameters())
+    assert (len(pruner.history), pruner.history[-1].step) == (2, 0)
 
 
+@pytest.mark.parametrize("estimator", ["free", "held_out"])
 @pytest.mark.parametrize("every", [1, 3])
-def test_interrupted_and_resumed_is_bit_identical(every, tmp_path):
-    """Also with a ranking that outlives the epoch it was made in."""
-    config = search_config(ratio_every=every, epochs=3)
+def test_interrupted_and_resumed_is_bit_identical(every, estimator, tmp_path):
+    """Also with a ranking, and gradients, that outlive the epoch they were made in."""
+    config = search_config(ratio_every=every, epochs=3, dcss=DCSS(estimator=estimator))
     path, whole, model = tmp_path / "search.pt", trained(), trained()
     seen: list[int] = []
 
@@ -563,7 +598,7 @@ def test_interrupted_and_resumed_is_bit_identical(every, tmp_path):
             raise KeyboardInterrupt
 
     undisturbed = allocate("dcss", whole, config=config)
-    with pytest.raises(KeyboardInterrupt, match="1 of 3 epochs are saved"):
+    with pytest.raises(KeyboardInterrupt, match="1 of 3 epochs are saved: the checkpoint"):
         allocate("dcss", model, config=config, checkpoint=path, on_step=stop)
     resumed = allocate("dcss", fresh(seed=3), config=config, checkpoint=path)
     assert [repr(u) for u in undisturbed.updates] == [repr(u) for u in resumed.updates]
@@ -578,24 +613,15 @@ def test_on_step_ends_the_search():
     assert allocation.met
 
 
-def test_a_gradient_that_is_not_finite_is_named():
+@pytest.mark.parametrize("estimator", ["free", "held_out"])
+def test_a_gradient_that_is_not_finite_is_named(estimator):
     data = search_data()
     broken = Task("broken", lambda o, y: o.sum() * torch.nan, data.task.score, "accuracy")
-    from dataclasses import replace
-
-    from dsa_core.methods import ALLOCATORS
-
-    with pytest.raises(
-        TrainingError, match=r"validation loss before step 0.*not finite in epoch 0"
-    ):
-        ALLOCATORS["dcss"](
-            trained(),
-            graph8(),
-            Budget(macs=0.5),
-            replace(data, task=broken),
-            search_config(),
-            seed=0,
-        )
+    config = search_config(dcss=DCSS(estimator=estimator))
+    arguments = trained(), graph8(), Budget(macs=0.5), replace(data, task=broken), config
+    word = {"free": "step 0: the gradient is", "held_out": r"look: .* held-out loss \(nan\) is"}
+    with pytest.raises(TrainingError, match=f"{word[estimator]} not finite"):
+        ALLOCATORS["dcss"](*arguments, seed=0)
 
 
 # ------------------------------------------------------------------ settings
@@ -604,17 +630,17 @@ def test_a_gradient_that_is_not_finite_is_named():
 @pytest.mark.parametrize("fractions", [(1.0,), (0.5, 0.9), (0.0, 1.0), (0.5, 0.2, 1.0)])
 def test_fractions_rise_to_one(fractions):
     with pytest.raises(ValidationError, match="fractions"):
-        DCSSSettings(fractions=fractions)
+        DCSS(fractions=fractions)
 
 
 def test_settings_change_the_hash_only_if_they_are_set():
     plain = configure("quick", method="dsa")
-    assert plain.hash == "438dfaec60"  # as it is without a word of DCSS
-    search = plain.preset.search.model_copy(update={"dcss": DCSSSettings()})
+    assert "dcss" not in plain.model_dump_json()
+    search = plain.preset.search.model_copy(update={"dcss": DCSS()})
     preset = plain.preset.model_copy(update={"search": search})
     assert plain.model_copy(update={"preset": preset}).hash != plain.hash
 
 
 def test_no_setting_is_read_from_a_path(tmp_path: Path):
     with pytest.raises(ValidationError, match="firmnes"):
-        DCSSSettings(firmnes=1.0)
+        DCSS(firmnes=1.0)

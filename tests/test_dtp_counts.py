@@ -10,8 +10,7 @@ from torch import Tensor
 
 from dsa_core.budget import QuadraticForm
 from dsa_core.kernels import soft_topk
-from dsa_core.methods.dtp_counts import competing_counts
-from dsa_core.methods.dtp_units import keep_most, ranks
+from dsa_core.methods.dtp_counts import competing_counts, keep_most, ranks
 
 OFFSETS = torch.tensor([0, 3, 8, 10])  # groups of 3, 5 and 2
 SIZES = OFFSETS.diff()

@@ -1,7 +1,6 @@
 """DTP on single weights: exactly the asked number stays, zeros stay zero, the record says so."""
 
 import copy
-import json
 from functools import cache
 
 import pytest
@@ -11,11 +10,9 @@ from problems_runs import (
     fresh,
     graph8,
     search_config,
-    search_data,
     tiny_run,
     trained,
 )
-from pydantic import ValidationError
 from test_search import same, same_way, stop_after
 from torch import nn
 
@@ -23,10 +20,11 @@ from dsa_core.budget import Budget, Cost
 from dsa_core.channels import trace
 from dsa_core.errors import BudgetError
 from dsa_core.lab.runs import run
-from dsa_core.methods import Allocation, Problem
+from dsa_core.masked_weights import MaskedWeights
+from dsa_core.methods import DTP, Allocation, DTPWeight
 from dsa_core.methods.dtp_weight import WeightScheme, nonzero_macs
-from dsa_core.methods.settings.dtp import DTPSettings
-from dsa_core.surgery.sparse import load_sparse, zero_weights
+from dsa_core.scheme import Problem
+from dsa_core.surgery.sparse import zero_weights
 
 PLANS = ("closed", "proximal")
 TOTAL = sum(p.numel() for p in fresh().parameters())
@@ -34,7 +32,7 @@ TOTAL = sum(p.numel() for p in fresh().parameters())
 
 @cache
 def found(ratio: float, plan: str = "closed", **own) -> Allocation:
-    config = search_config(dtp=DTPSettings(plan=plan, **own))
+    config = search_config(dtp=DTP(plan=plan, **own))
     return allocate("dtp-weight", trained(), Budget(params=ratio), config)
 
 
@@ -47,9 +45,9 @@ def nonzeros(model: nn.Module) -> int:
 def test_exactly_as_many_stay_as_were_asked_for(plan, ratio):
     allocation = found(ratio, plan)
     wanted = int(ratio * TOTAL + 1e-9)  # biases and BatchNorm count, and stay
-    assert allocation.whole_cost() == wanted
+    assert allocation.whole_cost("params") == wanted
     assert allocation.met
-    assert allocation.relaxed_cost() == pytest.approx(wanted / TOTAL, abs=1e-12)
+    assert allocation.relaxed_cost("params") == pytest.approx(wanted / TOTAL, abs=1e-12)
     whole = copy.deepcopy(trained())
     for p in whole.parameters():
         p.data.fill_(1.0)
@@ -87,7 +85,7 @@ def test_scores_compete_or_every_tensor_keeps_the_same_share():
 
 
 def test_given_shares():
-    config = search_config(dtp=DTPSettings(keep_ratios={"conv1.weight": 1.0, "*": 0.25}))
+    config = search_config(dtp=DTP(keep_ratios={"conv1.weight": 1.0, "*": 0.25}))
     mask = allocate("dtp-weight", trained(), Budget(params=0.2), config).weight_mask
     densities = {name: float(m.double().mean()) for name, m in mask.items()}
     others = [d for name, d in densities.items() if name != "conv1.weight"]
@@ -110,7 +108,7 @@ def test_without_training_the_largest_weights_stay():
 @pytest.mark.parametrize("plan", PLANS)
 def test_interrupted_and_resumed_is_bit_identical(plan, tmp_path):
     path, whole, model = tmp_path / "search.pt", trained(), trained()
-    config = search_config(dtp=DTPSettings(plan=plan))
+    config = search_config(dtp=DTP(plan=plan))
     budget = Budget(params=0.3)
     undisturbed = allocate("dtp-weight", whole, budget, config)
     with pytest.raises(KeyboardInterrupt, match=r"the same call goes on from"):
@@ -141,40 +139,28 @@ def test_a_floor_for_all_tensors():
 
 
 def test_the_masks_multiply_the_weights():
-    problem = Problem(
-        "dtp-weight", trained(), graph8(), Budget(params=0.3), search_data(), search_config(), 0
-    )
-    units = WeightScheme(problem).weight_units
-    parameters = dict(trained().named_parameters())
-    flat = torch.rand(int(units.cost.sizes.sum()), generator=torch.Generator().manual_seed(0))
-    masked, at = units.masked(parameters, flat), 0
-    for name, value in masked.items():
-        n = value.numel()
-        wanted = parameters[name].flatten() * flat[at : at + n]
-        torch.testing.assert_close(value.flatten(), wanted)
+    model = trained()
+    problem = Problem(model, graph8(), Budget(params=0.3), 20, 0, 0, DTPWeight())
+    scheme = WeightScheme(problem, DTPWeight())
+    parameters = dict(model.named_parameters())
+    before = {name: p.detach().clone() for name, p in parameters.items()}
+    flat = torch.rand(scheme.size, generator=torch.Generator().manual_seed(0))
+    weights, at = MaskedWeights(parameters, scheme.sites, scheme.size), 0
+    weights.put_on(flat)
+    for name in scheme.shapes:
+        n = parameters[name].numel()
+        wanted = before[name].flatten() * flat[at : at + n]
+        torch.testing.assert_close(parameters[name].detach().flatten(), wanted)
         at += n
-    assert at == len(flat)
+    x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    model(x).square().sum().backward()
+    exact, under = before["conv1.weight"], parameters["conv1.weight"].grad.clone()
+    wanted = (exact * under).flatten()
+    torch.testing.assert_close(weights.turn()[: len(wanted)], wanted)  # dL/dm = w dL/d(w m)
 
 
-def test_a_whole_run(tmp_path):
-    config = tiny_run(method="dtp-weight", resource="params", ratio=0.2)
-    record = run(config, tmp_path, progress=False)
-    params, macs = record.costs["params"], record.costs["macs"]
-    assert record.budget_met
-    assert params.whole == params.counted == int(0.2 * TOTAL + 1e-9)
-    assert macs.counted == macs.dense  # no channel is gone, and none is said to be
-    assert record.notes["granularity"] == "weight"
-    assert 0 < record.notes["nonzero_macs_ratio"] < 0.3
-    assert all(g.kept == g.size for g in record.groups)
-    folder = tmp_path / config.folder / "pruned"
-    facts = json.loads((folder / "sparse.json").read_text())
-    model = load_sparse(folder)
-    assert nonzeros(model) == params.counted
-    assert facts["model"] == "resnet8"
-    assert record.scores.fine_tuned > 0.3
-    assert run(config, tmp_path, progress=False) == record
-
-
-def test_the_method_has_a_name():
-    with pytest.raises(ValidationError, match="did you mean 'dtp-weight'"):
-        tiny_run(method="dtp-weights")
+def test_the_history_has_the_cost_of_the_weights():
+    updates = found(0.3).updates
+    assert [u.cost for u in updates] == pytest.approx([u.budget for u in updates], rel=1e-9)
+    assert updates[-1].cost == pytest.approx(0.3)
+    assert {u.keep_ratios for u in updates} == {(1.0,) * 6}

@@ -94,7 +94,7 @@ def test_the_batch_is_that_of_the_first_tensor_with_two_axes() -> None:
         _ = Call.of({"x": X, "mask": [torch.zeros(7, 7)]}).batch
 
 
-@dataclass
+@dataclass(slots=True)
 class Output:
     logits: Tensor
     more: Any = None

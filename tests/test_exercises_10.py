@@ -6,7 +6,7 @@ from course.exercises import n10
 
 from dsa_core.budget import Budget, Cost, QuadraticForm
 from dsa_core.methods.amc_env import Wall
-from dsa_core.methods.bracket import Look, between
+from dsa_core.methods.bracket import Trial, between
 
 WRONG = [
     (n10.check_shrink, lambda a, h, lam: a.sign() * (a.abs() - lam / h[:, None]).relu(), "length"),
@@ -42,7 +42,7 @@ def test_mistakes_are_refused_with_a_hint(check, learner, hint: str) -> None:
 
 
 def test_the_library_interpolates_in_the_same_way():
-    n10.check_between(lambda weak, strong, c: between(Look(*weak), Look(*strong), c))
+    n10.check_between(lambda weak, strong, c: between(Trial(*weak), Trial(*strong), c))
 
 
 def test_the_wall_is_that_of_the_library():

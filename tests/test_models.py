@@ -1,17 +1,20 @@
 """The networks: the paper's sizes, the standard weights, traceable, and errors that help."""
 
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from course.widgets.shelf import costs_of
 from torch import nn
 from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode
 
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, SurgeryError
 from dsa_core.lab import data, models
+from dsa_core.surgery.files import by_name
 from dsa_core.training import evaluate
 
 # name: convolutions, MACs in millions, parameters of the convolutions in millions (DSA, computed
@@ -139,6 +142,10 @@ def test_factory_by_import_path(tmp_path: Path, monkeypatch):
         "shaped.input_shape = (4,)\n"
         "def wrong(num_classes):\n    return 'a string'\n"
         "number = 3\n"
+        "net = nn.Linear(4, 2)\n"
+        "def raises():\n    raise KeyError('oh')\n"
+        "def bent():\n    return nn.Linear(4, 2)\n"
+        "bent.input_shape = (3, 'x')\n"
         "def plain():\n    return nn.Conv2d(3, 4, 40)\n"
         "def odd():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 2))\n"
     )
@@ -153,6 +160,9 @@ def test_factory_by_import_path(tmp_path: Path, monkeypatch):
         "my_nets:absent": "cannot be imported",
         "no_such_package:f": "package.module:factory",
         "my_nets:number": "int, not a function",
+        "my_nets:net": "Linear, not a function that makes a network",
+        "my_nets:raises": r"could not be made \(KeyError: 'oh'\)",
+        "my_nets:bent": "input_shape",
     }.items():
         with pytest.raises(ConfigError, match=words):
             models.example_input(name)
@@ -160,9 +170,29 @@ def test_factory_by_import_path(tmp_path: Path, monkeypatch):
         models.build("my_nets:wrong")
 
 
+def test_a_name_out_of_a_file_imports_no_code(tmp_path: Path, monkeypatch):
+    (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="names code, which is imported only when you type it"):
+        models.build_known("trap:net")
+    with pytest.raises(SurgeryError, match=r"names code.*Pass the dense network as model="):
+        by_name("trap:net", num_classes=10)
+    with pytest.raises(ConfigError, match="names code"):
+        costs_of("trap:net")
+    assert "trap" not in sys.modules
+    assert isinstance(models.build_known("resnet8"), nn.Module)
+    assert models.build_known("alexnet", num_classes=3).classifier[-1].out_features == 3
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("resnet21", "resnet20"), ("vgg16_cifra", "vgg16_cifar"), ("mobilenetv2", "mobilenet_v2")],
+    [
+        ("RESNET20", "resnet20"),
+        ("ResNet50", "resnet50"),
+        ("resnet21", "resnet20"),
+        ("vgg16_cifra", "vgg16_cifar"),
+        ("mobilenetv2", "mobilenet_v2"),
+    ],
 )
 def test_wrong_names_get_the_nearest_right_one(name, hint):
     with pytest.raises(ConfigError, match=f"'{hint}'"):

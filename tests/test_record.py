@@ -47,12 +47,20 @@ def test_the_wrong_entry_is_named(tmp_path):
     assert "colour: Extra inputs" in changed(tmp_path, lambda r: r.update(colour="red"))
     assert "resource: " in changed(tmp_path, lambda r: r.update(resource="joules"))
     assert "schema_version: " in changed(tmp_path, lambda r: r.update(schema_version=2))
+    assert "scores.pruned" in changed(tmp_path, lambda r: r["scores"].update(pruned=1.5))
+    assert "scores.dense" in changed(tmp_path, lambda r: r["scores"].update(dense=-0.1))
+    assert "scores.pruned" in changed(tmp_path, lambda r: r["scores"].update(pruned="NaN"))
+    assert "costs has no 'params'" in changed(tmp_path, lambda r: r["costs"].pop("params"))
+    assert "seconds has no 'search'" in changed(tmp_path, lambda r: r["seconds"].pop("search"))
+    assert "latency has no 'dense'" in changed(tmp_path, lambda r: r["latency"].pop("dense"))
+    assert "costs.macs.dense" in changed(tmp_path, lambda r: r["costs"]["macs"].update(dense=0))
+    assert "asked_ratio" in changed(tmp_path, lambda r: r.update(asked_ratio=5))
     assert "costs.latency" in changed(tmp_path, lambda r: r["costs"].update(latency={}))
 
 
 def test_not_json(tmp_path):
     (tmp_path / FILE).write_text('{"seed": 0')
-    with pytest.raises(ConfigError, match=r"record\.json: the file: Invalid JSON"):
+    with pytest.raises(ConfigError, match=r"record\.json: Invalid JSON"):
         read_record(tmp_path / FILE)
 
 
@@ -61,6 +69,26 @@ def test_a_record_of_before_the_series_is_read(tmp_path):
     old = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("series", "divisor")}
     path.write_text(json.dumps(old))
     assert read_record(path) == some_record(series="")
+
+
+def test_a_score_in_decibels_is_no_share(tmp_path):
+    scores = Scores(dense=31.5, pruned=28.0, fine_tuned=31.0, masked_loss=0.5)
+    path = write_record(tmp_path, some_record(scores=scores, score_unit="dB"))
+    assert read_record(path).scores == scores
+
+
+def test_what_else_was_asked(tmp_path):
+    record = some_record(also_asked={"params": 0.4})
+    assert read_record(write_record(tmp_path, record)).asked == {"macs": 0.5, "params": 0.4}
+    assert some_record().asked == {"macs": 0.5}
+
+
+def test_a_damaged_record_is_named_and_left_out(tmp_path, capsys):
+    write_record(tmp_path / "a", some_record())
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / FILE).write_text("{}")
+    assert find_records(tmp_path) == [some_record()]
+    assert capsys.readouterr().err.startswith(f"left out: {tmp_path / 'b' / FILE}: ")
 
 
 def test_records_are_frozen():

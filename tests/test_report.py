@@ -19,6 +19,7 @@ from dsa_core.lab.report import (
     as_csv,
     as_markdown,
     as_table,
+    cells,
     markdown,
     put_into,
     rows_of,
@@ -249,3 +250,12 @@ def test_an_overview_of_a_search_from_random_weights():
     assert overview([some_record(scores=scores)])[0]["dense"] == "-"
     text = as_markdown([some_record()], "overview")
     assert "Test accuracy in % after fine-tuning" in text
+
+
+def test_a_budget_of_several_resources_has_a_row_of_its_own():
+    both = some_record(also_asked={"params": 0.4}, series="99")
+    lines = cells([some_record(), both, some_record(method="uniform", series="2")], "cost")
+    column = lines[0].index("asked %")
+    assert [line[column] for line in lines[1:]] == ["50 macs", "50 macs + 40 params", "50 macs"]
+    times = lines[0].index("search x DSA")
+    assert lines[3][times] == "1.00"  # against the one row of DSA with the same budget

@@ -477,7 +477,7 @@ def test_the_seed_matters(digits):
 def test_resume_keeps_the_measured_precision(digits, tmp_path):
     path, steps = tmp_path / "run.pt", iter(range(100))
     common = {"seed": 0, "progress": False, "checkpoint": path}
-    config = TrainConfig(epochs=1)
+    config = TrainConfig(epochs=1, precision="auto", channels_last="auto")
     first = train(resnet8(), small(digits), TASK, config, stop=lambda: next(steps) == 2, **common)
     second = train(resnet8(), small(digits), TASK, config, **common)
     assert len(first.milliseconds) == 4

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,16 @@ def changed(**changes):
         ),
         (changed(bn1__bias=torch.full((16,), float("nan"))), "bn1.bias holds values that are not"),
         (changed(bn1__bias=3), "bn1.bias is a int, wanted is a tensor"),
+        (changed(bn1__bias=torch.ones(16).to_sparse()), "bn1.bias is sparse"),
+        (changed(bn1__bias=torch.ones(16, device="meta")), "bn1.bias is a meta tensor"),
+        (changed(bn1__bias=torch.ones(16, dtype=torch.complex64)), "bn1.bias is complex64, wanted"),
+        (changed(bn1__bias=torch.ones(16, dtype=torch.int8)), "bn1.bias is int8, wanted"),
+        (changed(bn1__bias=torch.ones(16) > 0), "bn1.bias is bool, wanted"),
+        (
+            changed(bn1__bias=torch.full((16,), 1e300, dtype=torch.float64)),
+            "bn1.bias holds values that",
+        ),
+        (changed(bn1__num_batches_tracked=torch.tensor(0.5)), "num_batches_tracked is float32"),
         ([1, 2], "hold a list, wanted is a state dict"),
         ({}, "missing, the first is 'conv1.weight'"),
     ],
@@ -120,7 +131,14 @@ def test_what_is_no_file_of_weights(tmp_path, capsys):
     bad.write_bytes(b"not a file of tensors")
     empty.write_bytes(b"")
     code.write_bytes(pickle.dumps(Code()))
-    for path in (bad, empty, code):
+    text, archive, half = tmp_path / "text", tmp_path / "c.pt", tmp_path / "half.pt"
+    text.write_text("hello")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("z", "z")
+    half.write_bytes(written(tmp_path / "whole.pt", changed()).read_bytes()[:3000])
+    huge = tmp_path / "huge.safetensors"
+    huge.write_bytes((1 << 60).to_bytes(8, "little") + b"{}")
+    for path in (bad, empty, code, text, archive, half, huge):
         with pytest.raises(ConfigError, match="are damaged, or hold more than plain tensors"):
             load_weights(fresh(), path)
     assert "run" not in capsys.readouterr().out
@@ -150,7 +168,9 @@ def test_the_hash_is_of_the_content_and_as_before_without(tmp_path):
     assert len({x.hash for x in (plain, a, c)}) == len({x.series for x in (plain, a, c)}) == 3
     assert len({x.dense_folder for x in (plain, a, c)}) == 3
     assert configure("tiny", seed=1, weights=one).dense_folder == a.dense_folder
-    before = plain.model_dump_json(exclude={"weights", "calibration"})  # as it was without them
+    before = plain.model_dump_json(
+        exclude={"weights", "calibration", "also"}
+    )  # as it was without them
     assert plain.hash == hashlib.sha256(before.encode()).hexdigest()[:10]
     with pytest.raises(ValidationError, match="weights"):
         tiny_run(weights="a/path.pt")

@@ -1,7 +1,5 @@
 """What a network costs as a function of its keep ratios, and keep ratios under a budget."""
 
-import difflib
-
 import torch
 from torch import Tensor
 
@@ -22,7 +20,7 @@ from dsa_core.budget.surface import (
     shift_to_budgets,
     uniform_ratio,
 )
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, nearest
 
 __all__ = [
     "NANOSECONDS",
@@ -88,9 +86,7 @@ def make_optimizer(
         return Paper(costs, floors=floors, start=start, settings=settings or PaperSettings())
     if name in ("priced", "paper"):
         raise ConfigError(f"settings: {type(settings).__name__} does not belong to {name!r}")
-    near = difflib.get_close_matches(name, ["priced", "paper"], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"name: wanted 'priced' or 'paper', got {name!r}{hint}")
+    raise ConfigError(f"name: unknown optimiser {name!r}{nearest(name, ('priced', 'paper'))}")
 
 
 def _ratios(name: str, values: Tensor, shape: torch.Size) -> Tensor:

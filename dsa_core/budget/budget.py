@@ -211,8 +211,8 @@ class Budget:
             advice = f"{advice} lower the floors"
         else:
             why = (
-                f"in steps of divisor={self.divisor} channels no group keeps less than one step, or "
-                f"all it has, and that costs {lowest:.6f} of the dense network"
+                f"in steps of divisor={self.divisor} channels no group keeps less than one step, "
+                f"or all it has, and that costs {lowest:.6f} of the dense network"
             )
             advice = f"{advice} take divisor={divisor}, the largest below that can"
         raise BudgetError(

@@ -153,9 +153,7 @@ def sum_of_products(
         (n_groups, n_groups),
         check_invariants=False,
     ).coalesce()
-    return QuadraticForm(
-        Q.to_dense() if n_groups <= DENSE else Q, q, float(pairs[STAYS, STAYS])
-    )
+    return QuadraticForm(Q.to_dense() if n_groups <= DENSE else Q, q, float(pairs[STAYS, STAYS]))
 
 
 def two_axes(graph: ChannelGraph, name: str, shape: tuple[int, ...]) -> tuple[Tally, Tally]:

@@ -153,7 +153,7 @@ class Paper(KeepRatioOptimizer):
     def _z_loop(
         self, theta: Tensor, wanted: Sequence[tuple[CostForm, float]]
     ) -> tuple[Tensor, Tensor]:
-        """Return z, (K,), and u1, in its shape, after the inner loop on the budget and consensus terms."""
+        """Return z, (K,), and u1, in its shape, after the loop on budget and consensus terms."""
         s, z = self.settings, self._state["z"]
         u1, u2 = self._state["budget_dual"].reshape(-1), self._state["consensus_dual"]
         mean, square = torch.zeros_like(z), torch.zeros_like(z)

@@ -76,8 +76,9 @@ class Priced(KeepRatioOptimizer):
     *Several budgets.* The z-step lands on the tightest (`shift_to_budgets`); w, r and e are those
     of the form that was the tightest in the last z-step, at the start the first. Where one form
     binds at the end, the rest is that form's: equal prices. Where two bind at the optimum, the
-    steps alternate between their prices and settle on the edge where both budgets are spent, near
-    the optimum but not at it (`tests/test_admm_several.py` says how near).
+    steps alternate between their prices and settle near the edge where both budgets are spent,
+    close to the optimum but not at it: on a convex problem of four groups 0.2 % above the lowest
+    loss, where the uniform allocation is 5.4 % above it.
 
     Source: Ning et al., DSA (arXiv:2004.02164), ADMM-style optimisation; coordinates, metric and
     price are this project's own.

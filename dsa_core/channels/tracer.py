@@ -4,7 +4,6 @@ import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from dsa_core.channels.export import name_of_module
 from dsa_core.channels.ids import NO_CHANNEL, IdBook, Ids
+from dsa_core.channels.opcall import OpCall, StateIds, bind
 from dsa_core.errors import TraceError
 
 REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")  # `with torch.no_grad():` and so on
@@ -47,61 +47,6 @@ class NormTrace:
     weight: str
     bias: str | None
     ids: Tensor
-
-
-@dataclass
-class OpCall:
-    """One node of the exported graph, with its arguments bound to the operator's own names."""
-
-    op: str
-    args: dict[str, Any]
-    shapes: list[tuple[int, ...]]
-    module: str
-    node: Node
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the (first) result."""
-        return self.shapes[0]
-
-    def tensors(self) -> list[Ids]:
-        """Every tensor among the arguments, in order."""
-        values = [v if isinstance(v, list | tuple) else [v] for v in self.args.values()]
-        return [v for listed in values for v in listed if isinstance(v, Ids)]
-
-    def state(self, argument: str) -> str | None:
-        """The state-dict name, if this argument is a parameter or buffer as it stands."""
-        value = self.args.get(argument)
-        return value.name if isinstance(value, StateIds) else None
-
-
-class StateIds(Ids):
-    """The ids of a parameter or buffer, one for each element, handed out when first asked for."""
-
-    def __init__(self, book: IdBook, shape: tuple[int, ...], name: str) -> None:
-        object.__setattr__(self, "shape", shape)
-        self.__dict__.update(book=book, name=name)
-
-    @cached_property
-    def base(self) -> Tensor:
-        """One id for each element."""
-        book: IdBook = self.__dict__["book"]
-        return book.fresh(prod(self.shape)).reshape(self.shape)
-
-    @property
-    def name(self) -> str:
-        """The state-dict name."""
-        return str(self.__dict__["name"])
-
-    @property
-    def touched(self) -> bool:
-        """Whether any operator used the elements one by one."""
-        return "base" in self.__dict__
-
-    @property
-    def empty(self) -> bool:
-        """A parameter counts as something that may meet channels."""
-        return False
 
 
 Rule = Callable[["Tracer", OpCall], Any]
@@ -269,28 +214,6 @@ def width(value: Ids) -> int:
     """The length of the axis that channels lie on; of axis 1 where that is not clear."""
     varying = [axis for axis in range(len(value.shape)) if value.varies(axis)]
     return value.shape[varying[0] if len(varying) == 1 else 1]
-
-
-def bind(node: Node, env: dict[Node, Any]) -> OpCall:
-    """Look a node's arguments up, and name them as the operator's schema does."""
-    module = name_of_module(node)
-    if not isinstance(node.target, torch._ops.OpOverload):
-        raise TraceError(
-            f"{module or 'the network'}: {node.target} computes with the value of a tensor, "
-            "through which a channel cannot be followed. Compute with shapes or settings instead"
-        )
-    schema = node.target._schema.arguments
-    args: dict[str, Any] = {
-        a.name: (a.default_value if a.has_default_value() else None) for a in schema
-    }
-    args.update({a.name: value for a, value in zip(schema, node.args, strict=False)})
-    args.update(node.kwargs)
-    lookup = {name: torch.fx.map_arg(value, lambda n: env[n]) for name, value in args.items()}
-    outputs = node.meta.get("val")
-    outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
-    shapes = [tuple(o.shape) for o in outputs if isinstance(o, Tensor)]
-    name = node.target._schema.name.removeprefix("aten::").rstrip("_")
-    return OpCall(name, lookup, shapes, module, node)
 
 
 def state_aliases(model: nn.Module) -> dict[str, list[str]]:

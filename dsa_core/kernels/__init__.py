@@ -1,8 +1,9 @@
 """The one operator of this library: keep k of n in expectation, over ragged segments.
 
 This file is the public door: it has the arguments checked, picks a backend, and holds the
-documentation. `reference.py` beside it is the definition in plain torch; `cpu.py` is its twin for
-the channels of a network on a CPU, `triton.py` the fused one for a GPU. All pass the same tests.
+documentation. `reference.py` beside it is the definition, segment after segment; `fast.py` is its
+twin in torch for all segments at once, `triton.py` the fused one for a GPU. All pass the same
+tests.
 
     >>> import torch
     >>> from dsa_core.kernels import soft_topk
@@ -11,7 +12,6 @@ the channels of a network on a CPU, `triton.py` the fused one for a GPU. All pas
     tensor([0.7311, 0.2689, 0.7500, 0.7500, 0.7500, 0.7500])
 """
 
-import difflib
 import os
 from importlib import import_module
 from importlib.util import find_spec
@@ -20,10 +20,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dsa_core.errors import ConfigError
-from dsa_core.kernels import cpu, reference
+from dsa_core.errors import ConfigError, nearest
+from dsa_core.kernels import fast, reference
 from dsa_core.kernels.checks import check_inputs
-from dsa_core.kernels.reference import Threshold
+from dsa_core.kernels.fast import Threshold
 from dsa_core.kernels.segments import inexactness, segment_ids, segment_sum
 
 __all__ = [
@@ -55,7 +55,7 @@ class SoftTopK(Protocol):
         ...
 
 
-_NAMES = ("auto", "reference", "cpu", "triton")
+_NAMES = ("auto", "reference", "torch", "triton")
 
 
 def soft_topk(
@@ -85,12 +85,12 @@ def soft_topk(
         temperature: T > 0, in the unit of the scores; a float, or shape () or (G,).
         frozen: shape (n,), bool. A frozen channel has p = 1 exactly, and counts in k; so k_g must
             exceed the number of frozen channels of its segment, or equal n_g.
-        backend: "auto" ("triton" for float32 and bfloat16 on a CUDA device, "cpu" on a CPU, else
-            the reference), "reference", "cpu" or "triton". What is too long or too extreme for a
-            fast one is handed to the reference.
+        backend: "auto" ("triton" for float32 and bfloat16 on a CUDA device, else "torch"),
+            "reference" (slow), "torch" or "triton". What is too long or too extreme for "triton" is
+            handed to "torch".
         check: whether to read and refuse bad values. Without, "triton" never waits for the device,
             as `torch.compile` and CUDA graphs need it; a bad value then gives a bad answer, a
-            segment of more than 65,536 channels a slow one, and nothing goes to the reference.
+            segment of more than 65,536 channels a slow one, and nothing goes to "torch".
 
     Returns:
         Keep probabilities p, shape (n,), in the dtype of the scores; |sum p - k| / k is below 1e-5
@@ -116,7 +116,7 @@ def soft_topk(
         t = torch.as_tensor(temperature, dtype=torch.float64, device=scores.device).expand(len(k))
     name = resolve_backend(backend, like=scores)
     if name == "triton" and check and not _suits_triton(scores, offsets, t):
-        name = "reference"
+        name = "torch"
     if scores.dtype == torch.bfloat16 and name != "triton":
         p = _run(name)(scores.float(), k, offsets, temperature=t, frozen=frozen)
         return p.to(torch.bfloat16)
@@ -152,7 +152,7 @@ def solve_threshold(
         ValueError: as in `soft_topk`.
     """
     t = check_inputs(scores, k, offsets, temperature=temperature, frozen=frozen)
-    return reference.solve_threshold(scores, k, offsets, temperature=t, frozen=frozen)
+    return fast.solve_threshold(scores, k, offsets, temperature=t, frozen=frozen)
 
 
 def backends() -> tuple[str, ...]:
@@ -173,7 +173,7 @@ def resolve_backend(name: str, *, like: Tensor | None = None) -> str:
     """
     if name == "auto":
         return _automatic(like)
-    if name in backends():
+    if name in _NAMES[1:-1] or (name == "triton" and _has_triton()):
         return name
     if name in _NAMES:
         raise ConfigError(
@@ -181,19 +181,13 @@ def resolve_backend(name: str, *, like: Tensor | None = None) -> str:
             f"device (or TRITON_INTERPRET=1, set before the start); there is "
             f"{', '.join(map(repr, backends()))}. Use backend='auto'."
         )
-    near = difflib.get_close_matches(str(name), _NAMES, n=1, cutoff=0.0)[0]
-    raise ConfigError(
-        f"backend: wanted one of {', '.join(map(repr, _NAMES))}, got {name!r}; "
-        f"did you mean {near!r}?"
-    )
+    raise ConfigError(f"backend: unknown name {name!r}{nearest(str(name), _NAMES)}")
 
 
 def _automatic(like: Tensor | None) -> str:
     """The fastest backend for these scores."""
-    if like is None or like.device.type == "cpu":
-        return "reference" if torch.compiler.is_compiling() else "cpu"  # its loops cannot be traced
-    fused = like.device.type == "cuda" and like.dtype != torch.float64 and _has_triton()
-    return "triton" if fused else "reference"
+    on_cuda = like is not None and like.device.type == "cuda" and like.dtype != torch.float64
+    return "triton" if on_cuda and _has_triton() else "torch"
 
 
 def _has_triton() -> bool:
@@ -221,8 +215,9 @@ def _suits_triton(scores: Tensor, offsets: Tensor, temperature: Tensor) -> bool:
 
 def _run(name: str) -> SoftTopK:
     """The function of a backend."""
-    fast: dict[str, SoftTopK] = {"triton": _fused, "cpu": cpu.soft_topk}
-    return fast.get(name, reference.soft_topk)
+    if name == "triton":
+        return _fused
+    return reference.soft_topk if name == "reference" else fast.soft_topk
 
 
 def _fused(

@@ -1,22 +1,15 @@
-"""The door's checks: every argument of `soft_topk` that has no answer is refused here, by name.
-
-On a CPU one compiled loop reads all values first, in a fraction of the time; only what it finds
-wanting goes through the checks that can say what is wrong and where. On an accelerator each of
-those waits for the device.
-"""
-
-import math
+"""The door's checks: every argument of `soft_topk` that has no answer is refused here, by name."""
 
 import torch
 from torch import Tensor
 
-from dsa_core.kernels.cpu import loops
 from dsa_core.kernels.segments import segment_sum
 
 _FLOATS = (torch.float32, torch.float64)
 _SCORES = (*_FLOATS, torch.bfloat16)
 
 
+@torch.no_grad()
 def check_inputs(
     scores: Tensor,
     k: Tensor,
@@ -33,35 +26,6 @@ def check_inputs(
     Raises:
         ValueError: naming the argument, the segment, what was wanted and what came.
     """
-    if frozen is None and isinstance(temperature, float | int):
-        t = _plainly_good(scores, k, offsets, temperature)
-        if t is not None:
-            return t
-    with torch.no_grad():
-        return _check_each(scores, k, offsets, temperature=temperature, frozen=frozen)
-
-
-def _plainly_good(scores: Tensor, k: Tensor, offsets: Tensor, temperature: float) -> Tensor | None:
-    """The temperatures if all is in order, in few calls; None where in doubt."""
-    for x in (scores, k, offsets):
-        if type(x) not in (Tensor, torch.nn.Parameter) or x.device.type != "cpu" or x.dim() != 1:
-            return None
-    if scores.dtype not in _FLOATS or k.dtype not in _FLOATS or offsets.dtype != torch.int64:
-        return None
-    arrays = (x.detach().contiguous().numpy() for x in (scores, k, offsets))
-    good = 0 < temperature < math.inf and loops().in_order(*arrays)
-    return torch.full((len(k),), temperature, dtype=torch.float64) if good else None
-
-
-def _check_each(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    *,
-    temperature: float | Tensor,
-    frozen: Tensor | None,
-) -> Tensor:
-    """One check after the other, each with its message."""
     _check_tensor("scores", scores, like=scores, dtypes=_SCORES, shape=(-1,))
     n = len(scores)
     _check_tensor("offsets", offsets, like=scores, dtypes=(torch.int64,), shape=(-1,))

@@ -103,7 +103,7 @@ def soft_topk_backward_op(
     frozen: Tensor | None,
     threshold: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the scores and of k; formulas at `reference._SoftTopK.backward`."""
+    """Gradients of the scores and of k; formulas in `reference.py`."""
     return _launch_backward(grad, scores, k, offsets, temperature, frozen, threshold)
 
 

@@ -51,7 +51,7 @@ def _imbalance(
 ):
     """phi = log A - log B at threshold t, and its derivative in units of 1 / T.
 
-    As `reference._imbalance`, but split at t itself and not at the m-th largest, which would need
+    As `fast._imbalance`, but split at t itself and not at the m-th largest, which would need
     a sort: with m = #{s_i > t} and r = k - m,  A := sum_top (1 - p_i) + max(r, 0)  and
     B := sum_rest p_i + max(-r, 0)  still have A - B = k - sum p, so the sign and the zero of phi
     are right; it jumps where t passes a score. Sums are relative to their side's largest term.

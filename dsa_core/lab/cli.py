@@ -1,5 +1,6 @@
 """The command line: run, batch, report, groups, check, data, bench, calibrate."""
 
+import itertools
 import json
 import os
 import sys
@@ -9,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from dsa_core.errors import BudgetError, ConfigError, DSAError
 from dsa_core.lab.batch.cli import batch_command
 from dsa_core.lab.bench.cli import bench_command, calibrate_command
+from dsa_core.lab.screen import console
 
 if TYPE_CHECKING:
     from dsa_core.budget import Resource
@@ -25,12 +25,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Budgeted pruning by differentiable sparsity allocation: given a network and a budget, "
     "find how many channels each layer may keep, cut the rest out, and fine-tune.",
 )
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 GO_ON = "Give the same `dsa run` command again to go on"
-WIDE = 220  # columns of a table that goes to a file or a pipe
 
 
 class Form(StrEnum):
@@ -52,6 +52,10 @@ class Columns(StrEnum):
 
 ZOO_HELP = "all of ours, all classifiers and segmenters of torchvision (takes hours)"
 MODEL_HELP = "resnet20, resnet56, resnet8, ..., a torchvision name, or package.module:factory"
+SEED_HELP = (
+    "of weights, batches and masks, from 0 to 2^64 - 1; give it several times for several runs "
+    "(default: 0)"
+)
 PRESET_HELP = (
     "tiny: digits, seconds; quick: digits, 1-2 minutes; "
     "cpu-short: CIFAR-10, under 90 minutes on 2 cores; "
@@ -65,7 +69,9 @@ METHOD_HELP = (
 )
 BUDGET_HELP = (
     "macs=RATIO, params=RATIO or latency=RATIO, RATIO in (0, 1] of the dense network; or "
-    "latency_ms=TIME of a batch; latency needs --calibration"
+    "latency_ms=TIME of a batch; latency needs --calibration. Given for several resources it is "
+    "one budget of all of them; several times for one resource it is several runs "
+    "(default: macs=0.5)"
 )
 CALIBRATION_HELP = "what latency costs on this machine: a file that `dsa calibrate MODEL` wrote"
 DATASET_HELP = (
@@ -80,7 +86,7 @@ DIVISOR_HELP = "kept channels are multiples of this, or the whole group; 8 suits
 SET_HELP = (
     "SETTING=VALUE, a setting of the preset by its path, such as search.ratio_every=10 or "
     "search.train.epochs=8; may be given several times; config.json of a run lists those in use, "
-    "`pydoc dsa_core.methods.settings.METHOD` those of a method"
+    "`pydoc dsa_core.methods.METHOD` those of a method"
 )
 FORCE_HELP = "search and fine-tune anew even if the run is there; a dense network is used again"
 WEIGHTS_HELP = (
@@ -101,7 +107,7 @@ ROOT_HELP = "folder of the datasets (default: the variable DSA_DATA, else ./data
 def run_command(
     preset: Annotated[str, typer.Option(help=PRESET_HELP)] = "quick",
     method: Annotated[list[str] | None, typer.Option(help=METHOD_HELP)] = None,
-    budget: Annotated[str, typer.Option(help=BUDGET_HELP)] = "macs=0.5",
+    budget: Annotated[list[str] | None, typer.Option(help=BUDGET_HELP)] = None,
     model: Annotated[str | None, typer.Option(help=f"{MODEL_HELP} (default: the preset's)")] = None,
     dataset: Annotated[str | None, typer.Option(help=DATASET_HELP)] = None,
     floor: Annotated[list[str] | None, typer.Option(help=FLOOR_HELP)] = None,
@@ -109,7 +115,7 @@ def run_command(
     weights: Annotated[Path | None, typer.Option(help=WEIGHTS_HELP)] = None,
     calibration: Annotated[Path | None, typer.Option(help=CALIBRATION_HELP)] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
-    seed: Annotated[int, typer.Option(help="of weights, batches and masks")] = 0,
+    seed: Annotated[list[int] | None, typer.Option(help=SEED_HELP)] = None,
     out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs"),
     data: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
     force: Annotated[bool, typer.Option("--force", help=FORCE_HELP)] = False,
@@ -127,7 +133,8 @@ def run_command(
     from dsa_core.lab.runs import configure, run
     from dsa_core.training.processes import team
 
-    resource, ratio = parse_budget(budget, calibration)
+    asked = parse_budgets(budget or ["macs=0.5"], calibration)
+    points = itertools.product(asked, method or ["dsa"], seed or [0])
     configs = [
         configure(
             preset,
@@ -136,15 +143,17 @@ def run_command(
             dataset=dataset,
             resource=resource,
             ratio=ratio,
+            also=dict(others),
             floors=parse_floors(floor or []),
             divisor=divisor,
-            seed=seed,
+            seed=number,
             weights=weights,
             calibration=calibration,
             changes=parse_changes(set_ or []),
         )
-        for name in method or ["dsa"]
+        for ((resource, ratio), *others), name, number in points
     ]
+    configs = list({c.hash: c for c in configs}.values())  # what is asked for twice is one run
     try:
         records = [
             run(c, out, data_root=data, weights=weights, progress=not quiet, force=force, onnx=onnx)
@@ -158,17 +167,45 @@ def run_command(
 
 
 def tell(configs: "Sequence[RunConfig]", records: "Sequence[Record]", out: Path) -> None:
-    """Print the table of some runs, and where their records and the picture of them lie."""
+    """Print the table of some runs, and where their records and the pictures of them lie."""
     from dsa_core.files import write_atomically
     from dsa_core.lab.plots import allocation_figure, png
 
     show(records, Form.text)
-    names = "-".join(c.method for c in configs)
-    picture = out / f"allocation-{configs[0].folder.replace(configs[0].method, names, 1)}.png"
-    write_atomically(picture, png(allocation_figure(records)))
     for config in configs:
         print(f"record:  {out / config.folder / 'record.json'}")
-    print(f"picture: {picture}")
+    budgets: dict[str, list[int]] = {}
+    for i, config in enumerate(configs):
+        budgets.setdefault(str(config.asked), []).append(i)
+    for same in budgets.values():  # the bars of one picture share a budget
+        picture = out / picture_name([configs[i] for i in same])
+        write_atomically(picture, png(allocation_figure([records[i] for i in same])))
+        print(f"picture: {picture}")
+
+
+def picture_name(configs: "Sequence[RunConfig]") -> str:
+    """The folder's name of the first of some runs, with the methods and the seeds of all."""
+    first = configs[0]
+    methods = "-".join(dict.fromkeys(c.method for c in configs))
+    seeds = "-".join(dict.fromkeys(str(c.seed) for c in configs))
+    name = first.folder.replace(first.method, methods, 1)
+    return f"allocation-{name.replace(f'-seed{first.seed}-', f'-seed{seeds}-')}.png"
+
+
+def parse_budgets(
+    texts: Sequence[str], calibration: Path | None = None
+) -> "list[tuple[tuple[Resource, float], ...]]":
+    """Read ["macs=0.5", "macs=0.3", "params=0.4"]: two budgets here, of MACs and parameters both.
+
+    Returns:
+        The budgets, each with one ratio for every resource that was named.
+    """
+    ratios: dict[Resource, dict[float, None]] = {}
+    for text in texts:
+        resource, ratio = parse_budget(text, calibration)
+        ratios.setdefault(resource, {})[ratio] = None
+    named = [[(resource, ratio) for ratio in found] for resource, found in ratios.items()]
+    return list(itertools.product(*named))
 
 
 def parse_budget(text: str, calibration: Path | None = None) -> "tuple[Resource, float]":
@@ -235,7 +272,8 @@ def report_command(
     records = find_records(*runs)
     if not records:
         raise ConfigError(
-            f"no record.json below {', '.join(map(str, runs))}: is a run still going?"
+            f"no record.json that can be read below {', '.join(map(str, runs))}: is a run still "
+            "going?"
         )
     if into is None:
         show(records, form, columns)
@@ -259,11 +297,6 @@ def show(
         print(report.as_markdown(records, columns.value))
     else:
         print(report.as_csv(records, columns.value), end="")
-
-
-def console() -> Console:
-    """A console that does not fold tables when nobody looks."""
-    return Console() if sys.stdout.isatty() else Console(width=WIDE)
 
 
 @app.command("groups")
@@ -347,6 +380,8 @@ def data_command(
     download: Annotated[bool, typer.Option("--download", help="fetch it if it is missing")] = False,
 ) -> None:
     """Show which datasets are there, or download one."""
+    from rich.table import Table
+
     from dsa_core.lab import data
 
     table = Table(box=None, pad_edge=False)
@@ -380,5 +415,5 @@ def main() -> None:
     except (DSAError, ValueError, OSError) as error:
         if os.environ.get("DSA_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -1,16 +1,21 @@
 """The record of one run: what was asked, what came out, how long it took, on what. JSON."""
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from dsa_core.budget import Resource
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, first_problem
 from dsa_core.files import write_atomically
 from dsa_core.lab.latency import Latency
 
 FILE = "record.json"
+PHASES = ("dense", "search", "fine_tune")
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
 class Strict(BaseModel):
@@ -31,11 +36,11 @@ class CostRecord(Strict):
         counted: measured on the pruned network by torch's own counters, or by the clock, in units.
     """
 
-    dense: int
+    dense: int = Field(ge=1)
     asked_ratio: float | None
     relaxed_ratio: float
-    whole: int
-    counted: int
+    whole: int = Field(ge=0)
+    counted: int = Field(ge=0)
 
     @property
     def ratio(self) -> float:
@@ -53,9 +58,9 @@ class Scores(Strict):
         masked_loss: loss on the validation part under the final hard mask, before the cut.
     """
 
-    dense: float | None
-    pruned: float
-    fine_tuned: float
+    dense: FiniteFloat | None
+    pruned: FiniteFloat
+    fine_tuned: FiniteFloat
     masked_loss: float
 
 
@@ -91,6 +96,7 @@ class Record(Strict):
         schema_version: of this layout.
         config_hash: of the configuration in `config.json`.
         series: of the same without the seed; "" in records that did not have it yet.
+        also_asked: ratios of the other resources that were limited at the same time.
         floors, divisor: what else was asked, see `Budget`.
         budget_met: whether the counted cost is within what was asked.
         score_unit: "%" (scores lie in [0, 1] and are shown times 100), or "dB".
@@ -117,7 +123,8 @@ class Record(Strict):
     preset: str
     seed: int
     resource: Resource
-    asked_ratio: float
+    asked_ratio: Ratio
+    also_asked: dict[Resource, Ratio] = {}
     floors: dict[str, float] = {}
     divisor: int = 1
     budget_met: bool
@@ -127,8 +134,8 @@ class Record(Strict):
     scores: Scores
     extra_scores: dict[str, dict[str, float]] = {}
     groups: tuple[GroupRecord, ...]
-    seconds: dict[str, float]
-    processor_seconds: dict[str, float] = {}
+    seconds: dict[str, Seconds]
+    processor_seconds: dict[str, Seconds] = {}
     epochs: dict[str, int]
     trials: int = 1
     dense_reused: bool
@@ -140,10 +147,34 @@ class Record(Strict):
     git_commit: str | None
     notes: dict[str, str | float | bool] = {}
 
+    @model_validator(mode="after")
+    def _whole(self) -> "Record":
+        """What every table reads is there, and a score in per cent is a share of 1."""
+        require("costs", self.costs, ("macs", "params", *self.asked))
+        require("latency", self.latency, ("dense", "pruned"))
+        require("seconds", self.seconds, PHASES)
+        require("epochs", self.epochs, PHASES)
+        for name, score in self.scores.model_dump(exclude={"masked_loss"}).items():
+            if self.score_unit == "%" and score is not None and not 0 <= score <= 1:
+                raise ValueError(f"scores.{name} must be a share in [0, 1], got {score}")
+        return self
+
+    @property
+    def asked(self) -> dict[Resource, float]:
+        """The budget: the ratio asked of each resource that was limited, `resource` first."""
+        return {self.resource: self.asked_ratio, **self.also_asked}
+
     @property
     def total_seconds(self) -> float:
         """All phases together."""
         return sum(self.seconds.values())
+
+
+def require(entry: str, found: Iterable[str], wanted: Iterable[str]) -> None:
+    """Refuse an entry that lacks a part."""
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise ValueError(f"{entry} has no {missing[0]!r}")
 
 
 def write_record(folder: Path, record: Record) -> Path:
@@ -162,18 +193,20 @@ def read_record(path: Path) -> Record:
     try:
         return Record.model_validate_json(path.read_text())
     except ValidationError as error:
-        first = error.errors()[0]
-        entry = ".".join(map(str, first["loc"])) or "the file"
-        raise ConfigError(f"{path}: {entry}: {first['msg']}") from error
+        raise ConfigError(f"{path}: {first_problem(error)}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a text file: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def find_records(*roots: Path) -> list[Record]:
     """Read all records below some folders, in the order of their paths; equal ones count once.
 
+    A file that is not a record, or a damaged one, is named on stderr and left out.
+
     Raises:
-        ConfigError: a folder is missing, or a file is not a record.
+        ConfigError: a folder is missing.
     """
     found: dict[str, Record] = {}
     for root in roots:
@@ -182,6 +215,10 @@ def find_records(*roots: Path) -> list[Record]:
                 f"{root} does not exist: give the folder that `dsa run --out` wrote to"
             )
         for path in sorted(root.rglob(FILE)):
-            record = read_record(path)
+            try:
+                record = read_record(path)
+            except ConfigError as error:
+                print(f"left out: {error}", file=sys.stderr)
+                continue
             found.setdefault(record.model_dump_json(), record)
     return list(found.values())

@@ -68,7 +68,7 @@ def rival_of(
 def task_of(records: tuple[Record, ...]) -> tuple[object, ...]:
     """What must agree for the seconds of two methods to be compared."""
     r = records[0]
-    asked = (r.resource, r.asked_ratio, r.divisor, tuple(sorted(r.floors.items())))
+    asked = (*r.asked.items(), r.divisor, tuple(sorted(r.floors.items())))
     return r.model, r.dataset, r.preset, *asked, frozenset(each.device for each in records)
 
 
@@ -84,7 +84,8 @@ def asked(row: Row) -> str:
     """The budget, and what else was asked of the channels kept."""
     r = row.first
     divisor = f", in {r.divisor}s" if r.divisor > 1 else ""
-    return f"{100 * r.asked_ratio:g} {r.resource}{divisor}{', floors' if r.floors else ''}"
+    ratios = " + ".join(f"{100 * ratio:g} {resource}" for resource, ratio in r.asked.items())
+    return f"{ratios}{divisor}{', floors' if r.floors else ''}"
 
 
 def budget_state(row: Row) -> str:
@@ -105,7 +106,7 @@ def dense_score(row: Row) -> str:
 def paper(row: Row) -> str:
     """What the DSA paper reports for the same network, data, method and budget; mostly nothing."""
     r = row.first
-    if r.divisor > 1 or r.floors:
+    if r.divisor > 1 or r.floors or r.also_asked:
         return ""
     found = paper_result(r.model, r.dataset, r.method, resource=r.resource, ratio=r.asked_ratio)
     return shown(found)

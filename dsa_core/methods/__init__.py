@@ -1,22 +1,39 @@
 """Methods: given a network, a budget and data, which channels stay. All have one signature."""
 
 from collections.abc import Callable
+from functools import partial
 
 from dsa_core.allocation import Allocation, Update, ratios_on_path
-from dsa_core.budget import Budget
+from dsa_core.methods import amc, trials
+from dsa_core.methods.amc_settings import AMCSettings
 from dsa_core.methods.config import METHODS, OnStep, SearchConfig, SearchData
+from dsa_core.methods.dcss import DCSS
+from dsa_core.methods.dtp import DTP
+from dsa_core.methods.dtp_weight import DTPWeight
+from dsa_core.methods.morphnet import MorphNet
+from dsa_core.methods.penalised import Penalty
 from dsa_core.methods.search import allocator, search
+from dsa_core.methods.ssl import SSL
 from dsa_core.methods.uniform import Random, Uniform
 
-ALLOCATORS: dict[str, Callable[..., Allocation]] = {name: allocator(name) for name in METHODS}
-# what a method asks of a budget; raises before anything is trained
-CHECKS: dict[str, Callable[[Budget], None]] = {}
+ALLOCATORS: dict[str, Callable[..., Allocation]] = {
+    "amc": amc.allocate,
+    **{
+        name: partial(trials.allocate, name) if issubclass(method, Penalty) else allocator(name)
+        for name, method in METHODS.items()
+    },
+}
 
 __all__ = [
     "ALLOCATORS",
-    "CHECKS",
+    "DCSS",
+    "DTP",
     "METHODS",
+    "SSL",
+    "AMCSettings",
     "Allocation",
+    "DTPWeight",
+    "MorphNet",
     "OnStep",
     "Random",
     "SearchConfig",

@@ -13,10 +13,16 @@ from dsa_core.budget import Budget, round_to_channels
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
 from dsa_core.methods.amc_reward import MaskedScore, Worth
+from dsa_core.methods.amc_settings import AMCSettings
 from dsa_core.methods.config import OnStep, SearchConfig, SearchData
-from dsa_core.methods.problem import Problem
-from dsa_core.methods.settings.amc import AMCSettings
-from dsa_core.training import Precision, keep_freed_memory, load_checkpoint, save_checkpoint
+from dsa_core.methods.search import fingerprint
+from dsa_core.training import (
+    Precision,
+    device_of_model,
+    keep_freed_memory,
+    load_checkpoint,
+    save_checkpoint,
+)
 from dsa_core.training.stopwatch import Stopwatch, total_time
 
 
@@ -60,35 +66,46 @@ def allocate(
 
     Source: He et al., AMC, ECCV 2018 (arXiv:1802.03494).
     """
-    problem = Problem("amc", model, graph, budget, data, config, seed)
     if config.warmup_epochs:
         raise ConfigError(
             f"amc starts from a trained network, but warmup_epochs={config.warmup_epochs} says "
             "that this one starts from random weights: take a preset that trains a dense network "
             "(quick, cpu-short)"
         )
-    return AMCSearch(problem, config.amc or AMCSettings()).run(on_step)
+    budget.check(budget.cost(graph))
+    return AMCSearch(model, graph, budget, data, config, seed).run(on_step)
 
 
 class AMCSearch:
     """The state of one search: the agent, and what every episode came to.
 
     Args:
-        problem: what is searched.
-        settings: of AMC.
+        model, graph, budget, data, config, seed: as in `allocate`.
     """
 
-    def __init__(self, problem: Problem, settings: AMCSettings) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        budget: Budget,
+        data: SearchData,
+        config: SearchConfig,
+        seed: int,
+    ) -> None:
         # these libraries take seconds to import, and only this method needs them
         from dsa_core.methods.amc_agent import Agent, own_random
         from dsa_core.methods.amc_env import PruningEnv
 
-        keep_freed_memory(problem.device)
-        self.problem, self.settings, self.random = problem, settings, own_random
-        self.env = PruningEnv(problem, self._reward, keep_least=settings.keep_least)
-        self.score = MaskedScore(problem, settings)
+        self.device, settings = device_of_model(model), config.amc or AMCSettings()
+        keep_freed_memory(self.device)
+        self.graph, self.budget, self.data = graph, budget, data
+        self.cost, self.settings, self.random = budget.cost(graph), settings, own_random
+        self.fingerprint = fingerprint("amc", model, budget, data, config, seed=seed)
+        least = settings.keep_least
+        self.env = PruningEnv(model, graph, budget, self._reward, keep_least=least)
+        self.score = MaskedScore(model, graph, data, settings, config.train)
         with own_random():
-            self.agent = Agent(self.env, settings, problem.seed)
+            self.agent = Agent(self.env, settings, seed)
         self.updates: list[Update] = []
         self.rewards: list[float] = []
         self.parts: list[Mapping[str, Any]] = []  # time since the start or the last save
@@ -97,8 +114,8 @@ class AMCSearch:
     def run(self, on_step: OnStep | None) -> Allocation:
         """Play all episodes, from the checkpoint on where there is one."""
         self._restore()
-        path, episodes = self.problem.data.checkpoint, self.settings.episodes
-        show = self.problem.data.progress
+        path, episodes = self.data.checkpoint, self.settings.episodes
+        show = self.data.progress
         with tqdm(total=episodes, initial=self.saved, unit="episode", disable=not show) as bar:
 
             def after() -> bool:
@@ -125,19 +142,12 @@ class AMCSearch:
         return self.rewards[-1]
 
     def _update(self, counts: Tensor, worth: Worth) -> Update:
-        cost = self.problem.cost
         return Update(
             step=len(self.updates),
-            budget=self.problem.budget.ratio,
-            cost=cost.at(counts) / cost.dense,
-            sharpness=torch.nan,
-            inexactness=0.0,
-            loss=worth.loss,
-            price=torch.nan,
-            price_spread=0.0,
-            primal=0.0,
-            dual=0.0,
-            keep_ratios=tuple((counts / cost.sizes).tolist()),
+            budget=self.budget.ratio,
+            cost=self.cost.at(counts) / self.cost.dense,
+            keep_ratios=tuple((counts / self.cost.sizes).tolist()),
+            figures={"loss": worth.loss},
         )
 
     def _before(self, done: int) -> None:
@@ -152,32 +162,31 @@ class AMCSearch:
         """Write everything that the next episode depends on."""
         self._tick()
         self.saved = len(self.updates)
-        if self.problem.data.checkpoint is None:
+        if self.data.checkpoint is None:
             return
         state = {
-            "fingerprint": self.problem.fingerprint(),
+            "fingerprint": self.fingerprint,
             "agent": self.agent.saved(),
             "updates": [asdict(u) for u in self.updates],
             "rewards": self.rewards,
             "precision": asdict(self.score.precision),
             **total_time(self.parts),
         }
-        save_checkpoint(self.problem.data.checkpoint, state)
+        save_checkpoint(self.data.checkpoint, state)
 
     def _restore(self) -> None:
-        path = self.problem.data.checkpoint
+        path = self.data.checkpoint
         if path is None or not path.exists():
             return
-        state = load_checkpoint(path, self.problem.fingerprint())
+        state = load_checkpoint(path, self.fingerprint)
         self.agent.restore(state["agent"])
         self.score.use(Precision(**state["precision"]))
-        tuples = [{**u, "keep_ratios": tuple(u["keep_ratios"])} for u in state["updates"]]
-        self.updates = [Update(**u) for u in tuples]
+        self.updates = [Update(**update) for update in state["updates"]]
         self.rewards, self.parts = list(state["rewards"]), [total_time([state])]
         self.saved = len(self.updates)
 
     def _interrupted(self) -> str:
-        path, done = self.problem.data.checkpoint, f"{self.saved} of {self.settings.episodes}"
+        path, done = self.data.checkpoint, f"{self.saved} of {self.settings.episodes}"
         if path is None:
             return (
                 f"search interrupted after {len(self.updates)} episodes; without a checkpoint the "
@@ -187,19 +196,19 @@ class AMCSearch:
 
     def _allocation(self) -> Allocation:
         """The best episode, rounded to the budget."""
-        problem, rewards = self.problem, self.rewards
+        rewards = self.rewards
         best = max(range(len(rewards)), key=rewards.__getitem__)
         ratios = torch.tensor(self.updates[best].keep_ratios, dtype=torch.float64)
         return Allocation(
-            method=problem.method,
-            graph=problem.graph,
-            budget=problem.budget,
+            method="amc",
+            graph=self.graph,
+            budget=self.budget,
             keep_ratios=ratios,
             importance=self.score.importance.cpu(),
-            counts=round_to_channels(ratios, problem.cost, problem.budget),
+            counts=round_to_channels(ratios, self.cost, self.budget),
             updates=tuple(self.updates),
             **total_time(self.parts),
-            device=str(problem.device),
+            device=str(self.device),
             notes={"stopped": self.stopped, **self._notes(best)},
         )
 

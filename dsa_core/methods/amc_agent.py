@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from dsa_core.methods.amc_env import PruningEnv
-from dsa_core.methods.settings.amc import AMCSettings
+from dsa_core.methods.amc_settings import AMCSettings
 from dsa_core.training.seeds import step_seed
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -68,64 +68,65 @@ class Agent(DDPG):
             device="cpu",
             seed=step_seed(seed, "amc agent") % 2**32,
         )
+        self.actor.optimizer.register_step_pre_hook(self._actor_lr)
         self.set_logger(Logger(folder=None, output_formats=[]))  # else it leaves folders in /tmp
 
-    def _update_learning_rate(self, optimizers: Any) -> None:
+    def _actor_lr(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """The actor learns at a rate of its own."""
-        rates = (self.amc.actor_lr, self.amc.critic_lr)
-        for optimiser, rate in zip(optimizers, rates, strict=True):
-            for group in optimiser.param_groups:
-                group["lr"] = rate
+        for group in optimizer.param_groups:
+            group["lr"] = self.amc.actor_lr
 
-    def _sample_action(
-        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
+    @property
+    def episode(self) -> int:
+        """Episodes played."""
+        return self.num_timesteps // self.decisions
+
+    @property
+    def decision_seed(self) -> int:
+        """Of the decision that comes next."""
+        return step_seed(self.base_seed, "amc action", self.num_timesteps)
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
     ) -> tuple[Any, Any]:
-        """A uniform action in the random episodes, later the actor's with noise.
-
-        Returns:
-            The action, and the same in [-1, 1] for the memory; shape (1, 1) each.
-        """
+        """The actor's action; unless `deterministic`, with the noise of the present episode."""
+        mean, state = super().predict(observation, state, episode_start, deterministic=True)
+        if deterministic:
+            return mean, state
         space: Any = self.action_space
         low, high = float(space.low[0]), float(space.high[0])
-        seed = step_seed(self.base_seed, "amc action", self.num_timesteps)
-        uniform = np.random.default_rng(seed).random((n_envs, 1))
-        if self.num_timesteps < learning_starts:
-            action = low + (high - low) * uniform
-        else:
-            seen: Any = self._last_obs
-            mean = self.predict(seen, deterministic=True)[0].clip(low, high)
-            deviation = self.deviation()
-            action = truncated_normal(mean, deviation, low=low, high=high, uniform=uniform)
-        action = action.astype(np.float32)
-        return action, self.policy.scale_action(action)
+        uniform = np.random.default_rng(self.decision_seed).random(mean.shape)
+        mean, deviation = mean.clip(low, high), self.deviation()
+        action = truncated_normal(mean, deviation, low=low, high=high, uniform=uniform)
+        return action.astype(np.float32), state
 
     def deviation(self) -> float:
         """Of the noise in the present episode."""
-        learned = self._episode_num - self.amc.random_episodes
+        learned = self.episode - self.amc.random_episodes
         return float(self.amc.noise * self.amc.noise_decay**learned)
 
     def saved(self) -> dict[str, Any]:
-        """Networks, optimisers, memory and counters: tensors and numbers."""
+        """Networks, optimizers, memory and counter: tensors and numbers."""
         memory: Any = self.replay_buffer
         return {
-            "policy": self.policy.state_dict(),
-            "actor optimiser": self.actor.optimizer.state_dict(),
-            "critic optimiser": self.critic.optimizer.state_dict(),
+            "networks": self.get_parameters(),
             "memory": {name: torch.from_numpy(getattr(memory, name).copy()) for name in MEMORY},
             "place": [memory.pos, int(memory.full)],
-            "counters": [self.num_timesteps, self._episode_num, self._n_updates],
+            "decisions": self.num_timesteps,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `saved` gave."""
-        self.policy.load_state_dict(state["policy"])
-        self.actor.optimizer.load_state_dict(state["actor optimiser"])
-        self.critic.optimizer.load_state_dict(state["critic optimiser"])
+        self.set_parameters(dict(state["networks"]))
         memory: Any = self.replay_buffer
         for name in MEMORY:
             setattr(memory, name, state["memory"][name].numpy().copy())
         memory.pos, memory.full = state["place"][0], bool(state["place"][1])
-        self.num_timesteps, self._episode_num, self._n_updates = state["counters"]
+        self.num_timesteps = state["decisions"]
 
     def play(self, episodes: int, before: Callable[[int], None], after: Callable[[], bool]) -> None:
         """Play and learn until so many episodes have been played in all.
@@ -141,7 +142,7 @@ class Agent(DDPG):
 
 
 class Play(BaseCallback):
-    """Watches a game, episode by episode."""
+    """Watches a game, episode by episode, and seeds all that is drawn in it."""
 
     def __init__(self, before: Callable[[int], None], after: Callable[[], bool]) -> None:
         super().__init__()
@@ -149,10 +150,13 @@ class Play(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         agent: Any = self.model
-        self.before(agent._episode_num)
-        seed_all(step_seed(agent.base_seed, "amc episode", agent._episode_num))
+        self.before(agent.episode)
+        seed_all(step_seed(agent.base_seed, "amc episode", agent.episode))
+        agent.action_space.seed(agent.decision_seed)
 
     def _on_step(self) -> bool:
+        agent: Any = self.model
+        agent.action_space.seed(agent.decision_seed)
         return not (bool(self.locals["dones"][0]) and self.after())
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from dsa_core.budget import Budget, Cost
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import BudgetError
-from dsa_core.methods.problem import Problem
 from dsa_core.training import device_of_model, mode
 
 Observation = np.ndarray[Any, np.dtype[np.float32]]
@@ -46,13 +45,13 @@ class Wall:
     least: Tensor
 
     @staticmethod
-    def of(problem: Problem, keep_least: float) -> "Wall":
-        """Make the wall of a problem.
+    def of(graph: ChannelGraph, budget: Budget, keep_least: float) -> "Wall":
+        """Make the wall of a network.
 
         Raises:
             BudgetError: the budget is below the cost of keeping the least everywhere.
         """
-        cost, budget = problem.cost, problem.budget
+        cost = budget.cost(graph)
         wanted = (keep_least * cost.sizes - 1e-9).ceil().long()
         least = budget.step_up(torch.maximum(wanted, budget.least_counts(cost)), cost.sizes)
         lowest = cost.at(least) / cost.dense
@@ -104,17 +103,24 @@ class PruningEnv(gymnasium.Env[Observation, Observation]):
     reward to every decision of the episode, which with its discount of 1 has the same best policy.
 
     Args:
-        problem: what is pruned.
+        model, graph: the network.
+        budget: to reach.
         reward: counts (K,) -> the reward.
         keep_least: smallest keep ratio.
     """
 
     def __init__(
-        self, problem: Problem, reward: Callable[[Tensor], float], *, keep_least: float
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        budget: Budget,
+        reward: Callable[[Tensor], float],
+        *,
+        keep_least: float,
     ) -> None:
-        self.wall = Wall.of(problem, keep_least)
-        self.reward, self.form, self.sizes = reward, problem.form, problem.cost.sizes
-        self.table = layer_table(problem.model, problem.graph)
+        self.wall = Wall.of(graph, budget, keep_least)
+        self.reward, self.form, self.sizes = reward, self.wall.cost.relative, self.wall.cost.sizes
+        self.table = layer_table(model, graph)
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)
         self.action_space = gymnasium.spaces.Box(keep_least, 1.0, (1,), np.float32)
         self.group, self.last, self.counts = 0, 1.0, self.sizes.clone()

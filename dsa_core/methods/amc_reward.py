@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dsa_core.channels import ChannelGraph
 from dsa_core.errors import TrainingError
 from dsa_core.masks import masked_parameters
+from dsa_core.methods.amc_settings import AMCSettings
+from dsa_core.methods.config import SearchData
 from dsa_core.methods.dcss_choice import channel_ranks
-from dsa_core.methods.problem import Problem
-from dsa_core.methods.settings.amc import AMCSettings
 from dsa_core.ranking import importance
-from dsa_core.training import Precision, autocast, mode, place
+from dsa_core.training import Precision, TrainConfig, autocast, device_of_model, mode, place
 from dsa_core.training.processes import agreed
 from dsa_core.training.task import PERCENT
 
@@ -41,26 +42,35 @@ class MaskedScore:
     those of the dense network and are never changed.
 
     Args:
-        problem: the network and its data.
+        model, graph: the network.
+        data: `held_out`, else `ratios`, gives the examples.
         settings: of AMC.
+        train: says which number formats and memory orders may be tried.
     """
 
-    def __init__(self, problem: Problem, settings: AMCSettings) -> None:
-        self.problem, self.settings = problem, settings
-        model, graph = problem.model, problem.graph
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        data: SearchData,
+        settings: AMCSettings,
+        train: TrainConfig,
+    ) -> None:
+        self.model, self.graph, self.data = model, graph, data
+        self.settings, self.train, device = settings, train, device_of_model(model)
         self.importance = importance(model, graph, settings.importance)
         self.ranks = channel_ranks(self.importance, graph)
         groups = torch.arange(len(graph.sizes))
-        self.groups = torch.repeat_interleave(groups, graph.sizes).to(problem.device)
+        self.groups = torch.repeat_interleave(groups, graph.sizes).to(device)
         self.parameters = {name: p.detach() for name, p in model.named_parameters()}
-        self.examples = held_out(problem, settings.reward_examples)
+        self.examples = held_out(data, settings.reward_examples, device)
         self.use(agreed(self._fastest()))
 
     def use(self, precision: Precision) -> None:
         """Run in this number format and memory order from now on."""
         self.precision = precision
         self.batches = [(place(x, precision), y) for x, y in self.examples]
-        self.dense = self(self.problem.graph.sizes)
+        self.dense = self(self.graph.sizes)
 
     def __call__(self, counts: Tensor) -> Worth:
         """Measure the network with counts (K,) channels kept."""
@@ -72,13 +82,12 @@ class MaskedScore:
 
     def reward(self, worth: Worth) -> float:
         """The score where that is a share of 1, else as a share of the dense network's score."""
-        data = self.problem.data
-        return worth.score if data.task.unit == PERCENT else worth.score / self.dense.score
+        return worth.score if self.data.task.unit == PERCENT else worth.score / self.dense.score
 
     @torch.no_grad()
     def _measure(self, mask: Tensor, batches: list[Batch], precision: Precision) -> Worth:
-        model, task = self.problem.model, self.problem.data.task
-        weights = masked_parameters(self.parameters, self.problem.graph, mask)
+        model, task = self.model, self.data.task
+        weights = masked_parameters(self.parameters, self.graph, mask)
         score = loss = torch.zeros((), device=mask.device)
         with mode(model, training=False), statistics(model, self.settings.norm):
             for x, y in batches:
@@ -97,7 +106,7 @@ class MaskedScore:
 
     def _fastest(self) -> Precision:
         """The fastest of four ways to run the first batch: shortest of three passes, in turn."""
-        train = self.problem.config.train
+        train = self.train
         ways = [
             way
             for way in WAYS
@@ -117,13 +126,13 @@ class MaskedScore:
         return ways[min(times, key=lambda i: min(times[i][1:]))]  # the first round warms up
 
 
-def held_out(problem: Problem, most: int) -> list[Batch]:
+def held_out(data: SearchData, most: int, device: torch.device) -> list[Batch]:
     """The first examples of the ratios' part, without augmentation where that is known."""
-    source = problem.data.held_out or problem.data.ratios
+    source = data.held_out or data.ratios
     batches: list[Batch] = []
     left = most
     for x, y in source.epoch(0):
-        batches.append((x[:left].to(problem.device), y[:left].to(problem.device)))
+        batches.append((x[:left].to(device), y[:left].to(device)))
         left -= len(x)
         if left <= 0:
             break

@@ -1,6 +1,7 @@
 """How the choice of DCSS moves: expected keep ratios under a budget, and the shape around them."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,8 +18,10 @@ from dsa_core.budget import (
 from dsa_core.budget.surface import per_form
 from dsa_core.errors import BudgetError
 from dsa_core.methods.dcss_choice import Candidates, choice_probs
-from dsa_core.methods.dcss_tilt import bend, far, ratio_slope, tilt
-from dsa_core.methods.settings.dcss import DCSSSettings
+from dsa_core.methods.dcss_tilt import bell_logits, ratio_slope, tilt, variance_gradient
+
+if TYPE_CHECKING:
+    from dsa_core.methods.dcss import DCSS
 
 
 class Penalised(Priced):
@@ -32,7 +35,7 @@ class Penalised(Priced):
     """
 
     def __init__(
-        self, cost: QuadraticForm, floors: Tensor, start: Tensor, settings: DCSSSettings
+        self, cost: QuadraticForm, floors: Tensor, start: Tensor, settings: "DCSS"
     ) -> None:
         super().__init__(cost, floors=floors, start=start, settings=settings.ratios)
         self.penalty = settings.penalty
@@ -67,7 +70,7 @@ class Choices:
     Every choice pi of a group is the tilt of its logits to its expected ratio alpha (`tilt`), so
     that (alpha, shape) are coordinates of pi. One update:
 
-        alpha   by an optimiser of keep ratios (`admm`, or `Penalised`), with the gradient
+        alpha   by an optimizer of keep ratios (`budget.Priced`, or `Penalised`), with the gradient
                 dL/dalpha_k = Cov_pi(x, dL/dpi) / Var_pi(x) along the tilt (`ratio_slope`).
                 The budget is a matter of alpha alone: F(alpha) = B, as in DSA, with the same ADMM.
         shape   a <- a - lr (d + firmness q), then tilted to the new alpha.
@@ -82,14 +85,15 @@ class Choices:
     network loses nothing, since the weights that follow make up for a factor (seen on digits: at
     half of the MACs five of six groups mixed their smallest candidate with their largest). So q
     presses a group towards its expected ratio: the gradient of the variance of its choice, in unit
-    mean square (`far`). The data's own part d has a mean square of about 1 or less: at a firmness
-    well above 1 a group ends at its expected ratio, or on the two candidates beside it.
+    mean square (`variance_gradient`). The data's own part d has a mean square of about 1 or less:
+    at a firmness well above 1 a group ends at its expected ratio, or on the two candidates beside
+    it.
 
     Deviations: the paper descends on the logits, without saying how; the pressure is ours.
     """
 
     def __init__(
-        self, ratios: KeepRatioOptimizer, candidates: Candidates, settings: DCSSSettings
+        self, ratios: KeepRatioOptimizer, candidates: Candidates, settings: "DCSS"
     ) -> None:
         self.ratios, self.candidates, self.settings = ratios, candidates, settings
         zeros = torch.zeros_like(candidates.ratios)
@@ -100,7 +104,7 @@ class Choices:
             "square": zeros.new_zeros(len(zeros)),
             "steps": torch.zeros((), dtype=torch.int64),
         }
-        self._tilt(bend(candidates, settings.curvature), settings.temperature_first)
+        self._tilt(bell_logits(candidates, settings.curvature), settings.temperature_first)
 
     @property
     def pi(self) -> Tensor:
@@ -120,13 +124,13 @@ class Choices:
             step_scale: factor of the data's part of the step, >= 0; let it fall to 0.
 
         Returns:
-            Residuals of the keep ratios' optimiser.
+            Residuals of the keep ratios' optimizer.
         """
         slope = ratio_slope(gain, self.pi, self.candidates)
         residuals = self.ratios.step(slope, budget, step_scale=step_scale)
         moments = self._averages(self.candidates.centred(gain))
-        pressure = self.settings.firmness * far(self.candidates, self.ratios.keep_ratios)
-        moved = step_scale * self._direction(moments) + pressure
+        spread = variance_gradient(self.candidates, self.ratios.keep_ratios)
+        moved = step_scale * self._direction(moments) + self.settings.firmness * spread
         self._state |= moments
         self._tilt(self._state["logits"] - self.settings.lr * moved, temperature)
         return residuals
@@ -164,9 +168,9 @@ class Choices:
 
 
 def make_choices(
-    cost: QuadraticForm, candidates: Candidates, budget: float, settings: DCSSSettings
+    cost: QuadraticForm, candidates: Candidates, budget: float, settings: "DCSS"
 ) -> Choices:
-    """Build the optimiser that the settings name, at the dense network.
+    """Build the optimizer that the settings name, at the dense network.
 
     Raises:
         BudgetError: under "admm", if the smallest candidates cost more than the budget.

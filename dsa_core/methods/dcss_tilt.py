@@ -1,4 +1,4 @@
-"""Single moves of a choice, as pure functions: the slope along the tilt, bend, pressure, tilt."""
+"""Single moves of a choice, as pure functions: slope along the tilt, first logits, pressure."""
 
 import math
 
@@ -40,7 +40,7 @@ def ratio_slope(gain: Tensor, pi: Tensor, candidates: Candidates) -> Tensor:
     return covariance(pi, x, gain) / covariance(pi, x, x).clamp_min(1e-300)
 
 
-def bend(candidates: Candidates, curvature: float) -> Tensor:
+def bell_logits(candidates: Candidates, curvature: float) -> Tensor:
     """The logits before the data have spoken: a_kj = -curvature/2 (x_kj / h_k)^2, shape (K, J).
 
     h is the mean distance of a group's candidates. Tilted to any expected ratio, the choice is a
@@ -53,7 +53,7 @@ def bend(candidates: Candidates, curvature: float) -> Tensor:
     return -curvature / 2 * (x / h[:, None]).square()
 
 
-def far(candidates: Candidates, alpha: Tensor) -> Tensor:
+def variance_gradient(candidates: Candidates, alpha: Tensor) -> Tensor:
     """How far each candidate lies from the expected ratio, squared: centred, mean square 1, (K, J).
 
     It is the gradient of the variance of a group's choice, up to a factor.

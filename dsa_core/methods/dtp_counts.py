@@ -1,4 +1,4 @@
-"""How many units each group keeps: all scores of a network compete for one budget."""
+"""How much each group keeps where all scores compete for one budget; what stays, by rank."""
 
 import torch
 from torch import Tensor
@@ -86,3 +86,38 @@ def _slope(logits: Tensor, ids: Tensor, cost: CostForm, floors: Tensor, sizes: T
     prices = cost.gradient(torch.maximum(kept, floors)).to(weight)
     tiny = torch.finfo(weight.dtype).tiny
     return (prices * weight)[kept > floors].sum().clamp_min(tiny)
+
+
+def ranks(importance: Tensor, offsets: Tensor) -> Tensor:
+    """Scores by the order within each group: (rank + 1/2) / size, in (0, 1).
+
+    The least important unit of n scores 1 / 2n, the most important 1 - 1 / 2n; of equals the first
+    ranks higher. So every group has the same scores, whatever the scale of its importance, and at
+    first one threshold for all groups is the uniform allocation: what departs from it later, the
+    loss has asked for.
+
+    Args:
+        importance: shape (n,).
+        offsets: bounds of the groups, shape (G + 1,).
+
+    Returns:
+        Scores, shape (n,), float32.
+    """
+    ids = segment_ids(offsets)
+    order = importance.argsort(descending=True, stable=True)
+    order = order[ids[order].argsort(stable=True)]  # by group, the most important first
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    sizes = offsets.diff()[ids]
+    below = sizes - 1 - (place - offsets[ids])
+    return ((below.double() + 0.5) / sizes).float()
+
+
+def keep_most(score: Tensor, counts: Tensor, offsets: Tensor) -> Tensor:
+    """The `counts` (G,) highest scores of every group, bool, shape (n,); ties go to the first."""
+    ids = segment_ids(offsets)
+    order = score.argsort(descending=True, stable=True)
+    order = order[ids[order].argsort(stable=True)]
+    keep = torch.empty(len(score), dtype=torch.bool, device=score.device)
+    keep[order] = torch.arange(len(order), device=order.device) - offsets[ids] < counts.to(ids)[ids]
+    return keep

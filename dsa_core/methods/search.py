@@ -13,7 +13,7 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.methods.config import OnStep, SearchConfig, SearchData
 from dsa_core.pruner import Pruner
 from dsa_core.scheme import Method
-from dsa_core.training import Precision, TrainResult, train
+from dsa_core.training import Precision, TrainResult, shapes_fingerprint, train
 
 
 def search(
@@ -105,6 +105,27 @@ def with_costs(found: Allocation, result: TrainResult) -> Allocation:
             **found.notes,
         },
     )
+
+
+def fingerprint(
+    name: str,
+    model: nn.Module,
+    budget: Budget,
+    data: SearchData,
+    config: SearchConfig,
+    *,
+    seed: int,
+) -> dict[str, str]:
+    """What a file must agree with that is written beside the checkpoint of a search."""
+    parts = {"weights": data.weights, "ratios": data.ratios}
+    return {
+        "method": name,
+        "seed": str(seed),
+        "budget": repr(budget),
+        "model": shapes_fingerprint(model),
+        "config": config.model_dump_json(),
+        **{f"{n} {k}": v for n, part in parts.items() for k, v in part.fingerprint().items()},
+    }
 
 
 def allocator(name: str) -> Callable[..., Allocation]:

@@ -1,36 +1,62 @@
 """Structured sparsity learning: a group lasso on the weights of every channel."""
 
 from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dsa_core.allocation import Allocation
-from dsa_core.budget import Budget
 from dsa_core.channels import ChannelGraph
-from dsa_core.methods.config import OnStep, SearchConfig, SearchData
-from dsa_core.methods.penalised import PenaltyScheme, Trials
-from dsa_core.methods.problem import Problem
-from dsa_core.methods.settings.ssl import Members, SSLSettings
+from dsa_core.methods.penalised import Penalty, PenaltyScheme
 from dsa_core.ranking import add_at
+from dsa_core.scheme import Problem
 
+Members = Literal["filters", "makers", "all"]
 Slice = tuple[str, int, Tensor]
 SMALLEST = 1e-12  # of a squared norm: the square root has no slope at 0
 
 
-class GroupLasso(PenaltyScheme):
-    """SSL's penalty, lambda sum_g ||w_g||_2, one group g of weights for every channel.
+class SSL(Penalty):
+    """Empty channels by a group lasso, remove the empty ones.
 
-    Args:
-        problem: what is searched.
-        strength: see `PenaltyScheme`.
-        settings: of SSL.
+        min over w  of  L(w) + lambda sum_g ||w_g||_2,
+
+    w_g being the weights that make one channel, over all layers of its channel group: filters,
+    biases, and the scale and shift of BatchNorm. After the training a channel is removed whose
+    root-mean-square weight is below `truncate`.
+
+    Deviations from the paper: its groups are filters alone, but with a BatchNorm behind them these
+    shrink all alike and none empties (`members="filters"` does it); groups span the layers tied by
+    a channel group; the norm is rounded off at 0 by one step of SGD (`PenaltyScheme.penalty`). To
+    which norm the threshold of 1e-3 applies is not stated: a filter's own norm grows with its size,
+    so that here it is the root-mean-square weight.
+
+    Attributes:
+        members: which weights of a channel make its penalised group. "filters": one filter of every
+            layer that makes it; "makers": with BatchNorm's scale and shift of it, without which the
+            penalty is idle, since BatchNorm undoes any scale of a filter; "all": with the weights
+            that read it.
+
+    Source: Wen et al., Learning structured sparsity in deep neural networks, NeurIPS 2016
+        (arXiv:1608.03665).
     """
 
-    def __init__(self, problem: Problem, strength: float, settings: SSLSettings) -> None:
-        self.slices = slices_of(problem.graph, settings.members)
+    label: ClassVar[str] = "ssl"
+
+    members: Members = "makers"
+
+    def scheme(self, problem: Problem) -> "GroupLasso":
+        """The group lasso."""
+        return GroupLasso(problem, self)
+
+
+class GroupLasso(PenaltyScheme):
+    """SSL's penalty, lambda sum_g ||w_g||_2, one group g of weights for every channel."""
+
+    def __init__(self, problem: Problem, method: SSL) -> None:
+        super().__init__(problem, method)
+        self.slices = slices_of(problem.graph, method.members)
         self.sizes = group_sizes(problem.graph, self.slices).to(problem.device)
-        super().__init__(problem, strength, truncate=settings.truncate)
 
     def distances(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """||w_g||_2 of every channel."""
@@ -85,47 +111,3 @@ def group_sizes(graph: ChannelGraph, slices: tuple[Slice, ...]) -> Tensor:
     """How many weights each channel's group has, float32, shape (n,)."""
     shapes = {name: torch.ones(graph.parameters[name]) for name, _, _ in slices}
     return group_norms(shapes, graph, slices).square().round()
-
-
-def allocate(
-    model: nn.Module,
-    graph: ChannelGraph,
-    budget: Budget,
-    data: SearchData,
-    config: SearchConfig,
-    *,
-    seed: int,
-    on_step: OnStep | None = None,
-) -> Allocation:
-    """Search by SSL: empty channels by a group lasso, remove the empty ones, repeat for the budget.
-
-        min over w  of  L(w) + lambda sum_g ||w_g||_2,
-
-    w_g being the weights that make one channel, over all layers of its channel group: filters,
-    biases, and the scale and shift of BatchNorm. After the training a channel is removed whose
-    root-mean-square weight is below `ssl.truncate`; lambda is searched until the rest meets the
-    budget (`Trials`).
-
-    Deviations from the paper: its groups are filters alone, but with a BatchNorm behind them these
-    shrink all alike and none empties (`SSLSettings.members`, "filters", does it); groups span the
-    layers tied by a channel group; the norm is rounded off at 0 by one step of SGD
-    (`PenaltyScheme.penalty`). To which norm the threshold of 1e-3 applies is not stated: a filter's
-    own norm grows with its size, so that here it is the root-mean-square weight.
-
-    Args:
-        model: dense network on its device; it is trained in place, and has the weights of the trial
-            taken.
-        graph: of the model.
-        budget: to come out at, or just below; it may be missed.
-        data: batches for the weights; `ratios` is not read.
-        config: how to search; `config.ssl` is SSL's own. All but `train`, `warmup_epochs` and
-            `ratio_every` (from look to look) has no meaning here.
-        seed: of what the network itself draws, such as dropout.
-        on_step: called with every look at the channels alive; True ends the search at once.
-
-    Source: Wen et al., Learning structured sparsity in deep neural networks, NeurIPS 2016
-        (arXiv:1608.03665).
-    """
-    problem = Problem("ssl", model, graph, budget, data, config, seed)
-    settings = config.ssl or SSLSettings()
-    return Trials(problem, lambda s: GroupLasso(problem, s, settings), settings).run(on_step)

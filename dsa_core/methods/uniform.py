@@ -80,7 +80,7 @@ class Random(Masked):
 
 def fixed(problem: Problem, masks: Masked, direction: Tensor) -> KeepRatioScheme:
     """Masks as DSA's, keep ratios along one direction."""
-    return KeepRatioScheme(problem, masks, FixedDirection(problem.form, problem.floors, direction))
+    return KeepRatioScheme(problem, masks, FixedDirection(problem.forms, problem.floors, direction))
 
 
 def random_direction(floors: Tensor, seed: int) -> Tensor:

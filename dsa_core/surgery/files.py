@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -155,21 +155,25 @@ def replay(model: nn.Module, cut: dict[str, Any]) -> nn.Module:
 
 
 def by_name(name: str, *, num_classes: int) -> nn.Module:
-    """Build a dense network that a file names; the lab knows the names, where it is installed."""
+    """Build a dense network that a file names; the lab knows the names, where it is installed.
+
+    Ours and torchvision's only: a file must not name code to be run.
+    """
     try:
-        build: Callable[..., nn.Module] = import_module("dsa_core.lab.models").build
+        lab = import_module("dsa_core.lab.models")
     except ImportError as error:
         raise SurgeryError(
             f"the file names the network {name!r}, which the extra `lab` would build ({error}): "
             "pip install 'dsa_core[lab]', or pass the dense network as model="
         ) from error
     try:
-        return build(name, num_classes=num_classes)
+        model: nn.Module = lab.build_known(name, num_classes=num_classes)
     except ConfigError as error:
         raise SurgeryError(
             f"the file names the network {name!r}, which cannot be built by that name: {error}. "
             "Pass the dense network as model="
         ) from error
+    return model
 
 
 def read_architecture(path: Path, entries: Mapping[str, type] = ENTRIES) -> dict[str, Any]:

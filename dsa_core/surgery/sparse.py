@@ -122,7 +122,7 @@ def save_sparse(
     facts: dict[str, Any] = {
         "format": FORMAT,
         "model": name,
-        "num_classes": int(graph.layers[-1].shape[0]),
+        "num_classes": graph.outputs,
         "input_shape": list(graph.input_shape),
         "shapes": {key: list(weight_mask[key].shape) for key in weight_mask},
         "tensors": {key: describe(value) for key, value in tensors.items()},

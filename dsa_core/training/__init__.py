@@ -1,6 +1,6 @@
 """Train and evaluate: plain loops, and the parts that a search loop shares with them."""
 
-from dsa_core.training.batches import Batch, BatchSource
+from dsa_core.training.batches import Batch, BatchSource, Feed, to_device
 from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
 from dsa_core.training.config import TrainConfig
 from dsa_core.training.evaluate import (
@@ -10,10 +10,12 @@ from dsa_core.training.evaluate import (
     mode,
     recalibrate_batchnorm,
 )
+from dsa_core.training.loader import Loader
 from dsa_core.training.loop import EpochRecord, TrainResult, train
 from dsa_core.training.memory import keep_freed_memory
 from dsa_core.training.meter import Meter
-from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
+from dsa_core.training.objective import LossObjective, Objective
+from dsa_core.training.optimiser import Factory, lr_at, make_sgd, set_lr
 from dsa_core.training.precision import (
     BF16,
     FP32,
@@ -24,7 +26,7 @@ from dsa_core.training.precision import (
     place_model,
 )
 from dsa_core.training.processes import average
-from dsa_core.training.seeds import step_seed
+from dsa_core.training.seeds import own_random, step_seed
 from dsa_core.training.task import Task
 
 __all__ = [
@@ -34,7 +36,12 @@ __all__ = [
     "BatchSource",
     "EpochRecord",
     "EvalResult",
+    "Factory",
+    "Feed",
+    "Loader",
+    "LossObjective",
     "Meter",
+    "Objective",
     "Precision",
     "Task",
     "TrainConfig",
@@ -49,6 +56,7 @@ __all__ = [
     "lr_at",
     "make_sgd",
     "mode",
+    "own_random",
     "place",
     "place_model",
     "recalibrate_batchnorm",
@@ -56,5 +64,6 @@ __all__ = [
     "set_lr",
     "shapes_fingerprint",
     "step_seed",
+    "to_device",
     "train",
 ]

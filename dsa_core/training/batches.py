@@ -1,8 +1,9 @@
 """What a training reads: epochs of batches, each a pure function of (seed, epoch, position)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import starmap
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,22 @@ from dsa_core.training.processes import share
 from dsa_core.training.seeds import generator
 
 Batch = tuple[Tensor, Tensor]
+
+
+class Feed(Protocol):
+    """Epochs of batches, as a training reads them: a `BatchSource` or a `Loader`."""
+
+    def __len__(self) -> int:
+        """Batches of one epoch."""
+
+    def mine(self, epoch: int) -> Iterator[Any]:
+        """Yield this process's part of the batches of an epoch."""
+
+    def forever(self, start_step: int = 0) -> Iterator[Any]:
+        """Yield batches without end."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """What a checkpoint must agree with."""
 
 
 class BatchSource(ABC):
@@ -88,3 +105,25 @@ class BatchSource(ABC):
             "shuffle": str(self.shuffle),
             "drop_last": str(self.drop_last),
         }
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch on a device: tensors and all that has a `to`, in tuples, lists and dicts."""
+    if hasattr(batch, "to"):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        parts = [to_device(value, device) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch
+
+
+def examples_in(batch: Any) -> int:
+    """Examples in a batch: the first axis of its first tensor that has one; 1 where none is."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 0
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    found = (examples_in(part) for part in batch) if isinstance(batch, tuple | list) else ()
+    return next((n for n in found if n), 1)

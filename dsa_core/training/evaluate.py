@@ -1,16 +1,18 @@
 """Measure a network, and estimate its BatchNorm statistics anew."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from dsa_core.errors import ConfigError
-from dsa_core.training.batches import BatchSource
+from dsa_core.training.batches import BatchSource, Feed, to_device
 from dsa_core.training.precision import FP32, Precision, autocast, place
 from dsa_core.training.task import Task
 
@@ -85,7 +87,13 @@ def evaluate(
 
 
 @torch.no_grad()
-def recalibrate_batchnorm(model: nn.Module, batches: BatchSource, n_batches: int) -> None:
+def recalibrate_batchnorm(
+    model: nn.Module,
+    batches: Feed,
+    n_batches: int,
+    *,
+    run: Callable[[nn.Module, Any], Any] | None = None,
+) -> None:
     """Estimate the BatchNorm statistics anew, as the plain average over some training batches.
 
     After channels were cut or weights moved, the running mean and variance belong to another
@@ -97,6 +105,8 @@ def recalibrate_batchnorm(model: nn.Module, batches: BatchSource, n_batches: int
         model: the network; layers other than BatchNorm run in evaluation mode (no dropout).
         batches: training batches, with the augmentation of the training.
         n_batches: T, at least 1.
+        run: how the network is run on a batch, in training mode without dropout; None for x of
+            pairs (x, y).
 
     Raises:
         ConfigError: n_batches is less than 1.
@@ -109,13 +119,17 @@ def recalibrate_batchnorm(model: nn.Module, batches: BatchSource, n_batches: int
         return
     device = device_of_model(model)
     try:
-        with mode(model, training=False):
+        with mode(model, training=run is not None):
+            for module in model.modules():
+                if isinstance(module, _DropoutNd):
+                    module.training = False
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None
                 norm.training = True
-            for x, _ in islice(batches.forever(), n_batches):
-                model(x.to(device))
+            for batch in islice(batches.forever(), n_batches):
+                batch = to_device(batch, device)
+                run(model, batch) if run else model(batch[0])
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -1,22 +1,24 @@
 """The one training loop, plain and resumable; a search is this loop with a Pruner attached."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dsa_core.errors import TrainingError
-from dsa_core.training.batches import Batch, BatchSource
+from dsa_core.training.batches import Feed, to_device
 from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
 from dsa_core.training.config import TrainConfig
 from dsa_core.training.evaluate import device_of_model
+from dsa_core.training.guest import Guest
 from dsa_core.training.memory import keep_freed_memory
 from dsa_core.training.meter import Meter
-from dsa_core.training.optimiser import lr_at, make_sgd, set_lr
-from dsa_core.training.precision import Precision, autocast, choose_precision, place, place_model
+from dsa_core.training.objective import Measured, Objective, TaskObjective
+from dsa_core.training.optimiser import Factory, lr_at, make_optimizer, set_lr
+from dsa_core.training.precision import Precision, place_model
 from dsa_core.training.processes import (
     agreed,
     average_buffers,
@@ -24,43 +26,13 @@ from dsa_core.training.processes import (
     mean_and_sum,
     team,
 )
-from dsa_core.training.seeds import step_seed
+from dsa_core.training.seeds import own_random, step_seed
 from dsa_core.training.stopwatch import Stopwatch, total_time
 from dsa_core.training.task import Task
 
 EpochRecord = dict[str, float]
-LossCall = Callable[[], Tensor]
 
 WAYS_OUT = "Try a smaller lr, a clip_norm, or precision='fp32'"
-
-
-class Guest(Protocol):
-    """What may be attached to a training: a `dsa_core.pruner.Pruner`, seen from here."""
-
-    wants_look: bool
-    looks: int
-    searching: bool
-
-    def attach(self, *optimizers: torch.optim.Optimizer) -> Any:
-        """Hook into the model and its optimizer."""
-
-    def detach(self) -> None:
-        """Let go; the exact weights are in the model."""
-
-    def collect(self) -> None:
-        """Turn the gradients before they are clipped."""
-
-    def look(self, loss: LossCall) -> None:
-        """Take a held-out batch."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
-
-    def load_state_dict(self, state: Any) -> None:
-        """From the checkpoint."""
-
-    def fingerprint(self) -> dict[str, str]:
-        """What the checkpoint must agree with."""
 
 
 @dataclass(frozen=True)
@@ -90,21 +62,24 @@ class TrainResult:
 
 def train(
     model: nn.Module,
-    batches: BatchSource,
-    task: Task,
+    batches: Feed,
+    task: Task | Objective,
     config: TrainConfig,
     *,
     seed: int,
     checkpoint: Path | None = None,
     resume: bool = True,
     progress: bool = True,
+    phase: str = "",
     on_epoch: Callable[[EpochRecord], None] | None = None,
     stop: Callable[[], bool] | None = None,
     precision: Precision | None = None,
     pruner: Guest | None = None,
-    held_out: BatchSource | None = None,
+    held_out: Feed | None = None,
+    optimizer: Factory | None = None,
+    fingerprint: Mapping[str, str] | None = None,
 ) -> TrainResult:
-    """Train a model in place by SGD; with a pruner attached this is a search.
+    """Train a model in place; with a pruner attached this is a search.
 
     Order of data, augmentation and dropout are functions of (seed, epoch), so that a run that was
     killed and resumed from its checkpoint ends with the same bits as one that was not, on the same
@@ -115,12 +90,13 @@ def train(
     Args:
         model: on its device; batches are moved there.
         batches: training batches.
-        task: loss and score.
+        task: loss and score of pairs (x, y), or an objective that reads other batches.
         config: the settings.
         seed: of dropout and the like; batches have their own.
         checkpoint: file to write, and to resume from where it exists.
         resume: False = start anew, and overwrite.
         progress: show a bar.
+        phase: what the bar calls this training.
         on_epoch: called with each finished epoch's record, after its checkpoint is written.
         stop: asked before each step; True ends the training at once, without an error. What the
             unfinished epoch did stays in the model, but not in the checkpoint.
@@ -129,6 +105,9 @@ def train(
         pruner: searches while the model trains; its state is part of the checkpoint. It is detached
             at the end, also after an error.
         held_out: batches for a pruner that asks for some (`Pruner.look`).
+        optimizer: makes one of the parameters, and says its highest learning rate, in place of the
+            configuration's; None for SGD.
+        fingerprint: what else the checkpoint must agree with.
 
     Returns:
         History and how it ran.
@@ -138,11 +117,23 @@ def train(
             different run.
         KeyboardInterrupt: as it came, with a word on how to go on.
     """
-    run = _Run(model, batches, task, config, seed=seed, checkpoint=checkpoint, pruner=pruner)
-    run.held_out = held_out
+    objective = TaskObjective(task, config.label_smoothing) if isinstance(task, Task) else task
+    run = _Run(
+        model,
+        batches,
+        objective,
+        config,
+        seed=seed,
+        checkpoint=checkpoint,
+        pruner=pruner,
+        held_out=held_out,
+        optimizer=optimizer,
+        fingerprint=fingerprint or {},
+    )
     run.prepare(resume, precision)
     show = progress and team().leads
-    meter = Meter(run.total, len(run.history) * len(batches), task.score_name, show=show)
+    done = len(run.history) * len(batches)
+    meter = Meter(run.total, done, objective.score_name, show=show, phase=phase)
     stopped = False
     try:
         for epoch in range(len(run.history), config.epochs):
@@ -167,26 +158,30 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
-        batches: BatchSource,
-        task: Task,
+        batches: Feed,
+        objective: Objective,
         config: TrainConfig,
         *,
         seed: int,
         checkpoint: Path | None,
         pruner: Guest | None,
+        held_out: Feed | None,
+        optimizer: Factory | None,
+        fingerprint: Mapping[str, str],
     ) -> None:
-        self.task, self.pruner = task, pruner
-        self.held_out: BatchSource | None = None
+        self.objective, self.pruner, self.held_out = objective, pruner, held_out
         self.model, self.batches, self.config = model, batches, config
-        self.score = task.score
-        self.loss = task.training_loss(config.label_smoothing)
-        self.plain_loss = task.loss
         self.seed, self.path = seed, checkpoint
         self.device = device_of_model(model)
         self.total = config.epochs * len(batches)
         self.history: list[EpochRecord] = []
         self.saved = 0
-        self.optimiser = make_sgd(model, config)
+        self.optimiser = make_optimizer(model, config, optimizer)
+        self.others = dict(fingerprint)  # what the configuration does not know
+        if optimizer is not None:
+            self.others["optimizer"] = repr(self.optimiser)
+        # a mask of attention, say, is infinite on purpose
+        self.infinite = {n for n, b in model.named_buffers() if not bool(b.isfinite().all())}
 
     def prepare(self, resume: bool, precision: Precision | None) -> None:
         """Resume from the checkpoint, or choose a precision and write the first checkpoint."""
@@ -203,36 +198,33 @@ class _Run:
         self.save()
 
     def _choose_precision(self) -> Precision:
-        x, y = next(self.batches.epoch(0))
-        x, y = x.to(self.device), y.to(self.device)
-        return choose_precision(
-            self.model,
-            x,
-            loss=lambda outputs: self.loss(outputs, y),
-            precision=self.config.precision,
-            channels_last=self.config.channels_last,
-        )
+        name, order = self.config.precision, self.config.channels_last
+        if name != "auto" and order != "auto":
+            return Precision(name, order)
+        batch = to_device(next(iter(self.batches.mine(0))), self.device)
+        return self.objective.precision(self.model, batch, self.config)
 
     def epoch(self, epoch: int, meter: Meter, stop: Callable[[], bool] | None) -> bool:
         """Train one epoch and append its record; return whether `stop` ended it."""
         self.model.train()
-        watch, lr, stopped = Stopwatch(), self.config.lr, False
+        watch, stopped = Stopwatch(), False
         masked = float(self.pruner is not None and self.pruner.searching)
         meter.start_epoch(epoch, check_every=1 if self.device.type == "cpu" else 20)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(step_seed(self.seed, self.word, epoch))
+        with own_random(self.device, step_seed(self.seed, self.word, epoch)):
             held_out = self._held_out()
-            for position, (x, y) in enumerate(self.batches.mine(epoch)):
+            for position, batch in enumerate(self.batches.mine(epoch)):
                 self._look(held_out)
                 if stop is not None and stop():
                     stopped = True
                     break
-                lr = self._lr(epoch, position)
-                loss, score = self._step(x.to(self.device), y.to(self.device), lr)
-                self._check(meter.add(loss, score, len(x) * team().size), epoch)
+                set_lr(self.optimiser, self._lr(epoch, position))
+                found = self._step(to_device(batch, self.device))
+                loss, score = mean_and_sum(found.shown, found.score)
+                self._check(meter.add(loss, score, found.n * team().size), epoch)
         self._check(meter.flush(), epoch)
         self._check_state(f"after epoch {epoch}")
         if meter.n:
+            lr = self.optimiser.param_groups[0]["lr"]
             record = {"epoch": epoch, **meter.means(), **watch.read(), "lr": lr}
             self.history.append(record | ({} if self.pruner is None else {"masked": masked}))
         return stopped
@@ -242,43 +234,32 @@ class _Run:
         """What the random numbers of an epoch are for."""
         return "epoch" if self.pruner is None else "search epoch"
 
-    def _held_out(self) -> Iterator[Batch]:
+    def _held_out(self) -> Iterator[Any]:
         """Held-out batches from the next one that a look is due for."""
         if self.pruner is None or self.held_out is None:
             return iter(())
         return self.held_out.forever(self.pruner.looks)
 
-    def _look(self, held_out: Iterator[Batch]) -> None:
+    def _look(self, held_out: Iterator[Any]) -> None:
         """Let the pruner look at a held-out batch, where it wants one."""
         if self.pruner is None or not self.pruner.wants_look:
             return
         found = next(held_out, None)
         if found is None:
             raise TrainingError("held_out: this pruner asks for held-out batches; give some")
-        x, y = (part.to(self.device) for part in found)
+        batch = to_device(found, self.device)
+        self.pruner.look(lambda: self.objective.loss(self.model, batch, self.precision))
 
-        def loss() -> Tensor:
-            with autocast(self.precision, self.device):
-                outputs = self.model(place(x, self.precision))
-            return self.plain_loss(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), y)
-
-        self.pruner.look(loss)
-
-    def _step(self, x: Tensor, y: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-        set_lr(self.optimiser, lr)
-        with autocast(self.precision, self.device):
-            outputs = self.model(place(x, self.precision))
-            loss = self.loss(outputs, y)
+    def _step(self, batch: Any) -> Measured:
+        found = self.objective.measure(self.model, batch, self.precision)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        found.loss.backward()
         average_gradients(self.model.parameters())
         self._collect()
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimiser.step()
-        with torch.no_grad():
-            plain = loss if self.loss is self.plain_loss else self.plain_loss(outputs.float(), y)
-            return mean_and_sum(plain.detach(), self.score(outputs, y))
+        return found
 
     def _collect(self) -> None:
         """Let the pruner have its gradients, before they are clipped."""
@@ -304,7 +285,7 @@ class _Run:
     def _check_state(self, when: str) -> None:
         """Look at the weights too: the last step of an epoch can break them after a finite loss."""
         for name, value in self.model.state_dict().items():
-            if not bool(torch.isfinite(value).all()):
+            if name not in self.infinite and not bool(torch.isfinite(value).all()):
                 raise TrainingError(f"{name} is not finite {when}. {self._last_good()}. {WAYS_OUT}")
 
     def _last_good(self) -> str:
@@ -323,11 +304,7 @@ class _Run:
                 "optimiser": self.optimiser.state_dict(),
                 "history": self.history,
                 "pruner": {} if self.pruner is None else self.pruner.state_dict(),
-                "precision": {
-                    "name": self.precision.name,
-                    "channels_last": self.precision.channels_last,
-                    "milliseconds": self.precision.milliseconds,
-                },
+                "precision": asdict(self.precision),
             },
         )
         self.saved = len(self.history)
@@ -348,7 +325,8 @@ class _Run:
         data = {f"data {key}": value for key, value in self.batches.fingerprint().items()}
         model = {"model": shapes_fingerprint(self.model), "seed": str(self.seed)}
         found = {} if self.pruner is None else self.pruner.fingerprint()
-        return settings | data | model | {f"search {key}": value for key, value in found.items()}
+        search = {f"search {key}": value for key, value in found.items()}
+        return settings | data | model | search | self.others
 
     def interrupted(self) -> str:
         """Say how to go on after Ctrl-C."""

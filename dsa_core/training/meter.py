@@ -14,16 +14,18 @@ class Meter:
     for all work queued so far.
     """
 
-    def __init__(self, total_steps: int, done_steps: int, score_name: str, *, show: bool) -> None:
+    def __init__(
+        self, total_steps: int, done_steps: int, score_name: str, *, show: bool, phase: str = ""
+    ) -> None:
         self.bar = tqdm(
             total=total_steps, initial=done_steps, unit="step", disable=not show, dynamic_ncols=True
         )
-        self.score_name = score_name
+        self.score_name, self.phase = score_name, f"{phase}, " if phase else ""
         self.start_epoch(0, check_every=1)
 
     def start_epoch(self, epoch: int, *, check_every: int) -> None:
         """Forget the sums."""
-        self.bar.set_description(f"epoch {epoch}", refresh=False)
+        self.bar.set_description(f"{self.phase}epoch {epoch}", refresh=False)
         self.check_every = check_every
         self.n = self.steps = 0
         self.loss_sum = self.score_sum = 0.0
@@ -51,16 +53,16 @@ class Meter:
             self.loss_sum += n * loss
             self.score_sum += score
         means = self.means()
-        shown = {
-            "loss": f"{means['train_loss']:.3f}",
-            self.score_name: f"{means['train_score']:.3f}",
-        }
+        shown = {"loss": f"{means['train_loss']:.3f}"}
+        if self.score_name:
+            shown[self.score_name] = f"{means['train_score']:.3f}"
         self.bar.set_postfix(shown, refresh=False)
         return None
 
     def means(self) -> dict[str, float]:
-        """Average over the examples of the epoch so far."""
-        return {"train_loss": self.loss_sum / self.n, "train_score": self.score_sum / self.n}
+        """Average over the examples of the epoch so far; no score where none has a name."""
+        score = {"train_score": self.score_sum / self.n} if self.score_name else {}
+        return {"train_loss": self.loss_sum / self.n, **score}
 
     def close(self) -> None:
         """Close the bar."""

@@ -1,7 +1,7 @@
 """SGD and its learning rate, the rate as a pure function of the step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -9,6 +9,8 @@ from torch import nn
 
 from dsa_core.errors import ConfigError
 from dsa_core.training.config import TrainConfig
+
+Factory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 def make_sgd(model: nn.Module | Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.SGD:
@@ -36,6 +38,29 @@ def make_sgd(model: nn.Module | Iterable[nn.Parameter], config: TrainConfig) -> 
         nesterov=config.nesterov and config.momentum > 0,
         weight_decay=config.weight_decay,
     )
+
+
+def make_optimizer(
+    model: nn.Module, config: TrainConfig, factory: Factory | None
+) -> torch.optim.Optimizer:
+    """Make somebody's optimizer of a model's parameters, or SGD where there is no factory.
+
+    The rates that it comes with are the highest: each group's becomes a factor of the schedule's.
+
+    Raises:
+        ConfigError: what the factory returns is no optimizer.
+    """
+    if factory is None:
+        return make_sgd(model, config)
+    made = factory([p for p in model.parameters() if p.requires_grad])
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ConfigError(
+            "optimizer: wanted a function of the parameters that returns an optimizer, such as "
+            f"lambda params: torch.optim.AdamW(params, 1e-3), which returned {made!r}"
+        )
+    for group in made.param_groups:
+        group["lr_factor"] = group["lr"] / config.lr
+    return made
 
 
 def lr_at(step: int, total_steps: int, steps_per_epoch: int, config: TrainConfig) -> float:

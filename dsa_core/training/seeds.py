@@ -1,6 +1,8 @@
 """Seeds that depend on names, not on how many random numbers were drawn before."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -26,3 +28,17 @@ def step_seed(seed: int, *labels: int | str) -> int:
 def generator(seed: int, *labels: int | str) -> torch.Generator:
     """Make a generator seeded by `step_seed`, on the CPU: data do not depend on the device."""
     return torch.Generator().manual_seed(step_seed(seed, *labels))
+
+
+@contextmanager
+def own_random(device: torch.device, seed: int | None = None) -> Iterator[None]:
+    """Give a block random numbers of its own: torch's state comes back as it was.
+
+    Args:
+        device: whose numbers, besides the CPU's.
+        seed: to start from; None to start from the state as it is.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield

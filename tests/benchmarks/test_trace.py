@@ -15,6 +15,7 @@ from torch import nn
 import dsa_core.channels.assemble as assemble_module
 from dsa_core.channels import trace
 from dsa_core.channels.export import export
+from dsa_core.example import Call
 
 DEPTHS = (10, 30, 100, 300, 1000)
 
@@ -30,7 +31,7 @@ def seconds(depth: int) -> tuple[float, float]:
     """CPU seconds of the export, and of following the channels through its graph."""
     model, x = chain(depth).eval(), torch.randn(1, 3, 8, 8)
     start = time.process_time()
-    program = export(model, (x,))
+    program = export(model, Call.of(x))
     exported = time.process_time()
     with patch.object(assemble_module, "export", lambda *_: program):
         graph = trace(model, x)

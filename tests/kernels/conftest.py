@@ -12,7 +12,7 @@ from torch import Tensor
 from dsa_core.kernels import soft_topk
 
 
-@pytest.fixture(scope="session", params=["reference", "cpu"])
+@pytest.fixture(scope="session", params=["reference", "torch"])
 def op(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
     """`soft_topk` on one backend."""
     return partial(soft_topk, backend=request.param)

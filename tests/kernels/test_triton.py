@@ -26,7 +26,7 @@ def run_bodies(**environment: str) -> str:
 
 
 @pytest.mark.slow
-def test_kernels_equal_the_reference_in_the_interpreter() -> None:
+def test_kernels_equal_torch_in_the_interpreter() -> None:
     summary = run_bodies(TRITON_INTERPRET="1", OMP_NUM_THREADS="1").splitlines()[-1]
     assert "passed" in summary or "100%" in summary, summary
     assert "skipped" not in summary
@@ -34,7 +34,7 @@ def test_kernels_equal_the_reference_in_the_interpreter() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_kernels_equal_the_reference_on_the_gpu() -> None:
+def test_kernels_equal_torch_on_the_gpu() -> None:
     run_bodies()
 
 

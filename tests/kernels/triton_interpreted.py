@@ -1,4 +1,4 @@
-"""The fused kernels against the reference, by Triton's interpreter.
+"""The fused kernels against plain torch, by Triton's interpreter.
 
 Run by `test_triton.py` in a process of its own: TRITON_INTERPRET must be set before the kernels are
 imported. On a GPU the same bodies run compiled. Not collected by itself.
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from dsa_core.errors import ConfigError
-from dsa_core.kernels import backends, reference, resolve_backend, segment_sum, soft_topk
+from dsa_core.kernels import backends, fast, resolve_backend, segment_sum, soft_topk
 from dsa_core.kernels import triton as fused
 from dsa_core.kernels.transport import Plan, exact_proximal_step, proximal_step
 
@@ -58,11 +58,11 @@ def compare(
     frozen: Tensor | None = None,
     tolerance: dict[str, float],
 ) -> Tensor:
-    """p and both gradients, Triton's beside the reference's in float64; returns Triton's p."""
+    """p and both gradients, Triton's beside torch's in float64; returns Triton's p."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(len(scores), generator=generator).to(DEVICE)
     answers = []
-    for backend, dtype in (("triton", scores.dtype), ("reference", torch.float64)):
+    for backend, dtype in (("triton", scores.dtype), ("torch", torch.float64)):
         s = scores.detach().to(dtype).requires_grad_()
         count = k.detach().clone().requires_grad_()
         p = soft_topk(s, count, offsets, temperature=temperature, frozen=frozen, backend=backend)
@@ -119,7 +119,7 @@ def test_bfloat16(tolerance: Tol, count: str) -> None:
     rounded = {"rtol": 8e-3, "atol": 1e-4}  # two roundings of 8 bits: upstream and answer
     compare(scores, k, offsets, 0.3, tolerance=tolerance(torch.bfloat16))
     p = soft_topk(scores, k, offsets, temperature=0.3, backend="triton")
-    wanted = soft_topk(scores.double(), k, offsets, temperature=0.3, backend="reference")
+    wanted = soft_topk(scores.double(), k, offsets, temperature=0.3, backend="torch")
     assert_close(p, wanted.bfloat16(), **rounded)
 
 
@@ -132,7 +132,7 @@ def test_large_scores_lose_no_digits(tolerance: Tol) -> None:
 
 
 @pytest.mark.parametrize("k", [1e-3, 1.0, 1.7, 2.999])
-def test_far_apart_scores_go_to_the_reference(k: float) -> None:
+def test_far_apart_scores_go_to_torch(k: float) -> None:
     scores = torch.tensor([3e38, 0.0, -3e38], device=DEVICE, requires_grad=True)
     count = torch.tensor([k], device=DEVICE, requires_grad=True)
     offsets = torch.tensor([0, 3], device=DEVICE)
@@ -221,14 +221,14 @@ def test_proximal_step_of_transport(tolerance: Tol) -> None:
     sizes = [30, 12]
     scores, k = draw(sizes).sigmoid(), torch.tensor([10.0, 3.5], device=DEVICE)
     masks: dict[str, Tensor] = {}
-    for backend in ("triton", "reference"):
+    for backend in ("triton", "torch"):
         plan = Plan.uniform(edges(sizes))
         for _ in range(4):
             mask, plan = exact_proximal_step(
                 scores, k, edges(sizes), plan, eps=0.5, backend=backend
             )
         masks[backend] = mask
-    assert_close(masks["triton"], masks["reference"], **tolerance(torch.float32))
+    assert_close(masks["triton"], masks["torch"], **tolerance(torch.float32))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -239,11 +239,11 @@ def test_scaling_step_of_transport(tolerance: Tol, eps: float, dtype: torch.dtyp
     frozen[[3, 40, 41]] = True
     k = torch.tensor([0.4, 10.0, 5.0, 61.5], device=DEVICE)  # the third keeps all
     weight = torch.linspace(-1, 1, 136, device=DEVICE)
-    plans = {name: Plan.uniform(edges(sizes)) for name in ("triton", "reference")}
+    plans = {name: Plan.uniform(edges(sizes)) for name in ("triton", "torch")}
     for t in range(4):
         answers = []
         for name, plan in plans.items():
-            exact = torch.float64 if name == "reference" else dtype
+            exact = torch.float64 if name == "torch" else dtype
             scores = (draw(sizes).sigmoid() + 0.1 * t).to(dtype).to(exact).requires_grad_()
             count = k.clone().requires_grad_()
             mask, plans[name] = proximal_step(
@@ -306,13 +306,13 @@ def test_differentiable_once_only() -> None:
         torch.autograd.grad(grad.sum(), scores)
 
 
-def test_long_segments_go_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_segments_go_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, k, offsets, _, _, _ = arguments([9, 4])
     monkeypatch.setattr(fused, "LONGEST", 8)
     p = soft_topk(scores, k, offsets, temperature=1.0, backend="triton")
-    assert torch.equal(p, soft_topk(scores, k, offsets, temperature=1.0, backend="reference"))
+    assert torch.equal(p, soft_topk(scores, k, offsets, temperature=1.0, backend="torch"))
     monkeypatch.setattr(fused, "LONGEST", 9)
-    monkeypatch.setattr(reference, "soft_topk", None)  # not asked
+    monkeypatch.setattr(fast, "soft_topk", None)  # not asked
     assert_close(soft_topk(scores, k, offsets, temperature=1.0, backend="triton"), p)
 
 
@@ -320,6 +320,6 @@ def test_triton_is_there_where_it_can_run() -> None:
     assert "triton" in backends()
     assert resolve_backend("triton") == "triton"
     like = torch.zeros(1, device=DEVICE)
-    assert resolve_backend("auto", like=like) == ("cpu" if DEVICE == "cpu" else "triton")
+    assert resolve_backend("auto", like=like) == ("torch" if DEVICE == "cpu" else "triton")
     with pytest.raises(ConfigError, match="did you mean 'triton'"):
         resolve_backend("tritn")

@@ -6,20 +6,26 @@ Each folder holds the executed notebook, parameters.json, run.json (how far it i
 notebook makes one, record.json for `dsa report`.
 """
 
-from dsa_core.lab.batch.pools import local_pool, scheduler_pool, slurm_pool
-from dsa_core.lab.batch.run import run_batch
-from dsa_core.lab.batch.spec import BatchSpec, Job, jobs_of, read_spec
-from dsa_core.lab.batch.state import RunState, read_state
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "BatchSpec",
-    "Job",
-    "RunState",
-    "jobs_of",
-    "local_pool",
-    "read_spec",
-    "read_state",
-    "run_batch",
-    "scheduler_pool",
-    "slurm_pool",
-]
+_HOMES = {
+    "local_pool": "pools",
+    "scheduler_pool": "pools",
+    "slurm_pool": "pools",
+    "run_batch": "run",
+    "BatchSpec": "spec",
+    "Job": "spec",
+    "jobs_of": "spec",
+    "read_spec": "spec",
+    "RunState": "state",
+    "read_state": "state",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name when it is first used: nbformat takes seconds, and `dsa --help` needs none."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.live import Live
 
 from dsa_core.errors import ConfigError
+from dsa_core.lab.screen import console
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+
+    from rich.console import Console
 
     from dsa_core.lab.batch.state import RunState
 
@@ -22,7 +23,6 @@ FILE_HELP = "the grid: notebook, parameters (lists are axes), seeds; see noteboo
 OUT_HELP = "the batch goes to OUT/NAME of the file/; what is done there is skipped"
 WORKERS_HELP = "runs at a time, here or, with --slurm, jobs to submit"
 SCHEDULER_HELP = "address of a dask scheduler whose workers share this folder (extra `cluster`)"
-WIDE = 160  # columns where nobody looks
 
 
 def batch_command(
@@ -47,7 +47,7 @@ def batch_command(
         raise ConfigError("give --scheduler or --slurm, not both")
     spec = read_spec(file)
     jobs, folder = jobs_of(spec), out / file.stem
-    screen = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    screen = console()
     if dry_run:
         screen.print(view.plan(spec, states_of(jobs, folder), workers))
         return
@@ -79,7 +79,9 @@ def whole_paths() -> dict[str, str]:
 class Progress:
     """A live table on a terminal; elsewhere one line for each run that changes its state."""
 
-    def __init__(self, screen: Console) -> None:
+    def __init__(self, screen: "Console") -> None:
+        from rich.live import Live
+
         self.screen = screen
         self.live = Live(console=screen, auto_refresh=False) if screen.is_terminal else None
         self.seen: dict[str, str] = {}

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dsa_core.errors import ConfigError
+from dsa_core.lab.screen import console
 
-WIDE = 160  # columns where nobody looks
 MODEL_HELP = "resnet20, resnet56, ..., a torchvision name, or package.module:factory"
 JSON_HELP = "no MODEL: every figure of the library as one JSON object, under 10 minutes"
 QUICK_HELP = "few rounds: under a minute"
@@ -39,7 +38,7 @@ def bench_command(
     """
     if (model is None) != as_json:
         raise ConfigError("name a network to measure, or ask for --json without one")
-    screen = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    screen = console()
     if model is None:
         from dsa_core.lab.bench.report import all_figures
 
@@ -73,7 +72,7 @@ def compare_network(
             for fused in (False, True) if compiled else (False,):
                 tell(f"batch {n}, {way.name}{', channels_last' * way.channels_last}")
                 rows.append(compare(pair, x, way, repeats=repeats, compiled=fused))
-    screen = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    screen = console()
     screen.print(latency_table(pair, rows))
 
 

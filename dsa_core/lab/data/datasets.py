@@ -1,6 +1,5 @@
 """Datasets by name, held in memory as one uint8 tensor for each part."""
 
-import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, nearest
 from dsa_core.lab.data.batches import Batches, check_part
 from dsa_core.lab.data.files import read_cifar, read_fashion_mnist
 from dsa_core.lab.data.folder import FolderDataset, open_folder
@@ -147,12 +146,7 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
     if where and kind in OPENERS:
         return OPENERS[kind](where, data_root(root))
     if name not in LOADERS:
-        near = difflib.get_close_matches(name, LOADERS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(
-            f"unknown dataset {name!r}: {hint}"
-            f"Wanted is one of {', '.join(LOADERS)}, or 'folder:PATH', 'voc:PATH', 'sr:TRAIN,TEST'"
-        )
+        raise ConfigError(f"unknown dataset {name!r}{nearest(name, (*LOADERS, *PATHS))}")
     return LOADERS[name](data_root(root), download)
 
 
@@ -241,3 +235,4 @@ OPENERS: dict[str, Callable[[str, Path], AnyDataset]] = {
     "voc": _voc,
     "sr": _sr,
 }
+PATHS = ("folder:PATH", "voc:PATH", "sr:TRAIN,TEST")  # how names with a path are written

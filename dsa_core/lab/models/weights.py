@@ -1,13 +1,12 @@
 """Weights of one's own: read a file as data, without running code, and check it name by name."""
 
 import hashlib
-import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
@@ -66,14 +65,15 @@ def read_tensors(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_safetensors(path.read_bytes()))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of old pickles, of sparse tensors
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConfigError(f"weights {path} cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).partition("\n")[0]
+    except Exception as error:  # a damaged file can make torch.load stumble anywhere
         raise ConfigError(
-            f"weights {path} are damaged, or hold more than plain tensors ({first}): wanted is a "
-            ".safetensors file, or a state dict written by torch.save(model.state_dict(), path)"
+            f"weights {path} are damaged, or hold more than plain tensors "
+            f"({type(error).__name__}): wanted is a .safetensors file, or a state dict "
+            "written by torch.save(model.state_dict(), path)"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
@@ -112,7 +112,7 @@ def check_entries(wanted: Mapping[str, Tensor], found: Mapping[str, Any], path: 
 
 
 def check_entry(name: str, wanted: Tensor, found: Any, path: Path) -> None:
-    """Compare one entry: a tensor of the same shape, and finite.
+    """Compare one entry: a tensor of the same shape and kind, and finite.
 
     Raises:
         ConfigError: it is not.
@@ -127,5 +127,21 @@ def check_entry(name: str, wanted: Tensor, found: Any, path: Path) -> None:
             f"weights {path}: {name} has the shape {tuple(found.shape)}, wanted is {shape}: "
             "it is of a network of other widths, or with another number of classes"
         )
-    if not bool(torch.isfinite(found).all()):
+    if why := unusable(wanted, found):
+        raise ConfigError(
+            f"weights {path}: {name} is {why}: save the plain float tensors of the network, "
+            "torch.save(model.float().state_dict(), path)"
+        )
+    if not bool(torch.isfinite(found.to(wanted.dtype)).all()):
         raise ConfigError(f"weights {path}: {name} holds values that are not finite")
+
+
+def unusable(wanted: Tensor, found: Tensor) -> str | None:
+    """Why the values of a tensor cannot become those of another; None if they can."""
+    if found.device.type == "meta":
+        return "a meta tensor, which has no values"
+    if found.layout != torch.strided or found.is_quantized or found.is_nested:
+        return "sparse, quantized or nested"
+    if found.is_complex() or found.is_floating_point() != wanted.is_floating_point():
+        return f"{str(found.dtype).removeprefix('torch.')}, wanted is {wanted.dtype}"
+    return None

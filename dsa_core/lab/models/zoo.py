@@ -1,6 +1,5 @@
 """Networks by name: ours, torchvision's, and any factory that a user can import."""
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, nearest
 from dsa_core.lab.models.edsr import EDSR
 from dsa_core.lab.models.resnet import SlicePadShortcut, resnet
 from dsa_core.lab.models.segmentation import SmallSegNet, torchvision_segmenter
@@ -46,6 +45,10 @@ TORCHVISION_EXTRA: dict[str, dict[str, bool]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
+WANTED = (
+    f"Wanted is one of {', '.join(OWN)}, a torchvision classifier or segmentation network by its "
+    "own name, or 'package.module:factory'"
+)
 USUAL_SIZES = (224, 32, 28, 64, 96, 128, 256, 299, 16, 8)  # pixels, for a network that does not say
 TORCHVISION_SIZE = {"inception_v3": 299}  # pixels; all others take 224
 
@@ -61,9 +64,8 @@ def names(*, torchvision: bool = False) -> list[str]:
 def build(name: str, *, num_classes: int = 10) -> nn.Module:
     """Build a network with fresh weights; the caller seeds (`torch.manual_seed`).
 
-    Our own networks with BatchNorm start from Kaiming's normal initialisation (fan out, ReLU) in
-    the convolutions and from weight 1, bias 0 in BatchNorm; all others start as their own code says
-    (torchvision's segmentation networks with fresh weights in the backbone too).
+    A name with a colon is code of the user's, which is imported and run: take `build_known` for a
+    name that comes out of a file.
 
     Args:
         name: one of `names(torchvision=True)`, or `package.module:factory`, a function that returns
@@ -74,23 +76,56 @@ def build(name: str, *, num_classes: int = 10) -> nn.Module:
         Network in training mode, on the CPU, in float32.
 
     Raises:
-        ConfigError: the name is unknown, or a factory cannot be imported or does not make a module.
+        ConfigError: the name is unknown, or a factory cannot be imported, raises, or does not make
+            a module.
     """
-    if num_classes < 1:
-        raise ConfigError(f"num_classes must be at least 1, got {num_classes}")
+    if ":" in name:
+        _check_classes(num_classes)
+        return _made_by(name, num_classes)
+    return build_known(name, num_classes=num_classes)
+
+
+def build_known(name: str, *, num_classes: int = 10) -> nn.Module:
+    """Build one of our networks or of torchvision's: no other code is imported, whatever the name.
+
+    Our own networks with BatchNorm start from Kaiming's normal initialisation (fan out, ReLU) in
+    the convolutions and from weight 1, bias 0 in BatchNorm; all others start as their own code says
+    (torchvision's segmentation networks with fresh weights in the backbone too).
+
+    Args:
+        name: one of `names(torchvision=True)`.
+        num_classes: as for `build`.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    _check_classes(num_classes)
+    require_known(name)
     if name in OWN:
         model = _called(OWN[name][0], num_classes)
         _initialise(model)
         return model
-    if ":" in name:
-        return _made_by(name, num_classes)
-    _require_torchvision(name)
     if name in _segmenters():
         return torchvision_segmenter(name, num_classes)
     from torchvision.models import get_model
 
     extra = TORCHVISION_EXTRA.get(name, {})
     return get_model(name, weights=None, num_classes=num_classes, **extra)
+
+
+def require_known(name: str) -> None:
+    """Refuse a name that is neither one of our networks nor of torchvision's.
+
+    Raises:
+        ConfigError: suggests the nearest right one.
+    """
+    if name in OWN:
+        return
+    if ":" in name:
+        raise ConfigError(f"model {name!r} names code, which is imported only when you type it")
+    known = names(torchvision=True)
+    if name not in known:
+        raise ConfigError(f"unknown model {name!r}{nearest(name, known, otherwise=WANTED)}")
 
 
 def example_input(name: str, batch: int = 1) -> Tensor:
@@ -114,8 +149,8 @@ def _input_shape(name: str) -> tuple[int, ...]:
         return OWN[name][1]
     if ":" in name:
         shape = getattr(_factory(name), "input_shape", None)
-        return tuple(shape) if shape is not None else _guessed_shape(name)
-    _require_torchvision(name)
+        return _guessed_shape(name) if shape is None else _stated_shape(name, shape)
+    require_known(name)
     size = TORCHVISION_SIZE.get(name, 224)
     return (3, size, size)
 
@@ -143,38 +178,48 @@ def _segmenters() -> list[str]:
     return list(models.list_models(module=models.segmentation))
 
 
-def _require_torchvision(name: str) -> None:
-    known = names(torchvision=True)
-    if name in known:
-        return
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see models.names()"
-    raise ConfigError(
-        f"unknown model {name!r}: {hint} Wanted is one of {', '.join(OWN)}, a torchvision "
-        "classifier or segmentation network by its own name, or 'package.module:factory'"
-    )
+def _check_classes(num_classes: int) -> None:
+    if num_classes < 1:
+        raise ConfigError(f"num_classes must be at least 1, got {num_classes}")
 
 
 def _factory(name: str) -> Factory:
     module_name, _, attribute = name.partition(":")
     try:
         factory: Any = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # the user's module may raise anything
         raise ConfigError(
-            f"model {name!r} cannot be imported ({error}): wanted is 'package.module:factory', "
-            "with the package on the Python path"
+            f"model {name!r} cannot be imported ({_told(error)}): wanted is "
+            "'package.module:factory', with the package on the Python path"
         ) from error
-    if not callable(factory):
-        raise ConfigError(f"model {name!r} is a {type(factory).__name__}, not a function")
+    if isinstance(factory, nn.Module) or not callable(factory):
+        raise ConfigError(
+            f"model {name!r} is a {type(factory).__name__}, not a function that makes a network: "
+            "name a function without arguments, or with num_classes, that returns one"
+        )
     return factory
 
 
 def _made_by(name: str, num_classes: int) -> nn.Module:
     """Call a user's factory, with `num_classes` if it takes that."""
-    model: Any = _called(_factory(name), num_classes)
+    factory = _factory(name)
+    try:
+        model: Any = _called(factory, num_classes)
+    except Exception as error:  # as above
+        raise ConfigError(
+            f"model {name!r} could not be made ({_told(error)}): the factory is called without "
+            "arguments, or with num_classes if it takes that"
+        ) from error
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"model {name!r} made a {type(model).__name__}, wanted an nn.Module")
+        raise ConfigError(
+            f"model {name!r} made a {type(model).__name__}, wanted an nn.Module: return the network"
+        )
     return model
+
+
+def _told(error: Exception) -> str:
+    """Kind and words of a foreign error."""
+    return f"{type(error).__name__}: {error}"
 
 
 def _called(factory: Factory, num_classes: int) -> nn.Module:
@@ -185,6 +230,16 @@ def _called(factory: Factory, num_classes: int) -> nn.Module:
     return factory(num_classes=num_classes) if "num_classes" in takes else factory()
 
 
+def _stated_shape(name: str, shape: Any) -> tuple[int, ...]:
+    """The `input_shape` of a factory."""
+    if not isinstance(shape, tuple | list) or not all(type(n) is int and n > 0 for n in shape):
+        raise ConfigError(
+            f"{name!r} has the input_shape {shape!r}: wanted are positive whole numbers, such as "
+            "(channels, height, width) = (3, 32, 32)"
+        )
+    return tuple(shape)
+
+
 def _guessed_shape(name: str) -> tuple[int, ...]:
     """Try usual shapes on a user's network, whose first layer tells the number of channels."""
     model = _made_by(name, 10).eval()
@@ -192,7 +247,7 @@ def _guessed_shape(name: str) -> tuple[int, ...]:
         try:
             with torch.no_grad():
                 model(torch.zeros(1, *shape))
-        except (RuntimeError, ValueError, IndexError, TypeError):
+        except Exception:
             continue
         return shape
     raise ConfigError(

@@ -1,12 +1,12 @@
 """Single settings of a preset changed by their path, such as search.ratio_every=10."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from dsa_core.errors import ConfigError, nearest
+from dsa_core.errors import ConfigError, first_problem, nearest
 from dsa_core.lab.runs.presets import Preset
 
 
@@ -23,23 +23,45 @@ def changed(preset: Preset, changes: Mapping[str, str]) -> Preset:
     """
     settings = preset.model_dump()
     for path, text in changes.items():
+        check_path(path)
         place(settings, path, read(path, text))
     try:
         return Preset.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(reason(error, settings)) from None
+        raise ConfigError(f"setting {first_problem(error)}") from None
 
 
-def reason(error: ValidationError, settings: dict[str, Any]) -> str:
-    """What is wrong with the first setting that does not fit."""
-    first = error.errors()[0]
-    *above, name = (str(part) for part in first["loc"])
-    where = ".".join([*above, name])
-    if first["type"] != "extra_forbidden":
-        return f"setting {where}: {first['msg']}, got {first['input']!r}"
-    for part in above:
-        settings = settings.get(part, {})
-    return f"no setting {where!r}{nearest(name, set(settings) - {name})}"
+def check_path(path: str) -> None:
+    """Refuse a path that leads to no setting, nor to a group of them, nor into one.
+
+    Raises:
+        ConfigError: suggests where its last name does lead ("epochs": dense.epochs,
+            search.train.epochs or fine_tune.epochs), else the nearest path.
+    """
+    known = list(dict.fromkeys(paths(Preset)))
+    if any(f"{each}.".startswith(f"{path}.") or path.startswith(f"{each}.") for each in known):
+        return
+    name = path.rpartition(".")[2].casefold()
+    same = [each for each in known if each.rpartition(".")[2].casefold() == name]
+    hint = f": did you mean {' or '.join(map(repr, same))}?"
+    if not same:
+        hint = nearest(path, known, otherwise="config.json of a run lists those in use")
+    raise ConfigError(f"no setting {path!r}{hint}")
+
+
+def paths(settings: type[BaseModel], above: str = "") -> Iterator[str]:
+    """The paths of all settings of a model, those of groups that are at their defaults too."""
+    for name, field in settings.model_fields.items():
+        inner = [t for t in (field.annotation, *get_args(field.annotation)) if is_model(t)]
+        for each in inner:
+            yield from paths(each, f"{above}{name}.")
+        if not inner:
+            yield f"{above}{name}"
+
+
+def is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    """Whether a field holds settings of its own."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def read(path: str, text: str) -> Any:
@@ -55,8 +77,6 @@ def place(settings: dict[str, Any], path: str, value: Any) -> None:
     *above, name = path.split(".")
     here = settings
     for part in above:
-        if part not in here and here is settings:
-            raise ConfigError(f"no setting {path!r}{nearest(part, here)}")
         inner = here.setdefault(part, {})
         here[part] = here = {} if inner is None else inner
         if not isinstance(here, dict):

@@ -1,18 +1,29 @@
 """The configuration of one run."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from dsa_core.methods import ALLOCATORS
-from dsa_core.lab.calibration import Calibration, read_calibration
 from dsa_core.budget import Budget, Resource
-from dsa_core.errors import BudgetError, ConfigError, nearest
+from dsa_core.errors import BudgetError, ConfigError, first_problem, nearest
+from dsa_core.lab.calibration import Calibration, read_calibration
+from dsa_core.lab.models.weights import file_digest
 from dsa_core.lab.runs.changes import changed, named
 from dsa_core.lab.runs.presets import PRESETS, Preset
-from dsa_core.lab.models.weights import file_digest
+from dsa_core.methods import ALLOCATORS
+
+RESOURCES: tuple[Resource, ...] = get_args(Resource)
+Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
 class RunConfig(BaseModel):
@@ -22,6 +33,8 @@ class RunConfig(BaseModel):
         method: an allocator's name.
         model, dataset: as `models.build` and `data.load` know them.
         resource, ratio: the budget, a ratio in (0, 1] of the dense cost.
+        also: ratios of other resources, where the budget limits several at once. `resource` is then
+            the first of macs, params, latency, so that one budget has one hash.
         floors, divisor: see `Budget`.
         preset_name, preset: how it trains.
         seed: of weights, batches and masks.
@@ -36,12 +49,13 @@ class RunConfig(BaseModel):
     model: str
     dataset: str
     resource: Resource = "macs"
-    ratio: float = Field(gt=0, le=1)
+    ratio: Ratio
+    also: dict[Resource, Ratio] = {}
     floors: dict[str, float] = {}
     divisor: int = Field(default=1, ge=1)
     preset_name: str = "custom"
     preset: Preset
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 64)
     weights: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     calibration: Calibration | None = None
 
@@ -52,6 +66,18 @@ class RunConfig(BaseModel):
             raise ConfigError(f"unknown method {method!r}{nearest(method, ALLOCATORS)}")
         return method
 
+    @model_validator(mode="before")
+    @classmethod
+    def _in_order(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not given.get("also"):
+            return given
+        first = given.get("resource", "macs")
+        if first in given["also"]:
+            raise BudgetError(f"also: {first} is limited already, by resource and ratio")
+        asked = {first: given.get("ratio"), **given["also"]}
+        (resource, ratio), *others = sorted(asked.items(), key=lambda item: place(item[0]))
+        return given | {"resource": resource, "ratio": ratio, "also": dict(others)}
+
     @field_validator("floors")
     @classmethod
     def _sorted(cls, floors: dict[str, float]) -> dict[str, float]:
@@ -59,16 +85,19 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _calibrated(self) -> "RunConfig":
-        check_calibrated(self.resource, self.calibration)
+        check_calibrated(self.asked, self.calibration)
         return self
+
+    @property
+    def asked(self) -> dict[Resource, float]:
+        """The ratio asked of each resource that is limited, `resource` first."""
+        return {self.resource: self.ratio, **self.also}
 
     @property
     def budget(self) -> Budget:
         """The budget as the cost model takes it."""
         return Budget(
-            macs=self.ratio if self.resource == "macs" else None,
-            params=self.ratio if self.resource == "params" else None,
-            latency=self.ratio if self.resource == "latency" else None,
+            **self.asked,
             floors=self.floors,
             divisor=self.divisor,
             calibrated=None if self.calibration is None else self.calibration.cost(),
@@ -76,8 +105,8 @@ class RunConfig(BaseModel):
 
     def text(self) -> str:
         """The JSON that is hashed; without what came later where it is not given, as before."""
-        later = {"weights", "calibration"}
-        return self.model_dump_json(exclude={name for name in later if getattr(self, name) is None})
+        later = {"weights", "calibration", "also"}
+        return self.model_dump_json(exclude={name for name in later if not getattr(self, name)})
 
     @property
     def hash(self) -> str:
@@ -92,8 +121,8 @@ class RunConfig(BaseModel):
     @property
     def folder(self) -> str:
         """Name of the run's folder."""
-        budget = f"{self.resource}{self.ratio:g}"
-        parts = [file_name(self.model), file_name(self.dataset), self.method, budget]
+        budget = [f"{resource}{ratio:g}" for resource, ratio in self.asked.items()]
+        parts = [file_name(self.model), file_name(self.dataset), self.method, *budget]
         return "-".join([*parts, f"seed{self.seed}", self.hash[:6]])
 
     @property
@@ -110,13 +139,18 @@ class RunConfig(BaseModel):
         return "-".join([*names, f"seed{self.seed}", key])
 
 
-def check_calibrated(resource: Resource, calibration: Calibration | Path | None) -> None:
+def place(resource: str) -> int:
+    """Where a resource stands among those of one budget; an unknown one last."""
+    return RESOURCES.index(resource) if resource in RESOURCES else len(RESOURCES)
+
+
+def check_calibrated(asked: Collection[Resource], calibration: Calibration | Path | None) -> None:
     """Refuse a budget of latency without a calibration, and a calibration for anything else."""
-    if (resource == "latency") != (calibration is not None):
+    if ("latency" in asked) != (calibration is not None):
         raise BudgetError(
             "a calibration is for a budget of latency, and such a budget needs one: "
             "`dsa calibrate MODEL`, then --calibration FILE with --budget latency=0.6; "
-            f"the budget is of {resource}"
+            f"the budget is of {', '.join(asked)}"
         )
 
 
@@ -138,6 +172,7 @@ def configure(
     dataset: str | None = None,
     resource: Resource = "macs",
     ratio: float = 0.5,
+    also: Mapping[Resource, float] | None = None,
     floors: dict[str, float] | None = None,
     divisor: int = 1,
     seed: int = 0,
@@ -147,12 +182,14 @@ def configure(
 ) -> RunConfig:
     """Make a configuration from a preset's name; model and dataset default to the preset's.
 
+    `also` limits other resources beside `resource`: ratio=0.5, also={"params": 0.3}.
     Of `weights`, a file of dense weights to start from, the configuration holds the SHA-256; of
     `calibration`, a file that `dsa calibrate` wrote, all that is in it. `changes` are settings of
     the preset by their path, see `changed`.
 
     Raises:
-        ConfigError: a name is unknown, with the nearest as a hint; or a file cannot be read.
+        ConfigError: a name is unknown, with the nearest as a hint; a setting is out of range; or a
+            file cannot be read.
         BudgetError: a budget of latency comes without a calibration, or another one with it.
     """
     if preset not in PRESETS:
@@ -160,18 +197,23 @@ def configure(
     if method not in ALLOCATORS:
         raise ConfigError(f"unknown method {method!r}{nearest(method, ALLOCATORS)}")
     chosen = changed(PRESETS[preset](), changes or {})
-    check_calibrated(resource, calibration)
-    return RunConfig(
-        method=method,
-        model=model or chosen.model,
-        dataset=dataset or chosen.dataset,
-        resource=resource,
-        ratio=ratio,
-        floors=floors or {},
-        divisor=divisor,
-        preset_name=named(preset, changes or {}),
-        preset=chosen,
-        seed=seed,
-        weights=None if weights is None else file_digest(weights),
-        calibration=None if calibration is None else read_calibration(calibration),
-    )
+    check_calibrated({resource, *(also or {})}, calibration)
+    settings = {
+        "method": method,
+        "model": model or chosen.model,
+        "dataset": dataset or chosen.dataset,
+        "resource": resource,
+        "ratio": ratio,
+        "also": dict(also or {}),
+        "floors": floors or {},
+        "divisor": divisor,
+        "preset_name": named(preset, changes or {}),
+        "preset": chosen,
+        "seed": seed,
+        "weights": None if weights is None else file_digest(weights),
+        "calibration": None if calibration is None else read_calibration(calibration),
+    }
+    try:
+        return RunConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(first_problem(error)) from None

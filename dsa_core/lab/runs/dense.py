@@ -1,27 +1,28 @@
 """The network that a search starts from: trained here, found, given, or fresh."""
 
+import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
 from dsa_core.errors import ConfigError
-from dsa_core.lab.runs.facts import git_commit, versions
-from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.files import write_atomically
 from dsa_core.lab.machine import device_name
 from dsa_core.lab.models.weights import file_digest, load_weights
-from dsa_core.training.processes import agreed, team, wait
-from dsa_core.training.stopwatch import total_time
+from dsa_core.lab.runs.facts import git_commit, versions
+from dsa_core.lab.runs.folder import one_run_at_a_time
+from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.training import FP32, TrainConfig, place_model, train
+from dsa_core.training.processes import agreed
+from dsa_core.training.stopwatch import total_time
+
+FACTS, WEIGHTS = "dense.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def dense_network(shop: Workshop, model: nn.Module) -> DenseNetwork:
     if settings is None and config.weights is None:
         return DenseNetwork(model, None, 0.0, 0.0, 0, reused=False)
     folder = shop.out / "dense" / config.dense_folder
-    done = folder / "dense.json"
+    done = folder / FACTS
     if not agreed(done.exists()):
         with one_run_at_a_time(folder):
             if not agreed(done.exists()):
@@ -63,14 +64,7 @@ def dense_network(shop: Workshop, model: nn.Module) -> DenseNetwork:
                     keep_given(shop, model, folder)
                 elif settings is not None:
                     train_dense(shop, model, settings, folder)
-    try:
-        facts = json.loads(done.read_text())
-        model.load_state_dict(load_tensors((folder / "model.safetensors").read_bytes()))
-    except (ValueError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(
-            f"{folder}: the dense network there cannot be read: {error}. Remove the folder to "
-            "train it anew"
-        ) from error
+    facts = read_dense(model, folder)
     # a run that was killed later finds its own; given weights no run has trained
     reused = config.weights is None and facts.get("trained_by") != config.hash
     word = f"trained before, {folder}" if reused else f"on the test set, {folder}"
@@ -80,14 +74,31 @@ def dense_network(shop: Workshop, model: nn.Module) -> DenseNetwork:
     return DenseNetwork(model, score, **cost, epochs=facts["epochs"], reused=reused, extra=extra)
 
 
-@contextmanager
-def one_run_at_a_time(folder: Path) -> Iterator[None]:
-    """Let the runs that share a folder take turns; of several processes the first holds the key."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock") if team().leads else nullcontext():
-        wait()
-        yield
-        wait()
+def read_dense(model: nn.Module, folder: Path) -> dict[str, Any]:
+    """Load the weights of a folder into the model, in place; also the facts beside them.
+
+    Raises:
+        ConfigError: a file is damaged, or the weights are not those that were written.
+    """
+    try:
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
+        content = (folder / WEIGHTS).read_bytes()
+        if facts.get("sha256", found := sha256(content)) != found:  # an older folder has none
+            raise ValueError(f"{WEIGHTS} was changed after it was written")
+        if not {"score", "seconds", "epochs"} <= facts.keys():
+            raise ValueError(f"{FACTS} has no score, seconds or epochs")
+        model.load_state_dict(load_tensors(content))
+    except (AttributeError, OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(
+            f"{folder}: the dense network there cannot be read: {error}. Remove the folder to "
+            "train it anew"
+        ) from error
+    return facts
+
+
+def sha256(content: bytes) -> str:
+    """Digest of a file's content, 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def train_dense(shop: Workshop, model: nn.Module, settings: TrainConfig, folder: Path) -> None:
@@ -127,10 +138,15 @@ def train_dense(shop: Workshop, model: nn.Module, settings: TrainConfig, folder:
 
 
 def keep_dense(model: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
-    """Write a dense network; `dense.json` last, because its presence says that all is there."""
+    """Write a dense network; `dense.json` last, because its presence says that all is there.
+
+    It holds the SHA-256 of the weights, which is checked when they are read.
+    """
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    write_atomically(folder / "model.safetensors", save_tensors(tensors))
-    write_atomically(folder / "dense.json", json.dumps(facts, indent=1) + "\n")
+    content = save_tensors(tensors)
+    write_atomically(folder / WEIGHTS, content)
+    facts = facts | {"sha256": sha256(content)}
+    write_atomically(folder / FACTS, json.dumps(facts, indent=1) + "\n")
 
 
 def load_given(shop: Workshop, model: nn.Module) -> None:
@@ -146,7 +162,7 @@ def load_given(shop: Workshop, model: nn.Module) -> None:
     wanted, path = shop.config.weights, shop.weights
     if path is not None:
         check_same(wanted, path)
-    if wanted is None or (shop.out / "dense" / shop.config.dense_folder / "dense.json").exists():
+    if wanted is None or (shop.out / "dense" / shop.config.dense_folder / FACTS).exists():
         return
     if path is None:
         raise ConfigError(

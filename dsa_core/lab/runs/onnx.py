@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from dsa_core.errors import ConfigError
+from dsa_core.lab import models
+from dsa_core.lab.latency import onnx_latency
+from dsa_core.lab.record import OnnxRecord, Record, write_record
 from dsa_core.lab.runs.outcome import some_examples
 from dsa_core.lab.runs.workshop import Workshop
-from dsa_core.lab.latency import onnx_latency
-from dsa_core.lab.record import OnnxRecord, Record
 from dsa_core.surgery import export_onnx, load
 from dsa_core.surgery.onnx_file import require_onnx
 from dsa_core.surgery.sparse import FACTS
@@ -20,7 +21,7 @@ def check_onnx() -> None:
 
 
 def with_onnx(shop: Workshop, record: Record) -> Record:
-    """Write `pruned.onnx` into the run's folder, and return the record with what was measured.
+    """Write `pruned.onnx` into the run's folder, and what was measured into its record.
 
     A run that was complete before gets it too: the network is read from `pruned/`.
 
@@ -37,7 +38,8 @@ def with_onnx(shop: Workshop, record: Record) -> Record:
             "onnx: this run removed single weights; written as ONNX the network would be as large "
             "as the dense one. Take it from pruned/ as sparse safetensors"
         )
-    network = load(folder)
+    dense = models.build(shop.config.model, num_classes=shop.dataset.num_classes)
+    network = load(folder, dense)
     x = some_examples(shop.dataset, shop.example[0, 0].numel())
     check = export_onnx(network, path, x)
     found = OnnxRecord(
@@ -46,4 +48,6 @@ def with_onnx(shop: Workshop, record: Record) -> Record:
         max_abs_diff=check.max_abs_diff,
         latency=onnx_latency(path, x),
     )
-    return record.model_copy(update={"onnx": found})
+    record = record.model_copy(update={"onnx": found})
+    write_record(shop.folder, record)
+    return record

@@ -5,16 +5,16 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from dsa_core.methods import Allocation
-from dsa_core.surgery.verify import count_macs
 from dsa_core.budget import NANOSECONDS, Cost, Resource
 from dsa_core.lab.data import AnyDataset
-from dsa_core.lab.runs.dense import DenseNetwork
-from dsa_core.lab.runs.facts import git_commit, versions
-from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.lab.latency import Latency, latencies
 from dsa_core.lab.machine import device_name
 from dsa_core.lab.record import CostRecord, GroupRecord, Record, Scores
+from dsa_core.lab.runs.dense import DenseNetwork
+from dsa_core.lab.runs.facts import git_commit, versions
+from dsa_core.lab.runs.workshop import Workshop
+from dsa_core.methods import Allocation
+from dsa_core.surgery.verify import count_macs
 from dsa_core.training import FP32, EvalResult, TrainResult, place_model
 
 RESOURCES: tuple[Resource, ...] = ("macs", "params")
@@ -51,7 +51,7 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
     costs = {r: cost_record(shop, outcome, example, r) for r in RESOURCES}
     timed = time_both(shop, outcome, example)
     if config.calibration is not None:
-        costs["latency"] = latency_record(outcome, timed)
+        costs["latency"] = latency_record(outcome, timed, config.asked["latency"])
     return Record(
         config_hash=config.hash,
         series=config.series,
@@ -62,9 +62,10 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
         seed=config.seed,
         resource=config.resource,
         asked_ratio=config.ratio,
+        also_asked=config.also,
         floors=config.floors,
         divisor=config.divisor,
-        budget_met=costs[config.resource].ratio <= config.ratio + 1e-9,
+        budget_met=all(costs[r].ratio <= ratio + 1e-9 for r, ratio in config.asked.items()),
         costs=costs,
         score_name=shop.task.judged_by,
         score_unit=shop.task.unit,
@@ -122,12 +123,12 @@ def time_both(shop: Workshop, outcome: Outcome, example: Tensor) -> dict[str, La
     return {"dense": dense, "pruned": pruned}
 
 
-def latency_record(outcome: Outcome, timed: dict[str, Latency]) -> CostRecord:
+def latency_record(outcome: Outcome, timed: dict[str, Latency], asked: float) -> CostRecord:
     """Asked, relaxed and predicted latency by the calibration; dense and pruned by the clock."""
     found = outcome.allocation
     return CostRecord(
         dense=round(NANOSECONDS * timed["dense"].median_ms),
-        asked_ratio=found.budget.ratio,
+        asked_ratio=asked,
         relaxed_ratio=found.relaxed_cost("latency"),
         whole=found.whole_cost("latency"),
         counted=round(NANOSECONDS * timed["pruned"].median_ms),
@@ -161,7 +162,7 @@ def cost_record(
         counted = count_parameters(outcome.pruned, found)
     return CostRecord(
         dense=Cost.of(found.graph, resource).dense,
-        asked_ratio=config.ratio if config.resource == resource else None,
+        asked_ratio=config.asked.get(resource),
         relaxed_ratio=found.relaxed_cost(resource),
         whole=found.whole_cost(resource),
         counted=counted,

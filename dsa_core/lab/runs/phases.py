@@ -8,12 +8,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dsa_core.methods import ALLOCATORS, Allocation, SearchConfig, SearchData
 from dsa_core.channels import ChannelGraph
-from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.files import write_atomically
+from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.masks import masked
-from dsa_core.training.processes import average_buffers
+from dsa_core.methods import ALLOCATORS, Allocation, SearchConfig, SearchData
 from dsa_core.surgery import prune, save
 from dsa_core.surgery.sparse import held_zeros, save_sparse, zero_weights
 from dsa_core.training import (
@@ -25,6 +24,7 @@ from dsa_core.training import (
     recalibrate_batchnorm,
     train,
 )
+from dsa_core.training.processes import average_buffers
 
 
 def find_allocation(

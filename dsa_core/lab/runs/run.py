@@ -3,10 +3,23 @@
 import copy
 from pathlib import Path
 
-from dsa_core.lab.data import load
+from torch import nn
+
+from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
+from dsa_core.lab.data import load
+from dsa_core.lab.device import device_of
+from dsa_core.lab.record import FILE, Record, read_record, write_record
 from dsa_core.lab.runs.config import RunConfig
 from dsa_core.lab.runs.dense import dense_network, load_given
+from dsa_core.lab.runs.folder import (
+    alone_in,
+    check_config,
+    check_folder,
+    check_still_there,
+    disk_may_be_full,
+    write_config,
+)
 from dsa_core.lab.runs.onnx import check_onnx, with_onnx
 from dsa_core.lab.runs.outcome import Outcome, record_of
 from dsa_core.lab.runs.phases import (
@@ -17,12 +30,9 @@ from dsa_core.lab.runs.phases import (
 )
 from dsa_core.lab.runs.start import start
 from dsa_core.lab.runs.workshop import Workshop
-from dsa_core.files import write_atomically
-from dsa_core.training.processes import agreed, team, wait
-from dsa_core.lab.record import FILE, Record, read_record, write_record
 from dsa_core.surgery import try_forward
-from dsa_core.lab.device import device_of
 from dsa_core.training import EvalResult
+from dsa_core.training.processes import agreed, team, wait
 
 
 def run(
@@ -62,25 +72,28 @@ def run(
     Raises:
         ConfigError, DataError, TraceError, BudgetError: before anything is trained. One reason is a
             record of another configuration in `folder`.
-        TrainingError: a loss is not finite, or a checkpoint does not fit.
+        ConfigError: another process is at work in the folder, or its config.json says something
+            else.
+        TrainingError: a loss is not finite, a checkpoint does not fit, the disk is full, or the
+            folder was removed meanwhile.
         KeyboardInterrupt: as it came; the same call goes on.
     """
     if onnx:
         check_onnx()
+    check_folder(folder or out)
     dataset = load(config.dataset, data_root)
     device = device_of()  # joins the processes, if there are several
     shop = Workshop(config, out, dataset, device, progress and team().leads, folder, weights)
-    if force:
-        forget(shop)
-    done = agreed((shop.folder / FILE).exists())
-    if done:
-        shop.say(f"{config.method}: done before, {shop.folder}")
-    record = record_there(shop) if done else walk(shop)
-    if team().leads and not done:
-        write_record(shop.folder, record)
-    if team().leads and onnx:
-        record = with_onnx(shop, record)
-        write_record(shop.folder, record)
+    if not force:
+        check_config(shop.folder, config)
+    with disk_may_be_full(shop.folder):
+        done = not force and agreed((shop.folder / FILE).exists())
+        if done:
+            shop.say(f"{config.method}: done before, {shop.folder}")
+        record = record_there(shop) if done else walk(shop, force=force)
+        if onnx:
+            with alone_in(shop.folder):
+                record = with_onnx(shop, record) if team().leads else record
     wait()
     return record
 
@@ -108,13 +121,26 @@ def forget(shop: Workshop) -> None:
     wait()
 
 
-def walk(shop: Workshop) -> Record:
-    """Take the phases one after the other; each goes on from its own checkpoint."""
-    config = shop.config
-    example = shop.example
-    model, graph = start(config, shop.dataset, example)
+def walk(shop: Workshop, *, force: bool = False) -> Record:
+    """Refuse what cannot work; then take the phases, alone in the folder, and write the record."""
+    model, graph = start(shop.config, shop.dataset, shop.example)
     load_given(shop, model)
-    write_atomically(shop.folder / "config.json", config.model_dump_json(indent=1) + "\n")
+    with alone_in(shop.folder):
+        if force:
+            forget(shop)
+        elif agreed((shop.folder / FILE).exists()):  # of a process that has ended just now
+            return record_there(shop)
+        write_config(shop.folder, shop.config)
+        record = all_phases(shop, model, graph)
+        if team().leads:
+            check_still_there(shop.folder)
+            write_record(shop.folder, record)
+    return record
+
+
+def all_phases(shop: Workshop, model: nn.Module, graph: ChannelGraph) -> Record:
+    """Take the phases one after the other; each goes on from its own checkpoint."""
+    example = shop.example
     dense = dense_network(shop, model)
     searched = copy.deepcopy(dense.model)
     allocation, masked_loss = find_allocation(shop, searched, graph)

@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor, nn
 
-from dsa_core.lab import models
-from dsa_core.methods import CHECKS
 from dsa_core.channels import ChannelGraph, trace
 from dsa_core.channels.export import failing_module
-from dsa_core.lab.check import compare
-from dsa_core.surgery.verify import TOLERANCES, random_channels, randomise
-from dsa_core.lab.data import AnyDataset
 from dsa_core.errors import ConfigError, SurgeryError
+from dsa_core.lab import models
+from dsa_core.lab.check import compare
+from dsa_core.lab.data import AnyDataset
 from dsa_core.lab.runs.config import RunConfig
+from dsa_core.methods import METHODS
 from dsa_core.surgery import prune
 from dsa_core.surgery.cut import duplicate
+from dsa_core.surgery.verify import TOLERANCES, random_channels, randomise
 from dsa_core.training import mode
 
 TRIAL = 0.7  # share of every group that the trial cut keeps
@@ -45,9 +45,9 @@ def start(
     graph = trace(model, example)
     if config.calibration is not None:
         config.calibration.check(example, config.divisor)
-    config.budget.check(config.budget.cost(graph))
-    if config.method in CHECKS:
-        CHECKS[config.method](config.budget)
+    config.budget.check(config.budget.costs(graph))
+    if config.method in METHODS:
+        METHODS[config.method]().check_budget(config.budget)
     try_cut(config, model, graph, example)
     return model, graph
 

@@ -22,8 +22,7 @@ from dsa_core.files import write_atomically
 from dsa_core.lab.data import AnyDataset, Dataset, load, split
 from dsa_core.lab.models.segmentation import SmallSegNet
 from dsa_core.masks import top_channels
-from dsa_core.methods import ALLOCATORS, Allocation, SearchConfig, SearchData
-from dsa_core.methods.settings.dcss import DCSSSettings
+from dsa_core.methods import ALLOCATORS, DCSS, Allocation, SearchConfig, SearchData
 from dsa_core.ranking import importance
 from dsa_core.surgery import prune
 from dsa_core.training import TrainConfig, evaluate, recalibrate_batchnorm, train
@@ -192,7 +191,7 @@ def searched(
     config: TrainConfig,
     *,
     seed: int,
-    dcss: DCSSSettings | None = None,
+    dcss: DCSS | None = None,
 ) -> Allocation:
     """Search by DCSS on a copy of the network, an update of the choices before every weight step.
 

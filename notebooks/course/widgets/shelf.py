@@ -134,7 +134,10 @@ def in_order(search: Search) -> tuple[tuple[int, str], float, int]:
 
 @cache
 def costs_of(model: str) -> dict[Resource, Cost]:
-    """Trace a network by name, and build its costs; the generator of torch is left alone."""
+    """Trace a network by name, and build its costs; the generator of torch is left alone.
+
+    The name comes out of a file: code of others is not imported.
+    """
     with torch.random.fork_rng(devices=[]):
-        graph = trace(models.build(model), models.example_input(model))
+        graph = trace(models.build_known(model), models.example_input(model))
     return {resource: Cost.of(graph, resource) for resource in RESOURCES}

@@ -1,4 +1,4 @@
-"""Values of soft_topk: closed forms, SciPy per segment, limits, and the solver's report."""
+"""Values of soft_topk: closed forms, SciPy per segment, twins, limits, and the solver's report."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,15 @@ from problems import SOFT_TOPK_PROBLEMS, SoftTopKProblem, two_channels
 from torch import Tensor
 from torch.testing import assert_close
 
-from dsa_core.kernels import inexactness, reference, segment_ids, segment_sum, solve_threshold
+from dsa_core.kernels import (
+    fast,
+    inexactness,
+    reference,
+    roots,
+    segment_ids,
+    segment_sum,
+    solve_threshold,
+)
 
 Op = Callable[..., Tensor]
 Tol = Callable[[torch.dtype], dict[str, float]]
@@ -73,6 +81,38 @@ def test_equals_scipy(
     assert_close(p, wanted.to(dtype), **tolerance(dtype))
 
 
+FEW = torch.tensor([3.0, 2.0, 1.0, 0.0], dtype=torch.float64)
+HARD: dict[str, tuple[Tensor, float, list[int]]] = {  # scores, k, which are frozen
+    "frozen": (FEW, 2.5, [0]),
+    "all but one frozen": (FEW, 3.5, [0, 2, 3]),
+    "all frozen": (FEW, 4.0, [0, 1, 2, 3]),
+    "k near 0": (FEW, 1e-6, []),
+    "k near n": (FEW, 4 - 1e-5, []),
+    "k near n, the least frozen": (FEW, 4 - 1e-5, [3]),
+    "one score": (FEW[:1], 0.3, []),
+    "long": (torch.linspace(0, 1, 100_000, dtype=torch.float64), 9.0, []),
+    "long and equal": (torch.zeros(5000, dtype=torch.float64), 700.5, []),
+    "every second one": (torch.linspace(0, 9, 40, dtype=torch.float64)[::2], 7.3, []),
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_the_twins_agree_on_values_and_gradients(name: str) -> None:
+    s, kept, fixed = HARD[name]
+    frozen = torch.zeros(len(s), dtype=torch.bool)
+    frozen[fixed] = True
+    k = torch.tensor([kept], dtype=torch.float64, requires_grad=True)
+    scores, offsets = s.detach().requires_grad_(), torch.tensor([0, 7, len(s)])[::2]
+    weight = torch.linspace(-1, 1, len(s), dtype=torch.float64)
+    t = torch.ones(1, dtype=torch.float64)
+    answers = []
+    for twin in (fast, reference):
+        p = twin.soft_topk(scores, k, offsets, temperature=t, frozen=frozen)
+        answers.append([p, *torch.autograd.grad(p @ weight, (scores, k))])
+    for got, wanted in zip(*answers, strict=True):
+        assert_close(got, wanted, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("k", [1e-6, 1e-12, 1e-30])
 def test_tiny_count_keeps_its_relative_accuracy(op: Op, k: float) -> None:
     # k -> 0: sigmoid(x) = exp(x), so p = k softmax(s / T)
@@ -123,6 +163,10 @@ def test_all_frozen_may_keep_all(op: Op) -> None:
     k, frozen = torch.tensor([3.0, 1.5]), torch.tensor([1, 1, 1, 0, 0]).bool()
     p = op(torch.zeros(5), k, torch.tensor([0, 3, 5]), temperature=1.0, frozen=frozen)
     assert_close(p, torch.tensor([1, 1, 1, 0.75, 0.75]))
+    solved = solve_threshold(
+        torch.zeros(5), k, torch.tensor([0, 3, 5]), temperature=1.0, frozen=frozen
+    )
+    assert solved.iterations <= 12  # nothing to find in the first segment holds up nobody
 
 
 @pytest.mark.parametrize(("dtype", "shift"), [(torch.float32, 2.0**20), (torch.float64, 2.0**40)])
@@ -199,13 +243,13 @@ def test_everything_kept_has_its_root_at_minus_infinity() -> None:
 
 
 def test_no_root_is_an_error_not_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(roots, "MAX_EVALUATIONS", 1)
     scores, k = torch.tensor([0.0, 0.0, 0.0, 1.0, 5.0]), torch.tensor([1.0, 1.3])
     offsets, temperature = torch.tensor([0, 2, 5]), torch.ones(2).double()
-    solved = reference.solve_threshold(scores, k, offsets, temperature=temperature)
+    solved = fast.solve_threshold(scores, k, offsets, temperature=temperature)
     assert solved.converged.tolist() == [True, False]
-    with pytest.raises(RuntimeError, match="segment 1 within 1 iterations"):
-        reference.soft_topk(scores, k, offsets, temperature=temperature)
+    with pytest.raises(RuntimeError, match="no threshold found for segment 1: wanted"):
+        fast.soft_topk(scores, k, offsets, temperature=temperature)
 
 
 def test_segment_helpers() -> None:

@@ -1,0 +1,242 @@
+"""From a network and its training data to a smaller network, in one call.
+
+    result = compress(model, example, train_loader, budget=Budget(macs=0.5), loss=loss, epochs=10)
+    result.export_onnx("smaller.onnx")
+
+It is the loop of `dsa_core.training` twice: a search with a `Pruner` attached, then, after the cut,
+the fine-tuning. Whoever has a loop of their own attaches a `Pruner` to that.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dsa_core.allocation import Allocation
+from dsa_core.attachment import untouched
+from dsa_core.budget import Budget, Resource
+from dsa_core.errors import ConfigError
+from dsa_core.given import plain
+from dsa_core.pruner import Pruner
+from dsa_core.scheme import Method
+from dsa_core.surgery import OnnxCheck, export_onnx, save
+from dsa_core.surgery.cut import duplicate
+from dsa_core.surgery.files import describe, digest
+from dsa_core.surgery.sparse import held_zeros, save_sparse
+from dsa_core.training import (
+    Factory,
+    Loader,
+    LossObjective,
+    TrainConfig,
+    TrainResult,
+    device_of_model,
+    mode,
+    own_random,
+    recalibrate_batchnorm,
+    step_seed,
+    to_device,
+    train,
+)
+from dsa_core.training.processes import average_buffers
+
+SEARCH_SHARE = 0.5  # of all epochs; the others fine-tune
+NORM_BATCHES = 50  # for BatchNorm's statistics after the cut
+SEARCH: dict[str, Any] = {"lr": 0.02, "schedule": "cosine"}
+TUNE: dict[str, Any] = {"lr": 0.05, "schedule": "one_cycle"}
+Weights = Literal["searched", "dense"]
+
+
+@dataclass(frozen=True, repr=False)
+class Compressed:
+    """What `compress` returns; its text says what was asked, what was reached, and the scores.
+
+    Attributes:
+        model: the smaller network, in evaluation mode, on the device of the one that was given.
+        allocation: which channels stay, with the history of the search and its costs.
+        scores: of `validate`: "dense" before, "cut" after the cut, "fine_tuned" at the end;
+            empty without it.
+        example: as it was given.
+        epochs: records of the epochs of "search" and "fine-tune", see `TrainResult.history`.
+    """
+
+    model: nn.Module
+    allocation: Allocation
+    scores: dict[str, float]
+    example: Any
+    epochs: dict[str, list[dict[str, float]]]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the network: plain numbers and what was kept, no code; returns the folder.
+
+        `dsa.load(folder, model)` reads it back, where `model` is the dense network. One of which
+        single weights were removed (DTP) is read by `dsa_core.surgery.sparse.load_sparse`.
+        """
+        name, found = type(self.model).__name__, self.allocation
+        if found.weight_mask:
+            return save_sparse(folder, self.model, found.graph, found.weight_mask, name=name)
+        return save(folder, self.model, found.graph, found.keep, name=name)
+
+    def export_onnx(self, path: str | Path) -> OnnxCheck:
+        """Write the network as ONNX for batches of any size, and compare the two; see there."""
+        return export_onnx(self.model, Path(path), self.example)
+
+    def __repr__(self) -> str:
+        found = self.allocation
+        resources: dict[str, Resource] = {"MACs": "macs", "parameters": "params"}
+        reached = ", ".join(
+            f"{label} {_short(found.budget.cost(found.graph, resource).dense)} -> "
+            f"{_short(found.whole_cost(resource))} ({found.whole_ratio(resource):.1%})"
+            for label, resource in resources.items()
+        )
+        scores = ", ".join(f"{name} {score:.4g}" for name, score in self.scores.items())
+        return (
+            f"asked    {found.budget}, by {found.method}\n"
+            f"reached  {reached}\n"
+            f"scores   {scores or 'none: pass validate= to have some'}"
+        )
+
+
+def compress(
+    model: nn.Module,
+    example: Any,
+    train_loader: Iterable[Any] | Callable[[], Iterable[Any]],
+    *,
+    budget: Budget,
+    loss: Callable[..., Tensor],
+    epochs: int = 10,
+    validate: Callable[[nn.Module], float] | None = None,
+    method: Method | None = None,
+    optimizer: Factory | None = None,
+    weights: Weights = "searched",
+    steps_per_epoch: int | None = None,
+    checkpoint: str | Path | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Compressed:
+    """Make a network smaller: search which channels stay, cut the others out, fine-tune.
+
+    It works on a copy: the network that is given stays as it is.
+
+    Args:
+        model: trained, on its device; batches are moved there.
+        example: what the model is called with, as for `trace`.
+        train_loader: a DataLoader, a list of batches, or a function that yields them. One without a
+            length is read once to count its batches, unless `steps_per_epoch` says how many.
+        budget: what the smaller network may cost, such as `Budget(macs=0.5)`.
+        loss: of (outputs, targets), such as `F.cross_entropy`, for batches (inputs, ..., targets);
+            or a function whose first parameter is called `model`, of (model, batch), for any batch.
+        epochs: in all, 2 or more: half for the search, half for the fine-tuning.
+        validate: of a network in evaluation mode, without gradients; returns its score.
+        method: how channels are chosen; None for DSA, see `dsa_core.methods`.
+        optimizer: makes one of a list of parameters, and says its highest learning rate; None for
+            SGD with momentum (0.02 falling in the search, 0.05 at most in the fine-tuning).
+        weights: that are cut: the "searched" ones or the "dense" ones.
+        steps_per_epoch: batches of an epoch, for a loader without a length or an end.
+        checkpoint: folder for one after every epoch: the same call goes on from there. It ends with
+            the same bits if the order of the batches depends on torch's random numbers alone.
+        seed: of masks, dropout, and the order of a DataLoader that has no generator of its own.
+        progress: show bars.
+
+    Raises:
+        ConfigError: an argument is of the wrong kind; the message shows the right one.
+        TraceError, BudgetError, SurgeryError, TrainingError, DataError: as the parts raise them.
+
+    Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164).
+    """
+    search_epochs = _split(epochs)
+    dense, objective = plain(model), LossObjective(loss)
+    with own_random(device_of_model(dense)):  # a DataLoader draws when it is read
+        batches = Loader(train_loader, steps_per_epoch, progress=progress)
+    folder = None if checkpoint is None else Path(checkpoint)
+    start = digest({k: describe(v.detach().cpu()) for k, v in dense.state_dict().items()})
+    work = duplicate(dense)
+    _try_first_batch(objective, work, batches)
+    steps = search_epochs * len(batches)
+    pruner = Pruner(work, example, budget, steps=steps, method=method, seed=seed)
+    _check_method(pruner)
+    scores = {} if validate is None else {"dense": _score(validate, work)}
+
+    def phase(name: str, network: nn.Module, settings: dict[str, Any], **more: Any) -> TrainResult:
+        return train(
+            network,
+            batches,
+            objective,
+            TrainConfig(**settings),
+            seed=seed,
+            checkpoint=None if folder is None else folder / f"{name}.pt",
+            progress=progress,
+            phase=name,
+            optimizer=optimizer,
+            fingerprint={"starting weights": start},
+            **more,
+        )
+
+    searched = phase("search", work, {**SEARCH, "epochs": search_epochs}, pruner=pruner)
+    smaller = pruner.finish(weights=weights)
+    _recalibrate(smaller, objective, batches, seed)
+    if validate is not None:
+        scores["cut"] = _score(validate, smaller)
+    with held_zeros(smaller, pruner.allocation.weight_mask or {}):
+        tuned = phase("fine-tune", smaller, {**TUNE, "epochs": epochs - search_epochs})
+    if validate is not None:
+        scores["fine_tuned"] = _score(validate, smaller)
+    history = {"search": searched.history, "fine-tune": tuned.history}
+    return Compressed(smaller.eval(), pruner.allocation, scores, example, history)
+
+
+def _split(epochs: int) -> int:
+    """Epochs of the search."""
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 2:
+        raise ConfigError(
+            f"epochs: wanted a whole number >= 2, one to search and one to tune, got {epochs!r}"
+        )
+    return max(1, round(SEARCH_SHARE * epochs))
+
+
+def _try_first_batch(objective: LossObjective, model: nn.Module, batches: Loader) -> None:
+    """Run the loss on one batch; network and random numbers stay as they were."""
+    device = device_of_model(model)
+    with own_random(device), untouched(model):
+        objective.try_on(model, to_device(next(batches.forever()), device))
+
+
+def _check_method(pruner: Pruner) -> None:
+    """Refuse a method that asks for held-out batches."""
+    if pruner.scheme.held_out:
+        raise ConfigError(
+            f"method: {pruner.problem.method.label} with these settings learns from held-out "
+            "batches, of which compress has none: take DSA(estimator='free'), or attach a "
+            "dsa.Pruner to a loop of your own and call pruner.look"
+        )
+
+
+def _recalibrate(model: nn.Module, objective: LossObjective, batches: Loader, seed: int) -> None:
+    """Renew BatchNorm's statistics, which are still those of the dense network."""
+    device = device_of_model(model)
+    with own_random(device, step_seed(seed, "recalibration")):
+        count = min(NORM_BATCHES, len(batches))
+        recalibrate_batchnorm(model, batches, count, run=objective.loss)
+    average_buffers(model)
+
+
+def _score(validate: Callable[[nn.Module], float], model: nn.Module) -> float:
+    """The user's score of a network."""
+    with mode(model, training=False), torch.no_grad():
+        found = validate(model)
+    try:
+        return float(found)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"validate: wanted a function of a network that returns a number, got {found!r}"
+        ) from error
+
+
+def _short(count: float) -> str:
+    """A count with its prefix."""
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {prefix}"
+    return f"{count:.0f}"

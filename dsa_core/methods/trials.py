@@ -1,0 +1,166 @@
+"""Search the strength of a penalty: trainings from the same weights until one meets the budget."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from dsa_core.allocation import Allocation
+from dsa_core.budget import Budget
+from dsa_core.channels import ChannelGraph
+from dsa_core.methods.bracket import Trial, best_trial, hits, next_strength
+from dsa_core.methods.config import OnStep, SearchConfig, SearchData
+from dsa_core.methods.penalised import Penalty
+from dsa_core.methods.search import fingerprint, search
+from dsa_core.training import Precision, TrainConfig, load_checkpoint, lr_at, save_checkpoint
+from dsa_core.training.stopwatch import total_time
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trainings of one network from the same weights, at one strength after the other.
+
+    Attributes:
+        method: the penalty, and how its strength is searched.
+        model, graph, budget, data, config, seed: as in `search`.
+    """
+
+    method: Penalty
+    model: nn.Module
+    graph: ChannelGraph
+    budget: Budget
+    data: SearchData
+    config: SearchConfig
+    seed: int
+
+    def run(self, on_step: OnStep | None) -> Allocation:
+        """Train until a trial hits the budget or there have been `max_trials`.
+
+        Taken is the costliest network within the budget, else the cheapest; its weights are in the
+        model at the end. All trials run in the number format of the first. A run that was killed
+        finds each trial's checkpoint and passes through the finished ones at once, so that it ends
+        with the same bits.
+        """
+        start, limit = self._start(), self.budget.ratio
+        found: list[Allocation] = []
+        trials: list[Trial] = []
+        kept = start
+        while len(trials) < self.method.max_trials:
+            strength = self._next(trials)
+            if strength is None:
+                break
+            self.model.load_state_dict(start)
+            precision = Precision.noted(found[0].notes) if found else None
+            found.append(self._trial(len(trials), strength, on_step, precision))
+            trials.append(Trial(strength, found[-1].whole_ratio(self.budget.resource)))
+            if best_trial(trials, limit) == len(trials) - 1:
+                kept = copied(self.model.state_dict())
+            if found[-1].notes["stopped"]:
+                break
+        self.model.load_state_dict(kept)
+        return self._joined(found, trials)
+
+    def _next(self, trials: list[Trial]) -> float | None:
+        m, limit = self.method, self.budget.ratio
+        return next_strength(
+            trials, limit, first=m.strength, factor=m.factor, tolerance=m.tolerance
+        )
+
+    def _trial(
+        self, number: int, strength: float, on_step: OnStep | None, precision: Precision | None
+    ) -> Allocation:
+        """One training, with a checkpoint of its own."""
+        path, train = self.data.checkpoint, self.config.train
+        steps, warmup = len(self.data.weights), self.config.warmup_epochs
+        length = self.method.path_length or path_length(train, steps, warmup)
+        return search(
+            self.method.model_copy(update={"strength": strength, "path_length": length}),
+            self.model,
+            self.graph,
+            self.budget,
+            replace(self.data, checkpoint=path and beside(path, f"trial{number}")),
+            self.config,
+            seed=self.seed,
+            on_step=on_step,
+            precision=precision,
+        )
+
+    def _start(self) -> dict[str, Tensor]:
+        """The weights that every trial starts from: those of the first call, if it was killed."""
+        path, state = self.data.checkpoint, self.model.state_dict()
+        if path is None:
+            return copied(state)
+        file = beside(path, "start")
+        label, data, config = self.method.label, self.data, self.config
+        mine = fingerprint(label, self.model, self.budget, data, config, seed=self.seed)
+        if not file.exists():
+            save_checkpoint(file, {"fingerprint": mine, "model": state})
+        saved = load_checkpoint(file, mine)["model"]
+        return {k: v.to(state[k].device) for k, v in saved.items()}
+
+    def _joined(self, found: list[Allocation], trials: list[Trial]) -> Allocation:
+        """The chosen trial's allocation, with the cost of all of them.
+
+        An epoch's `trial` counts from 0, `penalty_trial_taken` from 1.
+        """
+        limit = self.budget.ratio
+        chosen = best_trial(trials, limit)
+        epochs = [e | {"trial": float(i)} for i, each in enumerate(found) for e in each.epochs]
+        lams = [each.notes.get("penalty_lambda", float("nan")) for each in found]
+        notes = {
+            "penalty_lambdas": " ".join(f"{lam:.6g}" for lam in lams),
+            "penalty_cost_ratios": " ".join(f"{trial.cost:.6g}" for trial in trials),
+            "penalty_trial_taken": chosen + 1,
+            "penalty_hit": hits(trials[chosen], limit, self.method.tolerance),
+        }
+        return replace(
+            found[chosen],
+            epochs=tuple(epochs),
+            **total_time(vars(each) for each in found),
+            trials=len(found),
+            notes=found[chosen].notes | notes,
+        )
+
+
+def allocate(
+    name: str,
+    model: nn.Module,
+    graph: ChannelGraph,
+    budget: Budget,
+    data: SearchData,
+    config: SearchConfig,
+    *,
+    seed: int,
+    on_step: OnStep | None = None,
+) -> Allocation:
+    """Search by a penalty whose strength is searched; the arguments are those of `search`.
+
+    The model has the weights of the trial taken at the end. The budget is to come out at, or just
+    below; it may be missed. Of `config` all but `train`, `warmup_epochs`, `ratio_every` (from look
+    to look) and the method's own settings has no meaning here.
+    """
+    method = config.method(name)
+    assert isinstance(method, Penalty)
+    return Trials(method, model, graph, budget, data, config, seed).run(on_step)
+
+
+def path_length(train: TrainConfig, steps_per_epoch: int, warmup_epochs: int = 0) -> float:
+    """How far SGD moves a weight whose gradient stays 1, after the warm-up.
+
+    With momentum mu that is  sum_t lr_t / (1 - mu).
+    """
+    total = train.epochs * steps_per_epoch
+    steps = range(warmup_epochs * steps_per_epoch, total)
+    rates = (lr_at(t, total, steps_per_epoch, train) for t in steps)
+    return sum(rates) / (1 - train.momentum)
+
+
+def beside(path: Path, word: str) -> Path:
+    """`search.pt` -> `search-word.pt`."""
+    return path.with_name(f"{path.stem}-{word}{path.suffix}")
+
+
+def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of its own."""
+    return {name: value.detach().clone() for name, value in state.items()}

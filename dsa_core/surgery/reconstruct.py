@@ -1,0 +1,278 @@
+"""After a cut, fit every layer's weights to what the dense layer computed: no labels, no training.
+
+Layer after layer, in the order in which they run, with X the inputs of a layer in the network cut
+and fitted so far, and Y the outputs of the same layer in the dense network (kept channels only):
+
+    W, c = argmin  |X W + c - Y|^2 + ridge |W|^2,      ridge = RIDGE mean diag(X'X),
+
+by streaming normal equations: X'X and X'Y are summed over batches, so that memory does not grow
+with the images. The constant c goes into the bias, or into the mean of the BatchNorm behind the
+layer, whose other statistics stay those of the dense network: that is what the fitted outputs
+imitate. (Estimating them anew afterwards loses accuracy.)
+
+A removed channel that is a linear combination of kept ones, as its consumers read it, is removed
+without loss.
+
+Source: Luo et al., ThiNet (ICCV 2017), and He et al., Channel pruning (ICCV 2017), refit a layer's
+weights by least squares; both take the dense layer's own inputs or outputs one layer at a time.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import unfold
+from torch.nn.modules.batchnorm import _BatchNorm
+from tqdm.auto import tqdm
+
+from dsa_core.channels import ChannelGraph
+from dsa_core.errors import SurgeryError
+
+RIDGE = 1e-4  # of the mean square of an input, so that it has no unit
+POSITIONS = 100_000  # rows of X taken from a batch at the most; larger maps are thinned evenly
+Fitted = nn.Conv2d | nn.Linear
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well one layer imitates the dense one.
+
+    Attributes:
+        name: of the layer.
+        before, after: |X W + c - Y|^2 / |Y - mean Y|^2 of the cut weights and of the fitted ones,
+            on the images of the fit.
+    """
+
+    name: str
+    before: float
+    after: float
+
+
+class Reached(Exception):  # noqa: N818 - a signal, not an error
+    """The layer that was waited for has run; the rest of the network need not."""
+
+
+@torch.no_grad()
+def reconstruct(
+    pruned: nn.Module,
+    dense: nn.Module,
+    graph: ChannelGraph,
+    keep: Tensor,
+    batches: Iterable[Tensor],
+    *,
+    progress: bool = True,
+) -> list[Fit]:
+    """Refit a pruned network in place so that its layers compute what the dense ones do.
+
+    Args:
+        pruned: as `prune(dense, graph, keep)` returned it.
+        dense: the network it was cut from; not changed.
+        graph: of the dense network.
+        keep: which channels stay, bool, shape (n,).
+        batches: inputs, a few hundred examples in all; gone through once for every layer.
+        progress: show a bar.
+
+    Returns:
+        How well each fitted layer imitates the dense one, in order. A layer that is not listed has
+        kept its weights: its inputs are the dense one's, it runs more than once, or it is no
+        convolution of images and no linear layer.
+
+    Raises:
+        SurgeryError: there are no batches.
+    """
+    inputs = list(batches)
+    if not inputs:
+        raise SurgeryError("reconstruct: wanted some batches of inputs, got none")
+    always = torch.cat([keep.cpu(), torch.ones(1, dtype=torch.bool)])  # place -1: stays
+    modes = {m: m.training for network in (pruned, dense) for m in network.modules()}
+    pruned.eval()
+    dense.eval()
+    try:
+        norms = norms_behind(pruned, inputs[0])
+        theirs = dict(dense.named_modules())
+        fits = []
+        for layer in tqdm(graph.layers, desc="reconstruct", unit="layer", disable=not progress):
+            name = layer.weight.rpartition(".")[0]
+            module = dict(pruned.named_modules())[name]
+            if isinstance(module, Fitted) and module in norms:
+                kept = always[layer.out_channels]
+                fits += fit_layer(
+                    name, (pruned, module), (dense, theirs[name]), kept, inputs, norms[module]
+                )
+        return fits
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def fit_layer(
+    name: str,
+    mine: tuple[nn.Module, Fitted],
+    theirs: tuple[nn.Module, nn.Module],
+    kept: Tensor,
+    inputs: list[Tensor],
+    norm: nn.Module | None,
+) -> list[Fit]:
+    """Fit one layer of a network to the same layer of another; nothing where the inputs agree."""
+    layer, total = mine[1], None
+    for x in inputs:
+        my_input, _ = at_layer(*mine, x)
+        their_input, outputs = at_layer(*theirs, x)
+        if total is None and my_input.shape == their_input.shape and my_input.equal(their_input):
+            return []
+        rows, wanted = rows_of(layer, my_input), targets_of(layer, outputs, kept)
+        part = Equations.of(rows, wanted)
+        total = part if total is None else total.plus(part)
+    assert total is not None
+    constant = layer.bias is not None or norm is not None
+    old, new = total.current(layer), total.solve(constant=constant)
+    before, after = total.error(old), total.error(new)
+    if after < before:
+        put(layer, new, norm)
+    return [Fit(name, before, min(before, after))]
+
+
+@dataclass(frozen=True)
+class Equations:
+    """The normal equations of one layer with g groups, d inputs and o outputs of a group, float64.
+
+    Attributes:
+        xx: X'X, X having a last column of ones, shape (g, d + 1, d + 1).
+        xy: X'Y, shape (g, d + 1, o).
+        yy: the sum of Y^2, shape (g, o).
+    """
+
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+
+    @staticmethod
+    def of(x: Tensor, y: Tensor) -> "Equations":
+        """From rows x (g, N, d) and y (g, N, o)."""
+        x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2)
+        products = x.mT @ x, x.mT @ y, y.square().sum(1)
+        return Equations(*(p.double() for p in products))
+
+    def plus(self, other: "Equations") -> "Equations":
+        """Those of both together."""
+        return Equations(self.xx + other.xx, self.xy + other.xy, self.yy + other.yy)
+
+    def current(self, layer: Fitted) -> Tensor:
+        """The layer's own weights and bias, in the shape of `solve`."""
+        groups, d = len(self.xx), self.xx.shape[1] - 1
+        weight = layer.weight.double().reshape(groups, -1, d).mT
+        bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+        return torch.cat([weight, bias.double().reshape(groups, 1, -1)], 1)
+
+    def solve(self, *, constant: bool) -> Tensor:
+        """The best weights and, as their last row, constants (0 where none is wanted).
+
+        Returns:
+            Shape (g, d + 1, o).
+        """
+        d = self.xx.shape[1] - 1
+        size = d + 1 if constant else d
+        ridge = RIDGE * self.xx.diagonal(dim1=1, dim2=2)[:, :d].mean(1).clamp_min(1e-30)
+        penalty = torch.ones(size, dtype=self.xx.dtype, device=self.xx.device)
+        penalty[d:] = 0  # the constant is free
+        system = self.xx[:, :size, :size] + ridge.view(-1, 1, 1) * penalty.diag()
+        found = torch.linalg.solve(system, self.xy[:, :size])
+        return nn.functional.pad(found, (0, 0, 0, d + 1 - size))
+
+    def error(self, w: Tensor) -> float:
+        """|X w - Y|^2 / |Y - mean Y|^2 of weights with their constants, (g, d + 1, o)."""
+        rows = self.xx[:, -1:, -1]
+        left = (w * (self.xx @ w)).sum() - 2 * (w * self.xy).sum() + self.yy.sum()
+        spread = (self.yy - self.xy[:, -1].square() / rows).sum()
+        return float(left / spread.clamp_min(1e-30))
+
+
+def put(layer: Fitted, new: Tensor, norm: nn.Module | None) -> None:
+    """Give a layer its fitted weights; the constant goes to its bias, or the norm behind it."""
+    d = new.shape[1] - 1
+    layer.weight.copy_(new[:, :d].mT.reshape(layer.weight.shape))
+    constant = new[:, d].reshape(-1)
+    if layer.bias is not None:
+        layer.bias.copy_(constant)
+    elif norm is not None:
+        mean: Any = norm.running_mean
+        mean.sub_(constant.to(mean))
+
+
+def rows_of(layer: Fitted, x: Tensor) -> Tensor:
+    """What each output of a layer is a linear function of: (g, N, d), rows thinned evenly."""
+    if isinstance(layer, nn.Linear):
+        rows = x.reshape(1, -1, x.shape[-1])
+    else:
+        assert not isinstance(layer.padding, str)  # see `fits`
+        patches = unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        n, width, places = patches.shape
+        patches = patches.view(n, layer.groups, width // layer.groups, places)
+        rows = patches.permute(1, 0, 3, 2).reshape(layer.groups, n * places, -1)
+    return rows[:, :: step_of(rows.shape[1])]
+
+
+def targets_of(layer: Fitted, y: Tensor, kept: Tensor) -> Tensor:
+    """The kept outputs of the dense layer, in the order of `rows_of`: (g, N, o)."""
+    if isinstance(layer, nn.Linear):
+        rows = y[..., kept.to(y.device)].reshape(1, -1, int(kept.sum()))
+    else:
+        chosen = y[:, kept.to(y.device)].flatten(2)  # (n, o, places)
+        n, outputs, places = chosen.shape
+        chosen = chosen.view(n, layer.groups, outputs // layer.groups, places)
+        rows = chosen.permute(1, 0, 3, 2).reshape(layer.groups, n * places, -1)
+    return rows[:, :: step_of(rows.shape[1])]
+
+
+def step_of(rows: int) -> int:
+    """Every how manieth row is taken."""
+    return max(1, -(-rows // POSITIONS))
+
+
+def at_layer(network: nn.Module, layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What goes into a layer and what comes out of it when a network runs on x."""
+    seen: list[Tensor] = []
+
+    def stop(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.extend((inputs[0], output))
+        raise Reached
+
+    hook = layer.register_forward_hook(stop)
+    try:
+        network(x)
+    except Reached:
+        pass
+    finally:
+        hook.remove()
+    return seen[0], seen[1]
+
+
+def norms_behind(network: nn.Module, x: Tensor) -> dict[nn.Module, nn.Module | None]:
+    """Of every layer that runs exactly once, the BatchNorm that alone reads its output, or None."""
+    outputs: dict[int, nn.Module] = {}
+    alive: list[Tensor] = []  # so that no identity is given twice
+    runs: dict[nn.Module, int] = {}
+    norms: dict[nn.Module, nn.Module | None] = {}
+
+    def ran(module: nn.Module, _: Any, output: Tensor) -> None:
+        runs[module] = runs.get(module, 0) + 1
+        outputs[id(output)], norms[module] = module, None
+        alive.append(output)
+
+    def reads(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        layer = outputs.get(id(inputs[0]))
+        if layer is not None and isinstance(module.running_mean, Tensor):
+            norms[layer] = module
+
+    hooks = [m.register_forward_hook(ran) for m in network.modules() if isinstance(m, Fitted)]
+    hooks += [
+        m.register_forward_pre_hook(reads) for m in network.modules() if isinstance(m, _BatchNorm)
+    ]
+    try:
+        network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {layer: norm for layer, norm in norms.items() if runs[layer] == 1}

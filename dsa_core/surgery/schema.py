@@ -1,0 +1,183 @@
+"""What `architecture.json` may say: every entry with its type and its limits, before it is used.
+
+A file is data of a stranger's. The limits are far above any network that is pruned here, and far
+below what would fill a machine's memory.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dsa_core.errors import SurgeryError, first_problem
+
+MAX_CLASSES = 100_000  # outputs; ImageNet-21k has 21,841
+MAX_SIDE = 65_536  # of an input, in one dimension
+MAX_ELEMENTS = 1 << 27  # of all inputs: 512 MiB in float32
+MAX_DEPTH = 20  # of lists in lists in the arguments of a call
+MAX_CHANNELS = 1 << 20  # of one group
+MAX_NAME = 1_000  # characters
+
+Name = Annotated[str, Field(max_length=MAX_NAME)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Channel = Annotated[int, Field(ge=0, lt=MAX_CHANNELS)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+
+
+class Part(BaseModel):
+    """Nothing is converted: true is no number, and 3.0 no count."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+class KeptGroup(Part):
+    """One prunable group.
+
+    Attributes:
+        size: channels of the dense network, at least 1.
+        kept: those that stay, rising, in [0, size); at least one.
+    """
+
+    size: int = Field(ge=1, le=MAX_CHANNELS)
+    kept: list[Channel] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "KeptGroup":
+        if any(a >= b for a, b in zip(self.kept, self.kept[1:], strict=False)):
+            raise ValueError("kept must rise, each channel once")
+        if self.kept[-1] >= self.size:
+            raise ValueError(f"kept must lie below the size, {self.size}")
+        return self
+
+
+class Argument(Part):
+    """A tensor that the network is called with: its shape, and its type as torch names it."""
+
+    tensor: list[Annotated[int, Field(ge=0, le=MAX_SIDE)]] = Field(max_length=8)
+    dtype: Name
+
+    @model_validator(mode="after")
+    def _known(self) -> "Argument":
+        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ValueError(f"dtype {self.dtype!r} is none of torch")
+        return self
+
+
+class Example(Part):
+    """The form of a call, as `Call.describe` gives it.
+
+    Attributes:
+        args, kwargs: plain values; tensors as `Argument`, and lists, tuples and dicts by name.
+    """
+
+    args: list[Any]
+    kwargs: dict[Name, Any]
+
+    @model_validator(mode="after")
+    def _small(self) -> "Example":
+        packed = [*self.args, *self.kwargs.values()]
+        check_size(sum(math.prod(a.tensor) for value in packed for a in arguments(value)))
+        return self
+
+
+class Cut(Part):
+    """One cut: what the network was called with to trace it, and what each group kept."""
+
+    example: Example
+    groups: dict[Name, KeptGroup]
+
+
+class TensorFacts(Part):
+    """One tensor of the file of weights: its shape, its type as torch names it, its digest."""
+
+    shape: list[Annotated[int, Field(ge=0)]]
+    dtype: Name
+    sha256: Digest
+
+
+class Architecture(Part):
+    """`architecture.json`, see `save`; entries that are not named here are passed over.
+
+    Attributes:
+        format: of this layout; whether it is read here is for the reader to say.
+        model: name of the dense network, as `build_known` knows it, or any label.
+        num_classes: its outputs, in [1, 100,000].
+        input_shape: of a batch, each side in [1, 65536], at most 2^27 elements.
+        groups: by name.
+        example: of the last cut; None in files of old, which have an input shape alone.
+        earlier: the cuts before the last one, first to last.
+        tensors: by name.
+        versions: of what wrote it.
+        sha256: digest of each entry.
+    """
+
+    format: int = Field(ge=1)
+    model: Name
+    num_classes: int = Field(ge=1, le=MAX_CLASSES)
+    input_shape: list[Side] = Field(min_length=1, max_length=8)
+    groups: dict[Name, KeptGroup]
+    example: Example | None = None
+    earlier: list[Cut] = Field(default=[], max_length=1000)
+    tensors: dict[Name, TensorFacts]
+    versions: dict[Name, Name]
+    sha256: dict[Name, Digest]
+
+    @model_validator(mode="after")
+    def _small_input(self) -> "Architecture":
+        check_size(math.prod(self.input_shape))
+        return self
+
+
+def check_size(elements: int) -> None:
+    """Refuse inputs that would fill the memory."""
+    if elements > MAX_ELEMENTS:
+        raise ValueError(f"input has {elements} elements, allowed are {MAX_ELEMENTS}")
+
+
+def arguments(value: Any, depth: int = 0) -> Iterator[Argument]:
+    """Every tensor in a packed value (see `dsa_core.example.pack`), checked.
+
+    Raises:
+        ValueError: a part is nothing that `pack` writes.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"an argument is nested more than {MAX_DEPTH} deep")
+    if value is None or isinstance(value, bool | int | float | str):
+        return
+    if isinstance(value, dict) and "tensor" in value:
+        yield Argument.model_validate(value)
+        return
+    one = isinstance(value, dict) and len(value) == 1
+    kind, items = next(iter(value.items())) if one else ("", None)
+    if kind == "dict" and isinstance(items, list) and all(is_pair(item) for item in items):
+        items = [item for _, item in items]
+    elif kind not in ("list", "tuple") or not isinstance(items, list):
+        raise ValueError(f"an argument is a {type(value).__name__} of an unknown form")
+    for item in items:
+        yield from arguments(item, depth + 1)
+
+
+def is_pair(item: Any) -> bool:
+    """Whether an entry of a packed dict is [key, value], with a key that may be one."""
+    return isinstance(item, list) and len(item) == 2 and isinstance(item[0], str | int)
+
+
+def check_architecture(found: Any, where: str) -> Architecture:
+    """Check what was read from an `architecture.json`.
+
+    Args:
+        found: as `json.loads` returned it.
+        where: the file, for the message.
+
+    Raises:
+        SurgeryError: an entry is missing, of another type or out of its limits; names it.
+    """
+    try:
+        return Architecture.model_validate(found)
+    except ValidationError as error:
+        raise SurgeryError(
+            f"{where}: entry {first_problem(error)}: the file is damaged or forged; save the "
+            "network again"
+        ) from None

@@ -1,0 +1,44 @@
+"""What may be attached to a training: a `dsa_core.pruner.Pruner`, seen from here."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Guest(Protocol):
+    """Hooks into a network and its optimizer for the length of a training."""
+
+    @property
+    def wants_look(self) -> bool:
+        """Whether it waits for a held-out batch before the next step."""
+
+    @property
+    def looks(self) -> int:
+        """Held-out batches taken."""
+
+    @property
+    def searching(self) -> bool:
+        """Whether its warm-up is over."""
+
+    def attach(self, *optimizers: torch.optim.Optimizer) -> Any:
+        """Hook into the model and its optimizer."""
+
+    def detach(self) -> None:
+        """Let go; the exact weights are in the model."""
+
+    def collect(self) -> None:
+        """Turn the gradients before they are clipped."""
+
+    def look(self, loss: Callable[[], Tensor]) -> None:
+        """Take a held-out batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """From the checkpoint."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """What the checkpoint must agree with."""

@@ -1,0 +1,433 @@
+"""One call from a network and its data to a smaller one: loaders, losses, resume, refusals."""
+
+import copy
+from collections import namedtuple
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import dsa_core as dsa
+from dsa_core.errors import ConfigError, DataError, TrainingError
+from dsa_core.surgery.verify import count_macs
+from dsa_core.training import (
+    Loader,
+    LossObjective,
+    TrainConfig,
+    loader,
+    recalibrate_batchnorm,
+    to_device,
+    train,
+)
+from dsa_core.training.batches import examples_in
+
+N, SIZE = 48, 16
+torch.manual_seed(0)
+X, Y = torch.randn(N, 1, 6, 6), torch.arange(N) % 3
+BATCHES = [(X[i : i + SIZE], Y[i : i + SIZE]) for i in range(0, N, SIZE)]
+HALF = {"budget": dsa.Budget(macs=0.5), "epochs": 2, "progress": False}
+EXAMPLE = torch.zeros(2, 1, 6, 6)
+
+
+def network(*, dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Conv2d(8, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+
+
+class TwoInputs(nn.Module):
+    """A network of two inputs that can say its own loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.net(a + b)
+
+
+def same(a: nn.Module, b: nn.Module) -> None:
+    torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
+
+
+def macs_ratio(smaller: nn.Module, dense: nn.Module) -> float:
+    x = torch.zeros(1, 1, 6, 6)
+    return count_macs(smaller, x) / count_macs(dense, x)
+
+
+# ------------------------------------------------------------------ loaders
+
+
+class Stream(IterableDataset):
+    """Examples without a length."""
+
+    def __iter__(self):
+        return iter(zip(X, Y, strict=True))
+
+
+def batches():
+    yield from BATCHES
+
+
+def endless():
+    while True:
+        yield from BATCHES
+
+
+LOADERS = {
+    "DataLoader": lambda: DataLoader(TensorDataset(X, Y), SIZE, shuffle=True),
+    "workers": lambda: DataLoader(TensorDataset(X, Y), SIZE, shuffle=True, num_workers=1),
+    "list": lambda: BATCHES,
+    "stream": lambda: DataLoader(Stream(), SIZE),
+    "function": lambda: batches,
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.filterwarnings("ignore:train_loader has no length")
+def test_every_loader(kind):
+    model = network()
+    result = dsa.compress(model, EXAMPLE, LOADERS[kind](), loss=F.cross_entropy, **HALF)
+    assert macs_ratio(result.model, model) <= 0.5
+    assert result.allocation.updates[-1].step == N // SIZE - (N // SIZE) % 2  # every second step
+    assert [len(epochs) for epochs in result.epochs.values()] == [1, 1]
+
+
+def test_the_order_changes_nothing_but_a_list_and_its_function_are_the_same():
+    a = dsa.compress(network(), EXAMPLE, BATCHES, loss=F.cross_entropy, **HALF)
+    with pytest.warns(UserWarning, match="no length.*steps_per_epoch= saves that"):
+        b = dsa.compress(network(), EXAMPLE, batches, loss=F.cross_entropy, **HALF)
+    same(a.model, b.model)
+    c = dsa.compress(network(), EXAMPLE, endless, loss=F.cross_entropy, steps_per_epoch=3, **HALF)
+    same(a.model, c.model)
+
+
+def test_a_stream_goes_on_from_epoch_to_epoch_and_starts_again():
+    feed = Loader([0, 1, 2], 2)
+    assert [list(feed.mine(epoch)) for epoch in range(3)] == [[0, 1], [2, 0], [1, 2]]
+    whole = Loader([0, 1, 2])
+    assert [list(whole.mine(epoch)) for epoch in range(2)] == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_what_can_be_read_once_is_refused():
+    with pytest.raises(ConfigError, match=r"generator can be read only once.*not batches\(\)"):
+        Loader(batches())
+    with pytest.raises(ConfigError, match=r"wanted batches.*got 3"):
+        Loader(3)
+    once = iter(BATCHES)
+
+    class Once(IterableDataset):
+        def __iter__(self):
+            return once
+
+    feed = Loader(DataLoader(Once(), None), 5)
+    with pytest.raises(DataError, match=r"no batch in a whole pass.*only once"):
+        list(feed.mine(0))
+
+
+def test_no_batches_and_no_end(monkeypatch):
+    with pytest.raises(DataError, match="train_loader has no batch"):
+        Loader([])
+    monkeypatch.setattr(loader, "MOST", 10)
+    with (
+        pytest.warns(UserWarning, match="needed where there is no end"),
+        pytest.raises(DataError, match="10 batches without an end: pass steps_per_epoch="),
+    ):
+        Loader(endless, progress=False)
+    with pytest.raises(ConfigError, match="steps_per_epoch: wanted a whole number >= 1, got 0"):
+        Loader(endless, 0)
+
+
+def test_batches_of_every_form_reach_the_device():
+    pair = namedtuple("pair", "x y")
+
+    class Own:
+        device = "cpu"
+
+        def to(self, device):
+            self.device = device
+            return self
+
+    batch = {"a": [X, (Y, "text")], "b": pair(X, 3), "c": Own()}
+    found = to_device(batch, torch.device("meta"))
+    assert found["a"][0].is_meta
+    assert found["a"][1][0].is_meta
+    assert found["a"][1][1] == "text"
+    assert isinstance(found["b"], pair)
+    assert found["b"].x.is_meta
+    assert found["c"].device.type == "meta"
+    assert [examples_in(b) for b in (batch, (torch.tensor(1.0), X), {"ids": Y}, "text")] == [
+        *(N, N, N),
+        1,
+    ]
+
+
+# ------------------------------------------------------------------ losses
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(),
+        partial(F.cross_entropy, reduction="mean"),
+        lambda outputs, y: F.cross_entropy(outputs, y),
+        lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
+    ],
+)
+def test_every_form_of_a_loss_is_the_same(loss):
+    wanted = dsa.compress(network(), EXAMPLE, BATCHES, loss=F.cross_entropy, **HALF)
+    found = dsa.compress(network(), EXAMPLE, BATCHES, loss=loss, **HALF)
+    same(found.model, wanted.model)
+
+
+def own_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch["a"], b=batch["b"]), batch["y"])
+
+
+@pytest.mark.parametrize(
+    ("form", "loss"),
+    [
+        (lambda x, y: (x, 0 * x, y), F.cross_entropy),
+        (lambda x, y: [[x, 0 * x], y], F.cross_entropy),
+        (lambda x, y: ({"b": 0 * x, "a": x}, y), F.cross_entropy),
+        (lambda x, y: {"a": x, "b": 0 * x, "y": y}, own_loss),
+    ],
+    ids=["flat", "nested", "named", "dict"],
+)
+def test_several_inputs(form, loss):
+    wanted = dsa.compress(network(), EXAMPLE, BATCHES, loss=F.cross_entropy, **HALF)
+    given = [form(x, y) for x, y in BATCHES]
+    found = dsa.compress(TwoInputs(), (EXAMPLE, EXAMPLE), given, loss=loss, **HALF)
+    same(found.model.net, wanted.model)
+
+
+OTHER = network()
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda net, batch: F.cross_entropy(net(batch[0]), batch[1]), "as loss.outputs, targets."),
+        (lambda model, batch: model.loss(batch), r"as loss.model, batch.*AttributeError"),
+        (partial(F.cross_entropy, reduction="none"), r"returned shape \(16,\), wanted a scalar"),
+        (lambda outputs, y: 1.0, "returned float, wanted a scalar"),
+        (lambda outputs, y: F.cross_entropy(outputs.detach(), y), "no gradient in the network"),
+        (lambda model, batch: OTHER(batch[0]).mean(), "no gradient in the network.*copy of yours"),
+        (nn.CrossEntropyLoss, "wanted a function or a module.*lambda model, batch"),
+        ("cross_entropy", "wanted a function or a module"),
+    ],
+)
+def test_a_wrong_loss_is_known_before_anything_is_trained(loss, message):
+    with pytest.raises(ConfigError, match=message):
+        dsa.compress(network(), EXAMPLE, BATCHES, loss=loss, **HALF)
+
+
+def test_a_dict_asks_for_the_other_form():
+    given = [{"x": x, "y": y} for x, y in BATCHES]
+    with pytest.raises(ConfigError, match=r"a batch is a dict.*lambda model, batch"):
+        dsa.compress(network(), EXAMPLE, given, loss=F.cross_entropy, **HALF)
+
+
+# ------------------------------------------------------------------ what it leaves alone
+
+
+def test_the_given_network_and_the_random_numbers_are_untouched():
+    model = network(dropout=0.5).eval()
+    before, state = copy.deepcopy(model), torch.get_rng_state()
+    with pytest.warns(UserWarning, match="no length"):
+        dsa.compress(model, EXAMPLE, LOADERS["stream"](), loss=F.cross_entropy, **HALF)
+    same(model, before)
+    assert not any(module.training for module in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_mask_of_infinities_is_no_broken_weight():
+    model = network()
+    model.register_buffer("causal", torch.full((2, 2), -torch.inf).triu(1))
+    config = TrainConfig(epochs=1)
+    train(model, Loader(BATCHES), LossObjective(F.cross_entropy), config, seed=0, progress=False)
+    with torch.no_grad():
+        model[0].weight[0] = torch.inf
+    with pytest.raises(TrainingError, match=r"0\.weight is not finite"):
+        train(
+            model, Loader(BATCHES), LossObjective(F.cross_entropy), config, seed=0, progress=False
+        )
+
+
+# ------------------------------------------------------------------ scores, methods, optimizers
+
+
+def test_scores_are_of_the_three_networks():
+    seen = []
+
+    def validate(model: nn.Module) -> Tensor:
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        seen.append(model)
+        return torch.tensor(sum(p.numel() for p in model.parameters()))
+
+    model = network()
+    result = dsa.compress(model, EXAMPLE, BATCHES, loss=F.cross_entropy, validate=validate, **HALF)
+    sizes = [float(sum(p.numel() for p in net.parameters())) for net in (model, result.model)]
+    assert result.scores == {"dense": sizes[0], "cut": sizes[1], "fine_tuned": sizes[1]}
+    assert model not in seen
+    with pytest.raises(ConfigError, match=r"validate: wanted a function of a network.*got None"):
+        dsa.compress(model, EXAMPLE, BATCHES, loss=F.cross_entropy, validate=lambda m: None, **HALF)
+
+
+def test_other_methods_and_weights():
+    given = {"loss": F.cross_entropy, **HALF}
+    uniform = dsa.compress(network(), EXAMPLE, BATCHES, method=dsa.methods.Uniform(), **given)
+    assert uniform.allocation.method == "uniform"
+    assert macs_ratio(uniform.model, network()) <= 0.5
+    dense = dsa.compress(network(), EXAMPLE, BATCHES, weights="dense", **given)
+    searched = dsa.compress(network(), EXAMPLE, BATCHES, **given)
+    assert not torch.equal(dense.model[0].weight, searched.model[0].weight)
+    method = dsa.DSA(estimator="straight_through")
+    with pytest.raises(ConfigError, match="held-out batches, of which compress has none"):
+        dsa.compress(network(), EXAMPLE, BATCHES, method=method, **given)
+
+
+def test_an_optimizer_of_ones_own():
+    made = []
+
+    def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        made.append(torch.optim.AdamW(parameters, 1e-3))
+        return made[-1]
+
+    given = {"loss": F.cross_entropy, **HALF, "epochs": 4}
+    result = dsa.compress(network(), EXAMPLE, BATCHES, optimizer=adam, **given)
+    assert len(made) == 2
+    # cosine, 6 steps: the last of the first epoch is t = 2, (1 + cos(pi / 3)) / 2 = 3 / 4
+    assert result.epochs["search"][0]["lr"] == pytest.approx(0.75e-3)
+    with pytest.raises(ConfigError, match="optimizer: wanted a function of the parameters"):
+        dsa.compress(network(), EXAMPLE, BATCHES, optimizer=lambda p: 1e-3, **given)
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2.5, True])
+def test_epochs_are_two_or_more(epochs):
+    with pytest.raises(ConfigError, match="epochs: wanted a whole number >= 2"):
+        dsa.compress(network(), EXAMPLE, BATCHES, loss=F.cross_entropy, **HALF | {"epochs": epochs})
+
+
+def test_norms_are_recalibrated_without_dropout():
+    a, b = network(dropout=0.5), network(dropout=0.5)
+    feed = Loader(BATCHES)
+    recalibrate_batchnorm(a, feed, 3)
+    recalibrate_batchnorm(b, feed, 3, run=LossObjective(F.cross_entropy).loss)
+    same(a, b)
+    assert b.training
+    assert b[3].training
+    assert int(b[1].num_batches_tracked) == 3
+
+
+# ------------------------------------------------------------------ resume
+
+
+class KilledError(Exception):
+    """Stands for the end of a process."""
+
+
+class DiesAt:
+    """A loss that dies once, at its n-th call."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        self.at -= 1
+        if self.at == 0:
+            raise KilledError
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+
+# 1 trial, search 2 epochs of 3, recalibration 3, tuning 2 epochs of 3
+@pytest.mark.parametrize("at", [6, 9, 15])
+def test_killed_and_resumed_changes_no_bit(tmp_path, at):
+    shuffled = DataLoader(TensorDataset(X, Y), SIZE, shuffle=True)
+    given = {**HALF, "epochs": 4}
+    wanted = dsa.compress(network(dropout=0.5), EXAMPLE, shuffled, loss=F.cross_entropy, **given)
+    torch.manual_seed(77)  # torch's own random state does not matter
+    loss, given = DiesAt(at), {**given, "checkpoint": tmp_path}
+    with pytest.raises(KilledError):
+        dsa.compress(network(dropout=0.5), EXAMPLE, shuffled, loss=loss, **given)
+    found = dsa.compress(network(dropout=0.5), EXAMPLE, shuffled, loss=loss, **given)
+    assert loss.at < 0
+    same(found.model, wanted.model)
+    assert torch.equal(found.allocation.keep, wanted.allocation.keep)
+
+
+def test_a_checkpoint_of_other_weights_is_refused(tmp_path):
+    given = {"loss": F.cross_entropy, "checkpoint": tmp_path, **HALF}
+    dsa.compress(network(), EXAMPLE, BATCHES, **given)
+    other = network()
+    with torch.no_grad():
+        other[0].weight += 1
+    with pytest.raises(TrainingError, match="starting weights was"):
+        dsa.compress(other, EXAMPLE, BATCHES, **given)
+
+
+# ------------------------------------------------------------------ the result
+
+
+@pytest.fixture(scope="module")
+def result() -> dsa.Compressed:
+    return dsa.compress(network(), EXAMPLE, BATCHES, loss=F.cross_entropy, **HALF)
+
+
+def test_its_text_says_what_was_asked_and_reached(result):
+    asked, reached, scores = repr(result).split("\n")
+    x = torch.zeros(1, 1, 6, 6)
+    counts = [count_macs(net, x) for net in (network(), result.model)]
+    assert "macs=0.5" in asked
+    dense, left = (f"{count / 1e3:.3g} k" for count in counts)
+    assert f"MACs {dense} -> {left} ({counts[1] / counts[0]:.1%})" in reached
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (network(), result.model)]
+    assert f"parameters {sizes[0]} -> {sizes[1]} " in reached
+    assert "validate=" in scores
+
+
+def test_saved_and_loaded(result, tmp_path):
+    loaded = dsa.load(result.save(tmp_path / "small"), network())
+    same(loaded, result.model)
+    assert torch.equal(loaded(X), result.model(X))
+
+
+def test_as_onnx(result, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    found = result.export_onnx(tmp_path / "small.onnx")
+    assert found.path.exists()
+    assert found.max_abs_diff < 1e-4
+
+
+def test_bars_name_their_phase(capsys):
+    dsa.compress(network(), EXAMPLE, BATCHES, loss=F.cross_entropy, **HALF | {"progress": True})
+    shown = capsys.readouterr().err
+    assert "search, epoch 0" in shown
+    assert "fine-tune, epoch 0" in shown
+    dsa.compress(network(), EXAMPLE, BATCHES, loss=F.cross_entropy, **HALF)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_function_is_public_however_it_is_imported():
+    from dsa_core import compress
+    from dsa_core.methods import Uniform
+
+    assert dsa.compress is compress
+    assert dsa.methods.Uniform is Uniform
+    assert {"DSA", "Pruner", "compress", "methods"} <= set(dsa.__all__)

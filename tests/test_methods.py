@@ -1,0 +1,202 @@
+"""Every method runs in a stranger's loop, ends on its budget, and goes on from a state."""
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from problems_runs import search_config
+from torch import Tensor, nn
+
+from dsa_core.budget import Budget
+from dsa_core.errors import BudgetError, TrainingError
+from dsa_core.methods import DCSS, DTP, METHODS, SSL, DTPWeight, MorphNet
+from dsa_core.pruner import Pruner
+from dsa_core.scheme import Method
+from dsa_core.surgery import prune
+from dsa_core.surgery.sparse import zero_weights
+
+STEPS = 24
+MACS, PARAMS = Budget(macs=0.5), Budget(params=0.4)
+FALLING: dict[str, tuple[Method, Budget]] = {
+    "dcss": (DCSS(), MACS),
+    "dcss held out": (DCSS(estimator="held_out"), MACS),
+    "dtp": (DTP(), MACS),
+    "dtp proximal": (DTP(plan="proximal"), MACS),
+    "dtp-weight": (DTPWeight(), PARAMS),
+    "random": (METHODS["random"](), MACS),
+    "uniform": (METHODS["uniform"](), MACS),
+}
+PENALISED: dict[str, tuple[Method, Budget]] = {
+    "ssl": (SSL(strength=8.0), MACS),
+    "morphnet": (MorphNet(strength=8.0), MACS),
+}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, padding=1),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(12 * 36, 3),
+    )
+
+
+class Loop:
+    """Somebody's training with AdamW: batch t is a function of t."""
+
+    def __init__(
+        self, method: Method, budget: Budget, steps: int = STEPS, lr: float = 0.01
+    ) -> None:
+        self.model = network().train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr)
+        example = torch.zeros(1, 1, 6, 6)
+        self.pruner = Pruner(self.model, example, budget, steps=steps, method=method)
+        self.pruner.attach(self.optimizer)
+
+    def loss(self, t: int) -> Tensor:
+        draw = torch.Generator().manual_seed(t)
+        y = torch.randint(0, 3, (16,), generator=draw)
+        x = torch.randn(16, 1, 6, 6, generator=draw) + y[:, None, None, None]
+        return nn.functional.cross_entropy(self.model(x), y)
+
+    def run(self, first: int, last: int) -> "Loop":
+        for t in range(first, last):
+            if self.pruner.wants_look:
+                self.pruner.look(lambda t=t: self.loss(1000 + t))
+            loss = self.loss(t)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        return self
+
+    def state(self) -> dict[str, Any]:
+        """As it comes back from a file that only plain data is read from."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "pruner": self.pruner}
+        file = io.BytesIO()
+        torch.save({name: part.state_dict() for name, part in parts.items()}, file)
+        file.seek(0)
+        return torch.load(file, weights_only=True)
+
+    def load(self, state: dict[str, Any]) -> "Loop":
+        for name, part in state.items():
+            getattr(self, name).load_state_dict(part)
+        return self
+
+
+@pytest.mark.parametrize("name", FALLING)
+def test_a_stranger_s_loop_ends_on_the_budget(name):
+    method, budget = FALLING[name]
+    loop = Loop(method, budget).run(0, STEPS)
+    pruner = loop.pruner
+    assert pruner.cost[budget.resource] == pytest.approx(budget.ratio, rel=1e-3)
+    assert pruner.history[0].cost == pytest.approx(1)
+    for update in pruner.history[1:]:
+        assert update.cost == pytest.approx(update.budget, rel=1e-3)
+    smaller = pruner.finish()
+    found = pruner.allocation
+    assert found.met
+    assert found.whole_ratio(budget.resource) > 0.85 * budget.ratio
+    assert smaller(torch.zeros(2, 1, 6, 6)).shape == (2, 3)
+    kept = sum(int((p != 0).sum()) for p in smaller.parameters())
+    assert kept < 0.75 * sum(p.numel() for p in loop.model.parameters())
+
+
+@pytest.mark.parametrize("name", PENALISED)
+def test_a_penalty_empties_channels_and_may_miss_the_budget(name):
+    """It has a strength and no budget: what is left is whatever the strength has left alive.
+
+    Adam goes to and fro by its learning rate, so that this has to fall below `truncate`.
+    """
+    (method, budget), steps, left = PENALISED[name], 200, {}
+    for strength in (1e-3, 8.0):
+        loop = Loop(method.model_copy(update={"strength": strength}), budget, steps, lr=0.03)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(loop.optimizer, steps)
+        for t in range(steps):
+            loop.run(t, t + 1)
+            schedule.step()
+        loop.pruner.finish()
+        left[strength] = loop.pruner.allocation.whole_ratio(budget.resource)
+        assert {u.budget for u in loop.pruner.history} == {0.5}
+    assert left[1e-3] == 1.0
+    assert left[8.0] < 0.5
+
+
+@pytest.mark.parametrize("method", [DTP(), SSL(), DCSS()])
+def test_other_weights_are_ranked_as_in_the_search(method):
+    """DTP ranks by its scores, whatever the weights; the others by the weights that are cut."""
+    loop = Loop(method, MACS).run(0, STEPS)
+    b = loop.pruner.scheme.importance()
+    with torch.no_grad():
+        for p in loop.model.parameters():
+            p.copy_(p.flip(0))
+    other = loop.pruner.scheme.importance(network())
+    loop.pruner.finish(weights="dense")
+    assert torch.equal(loop.pruner.allocation.importance, other)
+    assert torch.equal(b, other) == isinstance(method, DTP)
+
+
+@pytest.mark.parametrize("name", [*FALLING, *PENALISED])
+def test_a_state_goes_on_to_the_same_bits(name):
+    """From the middle of an interval between two updates."""
+    method, budget = (FALLING | PENALISED)[name]
+    whole = Loop(method, budget).run(0, STEPS)
+    resumed = Loop(method, budget).load(Loop(method, budget).run(0, 9).state()).run(9, STEPS)
+    torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    assert resumed.pruner.history == whole.pruner.history
+    one, other = (loop.pruner.conclude() for loop in (whole, resumed))
+    assert torch.equal(one.keep_ratios, other.keep_ratios)
+    assert torch.equal(one.importance, other.importance)
+    for name_, mask in (one.weight_mask or {}).items():
+        assert torch.equal(mask, other.weight_mask[name_])
+
+
+@pytest.mark.parametrize("name", [*FALLING, *PENALISED])
+def test_an_evaluation_in_between_changes_nothing(name):
+    """The network as it would be cut is what evaluates; and the training does not notice."""
+    method, budget = (FALLING | PENALISED)[name]
+    plain, watched = Loop(method, budget).run(0, 12), Loop(method, budget)
+    for t in range(12):
+        watched.run(t, t + 1)
+        watched.model.eval()(torch.zeros(1, 1, 6, 6))
+        watched.model.train()
+        statistics = {k: v for k, v in watched.model.state_dict().items() if "running" in k}
+    assert statistics
+    torch.testing.assert_close(watched.model.state_dict(), plain.model.state_dict(), rtol=0, atol=0)
+    x = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(5))
+    seen = watched.model.eval()(x)
+    found = watched.pruner.allocation
+    watched.pruner.detach()
+    cut = prune(watched.model, found.graph, found.keep)
+    cut = zero_weights(cut, found.weight_mask or {})
+    torch.testing.assert_close(cut(x), seen, rtol=1e-4, atol=1e-5)
+
+
+def test_the_settings_of_a_method_are_those_of_the_search_unless_set():
+    config = search_config(ratio_every=7, importance="l2", dtp=DTP(eps_last=0.1, ratio_every=3))
+    assert config.method("uniform").ratio_every == 7
+    assert config.method("dcss") == DCSS(ratio_every=7, importance="l2")
+    assert config.method("dtp") == DTP(ratio_every=3, importance="l2", eps_last=0.1)
+    assert config.method("dtp-weight") == DTPWeight(ratio_every=3, importance="l2", eps_last=0.1)
+    again = type(config).model_validate_json(config.model_dump_json())
+    assert again.method("dtp") == config.method("dtp")
+    assert again.method("dtp").importance == "l2"  # it was not written as set
+
+
+def test_a_budget_is_refused_before_the_network_is_looked_at():
+    with pytest.raises(BudgetError, match=r"saves no macs.*ask for params=0\.5"):
+        Loop(DTPWeight(), MACS)
+    with pytest.raises(BudgetError, match="divisor=2: dtp-weight keeps an exact number"):
+        DTPWeight().check_budget(Budget(params=0.5, divisor=2))
+
+
+def test_a_method_that_waits_for_a_look_says_so():
+    loop = Loop(DCSS(estimator="held_out"), MACS)
+    loop.loss(0).backward()
+    with pytest.raises(TrainingError, match="dcss moves its keep ratios by held-out batches"):
+        loop.optimizer.step()
