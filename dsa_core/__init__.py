@@ -54,7 +54,7 @@ _HOMES = {
     "methods": ("ALLOCATORS", "SearchConfig", "SearchData"),
     "pruner": ("Pruner",),
     "ranking": ("importance",),
-    "surgery": ("load", "prune", "save"),
+    "surgery": ("load", "prune", "reconstruct", "save"),
     "training": ("TrainConfig", "evaluate", "recalibrate_batchnorm", "train"),
 }
 _MODULES = {"data": "lab.data", "methods": "methods", "models": "lab.models"}

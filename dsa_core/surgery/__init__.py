@@ -3,5 +3,15 @@
 from dsa_core.surgery.cut import prune, try_forward
 from dsa_core.surgery.files import load, save
 from dsa_core.surgery.onnx_file import OnnxCheck, export_onnx
+from dsa_core.surgery.reconstruct import Fit, reconstruct
 
-__all__ = ["OnnxCheck", "export_onnx", "load", "prune", "save", "try_forward"]
+__all__ = [
+    "Fit",
+    "OnnxCheck",
+    "export_onnx",
+    "load",
+    "prune",
+    "reconstruct",
+    "save",
+    "try_forward",
+]

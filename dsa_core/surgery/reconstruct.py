@@ -62,6 +62,7 @@ def reconstruct(
     keep: Tensor,
     batches: Iterable[Tensor],
     *,
+    ridge: float = RIDGE,
     progress: bool = True,
 ) -> list[Fit]:
     """Refit a pruned network in place so that its layers compute what the dense ones do.
@@ -72,6 +73,7 @@ def reconstruct(
         graph: of the dense network.
         keep: which channels stay, bool, shape (n,).
         batches: inputs, a few hundred examples in all; gone through once for every layer.
+        ridge: of the mean square of an input, >= 0.
         progress: show a bar.
 
     Returns:
@@ -98,40 +100,35 @@ def reconstruct(
             module = dict(pruned.named_modules())[name]
             if isinstance(module, Fitted) and module in norms:
                 kept = always[layer.out_channels]
-                fits += fit_layer(
-                    name, (pruned, module), (dense, theirs[name]), kept, inputs, norms[module]
-                )
+                total = gather((pruned, module), (dense, theirs[name]), kept, inputs)
+                if total is not None:
+                    fits.append(total.fit(name, module, norms[module], ridge))
         return fits
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
-def fit_layer(
-    name: str,
+def gather(
     mine: tuple[nn.Module, Fitted],
     theirs: tuple[nn.Module, nn.Module],
     kept: Tensor,
     inputs: list[Tensor],
-    norm: nn.Module | None,
-) -> list[Fit]:
-    """Fit one layer of a network to the same layer of another; nothing where the inputs agree."""
-    layer, total = mine[1], None
+) -> "Equations | None":
+    """The normal equations of a layer of one network against that of another.
+
+    None where both see the same inputs: nothing was cut before it.
+    """
+    total = None
     for x in inputs:
         my_input, _ = at_layer(*mine, x)
         their_input, outputs = at_layer(*theirs, x)
         if total is None and my_input.shape == their_input.shape and my_input.equal(their_input):
-            return []
-        rows, wanted = rows_of(layer, my_input), targets_of(layer, outputs, kept)
+            return None
+        rows, wanted = rows_of(mine[1], my_input), targets_of(mine[1], outputs, kept)
         part = Equations.of(rows, wanted)
         total = part if total is None else total.plus(part)
-    assert total is not None
-    constant = layer.bias is not None or norm is not None
-    old, new = total.current(layer), total.solve(constant=constant)
-    before, after = total.error(old), total.error(new)
-    if after < before:
-        put(layer, new, norm)
-    return [Fit(name, before, min(before, after))]
+    return total
 
 
 @dataclass(frozen=True)
@@ -159,6 +156,15 @@ class Equations:
         """Those of both together."""
         return Equations(self.xx + other.xx, self.xy + other.xy, self.yy + other.yy)
 
+    def fit(self, name: str, layer: Fitted, norm: nn.Module | None, ridge: float) -> Fit:
+        """Solve, and put the weights into the layer if they are better than its own."""
+        constant = layer.bias is not None or norm is not None
+        new = self.solve(ridge=ridge, constant=constant)
+        before, after = self.error(self.current(layer)), self.error(new)
+        if after < before:
+            put(layer, new, norm)
+        return Fit(name, before, min(before, after))
+
     def current(self, layer: Fitted) -> Tensor:
         """The layer's own weights and bias, in the shape of `solve`."""
         groups, d = len(self.xx), self.xx.shape[1] - 1
@@ -166,7 +172,7 @@ class Equations:
         bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
         return torch.cat([weight, bias.double().reshape(groups, 1, -1)], 1)
 
-    def solve(self, *, constant: bool) -> Tensor:
+    def solve(self, *, ridge: float, constant: bool) -> Tensor:
         """The best weights and, as their last row, constants (0 where none is wanted).
 
         Returns:
@@ -174,10 +180,10 @@ class Equations:
         """
         d = self.xx.shape[1] - 1
         size = d + 1 if constant else d
-        ridge = RIDGE * self.xx.diagonal(dim1=1, dim2=2)[:, :d].mean(1).clamp_min(1e-30)
+        weight = ridge * self.xx.diagonal(dim1=1, dim2=2)[:, :d].mean(1).clamp_min(1e-30)
         penalty = torch.ones(size, dtype=self.xx.dtype, device=self.xx.device)
         penalty[d:] = 0  # the constant is free
-        system = self.xx[:, :size, :size] + ridge.view(-1, 1, 1) * penalty.diag()
+        system = self.xx[:, :size, :size] + weight.view(-1, 1, 1) * penalty.diag()
         found = torch.linalg.solve(system, self.xy[:, :size])
         return nn.functional.pad(found, (0, 0, 0, d + 1 - size))
 
@@ -206,7 +212,7 @@ def rows_of(layer: Fitted, x: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         rows = x.reshape(1, -1, x.shape[-1])
     else:
-        assert not isinstance(layer.padding, str)  # see `fits`
+        assert not isinstance(layer.padding, str)  # see `plain`
         patches = unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
         n, width, places = patches.shape
         patches = patches.view(n, layer.groups, width // layer.groups, places)
@@ -275,4 +281,11 @@ def norms_behind(network: nn.Module, x: Tensor) -> dict[nn.Module, nn.Module | N
     finally:
         for hook in hooks:
             hook.remove()
-    return {layer: norm for layer, norm in norms.items() if runs[layer] == 1}
+    return {layer: norm for layer, norm in norms.items() if runs[layer] == 1 and plain(layer)}
+
+
+def plain(layer: nn.Module) -> bool:
+    """Whether `rows_of` knows the layer: zeros around an image, in numbers."""
+    if not isinstance(layer, nn.Conv2d):
+        return True
+    return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
