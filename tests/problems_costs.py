@@ -108,5 +108,5 @@ def chain_graph(n_layers: int, width: int = 64, skip: int = 8) -> ChannelGraph:
     return ChannelGraph(
         groups=tuple(Group(f"conv{i}", width, (f"conv{i}",), None, i * width) for i in range(k)),
         axes=axes, layers=tuple(layers), norms=(), parameters=parameters, fixed_macs=0, frozen={},
-        unknown_ops={}, unused=(), input_shape=(1, 3, 8, 8),
+        unknown_ops={}, unused=(), input_shape=(1, 3, 8, 8), example={}, outputs=10,
     )  # fmt: skip

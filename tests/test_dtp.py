@@ -71,7 +71,7 @@ def step(pruner: Pruner, t: int) -> None:
     x, y = list(search_data().weights.epoch(t // 4))[t % 4]
     pruner.model.zero_grad()
     TASK.loss(pruner.model(x), y).backward()
-    pruner._optimizers[0].step()
+    pruner.attachment.optimizers[0].step()
 
 
 @cache

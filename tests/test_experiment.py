@@ -264,7 +264,6 @@ def test_from_random_weights(tmp_path):
     assert record.costs["params"].counted <= 0.5 * record.costs["params"].dense
 
 
-@pytest.mark.xfail(raises=BudgetError, strict=True, reason="the Pruner takes one limit so far")
 def test_a_run_under_two_limits_meets_both(finished, tmp_path):
     out, _, one = finished
     shutil.copytree(out / "dense", tmp_path / "dense")

@@ -370,8 +370,10 @@ def test_classes_are_those_of_the_output_not_of_the_last_layer(tmp_path: Path) -
     assert (graph.outputs, graph.layers[-1].name) == (7, "gate")
     keep = random_channels(graph, 0.5, seed=0)
     pruned = prune(model, graph, keep)
-    save(tmp_path, pruned, graph, keep, name=f"{__name__}:Gated")
-    torch.testing.assert_close(try_forward(load(tmp_path), x), try_forward(pruned, x))
+    save(tmp_path, pruned, graph, keep, name="Gated")
+    found = json.loads((tmp_path / "architecture.json").read_text())
+    assert found["num_classes"] == 7
+    torch.testing.assert_close(try_forward(load(tmp_path, model), x), try_forward(pruned, x))
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def search(
         seed=seed,
         warmup_steps=config.warmup_epochs * per_epoch,
     )
+    watch = None if on_step is None else watcher(pruner, on_step)
     result = train(
         model,
         data.weights,
@@ -67,11 +68,13 @@ def search(
         seed=seed,
         checkpoint=data.checkpoint,
         progress=data.progress,
-        stop=None if on_step is None else watcher(pruner, on_step),
+        stop=watch,
         precision=precision,
         pruner=pruner,
         held_out=data.ratios if pruner.scheme.held_out else None,
     )
+    if watch is not None and not result.stopped:
+        watch()  # the last update comes after the last step
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it was stopped early is in the notes
         found = pruner.conclude()

@@ -17,6 +17,7 @@ from dsa_core.errors import ConfigError, SurgeryError, TraceError
 from dsa_core.example import Call
 from dsa_core.files import write_atomically
 from dsa_core.surgery.cut import check_keep, cut_made, cuts_of, prune
+from dsa_core.surgery.schema import check_architecture
 
 FORMAT = 1
 ARCHITECTURE, WEIGHTS = "architecture.json", "model.safetensors"
@@ -197,6 +198,8 @@ def read_architecture(path: Path, entries: Mapping[str, type] = ENTRIES) -> dict
     for entry in {**entries, **later}:
         if digest(found[entry]) != found["sha256"].get(entry):
             raise SurgeryError(f"{path}: entry {entry!r} was changed after it was written")
+    if entries is ENTRIES:
+        check_architecture(found, str(path))
     return found
 
 
