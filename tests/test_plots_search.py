@@ -58,10 +58,15 @@ def test_the_band_of_prices_is_the_smoothed_spread() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, math.nan])
-def test_a_search_without_gradient_has_no_loss_to_draw(nothing: float | None) -> None:
-    axes = panels(history(loss=[nothing] * 3))["validation loss under masks"]
-    assert not axes.lines
-    assert "no gradient" in axes.texts[0].get_text()
+def test_without_held_out_batches_the_training_loss_is_drawn(nothing: float | None) -> None:
+    given = history(loss=[nothing] * 3)
+    axes = panels(given)["training loss under masks"]
+    assert "no loss" in axes.texts[0].get_text()
+    del given["updates"]["loss"]
+    given["epochs"] = [{"train_loss": 0.8}, {"train_loss": 0.6}]
+    steps = panels(given)["training loss under masks"].patches[0].get_data()
+    np.testing.assert_allclose(steps.values, [0.8, 0.6])
+    np.testing.assert_allclose(steps.edges, [0, 7, 14])
     partly = panels(history(loss=[nothing, 0.5, 0.4]))["validation loss under masks"]
     np.testing.assert_allclose(partly.lines[0].get_xydata(), [[12, 0.5], [14, 0.4]])
 

@@ -11,16 +11,17 @@ from matplotlib.ticker import PercentFormatter
 from dsa_core.errors import ConfigError
 from dsa_core.lab.plots.style import COLOURS, DENSE, blank_figure, open_axes
 
-COLUMNS = ("step", "budget", "cost", "loss", "price", "price_spread", "sharpness", "keep_ratios")
+COLUMNS = ("step", "budget", "cost", "price", "price_spread", "keep_ratios")
 INK = "#333333"
 
 
 def search_figure(history: Mapping[str, Any]) -> Figure:
-    """Four panels of one search: validation loss, cost and budget, keep ratios, price of a MAC.
+    """Four panels of one search: loss, cost and budget, keep ratios, price of a MAC.
 
     Args:
         history: what `dsa run` writes as `history.json`: groups (names), and updates, a dict of
-            columns (see `allocators.Update`).
+            columns (see `dsa_core.Update`); and epochs, for the loss of a search that takes the
+            gradient from its training.
 
     Raises:
         ConfigError: a column is missing, or there is no update to draw.
@@ -34,7 +35,7 @@ def search_figure(history: Mapping[str, Any]) -> Figure:
         )
     figure = blank_figure(8.0, 6.0)
     axes = figure.subplots(2, 2, sharex=True)
-    draw_loss(axes[0, 0], updates)
+    draw_loss(axes[0, 0], history)
     draw_cost(axes[0, 1], updates)
     draw_ratios(axes[1, 0], updates, history["groups"])
     draw_price(axes[1, 1], updates)
@@ -45,17 +46,29 @@ def search_figure(history: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def draw_loss(axes: Axes, updates: Mapping[str, Sequence[Any]]) -> None:
-    """Draw the validation loss under the estimator's masks, each update and their running mean."""
-    points = [(s, v) for s, v in zip(updates["step"], updates["loss"], strict=True) if is_number(v)]
-    axes.set_ylabel("validation loss under masks")
+def draw_loss(axes: Axes, history: Mapping[str, Any]) -> None:
+    """Draw the held-out loss of every update; without one, the training loss of every epoch."""
+    updates = history["updates"]
+    held_out = updates.get("loss", [])
+    points = [(s, v) for s, v in zip(updates["step"], held_out, strict=False) if is_number(v)]
     if not points:
-        axes.text(0.5, 0.5, "no gradient was taken", ha="center", transform=axes.transAxes)
+        draw_training_loss(axes, updates["step"][-1], history.get("epochs", []))
         return
+    axes.set_ylabel("validation loss under masks")
     steps, losses = zip(*points, strict=True)
     axes.plot(steps, losses, ".", color=DENSE, markersize=3, label="one batch")
     axes.plot(steps, running_mean(losses, 0.9), color=COLOURS[0], label="running mean")
     axes.legend(frameon=False, fontsize=8)
+
+
+def draw_training_loss(axes: Axes, last: int, epochs: Sequence[Mapping[str, float]]) -> None:
+    """Draw the mean training loss under masks over the steps of each epoch."""
+    axes.set_ylabel("training loss under masks")
+    if not epochs:
+        axes.text(0.5, 0.5, "no loss was noted", ha="center", transform=axes.transAxes)
+        return
+    ends = [last * n / len(epochs) for n in range(len(epochs) + 1)]
+    axes.stairs([epoch["train_loss"] for epoch in epochs], ends, color=COLOURS[0], baseline=None)
 
 
 def draw_cost(axes: Axes, updates: Mapping[str, Sequence[Any]]) -> None:
