@@ -48,7 +48,6 @@ SEARCH_SHARE = 0.5  # of all epochs; the others fine-tune
 NORM_BATCHES = 50  # for BatchNorm's statistics after the cut
 SEARCH: dict[str, Any] = {"lr": 0.02, "schedule": "cosine"}
 TUNE: dict[str, Any] = {"lr": 0.05, "schedule": "one_cycle"}
-Weights = Literal["searched", "dense"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,7 +112,7 @@ def compress(
     validate: Callable[[nn.Module], float] | None = None,
     method: Method | None = None,
     optimizer: Factory | None = None,
-    weights: Weights = "searched",
+    weights: Literal["searched", "dense"] = "searched",
     steps_per_epoch: int | None = None,
     checkpoint: str | Path | None = None,
     seed: int = 0,
@@ -219,8 +218,7 @@ def _check_method(pruner: Pruner) -> None:
     if pruner.scheme.held_out:
         raise ConfigError(
             f"method: {pruner.problem.method.label} with these settings learns from held-out "
-            "batches, of which compress has none: take DSA(estimator='free'), or attach a "
-            "dsa.Pruner to a loop of your own and call pruner.look"
+            "batches, of which compress has none: take DSA(estimator='free'), or a Pruner"
         )
 
 
@@ -228,8 +226,7 @@ def _recalibrate(model: nn.Module, objective: LossObjective, batches: Feed, seed
     """Renew BatchNorm's statistics, which are still those of the dense network."""
     device = device_of_model(model)
     with own_random(device, step_seed(seed, "recalibration")):
-        count = min(NORM_BATCHES, len(batches))
-        recalibrate_batchnorm(model, batches, count, run=objective.loss)
+        recalibrate_batchnorm(model, batches, min(NORM_BATCHES, len(batches)), run=objective.loss)
     average_buffers(model)
 
 
