@@ -27,7 +27,9 @@ from dsa_core.surgery.cut import duplicate
 from dsa_core.surgery.files import describe, digest
 from dsa_core.surgery.sparse import held_zeros, save_sparse
 from dsa_core.training import (
+    BatchSource,
     Factory,
+    Feed,
     Loader,
     LossObjective,
     TrainConfig,
@@ -46,7 +48,6 @@ SEARCH_SHARE = 0.5  # of all epochs; the others fine-tune
 NORM_BATCHES = 50  # for BatchNorm's statistics after the cut
 SEARCH: dict[str, Any] = {"lr": 0.02, "schedule": "cosine"}
 TUNE: dict[str, Any] = {"lr": 0.05, "schedule": "one_cycle"}
-Weights = Literal["searched", "dense"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,9 +92,10 @@ class Compressed:
             f"{_short(found.whole_cost(resource))} ({found.whole_ratio(resource):.1%})"
             for label, resource in resources.items()
         )
+        asked = ", ".join(f"{name} {ratio:.1%}" for name, ratio in found.budget.ratios.items())
         scores = ", ".join(f"{name} {score:.4g}" for name, score in self.scores.items())
         return (
-            f"asked    {found.budget}, by {found.method}\n"
+            f"asked    {asked} of the dense network, by {found.method}\n"
             f"reached  {reached}\n"
             f"scores   {scores or 'none: pass validate= to have some'}"
         )
@@ -102,7 +104,7 @@ class Compressed:
 def compress(
     model: nn.Module,
     example: Any,
-    train_loader: Iterable[Any] | Callable[[], Iterable[Any]],
+    train_loader: Iterable[Any] | Callable[[], Iterable[Any]] | BatchSource,
     *,
     budget: Budget,
     loss: Callable[..., Tensor],
@@ -110,7 +112,7 @@ def compress(
     validate: Callable[[nn.Module], float] | None = None,
     method: Method | None = None,
     optimizer: Factory | None = None,
-    weights: Weights = "searched",
+    weights: Literal["searched", "dense"] = "searched",
     steps_per_epoch: int | None = None,
     checkpoint: str | Path | None = None,
     seed: int = 0,
@@ -123,8 +125,9 @@ def compress(
     Args:
         model: trained, on its device; batches are moved there.
         example: what the model is called with, as for `trace`.
-        train_loader: a DataLoader, a list of batches, or a function that yields them. One without a
-            length is read once to count its batches, unless `steps_per_epoch` says how many.
+        train_loader: a DataLoader, a list of batches, a function that yields them, or a
+            `BatchSource`. One without a length is read once to count its batches, unless
+            `steps_per_epoch` says how many.
         budget: what the smaller network may cost, such as `Budget(macs=0.5)`.
         loss: of (outputs, targets), such as `F.cross_entropy`, for batches (inputs, ..., targets);
             or a function whose first parameter is called `model`, of (model, batch), for any batch.
@@ -148,8 +151,7 @@ def compress(
     """
     search_epochs = _split(epochs)
     dense, objective = plain(model), LossObjective(loss)
-    with own_random(device_of_model(dense)):  # a DataLoader draws when it is read
-        batches = Loader(train_loader, steps_per_epoch, progress=progress)
+    batches = _feed(train_loader, steps_per_epoch, progress, device_of_model(dense))
     folder = None if checkpoint is None else Path(checkpoint)
     start = digest({k: describe(v.detach().cpu()) for k, v in dense.state_dict().items()})
     work = duplicate(dense)
@@ -196,7 +198,15 @@ def _split(epochs: int) -> int:
     return max(1, round(SEARCH_SHARE * epochs))
 
 
-def _try_first_batch(objective: LossObjective, model: nn.Module, batches: Loader) -> None:
+def _feed(given: Any, steps_per_epoch: int | None, progress: bool, device: torch.device) -> Feed:
+    """The user's batches as epochs."""
+    if isinstance(given, BatchSource):
+        return given
+    with own_random(device):  # a DataLoader draws when it is read
+        return Loader(given, steps_per_epoch, progress=progress)
+
+
+def _try_first_batch(objective: LossObjective, model: nn.Module, batches: Feed) -> None:
     """Run the loss on one batch; network and random numbers stay as they were."""
     device = device_of_model(model)
     with own_random(device), untouched(model):
@@ -208,17 +218,15 @@ def _check_method(pruner: Pruner) -> None:
     if pruner.scheme.held_out:
         raise ConfigError(
             f"method: {pruner.problem.method.label} with these settings learns from held-out "
-            "batches, of which compress has none: take DSA(estimator='free'), or attach a "
-            "dsa.Pruner to a loop of your own and call pruner.look"
+            "batches, of which compress has none: take DSA(estimator='free'), or a Pruner"
         )
 
 
-def _recalibrate(model: nn.Module, objective: LossObjective, batches: Loader, seed: int) -> None:
+def _recalibrate(model: nn.Module, objective: LossObjective, batches: Feed, seed: int) -> None:
     """Renew BatchNorm's statistics, which are still those of the dense network."""
     device = device_of_model(model)
     with own_random(device, step_seed(seed, "recalibration")):
-        count = min(NORM_BATCHES, len(batches))
-        recalibrate_batchnorm(model, batches, count, run=objective.loss)
+        recalibrate_batchnorm(model, batches, min(NORM_BATCHES, len(batches)), run=objective.loss)
     average_buffers(model)
 
 

@@ -32,7 +32,7 @@ HALF = {"budget": dsa.Budget(macs=0.5), "epochs": 2, "progress": False}
 EXAMPLE = torch.zeros(2, 1, 6, 6)
 
 
-def network(*, dropout: float = 0.0) -> nn.Module:
+def network(*, dropout: float = 0.0, classes: int = 3) -> nn.Module:
     torch.manual_seed(1)
     return nn.Sequential(
         nn.Conv2d(1, 8, 3),
@@ -44,7 +44,7 @@ def network(*, dropout: float = 0.0) -> nn.Module:
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(8, 3),
+        nn.Linear(8, classes),
     )
 
 
@@ -106,7 +106,14 @@ def test_every_loader(kind):
     assert [len(epochs) for epochs in result.epochs.values()] == [1, 1]
 
 
-def test_the_order_changes_nothing_but_a_list_and_its_function_are_the_same():
+def test_a_source_of_batches_of_this_library():
+    given = dsa.data.load("digits").batches("train", batch_size=32, indices=torch.arange(64))
+    model, example = network(classes=10), torch.zeros(2, 1, 8, 8)
+    result = dsa.compress(model, example, given, loss=F.cross_entropy, **HALF)
+    assert macs_ratio(result.model, model) <= 0.5
+
+
+def test_a_list_and_its_function_are_the_same():
     a = dsa.compress(network(), EXAMPLE, BATCHES, loss=F.cross_entropy, **HALF)
     with pytest.warns(UserWarning, match="no length.*steps_per_epoch= saves that"):
         b = dsa.compress(network(), EXAMPLE, batches, loss=F.cross_entropy, **HALF)
@@ -393,7 +400,7 @@ def test_its_text_says_what_was_asked_and_reached(result):
     asked, reached, scores = repr(result).split("\n")
     x = torch.zeros(1, 1, 6, 6)
     counts = [count_macs(net, x) for net in (network(), result.model)]
-    assert "macs=0.5" in asked
+    assert "macs 50.0% of the dense network, by dsa" in asked
     dense, left = (f"{count / 1e3:.3g} k" for count in counts)
     assert f"MACs {dense} -> {left} ({counts[1] / counts[0]:.1%})" in reached
     sizes = [sum(p.numel() for p in net.parameters()) for net in (network(), result.model)]

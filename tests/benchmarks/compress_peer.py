@@ -70,7 +70,7 @@ def theirs(model: nn.Module, loader: DataLoader, path: Path) -> nn.Module:
 
 
 def lines(function: Callable[..., nn.Module]) -> int:
-    """Lines of a function's body after the docstring."""
+    """Lines of a function's body, without the docstring and the return."""
     return len(inspect.getsource(function).splitlines()) - 3
 
 
