@@ -17,7 +17,9 @@ One step of the search, in the order in which it happens:
 
 and around a forward pass in evaluation mode the network is the one that would be cut now, so that
 your own validation shows the score at the present budget. A mask stays until the optimizer steps:
-gradient accumulation, and a step that a gradient scaler skips, need no care.
+gradient accumulation, and a step that a gradient scaler skips, need no care. While it is on, a
+state dict and a deep copy of the network are exact all the same; a module that is pickled whole
+(`torch.save(model)`) is so only between two steps.
 
 What is drawn, and what the gradient moves, is the scheme's affair (`dsa_core.scheme`).
 """

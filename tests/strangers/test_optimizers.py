@@ -1,6 +1,7 @@
 """Several optimizers, frozen weights, closures that run more than once, averages of the weights."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -129,6 +130,18 @@ def test_a_copy_or_a_state_dict_under_a_mask_is_exact():
     assert same(values(twin), weights)  # no live hook
     found.detach()
     assert same(values(model), weights)
+
+
+def test_a_module_that_is_pickled_between_two_steps_takes_no_hook_along():
+    model = network()
+    optimizer = sgd(model)
+    found = pruner(model).attach(optimizer)
+    for batch in batches(15):
+        step(model, batch, optimizer)
+    twin = pickle.loads(pickle.dumps(model))
+    twin(batch[0])
+    assert same(values(twin), values(model))
+    assert not found.attachment.open
 
 
 def test_loaded_weights_are_not_lost_under_a_mask():
