@@ -527,8 +527,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         process.join(60)
         assert process.exitcode == 130
     log = (tmp_path / "runs.log").read_text()
-    assert "training interrupted" in log
-    assert "search interrupted" in log
+    assert log.count("training interrupted") == 2  # a search is a training with a Pruner attached
     assert log.count("Give the same `dsa run` command again to go on") == 2
     assert "Traceback" not in log
     last = start_process(run_command_line, out)

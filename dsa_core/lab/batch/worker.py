@@ -36,7 +36,7 @@ def work(folder: Path) -> RunState:
     A lock keeps two workers, of two batches or of one that was restarted, off the same folder.
     """
     job = Job.model_validate_json((folder / PARAMETERS).read_text())
-    with FileLock(folder / ".lock"):
+    with FileLock(folder / ".batch.lock"):
         state = read_state(folder, job)
         if state.state == "done":
             return state
