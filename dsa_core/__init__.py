@@ -1,15 +1,14 @@
 """Budgeted pruning by differentiable sparsity allocation.
 
-    model, example --trace--> ChannelGraph --cost--> Budget --> search --> Allocation
-                   --prune--> smaller model
-
     import dsa_core as dsa
 
-    result = dsa.compress(
-        model, example, train_loader, budget=dsa.Budget(macs=0.5), loss=F.cross_entropy, epochs=10
-    )
+    result = dsa.compress(model, example, loader, budget=dsa.Budget(macs=0.5), loss=loss)
 
-or, in a loop of your own, `dsa.Pruner`.
+or, in a training loop of your own,
+
+    pruner = dsa.Pruner(model, example, dsa.Budget(macs=0.5), steps=10_000).attach(optimizer)
+    ...  # the loop
+    smaller = pruner.finish()
 
 The names below are loaded when they are first used (PEP 562): importing the library costs nothing.
 """

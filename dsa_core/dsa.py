@@ -59,7 +59,7 @@ class DSA(Masked):
         optimizer: of the keep ratios, "priced" or "paper" (see `budget`).
         settings: of that optimizer; None for its defaults.
         estimator: of the masks' gradient. "free": straight-through, from the training's own
-            backward passes, at no extra cost. The others (`masks.estimator_mask`) take a held-out
+            backward passes: no further pass. The others (`masks.estimator_mask`) take a held-out
             batch before every update: `Pruner.look`.
         fix_when_met: change no keep ratio once the budget is met (the paper's flow).
 
