@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from dsa_core.errors import BudgetError
+from dsa_core.kernels.roots import find_root
 
 SMALLEST_WEIGHT = 1e-12  # a group that costs nothing has no price; its weight is taken as this
 REACH = 1e-9  # budgets this close (relative) to F(1) or F(floors) count as equal to it
-ROUNDING = 1e-15  # relative error of F at which its root is taken as found
+ROUNDING = 1e-13  # of a log ratio: a smaller step is the last
 
 
 class CostForm(Protocol):
@@ -175,22 +176,17 @@ def shift_to_budgets(
 def _root(
     v: Tensor, cost: CostForm, budget: float, floors: Tensor, bracket: tuple[float, float]
 ) -> float:
-    """Find c with F(a(c)) = B by Newton's method, kept inside F(low) > B > F(high) by bisection."""
-    low, high = bracket
-    shift = (low + high) / 2
-    while low < shift < high:
+    """Find c with F(a(c)) = B in a bracket with F(low) > B > F(high)."""
+
+    def step(shift: Tensor) -> Tensor:
         wanted = (v - shift).exp()
         alpha = wanted.clamp(max=1.0).maximum(floors)
-        excess = float(cost(alpha)) - budget
-        if abs(excess) <= ROUNDING * budget:
-            break
-        low, high = (shift, high) if excess > 0 else (low, shift)
         # dF/dc = -sum of alpha_k dF/dalpha_k over the unclipped groups
-        slope = float((alpha * cost.gradient(alpha))[alpha == wanted].sum())
-        shift = shift + excess / slope if slope > 0 else low
-        if not low < shift < high:
-            shift = (low + high) / 2
-    return shift
+        slope = (alpha * cost.gradient(alpha))[alpha == wanted].sum()
+        return (budget - cost(alpha)) / slope
+
+    root, _ = find_root(step, *v.new_tensor(bracket), nearly=ROUNDING)
+    return float(root)
 
 
 def uniform_ratio(costs: Costs, budgets: float | Sequence[float], floors: Tensor) -> Tensor:

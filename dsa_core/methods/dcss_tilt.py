@@ -5,11 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from dsa_core.kernels.roots import find_root
 from dsa_core.methods.dcss_choice import Candidates, choice_probs, expected_ratios
 
 EDGE = 1e-6  # an expected ratio comes this close to its bounds, in units of their distance
-ROUNDING = 1e-14  # of an expected ratio: its tilt is then taken as found
-MOST_STEPS = 200
 
 
 def covariance(pi: Tensor, values: Tensor, other: Tensor) -> Tensor:
@@ -89,15 +88,13 @@ def tilt(logits: Tensor, candidates: Candidates, target: Tensor, temperature: fl
     scaled = logits / temperature
     gap = x.diff(dim=1).masked_fill(~candidates.valid[:, 1:], torch.inf).amin(1)
     reach = (logit_range(scaled, candidates.valid) + math.log(x.shape[1] / EDGE)) / gap + 1
-    t, lower, upper = torch.zeros_like(reach), -reach, reach
-    for _ in range(MOST_STEPS):
+
+    def step(t: Tensor) -> Tensor:
         pi = choice_probs(scaled + t[:, None] * x, candidates, 1.0)
-        excess = expected_ratios(pi, candidates) - target
-        if bool((excess.abs() <= ROUNDING).all()):
-            break
-        lower, upper = torch.where(excess < 0, t, lower), torch.where(excess < 0, upper, t)
-        newton = t - excess / covariance(pi, x, x).clamp_min(1e-300)  # dmean/dt = Var(x)
-        t = torch.where((lower < newton) & (newton < upper), newton, (lower + upper) / 2)
+        variance = covariance(pi, x, x).clamp_min(1e-300)  # dmean/dt
+        return (expected_ratios(pi, candidates) - target) / variance
+
+    t, _ = find_root(step, -reach, reach, nearly=1e-10)
     tilted = logits + temperature * t[:, None] * x
     highest = tilted.masked_fill(~candidates.valid, -torch.inf).amax(1, keepdim=True)
     return (tilted - highest) * candidates.valid

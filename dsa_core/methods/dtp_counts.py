@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from dsa_core.budget.surface import CostForm
+from dsa_core.kernels.roots import find_root
 from dsa_core.kernels.segments import segment_ids, sum_by
 
 REACH = 40.0  # sigmoid(40) is 1 to the last bit of float64
-NEWTON_STEPS = 200  # bisection alone needs some 60; the rest is for flat stretches
 
 
 def competing_counts(
@@ -65,18 +65,14 @@ def competing_counts(
 def _root(
     x: Tensor, ids: Tensor, cost: CostForm, budget: float, floors: Tensor, sizes: Tensor
 ) -> Tensor:
-    """Find t with F = B by Newton's method, kept inside its bracket by bisection."""
-    low, high = -float(x.max()) - REACH, -float(x.min()) + REACH
-    t = -float(x.median())
-    for _ in range(NEWTON_STEPS):
+    """Find t with F = B."""
+
+    def step(t: Tensor) -> Tensor:
         kept = sum_by(torch.sigmoid(x + t), ids, len(sizes))
-        excess = float(cost(torch.maximum(kept / sizes, floors))) - budget
-        if abs(excess) <= 1e-15 or not low < t < high:
-            break
-        low, high = (low, t) if excess > 0 else (t, high)
-        step = t - excess / float(_slope(x + t, ids, cost, floors, sizes))
-        t = step if low < step < high else (low + high) / 2
-    return x.new_tensor(t)
+        excess = cost(torch.maximum(kept / sizes, floors)).to(x) - budget
+        return excess / _slope(x + t, ids, cost, floors, sizes)
+
+    return find_root(step, -x.max() - REACH, -x.min() + REACH, nearly=1e-13)[0]
 
 
 def _slope(logits: Tensor, ids: Tensor, cost: CostForm, floors: Tensor, sizes: Tensor) -> Tensor:
