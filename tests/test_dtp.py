@@ -28,12 +28,12 @@ from torch import nn
 from dsa_core.budget import Budget, Cost, budget_at, uniform_ratio
 from dsa_core.channels import trace
 from dsa_core.errors import BudgetError, TrainingError
-from dsa_core.kernels.transport import sinkhorn, transport_mask
 from dsa_core.lab.runs import RunConfig, run
 from dsa_core.masks import masked_call
 from dsa_core.methods import ALLOCATORS, DTP, Allocation, SearchConfig, Update
 from dsa_core.methods.dtp import TransportScheme
 from dsa_core.methods.dtp_counts import ranks
+from dsa_core.methods.dtp_transport import sinkhorn, transport_mask
 from dsa_core.pruner import Pruner
 from dsa_core.ranking import importance
 from dsa_core.scheme import Problem

@@ -5,8 +5,8 @@ import torch
 from course.exercises import n09
 
 from dsa_core.budget import QuadraticForm
-from dsa_core.kernels.transport import sinkhorn, transport_mask
 from dsa_core.methods.dtp_counts import competing_counts
+from dsa_core.methods.dtp_transport import sinkhorn, transport_mask
 
 
 def columns_first(plan, rows, columns):

@@ -229,5 +229,5 @@ def _fused(
     frozen: Tensor | None = None,
 ) -> Tensor:
     """`triton.soft_topk` by its registered name, which `torch.compile` can trace."""
-    p: Tensor = torch.ops.dsa_core.soft_topk(scores, k, offsets, temperature, frozen, None)[0]
+    p: Tensor = torch.ops.dsa_core.soft_topk(scores, k, offsets, temperature, frozen)[0]
     return p

@@ -27,29 +27,24 @@ def _launch_forward(
     offsets: Tensor,
     temperature: Tensor,
     frozen: Tensor | None,
-    seed: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """p (n,), thresholds (G,) float64, masks (n,) or (0,)."""
+) -> tuple[Tensor, Tensor]:
+    """p (n,), thresholds (G,) float64."""
     scores, n_segments = scores.contiguous(), len(k)
     p = torch.empty_like(scores)
     threshold = torch.empty(n_segments, dtype=torch.float64, device=scores.device)
-    mask = scores.new_empty(0 if seed is None else len(scores))
     forward_kernel[(n_segments,)](
         scores,
         k.contiguous(),
         offsets.contiguous(),
         temperature.contiguous(),
         scores if frozen is None else frozen.contiguous().view(torch.uint8),
-        scores if seed is None else seed,
         p,
         threshold,
-        mask,
         MAX=MAX_EVALUATIONS,
         BLOCK=block_size(len(scores), n_segments),
         FROZEN=frozen is not None,
-        SAMPLE=seed is not None,
     )
-    return p, threshold, mask
+    return p, threshold
 
 
 def _launch_backward(
@@ -87,10 +82,9 @@ def soft_topk_op(
     offsets: Tensor,
     temperature: Tensor,
     frozen: Tensor | None,
-    seed: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Keep probabilities (n,), thresholds (G,) float64, and masks (n,), or (0,) without a seed."""
-    return _launch_forward(scores, k, offsets, temperature, frozen, seed)
+) -> tuple[Tensor, Tensor]:
+    """Keep probabilities (n,) and thresholds (G,) float64."""
+    return _launch_forward(scores, k, offsets, temperature, frozen)
 
 
 @torch.library.custom_op("dsa_core::soft_topk_backward", mutates_args=())
@@ -114,11 +108,9 @@ def _(
     offsets: Tensor,
     temperature: Tensor,
     frozen: Tensor | None,
-    seed: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    n = 0 if seed is None else scores.shape[0]
+) -> tuple[Tensor, Tensor]:
     p = torch.empty_like(scores, memory_format=torch.contiguous_format)
-    return p, k.new_empty(k.shape[0], dtype=torch.float64), scores.new_empty(n)
+    return p, k.new_empty(k.shape[0], dtype=torch.float64)
 
 
 @soft_topk_backward_op.register_fake
@@ -136,13 +128,12 @@ def _(
 
 def _setup_context(
     ctx: torch.autograd.function.FunctionCtx,
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None],
-    output: tuple[Tensor, Tensor, Tensor],
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None],
+    output: tuple[Tensor, Tensor],
 ) -> None:
-    scores, k, offsets, temperature, frozen, _ = inputs
-    _, threshold, mask = output
-    ctx.mark_non_differentiable(threshold, mask)
-    ctx.save_for_backward(scores, k, offsets, temperature, frozen, threshold)  # type: ignore[arg-type]
+    threshold = output[1]
+    ctx.mark_non_differentiable(threshold)
+    ctx.save_for_backward(*inputs, threshold)  # type: ignore[arg-type]
 
 
 def _backward(
@@ -150,7 +141,7 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:
     scores, k, offsets, temperature, frozen, threshold = ctx.saved_tensors  # type: ignore[attr-defined]
     grads = soft_topk_backward_op(grad, scores, k, offsets, temperature, frozen, threshold)
-    return (*grads, None, None, None, None)
+    return (*grads, None, None, None)
 
 
 soft_topk_op.register_autograd(_backward, setup_context=_setup_context)
@@ -170,34 +161,5 @@ def soft_topk(
     Scores of float32 or bfloat16 (float64 is answered in float32's digits), within `FARTHEST`
     temperatures.
     """
-    p: Tensor = soft_topk_op(scores, k, offsets, temperature, frozen, None)[0]
+    p: Tensor = soft_topk_op(scores, k, offsets, temperature, frozen)[0]
     return p
-
-
-def soft_topk_mask(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    *,
-    temperature: Tensor,
-    seed: Tensor,
-    frozen: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """`soft_topk`, and Bernoulli masks m_i ~ p_i drawn in the same launch.
-
-    Args:
-        scores: as in `dsa_core.kernels.soft_topk`, like the arguments not named here.
-        k: expected number kept, shape (G,).
-        offsets: shape (G + 1,).
-        temperature: shape (G,), float64.
-        seed: shape (1,), int64, on the device: Philox's key, read there, so that a captured graph
-            draws anew when it is overwritten. Channel i draws number i: one seed, one mask, on
-            every rank and for every way of launching.
-        frozen: shape (n,), bool, or None.
-
-    Returns:
-        p and masks of 0 and 1, both (n,) in the dtype of the scores. The masks have no gradient:
-        for straight-through estimation write mask + p - p.detach().
-    """
-    p, _, mask = soft_topk_op(scores, k, offsets, temperature, frozen, seed)
-    return p, mask

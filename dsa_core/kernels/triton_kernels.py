@@ -135,10 +135,10 @@ def _solve(
 
 @triton.jit
 def forward_kernel(
-    scores, k, offsets, temperature, frozen, seed, p, threshold, mask,
-    MAX: tl.constexpr, BLOCK: tl.constexpr, FROZEN: tl.constexpr, SAMPLE: tl.constexpr,
+    scores, k, offsets, temperature, frozen, p, threshold,
+    MAX: tl.constexpr, BLOCK: tl.constexpr, FROZEN: tl.constexpr,
 ):  # fmt: skip
-    """Solve segment g, write its p and threshold, and draw its masks."""
+    """Solve segment g, and write its p and threshold."""
     g = tl.program_id(0)
     start, end = tl.load(offsets + g), tl.load(offsets + g + 1)
     T = tl.load(temperature + g).to(tl.float64)
@@ -156,9 +156,6 @@ def forward_kernel(
         keep = tl.where(z > 0, 1.0 / (1.0 + e), e / (1.0 + e))
         keep = tl.where(free, tl.where(kept < n, keep, 1.0), 1.0)
         tl.store(p + index, keep.to(p.dtype.element_ty), mask=index < end)
-        if SAMPLE:
-            drawn = tl.rand(tl.load(seed), index.to(tl.int32)) < keep
-            tl.store(mask + index, drawn.to(mask.dtype.element_ty), mask=index < end)
 
 
 @triton.jit

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from dsa_core.budget import Cost, sharpness_at, shift_to_budget, step_scale_at
 from dsa_core.errors import BudgetError, nearest
-from dsa_core.kernels.transport import Plan, proximal_step, transport_mask
 from dsa_core.methods.dtp_counts import competing_counts, ranks
+from dsa_core.methods.dtp_transport import Plan, proximal_step, transport_mask
 from dsa_core.scheme import Figures, Method, Problem, Scheme
 
 BASE_LR = 0.02  # what `score_lr` is a multiple of

@@ -25,7 +25,7 @@ def competing_counts(
 
         k_g(t) = sum_{i in g} sigmoid((2 s_i - 1) / eps + t),   t such that  F(k(t) / n) = B.
 
-    With the cost linear, F = sum_i f_i m_i, this is the transport problem of `kernels.transport`
+    With the cost linear, F = sum_i f_i m_i, this is the transport problem of `dtp_transport`
     over the whole network at once, the source of each unit weighted by its cost f_i instead of
     1 / n. F rises with every m_i, hence with t: the root is unique where F is not flat.
 

@@ -41,29 +41,26 @@ def test_kernels_equal_torch_on_the_gpu() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_captured_in_a_graph_it_follows_its_inputs() -> None:
-    from dsa_core.kernels.triton import soft_topk_mask
+    from dsa_core.kernels.triton import soft_topk
 
     scores, offsets = torch.randn(80, device="cuda"), torch.tensor([0, 16, 80], device="cuda")
-    k, seed = torch.tensor([4.0, 20.0], device="cuda"), torch.tensor([1], device="cuda")
+    k = torch.tensor([4.0, 20.0], device="cuda")
     t = torch.full((2,), 0.3, dtype=torch.float64, device="cuda")
-    soft_topk_mask(scores, k, offsets, temperature=t, seed=seed)  # compiles outside the capture
+    soft_topk(scores, k, offsets, temperature=t)  # compiles outside the capture
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        p, mask = soft_topk_mask(scores, k, offsets, temperature=t, seed=seed)
+        p = soft_topk(scores, k, offsets, temperature=t)
     scores.normal_()
-    seed.fill_(7)
     graph.replay()
-    wanted = soft_topk_mask(scores, k, offsets, temperature=t, seed=seed)
-    assert torch.equal(p, wanted[0])
-    assert torch.equal(mask, wanted[1])
+    assert torch.equal(p, soft_topk(scores, k, offsets, temperature=t))
 
 
 COMPILE = """
 import triton, warnings
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from dsa_core.kernels import triton_kernels as kernels, triton_transport as transport
+from dsa_core.kernels import triton_kernels as kernels
 
 def build(kernel, constants, **types):
     names = kernel.arg_names
@@ -73,15 +70,10 @@ def build(kernel, constants, **types):
 
 for s in ("*fp32", "*bf16"):
     shared = dict(scores=s, offsets="*i64", temperature="*fp64", threshold="*fp64")
-    build(kernels.forward_kernel, dict(MAX=100, BLOCK=256, FROZEN=True, SAMPLE=True),
-          k="*fp32", frozen="*u8", seed="*i64", p=s, mask=s, **shared)
+    build(kernels.forward_kernel, dict(MAX=100, BLOCK=256, FROZEN=True),
+          k="*fp32", frozen="*u8", p=s, **shared)
     build(kernels.backward_kernel, dict(BLOCK=256, FROZEN=True),
           grad=s, frozen="*u8", grad_scores=s, grad_k="*fp64", **shared)
-    plan = dict(log_odds="*fp64", log_scale="*fp64", eps="*fp64", frozen="*u8", offsets="*i64")
-    build(transport.step_kernel, dict(BLOCK=256, FROZEN=True), scores=s, k="*fp32", mask=s,
-          next_odds="*fp64", next_scale="*fp64", **plan)
-    build(transport.step_backward_kernel, dict(BLOCK=256, FROZEN=True), scores=s, k="*fp32",
-          grad=s, grad_scores=s, grad_k="*fp32", **plan)
 print("built")
 """
 

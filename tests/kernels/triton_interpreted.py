@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,7 +16,6 @@ from torch.testing import assert_close
 from dsa_core.errors import ConfigError
 from dsa_core.kernels import backends, fast, resolve_backend, segment_sum, soft_topk
 from dsa_core.kernels import triton as fused
-from dsa_core.kernels.transport import Plan, exact_proximal_step, proximal_step
 
 Tol = Callable[[torch.dtype], dict[str, float]]
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -164,129 +162,27 @@ def test_whole_count_on_a_plateau_shares_between_its_two_edges() -> None:
     assert_close(grad.cpu(), torch.tensor([4.0]), rtol=1e-4, atol=0.0)  # half of 3, half of 5
 
 
-def philox(counter: np.ndarray, seed: int) -> np.ndarray:
-    """Philox4x32-10 (Salmon et al., 2011): the first word for counters (c, 0, 0, 0), key = seed."""
-    c = [counter.astype(np.uint64), *(np.zeros(len(counter), np.uint64) for _ in range(3))]
-    key = [seed & 0xFFFFFFFF, seed >> 32]
-    low = np.uint64(0xFFFFFFFF)
-    for _ in range(10):
-        first, second = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
-        c = [
-            (second >> np.uint64(32)) ^ c[1] ^ np.uint64(key[0]),
-            second & low,
-            (first >> np.uint64(32)) ^ c[3] ^ np.uint64(key[1]),
-            first & low,
-        ]
-        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
-    return c[0]
-
-
-@pytest.mark.parametrize("seed", [1, 123456789, 2**40 + 7])
-def test_masks_are_philox_below_p(seed: int) -> None:
-    sizes, ratio = [50, 3, 147], 0.4
-    k, t = ratio * edges(sizes).diff().float(), torch.full((3,), 0.5, dtype=torch.float64)
-    frozen = torch.zeros(200, dtype=torch.bool, device=DEVICE)
-    frozen[:5] = True
-    p, mask = fused.soft_topk_mask(
-        draw(sizes),
-        k,
-        edges(sizes),
-        temperature=t.to(DEVICE),
-        seed=torch.tensor([seed], device=DEVICE),
-        frozen=frozen,
-    )
-    word = philox(np.arange(200), seed).astype(np.uint32).view(np.int32).astype(np.int64)
-    # a signed word x becomes |x| / 2^31, where -x - 1 stands for a negative one
-    uniform = np.where(word < 0, -word - 1, word) * 4.6566127342e-10
-    wanted = torch.from_numpy((uniform < p.cpu().numpy()).astype(np.float32))
-    assert_close(mask.cpu(), wanted, rtol=0.0, atol=0.0)
-    assert bool((mask[:5] == 1).all())
-    assert 40 < float(mask.sum()) < 120  # 80 expected, variance below 50: beyond five deviations
-    assert not mask.requires_grad
-
-
-def test_masks_do_not_touch_the_gradient() -> None:
-    sizes, t = [20], torch.ones(1, dtype=torch.float64, device=DEVICE)
-    scores, k = draw(sizes).requires_grad_(), torch.tensor([7.0], device=DEVICE)
-    seed = torch.tensor([3], device=DEVICE)
-    p, mask = fused.soft_topk_mask(scores, k, edges(sizes), temperature=t, seed=seed)
-    assert p.requires_grad
-    assert not mask.requires_grad
-    (straight,) = torch.autograd.grad((mask * p.detach()).sum() + p.square().sum(), scores)
-    q = soft_topk(scores, k, edges(sizes), temperature=1.0, backend="triton")
-    assert torch.equal(straight, torch.autograd.grad(q.square().sum(), scores)[0])
-
-
-def test_proximal_step_of_transport(tolerance: Tol) -> None:
-    sizes = [30, 12]
-    scores, k = draw(sizes).sigmoid(), torch.tensor([10.0, 3.5], device=DEVICE)
-    masks: dict[str, Tensor] = {}
-    for backend in ("triton", "torch"):
-        plan = Plan.uniform(edges(sizes))
-        for _ in range(4):
-            mask, plan = exact_proximal_step(
-                scores, k, edges(sizes), plan, eps=0.5, backend=backend
-            )
-        masks[backend] = mask
-    assert_close(masks["triton"], masks["torch"], **tolerance(torch.float32))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("eps", [1e-2, 0.5, 1e3])
-def test_scaling_step_of_transport(tolerance: Tol, eps: float, dtype: torch.dtype) -> None:
-    sizes = [1, 30, 5, 100]
-    frozen = torch.zeros(136, dtype=torch.bool, device=DEVICE)
-    frozen[[3, 40, 41]] = True
-    k = torch.tensor([0.4, 10.0, 5.0, 61.5], device=DEVICE)  # the third keeps all
-    weight = torch.linspace(-1, 1, 136, device=DEVICE)
-    plans = {name: Plan.uniform(edges(sizes)) for name in ("triton", "torch")}
-    for t in range(4):
-        answers = []
-        for name, plan in plans.items():
-            exact = torch.float64 if name == "torch" else dtype
-            scores = (draw(sizes).sigmoid() + 0.1 * t).to(dtype).to(exact).requires_grad_()
-            count = k.clone().requires_grad_()
-            mask, plans[name] = proximal_step(
-                scores, count, edges(sizes), plan, eps=eps, frozen=frozen, backend=name
-            )
-            assert mask.dtype == exact
-            grads = torch.autograd.grad(mask, (scores, count), weight.to(exact))
-            answers.append([mask.to(dtype), (eps * grads[0]).to(dtype), grads[1]])
-        for got, wanted in zip(*answers, strict=True):
-            assert_close(got, wanted, **tolerance(dtype))
-    for got, wanted in zip(*plans.values(), strict=True):
-        assert_close(got, wanted, rtol=1e-6, atol=1e-5)  # logarithms of float32 sums
-
-
-def test_scaling_step_is_registered_as_it_behaves() -> None:
-    scores, k, offsets, _, _, _ = arguments([9, 4])
-    given = (scores, k, offsets, *Plan.uniform(offsets), 0.5, None)
-    torch.library.opcheck(torch.ops.dsa_core.proximal_step.default, given)
-
-
-def arguments(sizes: list[int], *, sample: bool = False) -> tuple[Any, ...]:
+def arguments(sizes: list[int]) -> tuple[Any, ...]:
     offsets = edges(sizes)
     k = (0.4 * offsets.diff()).float().requires_grad_()
     t = torch.full((len(sizes),), 0.5, dtype=torch.float64, device=DEVICE)
-    seed = torch.tensor([5], device=DEVICE) if sample else None
-    return draw(sizes).requires_grad_(), k, offsets, t, None, seed
+    return draw(sizes).requires_grad_(), k, offsets, t, None
 
 
-@pytest.mark.parametrize("sample", [False, True])
-def test_operator_is_registered_as_it_behaves(*, sample: bool) -> None:
-    torch.library.opcheck(fused.soft_topk_op, arguments([9, 4], sample=sample))
+def test_operator_is_registered_as_it_behaves() -> None:
+    torch.library.opcheck(fused.soft_topk_op, arguments([9, 4]))
 
 
 def test_backward_operator_is_registered_as_it_behaves() -> None:
-    scores, k, offsets, t, _, _ = arguments([9, 4])
-    p, threshold, _ = fused.soft_topk_op(scores, k, offsets, t, None, None)
+    scores, k, offsets, t, _ = arguments([9, 4])
+    p, threshold = fused.soft_topk_op(scores, k, offsets, t, None)
     inputs = (torch.ones_like(p), scores, k, offsets, t, None, threshold)
     plain = [x.detach() if isinstance(x, Tensor) else x for x in inputs]
     torch.library.opcheck(fused.soft_topk_backward_op, plain)
 
 
 def test_composes_with_compile() -> None:
-    scores, k, offsets, _, _, _ = arguments([9, 4])
+    scores, k, offsets, _, _ = arguments([9, 4])
 
     def loss(scores: Tensor, k: Tensor) -> Tensor:
         p = soft_topk(scores.exp(), k, offsets, temperature=0.5, backend="triton", check=False)
@@ -299,7 +195,7 @@ def test_composes_with_compile() -> None:
 
 
 def test_differentiable_once_only() -> None:
-    scores, k, offsets, _, _, _ = arguments([9, 4])
+    scores, k, offsets, _, _ = arguments([9, 4])
     p = soft_topk(scores, k, offsets, temperature=1.0, backend="triton")
     (grad,) = torch.autograd.grad(p.square().sum(), scores, create_graph=True)
     with pytest.raises(RuntimeError):
@@ -307,7 +203,7 @@ def test_differentiable_once_only() -> None:
 
 
 def test_long_segments_go_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, k, offsets, _, _, _ = arguments([9, 4])
+    scores, k, offsets, _, _ = arguments([9, 4])
     monkeypatch.setattr(fused, "LONGEST", 8)
     p = soft_topk(scores, k, offsets, temperature=1.0, backend="triton")
     assert torch.equal(p, soft_topk(scores, k, offsets, temperature=1.0, backend="torch"))

@@ -12,7 +12,7 @@ from torch.autograd.functional import jacobian
 from torch.testing import assert_close
 
 from dsa_core.kernels import segment_sum
-from dsa_core.kernels.transport import (
+from dsa_core.methods.dtp_transport import (
     Plan,
     exact_proximal_step,
     proximal_step,

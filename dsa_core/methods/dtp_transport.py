@@ -15,14 +15,13 @@ UAI 2019 (arXiv:1802.04307).
 """
 
 import math
-from importlib import import_module
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from dsa_core.kernels import check_inputs, resolve_backend, soft_topk
+from dsa_core.kernels import check_inputs, soft_topk
 from dsa_core.kernels.segments import segment_ids, sum_by
 
 
@@ -55,7 +54,6 @@ def transport_mask(
     *,
     eps: float,
     frozen: Tensor | None = None,
-    backend: str = "auto",
 ) -> Tensor:
     """Solve the transport problem of every segment in closed form.
 
@@ -71,7 +69,6 @@ def transport_mask(
         offsets: shape (G + 1,), int64.
         eps: weight of the entropy, > 0, in the unit of C (scores squared).
         frozen: shape (n,), bool, or None; these have m = 1 and count in k.
-        backend: as in `soft_topk`.
 
     Returns:
         Masks m in [0, 1], shape (n,), that sum to k. Gradient, with w = m (1 - m):
@@ -83,7 +80,7 @@ def transport_mask(
     Source: Li et al., DTP (arXiv:2307.08483), entropic transport; the closed form is ours.
     """
     _check_eps(eps)
-    return soft_topk(scores, k, offsets, temperature=eps / 2, frozen=frozen, backend=backend)
+    return soft_topk(scores, k, offsets, temperature=eps / 2, frozen=frozen)
 
 
 def sinkhorn(scores: Tensor, k: Tensor, offsets: Tensor, *, eps: float, steps: int) -> Tensor:
@@ -133,7 +130,6 @@ def proximal_step(
     *,
     eps: float,
     frozen: Tensor | None = None,
-    backend: str = "auto",
 ) -> tuple[Tensor, Plan]:
     """One scaling of the proximal problem, the step that DTP takes per mini-batch.
 
@@ -158,8 +154,6 @@ def proximal_step(
         plan: the last plan, a constant for autograd; `Plan.uniform(offsets)` at first.
         eps: weight of the proximal term, > 0.
         frozen: shape (n,), bool, or None; these have m = 1 and count in k.
-        backend: "triton" is one launch (and is "auto" where it is so for `soft_topk`), every other
-            name is plain torch.
 
     Returns:
         Masks m >= 0, shape (n,), in the dtype of the scores, differentiable in scores and k:
@@ -172,18 +166,6 @@ def proximal_step(
     one inner iteration.
     """
     _check(scores, k, offsets, plan, eps=eps, frozen=frozen)
-    if resolve_backend(backend, like=scores) == "triton":
-        import_module("dsa_core.kernels.triton_transport")
-        step = torch.ops.dsa_core.proximal_step
-        mask, log_odds, scale = step(scores, k, offsets, *plan, float(eps), frozen)
-        return mask, Plan(log_odds, scale)
-    return _plain_step(scores, k, offsets, plan, eps=eps, frozen=frozen)
-
-
-def _plain_step(
-    scores: Tensor, k: Tensor, offsets: Tensor, plan: Plan, *, eps: float, frozen: Tensor | None
-) -> tuple[Tensor, Plan]:
-    """The formulas of `proximal_step` in plain torch, sums in logs."""
     ids = segment_ids(offsets)
     fixed = torch.zeros_like(scores, dtype=torch.bool) if frozen is None else frozen
     n_free = sum_by((~fixed).double(), ids, len(k))  # (G,)
@@ -212,7 +194,6 @@ def exact_proximal_step(
     *,
     eps: float,
     frozen: Tensor | None = None,
-    backend: str = "auto",
 ) -> tuple[Tensor, Plan]:
     """Solve the proximal problem: `proximal_step` with its scaling run to the end.
 
@@ -220,7 +201,7 @@ def exact_proximal_step(
 
         m_i = sigmoid(z_i + (2 s_i - 1) / eps + t),   t such that  sum_i m_i = k,
 
-    with z = log_odds: `soft_topk` again, on every backend. With C fixed, t steps *are* the plan of
+    with z = log_odds: `soft_topk` again. With C fixed, t steps *are* the plan of
     entropy eps / t, not only in the limit. A deviation from the paper, which scales once a step.
 
     Args:
@@ -230,7 +211,6 @@ def exact_proximal_step(
         plan: the last plan of this function, a constant for autograd; `Plan.uniform` at first.
         eps: weight of the proximal term, > 0.
         frozen: shape (n,), bool, or None; these have m = 1 and count in k.
-        backend: as in `soft_topk`.
 
     Returns:
         Masks m in [0, 1], shape (n,), that sum to k, with the gradient of `transport_mask`; and the
@@ -248,7 +228,7 @@ def exact_proximal_step(
         )  # else y drifts, and float32 loses its digits
     y = y - mean[ids]
     wide = y if scores.dtype == torch.float64 else y.float()
-    mask = soft_topk(wide, k, offsets, temperature=1.0, frozen=frozen, backend=backend)
+    mask = soft_topk(wide, k, offsets, temperature=1.0, frozen=frozen)
     return mask.to(scores.dtype), Plan(y.detach(), torch.zeros_like(plan.log_scale))
 
 
