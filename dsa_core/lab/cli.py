@@ -131,7 +131,7 @@ def run_command(
     Example: dsa run --preset cpu-short --method dsa --method uniform --budget macs=0.5
     """
     from dsa_core.lab.runs import configure, run
-    from dsa_core.training.processes import team
+    from dsa_core.training.processes import process_group
 
     asked = parse_budgets(budget or ["macs=0.5"], calibration)
     points = itertools.product(asked, method or ["dsa"], seed or [0])
@@ -162,7 +162,7 @@ def run_command(
     except KeyboardInterrupt as stop:  # typer would end without a word
         print(f"\n{stop or 'interrupted'}. {GO_ON}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    if team().leads:  # the other processes of a team say nothing
+    if process_group().is_main:  # the other processes of a group say nothing
         tell(configs, records, out)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from dsa_core.errors import TrainingError
 from dsa_core.files import atomic_file
-from dsa_core.training.processes import team, wait
+from dsa_core.training.processes import process_group, wait
 
 FORMAT = 1
 
@@ -25,9 +25,9 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         state: tensors, numbers, strings, and lists and dicts of them. Its entry "fingerprint", dict
             of strings, says what the checkpoint belongs to.
 
-    Of several processes that train together the leader writes, and the others wait for it.
+    Of several processes that train together the main process writes, and the others wait for it.
     """
-    if team().leads:
+    if process_group().is_main:
         with atomic_file(path) as file:
             torch.save({"format": FORMAT, **state}, file)
     wait()

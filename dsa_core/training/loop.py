@@ -22,9 +22,9 @@ from dsa_core.training.precision import Precision, place_model
 from dsa_core.training.processes import (
     agreed,
     average_buffers,
-    average_gradients,
+    distributed,
     mean_and_sum,
-    team,
+    process_group,
 )
 from dsa_core.training.seeds import own_random, step_seed
 from dsa_core.training.stopwatch import Stopwatch, total_time
@@ -131,7 +131,7 @@ def train(
         fingerprint=fingerprint or {},
     )
     run.prepare(resume, precision)
-    show = progress and team().leads
+    show = progress and process_group().is_main
     done = len(run.history) * len(batches)
     meter = Meter(run.total, done, objective.score_name, show=show, phase=phase)
     stopped = False
@@ -190,12 +190,13 @@ class _Run:
         self._check_state("before the first step")
         if resume and self.path is not None and self.path.exists():
             self._restore(load_checkpoint(self.path, self._fingerprint()))
-            return
-        self.precision = precision or agreed(self._choose_precision())
-        place_model(self.model, self.precision)
-        if self.pruner is not None:
-            self.pruner.attach(self.optimiser)
-        self.save()
+        else:
+            self.precision = precision or agreed(self._choose_precision())
+            place_model(self.model, self.precision)
+            if self.pruner is not None:
+                self.pruner.attach(self.optimiser)
+            self.save()
+        self.called = distributed(self.model)
 
     def _choose_precision(self) -> Precision:
         name, order = self.config.precision, self.config.channels_last
@@ -220,7 +221,7 @@ class _Run:
                 set_lr(self.optimiser, self._lr(epoch, position))
                 found = self._step(to_device(batch, self.device))
                 loss, score = mean_and_sum(found.shown, found.score)
-                self._check(meter.add(loss, score, found.n * team().size), epoch)
+                self._check(meter.add(loss, score, found.n * process_group().size), epoch)
         self._check(meter.flush(), epoch)
         self._check_state(f"after epoch {epoch}")
         if meter.n:
@@ -251,10 +252,9 @@ class _Run:
         self.pruner.look(lambda: self.objective.loss(self.model, batch, self.precision))
 
     def _step(self, batch: Any) -> Measured:
-        found = self.objective.measure(self.model, batch, self.precision)
+        found = self.objective.measure(self.called, batch, self.precision)
         self.optimiser.zero_grad(set_to_none=True)
         found.loss.backward()
-        average_gradients(self.model.parameters())
         self._collect()
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)

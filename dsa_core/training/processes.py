@@ -1,9 +1,9 @@
 """Several processes that train one network: equal shares of every batch, averaged gradients.
 
 Every process (rank) reads the same global batches in the same order, and keeps its own rows of
-each; all draw the same masks, for masks depend on the seed and the step alone. After a backward
-pass gradients are averaged, so that weights and keep ratios stay the same on every rank. Alone, all
-of this does nothing.
+each; all draw the same masks, for masks depend on the seed and the step alone.
+DistributedDataParallel averages the gradients, so that weights and keep ratios stay the same on
+every rank. With a single process all of this does nothing.
 
 `accelerate launch -m dsa_core run ...` or Accelerate's notebook launcher start the processes.
 
@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from dsa_core.errors import ConfigError, TrainingError
 
@@ -27,11 +28,11 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """Which process this is, and of how many.
 
     Attributes:
-        rank: 0 .. size - 1; rank 0 leads: it writes files and talks.
+        rank: 0 .. size - 1; rank 0 is the main process.
         size: number of processes.
     """
 
@@ -39,21 +40,21 @@ class Team:
     size: int
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes files and talks."""
+    def is_main(self) -> bool:
+        """Whether this is the one that writes files and prints."""
         return self.rank == 0
 
     @property
-    def alone(self) -> bool:
+    def is_single(self) -> bool:
         """Whether there is no other process."""
         return self.size == 1
 
 
-def team() -> Team:
+def process_group() -> ProcessGroup:
     """Give the processes that torch.distributed joins; one process where it is not started."""
     if not (dist.is_available() and dist.is_initialized()):
-        return Team(0, 1)
-    return Team(dist.get_rank(), dist.get_world_size())
+        return ProcessGroup(0, 1)
+    return ProcessGroup(dist.get_rank(), dist.get_world_size())
 
 
 def share(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,20 +78,20 @@ def my_rows(n: int) -> slice:
     Raises:
         ConfigError: n does not divide among the ranks.
     """
-    us = team()
-    if n % us.size:
+    group = process_group()
+    if n % group.size:
         raise ConfigError(
-            f"batch_size: a batch of {n} does not divide among {us.size} processes; take a "
-            f"multiple of {us.size}, and drop_last=True for the batches"
+            f"batch_size: a batch of {n} does not divide among {group.size} processes; take a "
+            f"multiple of {group.size}, and drop_last=True for the batches"
         )
-    return slice(us.rank, None, us.size)
+    return slice(group.rank, None, group.size)
 
 
 @torch.no_grad()
 def average(tensors: Iterable[Tensor | None]) -> None:
     """Replace tensors by their mean over the ranks, in place, in one exchange a number format."""
-    us = team()
-    if us.alone:
+    group = process_group()
+    if group.is_single:
         return
     kinds: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
@@ -99,7 +100,7 @@ def average(tensors: Iterable[Tensor | None]) -> None:
     for group in kinds.values():
         flat = torch.cat([t.flatten() for t in group])
         add_up(flat)
-        flat /= us.size
+        flat /= group.size
         for tensor, mean in zip(group, flat.split([t.numel() for t in group]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 
@@ -114,14 +115,17 @@ def add_up(x: Tensor) -> None:
         dist.all_reduce(x)
     except RuntimeError as error:
         raise TrainingError(
-            f"rank {team().rank} lost the other processes of this run ({error}): one of them has "
-            "died or was stopped. The last checkpoint is whole; the same command goes on from it"
+            f"rank {process_group().rank} lost the other processes of this run ({error}): one of "
+            "them has died or was stopped. The last checkpoint is whole; the same command goes on "
+            "from it"
         ) from error
 
 
-def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace the gradients of parameters by their mean over the ranks; None stays None."""
-    average(p.grad for p in parameters)
+def distributed(model: nn.Module) -> nn.Module:
+    """What to call in a training: the network, or DistributedDataParallel around it."""
+    if process_group().is_single:
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
 
 
 def average_buffers(model: nn.Module) -> None:
@@ -131,17 +135,17 @@ def average_buffers(model: nn.Module) -> None:
 
 def mean_and_sum(mean: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
     """A mean over the rows of all ranks, and a sum over them, from those of each rank."""
-    us = team()
-    if us.alone:
+    group = process_group()
+    if group.is_single:
         return mean, total
     both = torch.stack([mean.double(), total.double()])
     add_up(both)
-    return both[0] / us.size, both[1]
+    return both[0] / group.size, both[1]
 
 
 def agreed(value: T) -> T:
-    """The leader's value, on every rank; for what was measured, such as a number format."""
-    if team().alone:
+    """The main process's value, on every rank; for what was measured, such as a number format."""
+    if process_group().is_single:
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0)
@@ -150,7 +154,7 @@ def agreed(value: T) -> T:
 
 def wait() -> None:
     """Return when all ranks are here."""
-    if not team().alone:
+    if not process_group().is_single:
         dist.barrier()
 
 
@@ -160,7 +164,11 @@ def synchronised(model: nn.Module) -> nn.Module:
     Statistics are then those of the global batch, as in a single process.
     """
     on_gpu = any(p.is_cuda for p in model.parameters())
-    if team().alone or not on_gpu or not any(isinstance(m, _BatchNorm) for m in model.modules()):
+    if (
+        process_group().is_single
+        or not on_gpu
+        or not any(isinstance(m, _BatchNorm) for m in model.modules())
+    ):
         return model
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return converted

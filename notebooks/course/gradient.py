@@ -43,7 +43,7 @@ def ratio_gradient(
 
     Returns:
         dL/dalpha, shape (K,), in the type of alpha; and the loss, shape (); both averaged over the
-        processes of a team.
+        processes of a group.
     """
     alpha = alpha.detach().requires_grad_()
     p = keep_probs(b, alpha, graph, sharpness=sharpness)

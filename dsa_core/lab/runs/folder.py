@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from dsa_core.errors import ConfigError, TrainingError, first_problem
 from dsa_core.files import write_atomically
 from dsa_core.lab.runs.config import RunConfig
-from dsa_core.training.processes import agreed, team, wait
+from dsa_core.training.processes import agreed, process_group, wait
 
 CONFIG, LOCK = "config.json", ".lock"
 FULL = (errno.ENOSPC, errno.EDQUOT)  # no space left on the disk, or in the user's quota
@@ -28,7 +28,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)
-    if not agreed(not team().leads or taken(lock)):
+    if not agreed(not process_group().is_main or taken(lock)):
         raise ConfigError(
             f"another process is at work in {folder}: wait until it ends or stop it, and give the "
             "same command again; or give this run another folder (--out)"
@@ -53,7 +53,7 @@ def taken(lock: FileLock) -> bool:
 def one_run_at_a_time(folder: Path) -> Iterator[None]:
     """Let the runs that share a folder take turns; of several processes the first holds the key."""
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / LOCK) if team().leads else nullcontext():
+    with FileLock(folder / LOCK) if process_group().is_main else nullcontext():
         wait()
         yield
         wait()

@@ -32,7 +32,7 @@ from dsa_core.lab.runs.start import start
 from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.surgery import try_forward
 from dsa_core.training import EvalResult
-from dsa_core.training.processes import agreed, team, wait
+from dsa_core.training.processes import agreed, process_group, wait
 
 
 def run(
@@ -83,7 +83,9 @@ def run(
     check_folder(folder or out)
     dataset = load(config.dataset, data_root)
     device = device_of()  # joins the processes, if there are several
-    shop = Workshop(config, out, dataset, device, progress and team().leads, folder, weights)
+    shop = Workshop(
+        config, out, dataset, device, progress and process_group().is_main, folder, weights
+    )
     if not force:
         check_config(shop.folder, config)
     with disk_may_be_full(shop.folder):
@@ -93,7 +95,7 @@ def run(
         record = record_there(shop) if done else walk(shop, force=force)
         if onnx:
             with alone_in(shop.folder):
-                record = with_onnx(shop, record) if team().leads else record
+                record = with_onnx(shop, record) if process_group().is_main else record
     wait()
     return record
 
@@ -132,7 +134,7 @@ def walk(shop: Workshop, *, force: bool = False) -> Record:
             return record_there(shop)
         write_config(shop.folder, shop.config)
         record = all_phases(shop, model, graph)
-        if team().leads:
+        if process_group().is_main:
             check_still_there(shop.folder)
             write_record(shop.folder, record)
     return record

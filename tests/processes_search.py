@@ -1,6 +1,6 @@
 """A training and a search on the digits, alone or as one of several processes; not a test itself.
 
-python -m torch.distributed.run --nproc_per_node 2 tests/team_search.py OUT
+python -m torch.distributed.run --nproc_per_node 2 tests/processes_search.py OUT
 """
 
 import sys
@@ -17,7 +17,7 @@ from dsa_core.files import write_atomically
 from dsa_core.lab.data import classification, load, split
 from dsa_core.methods import ALLOCATORS, SearchConfig, SearchData
 from dsa_core.training import TrainConfig, train
-from dsa_core.training.processes import team
+from dsa_core.training.processes import process_group
 
 PLAIN = {"precision": "fp32", "channels_last": False, "lr": 0.05, "batch_size": 64}
 
@@ -63,7 +63,7 @@ def main(out: Path) -> None:
     history = [*dense.history, *found.epochs]
     tensors["losses"] = torch.tensor([e["train_loss"] for e in history])
     tensors["scores"] = torch.tensor([e["train_score"] for e in history])
-    write_atomically(out / f"rank{team().rank}.safetensors", save(tensors))
+    write_atomically(out / f"rank{process_group().rank}.safetensors", save(tensors))
 
 
 if __name__ == "__main__":

@@ -16,17 +16,17 @@ from dsa_core.errors import ConfigError
 from dsa_core.lab.record import read_record
 from dsa_core.training import processes as parallel
 from dsa_core.training.processes import (
-    Team,
+    ProcessGroup,
     agreed,
     average,
     mean_and_sum,
+    process_group,
     share,
     synchronised,
-    team,
     wait,
 )
 
-SCRIPT = Path(__file__).with_name("team_search.py")
+SCRIPT = Path(__file__).with_name("processes_search.py")
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
 
@@ -39,7 +39,7 @@ def run(out: Path, *, processes: int) -> None:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("team")
+    folder = tmp_path_factory.mktemp("process_group")
     run(folder / "one", processes=1)
     run(folder / "two", processes=2)
     files = ["one/rank0", "two/rank0", "two/rank1"]
@@ -108,9 +108,9 @@ def test_a_rank_that_dies_ends_the_run_and_the_same_command_goes_on(tmp_path):
 
 def test_alone_nothing_happens():
     x, y = torch.arange(5.0), torch.arange(5)
-    assert team() == Team(0, 1)
-    assert team().leads
-    assert team().alone
+    assert process_group() == ProcessGroup(0, 1)
+    assert process_group().is_main
+    assert process_group().is_single
     assert torch.equal(share(x, y)[0], x)
     assert agreed("fp32") == "fp32"
     assert mean_and_sum(x, y) == (x, y)
@@ -126,7 +126,7 @@ def test_shares_are_even_and_make_up_the_batch(monkeypatch, size):
     x, y = torch.arange(12), torch.arange(12) * 10
     rows = []
     for rank in range(size):
-        monkeypatch.setattr(parallel, "team", lambda rank=rank: Team(rank, size))
+        monkeypatch.setattr(parallel, "process_group", lambda rank=rank: ProcessGroup(rank, size))
         mine, theirs = share(x, y)
         assert torch.equal(theirs, mine * 10)
         assert len(mine) == 12 // size
@@ -135,6 +135,6 @@ def test_shares_are_even_and_make_up_the_batch(monkeypatch, size):
 
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
-    monkeypatch.setattr(parallel, "team", lambda: Team(0, 2))
+    monkeypatch.setattr(parallel, "process_group", lambda: ProcessGroup(0, 2))
     with pytest.raises(ConfigError, match=r"batch of 5 .* 2 processes"):
         share(torch.arange(5), torch.arange(5))
