@@ -78,20 +78,20 @@ def my_rows(n: int) -> slice:
     Raises:
         ConfigError: n does not divide among the ranks.
     """
-    group = process_group()
-    if n % group.size:
+    ranks = process_group()
+    if n % ranks.size:
         raise ConfigError(
-            f"batch_size: a batch of {n} does not divide among {group.size} processes; take a "
-            f"multiple of {group.size}, and drop_last=True for the batches"
+            f"batch_size: a batch of {n} does not divide among {ranks.size} processes; take a "
+            f"multiple of {ranks.size}, and drop_last=True for the batches"
         )
-    return slice(group.rank, None, group.size)
+    return slice(ranks.rank, None, ranks.size)
 
 
 @torch.no_grad()
 def average(tensors: Iterable[Tensor | None]) -> None:
     """Replace tensors by their mean over the ranks, in place, in one exchange a number format."""
-    group = process_group()
-    if group.is_single:
+    ranks = process_group()
+    if ranks.is_single:
         return
     kinds: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
@@ -100,7 +100,7 @@ def average(tensors: Iterable[Tensor | None]) -> None:
     for group in kinds.values():
         flat = torch.cat([t.flatten() for t in group])
         add_up(flat)
-        flat /= group.size
+        flat /= ranks.size
         for tensor, mean in zip(group, flat.split([t.numel() for t in group]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 
@@ -135,12 +135,12 @@ def average_buffers(model: nn.Module) -> None:
 
 def mean_and_sum(mean: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
     """A mean over the rows of all ranks, and a sum over them, from those of each rank."""
-    group = process_group()
-    if group.is_single:
+    ranks = process_group()
+    if ranks.is_single:
         return mean, total
     both = torch.stack([mean.double(), total.double()])
     add_up(both)
-    return both[0] / group.size, both[1]
+    return both[0] / ranks.size, both[1]
 
 
 def agreed(value: T) -> T:
