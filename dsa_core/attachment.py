@@ -84,7 +84,7 @@ class Attachment:
             if not self.open:
                 self.open, self.mask = True, self.draw()
             elif self.weights.frozen and not self.has_gradient():
-                self.weights.forget()  # of a step that a gradient scaler skipped
+                self.weights.drop_frozen_gradients()  # of a step that a gradient scaler skipped
             if not self.weights.on:
                 self.restore()
 
@@ -138,7 +138,7 @@ class Attachment:
     def turn(self, optimizer: Any) -> Tensor:
         """dL/dm, without any scale of the loss; the gradients become those of the exact weights."""
         if not self.weights.on:
-            self.weights.forget()
+            self.weights.drop_frozen_gradients()
             return torch.zeros(0)
         fused = getattr(optimizer, "grad_scale", None)  # it will unscale by itself, as will others
         scale = 1.0

@@ -128,14 +128,14 @@ class MaskedWeights:
             if weight.grad is not None:
                 weight.grad.div_(frozen_scale)
         found = self.slopes([weight.grad for weight, _ in self.sites])
-        self.forget()
+        self.drop_frozen_gradients()
         for (weight, _), value in zip(self.sites, self.values, strict=True):
             if weight.grad is not None:
                 weight.grad.mul_(value)
         torch.autograd.graph.increment_version([weight for weight, _ in self.sites])
         return found
 
-    def forget(self) -> None:
+    def drop_frozen_gradients(self) -> None:
         """Drop the gradients of frozen weights."""
         for weight in self.frozen:
             weight.grad = None
@@ -168,6 +168,6 @@ class MaskedWeights:
     def close(self) -> None:
         """Put everything back as it was found."""
         self.take_off()
-        self.forget()
+        self.drop_frozen_gradients()
         for weight in self.frozen:
             weight.requires_grad_(False)

@@ -19,7 +19,7 @@ from dsa_core.budget import Budget, Cost
 from dsa_core.errors import BudgetError, ConfigError, TrainingError
 from dsa_core.lab.data import Task
 from dsa_core.masks import top_channels
-from dsa_core.methods import SearchData
+from dsa_core.methods import SearchData, amc_reward
 from dsa_core.methods.amc_agent import Agent, own_random, truncated_normal
 from dsa_core.methods.amc_env import FEATURES, PruningEnv, Wall, layer_table
 from dsa_core.methods.amc_reward import MaskedScore, held_out
@@ -394,11 +394,11 @@ def test_interrupted_and_resumed_is_identical(tmp_path):
 def test_a_resumed_search_keeps_its_number_format(monkeypatch, tmp_path):
     config = search_config(amc=SHORT, precision="auto", channels_last="auto")
     path, bf16 = tmp_path / "search.pt", Precision("bf16", channels_last=True)
-    monkeypatch.setattr(MaskedScore, "_fastest", lambda _: bf16)
+    monkeypatch.setattr(amc_reward, "choose_precision", lambda *_, **__: bf16)
     whole = allocate("amc", trained(), config=config)
     with pytest.raises(KeyboardInterrupt):
         allocate("amc", trained(), config=config, checkpoint=path, on_step=stop_after(5))
-    monkeypatch.setattr(MaskedScore, "_fastest", lambda _: FP32)
+    monkeypatch.setattr(amc_reward, "choose_precision", lambda *_, **__: FP32)
     resumed = allocate("amc", trained(), config=config, checkpoint=path)
     assert resumed.notes == whole.notes
     assert [repr(u) for u in resumed.updates] == [repr(u) for u in whole.updates]

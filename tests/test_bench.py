@@ -244,7 +244,7 @@ def test_the_json_has_every_figure(quick: bool, monkeypatch):
     monkeypatch.setattr(report, "uniform_pair", lambda *_, **__: small)
     monkeypatch.setattr(report, "compare", lambda *_, **__: row)
     told: list[str] = []
-    found = json.loads(json.dumps(report.all_figures(quick=quick, say=told.append)))
+    found = json.loads(json.dumps(report.all_figures(quick=quick, report=told.append)))
     assert set(found) >= WANTED | {"machine", "quick"}
     for name, value in found.items():
         if name not in ("machine", "quick"):

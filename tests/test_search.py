@@ -306,7 +306,7 @@ def test_interrupted_and_resumed_is_bit_identical(method, tmp_path):
 
 
 def test_interrupted_without_a_checkpoint():
-    with pytest.raises(KeyboardInterrupt, match="without a checkpoint the next run starts anew"):
+    with pytest.raises(KeyboardInterrupt, match="without a checkpoint the next run starts over"):
         allocate("uniform", trained(), on_step=stop_after(2))
 
 

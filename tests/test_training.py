@@ -528,7 +528,7 @@ def test_ctrl_c_without_a_checkpoint(digits):
         signal.raise_signal(signal.SIGINT)
         return False
 
-    with pytest.raises(KeyboardInterrupt, match="starts anew"):
+    with pytest.raises(KeyboardInterrupt, match="starts over"):
         train(
             resnet8(),
             small(digits),

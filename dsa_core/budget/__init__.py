@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dsa_core.budget.base import KeepRatioOptimizer, Residuals
-from dsa_core.budget.budget import NANOSECONDS, Budget, as_budget
+from dsa_core.budget.budget import NS_PER_MS, Budget, as_budget
 from dsa_core.budget.form import Cost, QuadraticForm, Resource, macs_form, params_form
 from dsa_core.budget.paper import Paper, PaperSettings
 from dsa_core.budget.priced import Priced, PricedSettings
@@ -23,7 +23,7 @@ from dsa_core.budget.surface import (
 from dsa_core.errors import ConfigError, nearest
 
 __all__ = [
-    "NANOSECONDS",
+    "NS_PER_MS",
     "Budget",
     "Cost",
     "CostForm",

@@ -12,7 +12,7 @@ from dsa_core.budget.form import Cost, Resource
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import BudgetError
 
-NANOSECONDS = 1e6  # in a millisecond
+NS_PER_MS = 1e6  # in a millisecond
 LIMITS = ("macs", "params", "latency", "latency_ms")  # fields that limit something
 MEASURED = ("latency", "latency_ms", "calibrated")  # fields of a budget that only latency needs
 ROUNDING = 1e-15  # relative error of ratio times dense cost, which is no reason to refuse a channel
@@ -99,7 +99,7 @@ class Budget:
         latency = self.latency
         if self.latency_ms is not None:
             assert self.calibrated is not None
-            latency = self.latency_ms * NANOSECONDS / self.calibrated.dense
+            latency = self.latency_ms * NS_PER_MS / self.calibrated.dense
         limits: dict[Resource, float | None] = {
             "macs": self.macs,
             "params": self.params,

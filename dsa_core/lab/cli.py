@@ -231,10 +231,10 @@ def parse_budget(text: str, calibration: Path | None = None) -> "tuple[Resource,
 
 def dense_ms(calibration: Path) -> float:
     """Milliseconds of the dense network, as its calibration has them."""
-    from dsa_core.budget import NANOSECONDS
+    from dsa_core.budget import NS_PER_MS
     from dsa_core.lab.calibration import read_calibration
 
-    return read_calibration(calibration).cost().dense / NANOSECONDS
+    return read_calibration(calibration).cost().dense / NS_PER_MS
 
 
 def parse_floors(texts: list[str]) -> dict[str, float]:

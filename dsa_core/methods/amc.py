@@ -190,7 +190,7 @@ class AMCSearch:
         if path is None:
             return (
                 f"search interrupted after {len(self.updates)} episodes; without a checkpoint the "
-                "next one starts anew"
+                "next one starts over"
             )
         return f"search interrupted; {done} episodes are saved: the same call goes on from {path}"
 

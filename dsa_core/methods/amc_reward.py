@@ -1,6 +1,5 @@
 """What an allocation is worth before any fine-tuning: the dense network's score under its mask."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ from dsa_core.methods.config import SearchData
 from dsa_core.methods.dcss_choice import channel_ranks
 from dsa_core.ranking import importance
 from dsa_core.training import Precision, TrainConfig, autocast, device_of_model, mode, place
+from dsa_core.training.precision import choose_precision
 from dsa_core.training.processes import agreed
 from dsa_core.training.task import PERCENT
 
 Batch = tuple[Tensor, Tensor]
-WAYS = [Precision(name, order) for name in ("fp32", "bf16") for order in (False, True)]
-ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -38,14 +36,14 @@ class MaskedScore:
     """Scores allocations of one network, as fast as a forward pass allows.
 
     A channel is removed by a mask, not by surgery; the held-out examples are read once and stay on
-    the device; the number format is the faster one, measured. Weights and BatchNorm statistics are
+    the device. Weights and BatchNorm statistics are
     those of the dense network and are never changed.
 
     Args:
         model, graph: the network.
         data: `held_out`, else `ratios`, gives the examples.
         settings: of AMC.
-        train: says which number formats and memory orders may be tried.
+        train: number format and memory order; "auto" takes the fastest of a training step.
     """
 
     def __init__(
@@ -57,14 +55,16 @@ class MaskedScore:
         train: TrainConfig,
     ) -> None:
         self.model, self.graph, self.data = model, graph, data
-        self.settings, self.train, device = settings, train, device_of_model(model)
+        self.settings, device = settings, device_of_model(model)
         self.importance = importance(model, graph, settings.importance)
         self.ranks = channel_ranks(self.importance, graph)
         groups = torch.arange(len(graph.sizes))
         self.groups = torch.repeat_interleave(groups, graph.sizes).to(device)
         self.parameters = {name: p.detach() for name, p in model.named_parameters()}
         self.examples = held_out(data, settings.reward_examples, device)
-        self.use(agreed(self._fastest()))
+        precision, order = train.precision, train.channels_last
+        x = self.examples[0][0]
+        self.use(agreed(choose_precision(model, x, precision=precision, channels_last=order)))
 
     def use(self, precision: Precision) -> None:
         """Run in this number format and memory order from now on."""
@@ -103,27 +103,6 @@ class MaskedScore:
                 "the dense network finite?"
             )
         return worth
-
-    def _fastest(self) -> Precision:
-        """The fastest of four ways to run the first batch: shortest of three passes, in turn."""
-        train = self.train
-        ways = [
-            way
-            for way in WAYS
-            if train.precision in ("auto", way.name)
-            and train.channels_last in ("auto", way.channels_last)
-        ]
-        if len(ways) == 1:
-            return ways[0]
-        mask = torch.ones_like(self.importance)
-        x, y = self.examples[0]
-        times: dict[int, list[float]] = {i: [] for i in range(len(ways))}
-        for _ in range(ROUNDS + 1):
-            for i, way in enumerate(ways):
-                begun = time.perf_counter()
-                self._measure(mask, [(place(x, way), y)], way)
-                times[i].append(time.perf_counter() - begun)
-        return ways[min(times, key=lambda i: min(times[i][1:]))]  # the first round warms up
 
 
 def held_out(data: SearchData, most: int, device: torch.device) -> list[Batch]:

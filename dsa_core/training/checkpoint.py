@@ -54,7 +54,7 @@ def load_checkpoint(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Any
     saved = state.get("fingerprint")
     if state.get("format") != FORMAT or not isinstance(saved, dict):
         raise TrainingError(
-            f"{path} is not a checkpoint of format {FORMAT}: delete it to start anew"
+            f"{path} is not a checkpoint of format {FORMAT}: delete it to start over"
         )
     wrong = [
         f"{key} was {saved.get(key, 'absent')!r} and is now {fingerprint.get(key, 'absent')!r}"
@@ -64,7 +64,7 @@ def load_checkpoint(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Any
     if wrong:
         raise TrainingError(
             f"checkpoint {path} belongs to a different run: {'; '.join(wrong)}. Go back to those "
-            "settings, or give this run another checkpoint path, or start anew with resume=False"
+            "settings, or give this run another checkpoint path, or start over with resume=False"
         )
     return state
 
@@ -87,7 +87,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
         raise TrainingError(
             f"checkpoint {path} is damaged or holds more than plain data ({error}): "
-            "delete it to start anew"
+            "delete it to start over"
         ) from error
     if not isinstance(state, dict):
         raise TrainingError(f"{path} holds a {type(state).__name__}, not a checkpoint")

@@ -1,4 +1,4 @@
-"""Measure a network, and estimate its BatchNorm statistics anew."""
+"""Measure a network, and re-estimate its BatchNorm statistics."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,7 +94,7 @@ def recalibrate_batchnorm(
     *,
     run: Callable[[nn.Module, Any], Any] | None = None,
 ) -> None:
-    """Estimate the BatchNorm statistics anew, as the plain average over some training batches.
+    """Re-estimate the BatchNorm statistics as the plain average over some training batches.
 
     After channels were cut or weights moved, the running mean and variance belong to another
     network. They are reset and become  (1/T) sum_t mean_t  and  (1/T) sum_t var_t  over T =

@@ -13,7 +13,6 @@ from dsa_core.training.batches import Feed, to_device
 from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
 from dsa_core.training.config import TrainConfig
 from dsa_core.training.evaluate import device_of_model
-from dsa_core.training.guest import Guest
 from dsa_core.training.memory import keep_freed_memory
 from dsa_core.training.meter import Meter
 from dsa_core.training.objective import Measured, Objective, TaskObjective
@@ -26,13 +25,14 @@ from dsa_core.training.processes import (
     mean_and_sum,
     process_group,
 )
+from dsa_core.training.pruner_like import PrunerLike
 from dsa_core.training.seeds import own_random, step_seed
 from dsa_core.training.stopwatch import Stopwatch, total_time
 from dsa_core.training.task import Task
 
 EpochRecord = dict[str, float]
 
-WAYS_OUT = "Try a smaller lr, a clip_norm, or precision='fp32'"
+REMEDY = "Try a smaller lr, a clip_norm, or precision='fp32'"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def train(
     on_epoch: Callable[[EpochRecord], None] | None = None,
     stop: Callable[[], bool] | None = None,
     precision: Precision | None = None,
-    pruner: Guest | None = None,
+    pruner: PrunerLike | None = None,
     held_out: Feed | None = None,
     optimizer: Factory | None = None,
     fingerprint: Mapping[str, str] | None = None,
@@ -94,7 +94,7 @@ def train(
         config: the settings.
         seed: of dropout and the like; batches have their own.
         checkpoint: file to write, and to resume from where it exists.
-        resume: False = start anew, and overwrite.
+        resume: False = start over, and overwrite.
         progress: show a bar.
         phase: what the bar calls this training.
         on_epoch: called with each finished epoch's record, after its checkpoint is written.
@@ -164,7 +164,7 @@ class _Run:
         *,
         seed: int,
         checkpoint: Path | None,
-        pruner: Guest | None,
+        pruner: PrunerLike | None,
         held_out: Feed | None,
         optimizer: Factory | None,
         fingerprint: Mapping[str, str],
@@ -267,7 +267,7 @@ class _Run:
             if self.pruner is not None:
                 self.pruner.collect()
         except TrainingError as error:
-            raise TrainingError(f"{error}. {self._last_good()}. {WAYS_OUT}") from error
+            raise TrainingError(f"{error}. {self._last_good()}. {REMEDY}") from error
 
     def _lr(self, epoch: int, position: int) -> float:
         steps = len(self.batches)
@@ -279,14 +279,14 @@ class _Run:
             return
         raise TrainingError(
             f"the loss is not finite at epoch {epoch}, step {bad_step} of {len(self.batches)}, "
-            f"lr {self._lr(epoch, bad_step):.4g}. {self._last_good()}. {WAYS_OUT}"
+            f"lr {self._lr(epoch, bad_step):.4g}. {self._last_good()}. {REMEDY}"
         )
 
     def _check_state(self, when: str) -> None:
         """Look at the weights too: the last step of an epoch can break them after a finite loss."""
         for name, value in self.model.state_dict().items():
             if name not in self.infinite and not bool(torch.isfinite(value).all()):
-                raise TrainingError(f"{name} is not finite {when}. {self._last_good()}. {WAYS_OUT}")
+                raise TrainingError(f"{name} is not finite {when}. {self._last_good()}. {REMEDY}")
 
     def _last_good(self) -> str:
         return f"The last good checkpoint is {self.path}" if self.path else "There is no checkpoint"
@@ -331,7 +331,7 @@ class _Run:
     def interrupted(self) -> str:
         """Say how to go on after Ctrl-C."""
         if self.path is None:
-            return "training interrupted; without a checkpoint the next run starts anew"
+            return "training interrupted; without a checkpoint the next run starts over"
         return (
             f"training interrupted; {self.saved} of {self.config.epochs} epochs are saved: "
             f"the checkpoint {self.path} is whole: the same call goes on from there"

@@ -24,7 +24,7 @@ class Meter:
         self.start_epoch(0, check_every=1)
 
     def start_epoch(self, epoch: int, *, check_every: int) -> None:
-        """Forget the sums."""
+        """Reset the sums."""
         self.bar.set_description(f"{self.phase}epoch {epoch}", refresh=False)
         self.check_every = check_every
         self.n = self.steps = 0

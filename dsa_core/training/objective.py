@@ -65,7 +65,7 @@ class TaskObjective:
         self.training_loss = task.training_loss(label_smoothing)
 
     def precision(self, model: nn.Module, batch: Batch, config: TrainConfig) -> Precision:
-        """Take the fastest of the ways that the configuration allows."""
+        """Take the fastest of what the configuration allows."""
         x, y = batch
         return choose_precision(
             model,

@@ -23,8 +23,8 @@ class Precision:
     Attributes:
         name: "fp32" or "bf16" (autocast; weights stay float32).
         channels_last: whether pictures lie in memory pixel by pixel, not channel by channel.
-        milliseconds: shortest time of a forward and backward pass for each way tried, keyed by for
-            example "bf16 channels_last"; empty when nothing had to be measured.
+        milliseconds: shortest time of a forward and backward pass of each candidate, with keys such
+            as "bf16 channels_last"; empty when nothing had to be measured.
     """
 
     name: str
@@ -84,12 +84,12 @@ def choose_precision(
     channels_last: bool | Literal["auto"] = "auto",
     repeats: int = 3,
 ) -> Precision:
-    """Take the fastest of the ways allowed, timed on a deep copy of the model.
+    """Take the fastest of what is allowed, timed on a deep copy of the model.
 
     Which is faster depends on the processor, the network and its channel counts (odd ones can make
     bf16 slow), so it is measured: one pass to warm up, then the shortest of `repeats` forward and
-    backward passes of each way (the shortest, as other work on the machine only adds). With one way
-    allowed nothing is measured. The random state of torch is left as it was.
+    backward passes of each candidate (the shortest, as other work on the machine only adds). With
+    one candidate nothing is measured. The random state of torch is left as it was.
 
     Args:
         model: the network, on its device, in the mode it will run in.
@@ -97,21 +97,23 @@ def choose_precision(
         loss: outputs -> scalar; None = mean of squares.
         precision: "fp32", "bf16" or "auto" = both.
         channels_last: True, False or "auto" = both.
-        repeats: timed passes of each way.
+        repeats: timed passes of each candidate.
 
     Returns:
         The choice, with all measured times.
     """
     names = ["fp32", "bf16"] if precision == "auto" else [precision]
     orders = [False, True] if channels_last == "auto" else [bool(channels_last)]
-    ways = [Precision(name, order) for name in names for order in orders]
-    if len(ways) == 1:
-        return ways[0]
+    candidates = [Precision(name, order) for name in names for order in orders]
+    if len(candidates) == 1:
+        return candidates[0]
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        times = _best_times(model, x, loss or _mean_square, ways=ways, repeats=repeats)
-    measured = {_label(way): round(ms, 3) for way, ms in zip(ways, times, strict=True)}
-    best = ways[times.index(min(times))]
+        times = _best_times(model, x, loss or _mean_square, candidates=candidates, repeats=repeats)
+    measured = {
+        _label(candidate): round(ms, 3) for candidate, ms in zip(candidates, times, strict=True)
+    }
+    best = candidates[times.index(min(times))]
     return Precision(best.name, best.channels_last, measured)
 
 
@@ -120,27 +122,27 @@ def _best_times(
     x: Tensor,
     loss: Callable[[Tensor], Tensor],
     *,
-    ways: list[Precision],
+    candidates: list[Precision],
     repeats: int,
 ) -> list[float]:
-    """Time the ways in turn, round after round: a busy moment then does not hit one alone."""
-    trials = [copy.deepcopy(model) for _ in ways]
-    pairs = list(zip(trials, ways, strict=True))
-    for trial, way in pairs:
-        place_model(trial, way)
+    """Time the candidates in turn, round after round: a busy moment then does not hit one alone."""
+    trials = [copy.deepcopy(model) for _ in candidates]
+    pairs = list(zip(trials, candidates, strict=True))
+    for trial, candidate in pairs:
+        place_model(trial, candidate)
     rounds = [
-        [_milliseconds(trial, place(x, way), loss, way) for trial, way in pairs]
+        [_milliseconds(trial, place(x, candidate), loss, candidate) for trial, candidate in pairs]
         for _ in range(repeats + 1)
     ]
     return [min(times) for times in zip(*rounds[1:], strict=True)]  # the first round warms up
 
 
 def _milliseconds(
-    model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], way: Precision
+    model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], candidate: Precision
 ) -> float:
     _wait(x.device)
     start = time.perf_counter()
-    with autocast(way, x.device):
+    with autocast(candidate, x.device):
         value = loss(model(x))
     value.backward()
     _wait(x.device)
@@ -151,8 +153,8 @@ def _mean_square(outputs: Tensor) -> Tensor:
     return outputs.float().square().mean()
 
 
-def _label(way: Precision) -> str:
-    return f"{way.name} channels_last" if way.channels_last else way.name
+def _label(candidate: Precision) -> str:
+    return f"{candidate.name} channels_last" if candidate.channels_last else candidate.name
 
 
 def _wait(device: torch.device) -> None:

@@ -42,7 +42,7 @@ def bench_command(
     if model is None:
         from dsa_core.lab.bench.report import all_figures
 
-        print(json.dumps(all_figures(quick=quick, say=tell), indent=1))
+        print(json.dumps(all_figures(quick=quick, report=tell), indent=1))
     elif profile:
         from dsa_core.lab.bench.profile import profile_search
         from dsa_core.lab.bench.tables import profile_table
@@ -68,10 +68,10 @@ def compare_network(
     rows = []
     for n in batches:
         x = models.example_input(name, n).to(device)
-        for way in formats():
+        for precision in formats():
             for fused in (False, True) if compiled else (False,):
-                tell(f"batch {n}, {way.name}{', channels_last' * way.channels_last}")
-                rows.append(compare(pair, x, way, repeats=repeats, compiled=fused))
+                tell(f"batch {n}, {precision.name}{', channels_last' * precision.channels_last}")
+                rows.append(compare(pair, x, precision, repeats=repeats, compiled=fused))
     screen = console()
     screen.print(latency_table(pair, rows))
 
@@ -123,6 +123,6 @@ def calibrate_command(
 
 
 def tell(text: str, *, every: int = 1, count: int = 0) -> None:
-    """Say on stderr what goes on, now and then."""
+    """Print progress on stderr."""
     if count % every == 0:
         print(text, file=sys.stderr, flush=True)

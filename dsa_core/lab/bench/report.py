@@ -14,27 +14,27 @@ from dsa_core.lab.device import device_of
 from dsa_core.lab.machine import machine
 from dsa_core.training import FP32
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 Figures = dict[str, Figure]
 BATCH = 128
 TEMPERATURE = 0.2  # the default search begins there: sharpness 5
 HEADLINE = (1, "fp32")  # divisor and format of `speedup_over_mac_reduction_*`
 
 
-def all_figures(*, quick: bool, say: Say) -> dict[str, Any]:
+def all_figures(*, quick: bool, report: Report) -> dict[str, Any]:
     """Measure everything.
 
     Args:
         quick: few rounds, and only the smallest networks: under a minute on 2 quiet cores instead
             of under ten.
-        say: told what is measured next.
+        report: told what is measured next.
 
     Returns:
         What JSON can hold: a figure by name, and under "machine" what ran.
     """
     found: Figures = {}
     for measure in (operator, steps, throughput, tracing, networks):
-        found |= measure(quick, say)
+        found |= measure(quick, report)
     return {
         "machine": machine() | {"device": str(device_of())},
         "quick": quick,
@@ -42,9 +42,9 @@ def all_figures(*, quick: bool, say: Say) -> dict[str, Any]:
     }
 
 
-def operator(quick: bool, say: Say) -> Figures:
+def operator(quick: bool, report: Report) -> Figures:
     """The operator against a solver for each group."""
-    say("soft_topk against SciPy")
+    report("soft_topk against SciPy")
     rounds = 10 if quick else 60
     return {
         "soft_topk_speedup_vs_scipy": speedup(by_group, temperature=TEMPERATURE, rounds=rounds),
@@ -54,52 +54,54 @@ def operator(quick: bool, say: Say) -> Figures:
     }
 
 
-def steps(quick: bool, say: Say) -> Figures:
+def steps(quick: bool, report: Report) -> Figures:
     """Steps of a search over plain ones: free updates in every step, held-out ones every two."""
     found: Figures = {}
     rounds = {"resnet20": 24, "resnet56": 20, "mobilenet_v2": 20}
     for name, n in rounds.items():
-        say(f"steps of a search: {name}")
+        report(f"steps of a search: {name}")
         times = step_times(name, rounds=3 if quick else n, batch=BATCH)
         found[f"search_step_ratio_{name}"] = times.ratio("free")
         found[f"search_step_ratio_{name}_held_out"] = times.ratio("held_out")
     return found
 
 
-def throughput(quick: bool, say: Say) -> Figures:
+def throughput(quick: bool, report: Report) -> Figures:
     """Training by our loop and by the usual one."""
     rounds, length = (2, 6) if quick else (7, 20)
-    say("training throughput")
+    report("training throughput")
     ratio, speed = train_throughput("resnet20", rounds=rounds, steps=length)
     found = {"train_throughput_ratio": ratio, "train_throughput": speed}
     if not quick:
-        say("training throughput, both in fp32")
+        report("training throughput, both in fp32")
         both, _ = train_throughput("resnet20", rounds=3, steps=length, precision="fp32")
         found["train_throughput_ratio_fp32"] = both
     return found
 
 
-def tracing(quick: bool, say: Say) -> Figures:
+def tracing(quick: bool, report: Report) -> Figures:
     """The deepest ResNet."""
-    say("tracing resnet152")
+    report("tracing resnet152")
     return {"trace_seconds_resnet152": trace_seconds("resnet152", rounds=1 if quick else 3)}
 
 
-def networks(quick: bool, say: Say) -> Figures:
+def networks(quick: bool, report: Report) -> Figures:
     """Speed-up over the reduction of MACs: uniform, half the MACs."""
     names = ("resnet20",) if quick else ("resnet20", "resnet56", "resnet18_cifar")
     x, _ = next(normalised(pictures(BATCH), batch_size=BATCH, device=device_of()).epoch(0))
     found: Figures = {}
     for name in names:
         for divisor in (1,) if quick else (1, 8, 16):
-            say(f"latency of {name}, widths in multiples of {divisor}")
+            report(f"latency of {name}, widths in multiples of {divisor}")
             pair = uniform_pair(name, divisor=divisor, device=x.device)
-            for way in [FP32] if quick else formats():
-                row = compare(pair, x, way, repeats=3 if name == "resnet18_cifar" else 7)
-                order = "_channels_last" if way.channels_last else ""
-                label = f"_divisor{divisor}_{way.name}{order}"
-                key = "" if (divisor, f"{way.name}{order}") == HEADLINE else label
-                note = f"MACs / {pair.mac_reduction:.3f}, uniform, divisor {divisor}, {way.name}"
+            for precision in [FP32] if quick else formats():
+                row = compare(pair, x, precision, repeats=3 if name == "resnet18_cifar" else 7)
+                order = "_channels_last" if precision.channels_last else ""
+                label = f"_divisor{divisor}_{precision.name}{order}"
+                key = "" if (divisor, f"{precision.name}{order}") == HEADLINE else label
+                note = (
+                    f"MACs / {pair.mac_reduction:.3f}, uniform, divisor {divisor}, {precision.name}"
+                )
                 figure = row.over_macs.model_copy(update={"note": note + order.replace("_", " ")})
                 found[f"speedup_over_mac_reduction_{name}{key}"] = figure
     return found

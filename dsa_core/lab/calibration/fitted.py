@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from dsa_core.budget import NANOSECONDS, Cost
+from dsa_core.budget import NS_PER_MS, Cost
 from dsa_core.errors import ConfigError
 from dsa_core.files import write_atomically
 from dsa_core.lab.calibration.form import quadratic_form
@@ -59,7 +59,7 @@ class Calibration(BaseModel):
     seconds: float
 
     @property
-    def way(self) -> Precision:
+    def as_precision(self) -> Precision:
         """How the network ran."""
         return Precision(self.precision, self.channels_last)
 
@@ -68,7 +68,7 @@ class Calibration(BaseModel):
         pairs = tuple((k, j) for k, j, _ in self.pairs_ms)
         products = (ms for _, _, ms in self.pairs_ms)
         coefficients = np.array([self.constant_ms, *self.linear_ms, *products])
-        form = quadratic_form(coefficients, len(self.sizes), pairs).scaled(NANOSECONDS)
+        form = quadratic_form(coefficients, len(self.sizes), pairs).scaled(NS_PER_MS)
         return Cost("latency", form, torch.tensor(self.sizes), self.groups)
 
     def check(self, example: Tensor, divisor: int) -> None:
@@ -91,7 +91,7 @@ class Calibration(BaseModel):
             if then != now:
                 raise ConfigError(
                     f"the calibration of {self.model or 'this network'} does not hold here: {name} "
-                    f"was {then}, and is {now}. Calibrate anew with `dsa calibrate`"
+                    f"was {then}, and is {now}. Calibrate again with `dsa calibrate`"
                 )
 
     def write(self, path: Path) -> None:

@@ -75,7 +75,9 @@ def calibrate(
     started, pairs = time.perf_counter(), connected_pairs(graph)
     counts = widths(graph.sizes, len(pairs), settings)
     clock = timer or stopwatch(x, precision, settings.passes)
-    ms = visit(model, graph, counts, clock, settings=settings, way=precision, on_visit=on_visit)
+    ms = visit(
+        model, graph, counts, clock, settings=settings, precision=precision, on_visit=on_visit
+    )
     alpha = (counts.double() / graph.sizes).numpy()
     fitted, held = slice(None, -settings.held_out), slice(-settings.held_out, None)
     found = fit(alpha[fitted], ms[fitted], pairs)
@@ -121,7 +123,7 @@ def visit(
     timer: Timer,
     *,
     settings: CalibrationSettings,
-    way: Precision,
+    precision: Precision,
     on_visit: Callable[[int, int], None] | None,
 ) -> np.ndarray:
     """Time every width in every round, and take its shortest; shape (n,), milliseconds."""
@@ -130,7 +132,7 @@ def visit(
     scores = torch.ones(graph.n_channels)
     for done, i in enumerate(order, start=1):
         pruned = prune(model, graph, top_channels(scores, counts[i], graph))
-        place_model(pruned, way)
+        place_model(pruned, precision)
         best[i] = min(best[i], timer(pruned))
         if on_visit is not None:
             on_visit(done, len(order))

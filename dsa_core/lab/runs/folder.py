@@ -101,7 +101,7 @@ def check_config(folder: Path, config: RunConfig) -> None:
 
 REMEDY = (
     "The file only notes what a run does; settings are given to `dsa run` (--set). Remove the file "
-    "to go on with what was asked, take another folder, or start anew with --force"
+    "to go on with what was asked, take another folder, or start over with --force"
 )
 
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from dsa_core.budget import NANOSECONDS, Cost, Resource
+from dsa_core.budget import NS_PER_MS, Cost, Resource
 from dsa_core.lab.data import AnyDataset
 from dsa_core.lab.latency import Latency, latencies
 from dsa_core.lab.machine import device_name
@@ -111,13 +111,13 @@ def extra_scores(outcome: Outcome) -> dict[str, dict[str, float]]:
 def time_both(shop: Workshop, outcome: Outcome, example: Tensor) -> dict[str, Latency]:
     """Time the dense and the pruned network in turn: as the calibration did, if there is one."""
     calibration = shop.config.calibration
-    way = FP32 if calibration is None else calibration.way
+    precision = FP32 if calibration is None else calibration.as_precision
     n = None if calibration is None else calibration.shape[0]
     x = some_examples(shop.dataset, example[0, 0].numel(), n).to(shop.device)
     both = [outcome.dense.model, outcome.pruned]
     for model in both:
-        place_model(model, way)
-    dense, pruned = latencies(both, x, precision=way)
+        place_model(model, precision)
+    dense, pruned = latencies(both, x, precision=precision)
     for model in both:
         place_model(model, FP32)
     return {"dense": dense, "pruned": pruned}
@@ -127,11 +127,11 @@ def latency_record(outcome: Outcome, timed: dict[str, Latency], asked: float) ->
     """Asked, relaxed and predicted latency by the calibration; dense and pruned by the clock."""
     found = outcome.allocation
     return CostRecord(
-        dense=round(NANOSECONDS * timed["dense"].median_ms),
+        dense=round(NS_PER_MS * timed["dense"].median_ms),
         asked_ratio=asked,
         relaxed_ratio=found.relaxed_cost("latency"),
         whole=found.whole_cost("latency"),
-        counted=round(NANOSECONDS * timed["pruned"].median_ms),
+        counted=round(NS_PER_MS * timed["pruned"].median_ms),
     )
 
 

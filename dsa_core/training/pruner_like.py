@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class Guest(Protocol):
+class PrunerLike(Protocol):
     """Hooks into a network and its optimizer for the length of a training."""
 
     @property
