@@ -406,7 +406,8 @@ def test_a_full_disk_is_told_with_the_folder_and_how_to_go_on(phases, tmp_path):
     phases(full_disk)
     config = tiny_run()
     with pytest.raises(
-        TrainingError, match=r"No space left .*: [\d,]+ bytes are free.*make room, .*same command again"
+        TrainingError,
+        match=r"No space left .*: [\d,]+ bytes are free.*make room, .*same command again",
     ) as e:
         run(config, tmp_path, progress=False)
     assert str(tmp_path / config.folder) in str(e.value)
