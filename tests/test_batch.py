@@ -171,7 +171,7 @@ def test_files_that_are_missing_or_no_batch(tmp_path):
     with pytest.raises(ConfigError, match="must hold `notebook:`"):
         read_spec(file)
     file.write_text("notebook: none.ipynb\n")
-    with pytest.raises(ConfigError, match="cannot be read as a notebook: .*No such file"):
+    with pytest.raises(ConfigError, match=r"cannot be read as a notebook: .*No such file"):
         jobs_of(read_spec(file))
 
 
