@@ -52,9 +52,7 @@ out: str = ""  # folder of this run"""
 
 
 def notebook(folder: Path, *cells: str, parameters: str = PARAMETERS_CELL) -> Path:
-    book = nbformat.v4.new_notebook()
-    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
-    book.metadata["language_info"] = {"name": "python"}
+    book = nbformat.v4.new_notebook()  # names neither kernel nor language, as it may
     first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
     book.cells = [first, *(nbformat.v4.new_code_cell(cell) for cell in cells)]
     path = folder / "some.ipynb"
@@ -147,11 +145,19 @@ def test_what_is_wrong_is_refused_and_named(tmp_path, text, message):
         ("ratio: float = 1 / 2", "must be a plain value"),
         ("ratio: float = 'x'", "'ratio'.*must be float, got 'x'"),
         ("", "takes no parameters"),
+        ("ratio: float =", "are not Python: invalid syntax"),
     ],
 )
 def test_a_notebook_with_parameters_that_cannot_be_read(tmp_path, cell, message):
     with pytest.raises(ConfigError, match=message):
         parameters_of(notebook(tmp_path, parameters=cell))
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[]", "{}", '{"nbformat": 4, "cells": []}'])
+def test_what_is_no_notebook(tmp_path, text):
+    (tmp_path / "a.ipynb").write_text(text)
+    with pytest.raises(ConfigError, match=r"a\.ipynb cannot be read as a notebook"):
+        parameters_of(tmp_path / "a.ipynb")
 
 
 def test_files_that_are_missing_or_no_batch(tmp_path):
@@ -165,7 +171,7 @@ def test_files_that_are_missing_or_no_batch(tmp_path):
     with pytest.raises(ConfigError, match="must hold `notebook:`"):
         read_spec(file)
     file.write_text("notebook: none.ipynb\n")
-    with pytest.raises(ConfigError, match="there is no notebook"):
+    with pytest.raises(ConfigError, match=r"cannot be read as a notebook: .*No such file"):
         jobs_of(read_spec(file))
 
 

@@ -159,9 +159,10 @@ def test_a_value_read_into_python_freezes_what_it_came_from() -> None:
     assert [g.name for g in graph.prunable] == ["b"]
 
 
-def test_nothing_to_prune_is_an_error() -> None:
+@pytest.mark.parametrize("part", [nn.ReLU(), conv(3, 3, groups=3)], ids=["none", "depthwise"])
+def test_nothing_to_prune_is_an_error(part: nn.Module) -> None:
     with pytest.raises(TraceError, match="nothing to prune"):
-        trace(nn.Sequential(nn.ReLU()), torch.randn(1, 3, 8, 8))
+        trace(nn.Sequential(part), torch.randn(1, 3, 8, 8))
 
 
 def test_wrong_input_is_an_error_that_names_the_layer() -> None:

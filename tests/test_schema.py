@@ -1,6 +1,7 @@
-"""What a forged `architecture.json` may not say."""
+"""What a forged `architecture.json` or `sparse.json` may not say."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,50 +11,92 @@ from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
 from dsa_core.lab import models
 from dsa_core.surgery import prune, save
-from dsa_core.surgery.schema import MAX_ELEMENTS, check_architecture
+from dsa_core.surgery.files import read_facts
+from dsa_core.surgery.schema import MAX_ELEMENTS, Architecture, Facts, Sparse, check_facts
+from dsa_core.surgery.sparse import save_sparse, zero_weights
 from dsa_core.surgery.verify import random_channels
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> str:
+def written(folder: Path, kind: type[Facts]) -> Path:
+    """The file of facts of a small network, without channels or without single weights."""
     model = models.build("resnet8").eval()
     graph = trace(model, torch.zeros(1, 1, 8, 8))
+    if kind is Sparse:
+        masks = {"conv1.weight": model.conv1.weight > 0, "linear.weight": model.linear.weight > 0}
+        save_sparse(folder, zero_weights(model, masks), graph, masks, name="resnet8")
+        return folder / "sparse.json"
     keep = random_channels(graph, 0.5, 0)
-    folder = tmp_path_factory.mktemp("saved")
     save(folder, prune(model, graph, keep), graph, keep, name="resnet8")
-    return (folder / "architecture.json").read_text()
+    return folder / "architecture.json"
 
 
-def test_what_save_writes_is_read(text):
-    found = check_architecture(json.loads(text), "a file")
-    assert (found.model, found.num_classes, found.input_shape) == ("resnet8", 10, [1, 1, 8, 8])
-    assert found.model_dump(exclude={"sha256"}) == {
-        k: v for k, v in json.loads(text).items() if k != "sha256"
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> dict[type[Facts], str]:
+    return {
+        kind: written(tmp_path_factory.mktemp("saved"), kind).read_text()
+        for kind in (Architecture, Sparse)
     }
+
+
+@pytest.fixture
+def text(texts) -> str:
+    return texts[Architecture]
+
+
+KINDS = [Architecture, Sparse]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_is_read(texts, kind):
+    written = json.loads(texts[kind])
+    found = check_facts(written, kind, "a file")
+    assert (found.model, found.num_classes, found.input_shape) == ("resnet8", 10, [1, 1, 8, 8])
+    assert found.model_dump() == written
 
 
 def test_a_file_of_old_has_an_input_shape_alone(text):
     found = json.loads(text)
     del found["example"], found["earlier"]
-    assert check_architecture(found, "a file").example is None
+    assert check_facts(found, Architecture, "a file").example is None
 
 
 def test_every_form_of_a_call_is_read(text):
     x = torch.zeros(1, 2)
     call = Call(([x, (x, 1.5)], None, "a"), {"mask": {"b": x.bool(), 3: [True]}})
     found = forged(text, "example", json.loads(json.dumps(call.describe())))
-    assert check_architecture(found, "a file").example.kwargs == found["example"]["kwargs"]
+    assert check_facts(found, Architecture, "a file").example.kwargs == found["example"]["kwargs"]
 
 
-ENTRIES = ["format", "model", "num_classes", "input_shape", "groups", "tensors", "versions"]
-LATER = ["example", "earlier"]  # which files of old do not have
+ENTRIES = [
+    (kind, e) for kind in KINDS for e in kind.model_fields if e not in ("example", "earlier")
+]
+LATER = [(Architecture, e) for e in ("example", "earlier")]  # which files of old do not have
+OTHER = {
+    "format": 2,
+    "model": "resnet20",
+    "num_classes": 11,
+    "input_shape": [1, 1, 8, 9],
+    "example": {"args": [{"tensor": [1, 1, 9, 9], "dtype": "float32"}], "kwargs": {}},
+    "earlier": [{"example": {"args": [], "kwargs": {}}, "groups": {}}],
+}
 
 
-@pytest.mark.parametrize("entry", LATER)
+@pytest.mark.parametrize(("kind", "entry"), [*ENTRIES, *LATER])
+def test_every_changed_or_missing_entry_is_named(texts, kind, entry, tmp_path):
+    path, found = tmp_path / "the.json", json.loads(texts[kind])
+    missing = {key: value for key, value in found.items() if key != entry}
+    named = f"'?{entry}'?" if entry != "sha256" else r"(sha256|'\w+' was changed)"
+    for other in (found | {entry: OTHER.get(entry, {})}, missing):
+        path.write_text(json.dumps(other))
+        with pytest.raises(SurgeryError, match=rf"the\.json: entry {named}"):
+            read_facts(path, kind)
+
+
 @pytest.mark.parametrize("value", [True, 3, "ten", ["a"]])
-def test_a_later_entry_of_another_kind_is_named(text, entry, value):
+@pytest.mark.parametrize(("kind", "entry"), LATER)
+def test_a_later_entry_of_another_kind_is_named(texts, kind, entry, value):
     with pytest.raises(SurgeryError, match=rf"^the\.json: entry {entry}"):
-        check_architecture(json.loads(text) | {entry: value}, "the.json")
+        check_facts(json.loads(texts[kind]) | {entry: value}, kind, "the.json")
 
 
 @pytest.mark.parametrize("deep", [21, 300])
@@ -62,23 +105,16 @@ def test_lists_in_lists_have_an_end(text, deep):
     for _ in range(deep):
         value = {"list": [value]}
     with pytest.raises(SurgeryError, match="nested more than 20 deep"):
-        check_architecture(forged(text, "example/args", [value]), "the.json")
+        check_facts(forged(text, "example/args", [value]), Architecture, "the.json")
 
 
-WRONG = [None, True, {"name": 3}, "ten", 1.5, ["a"], "absent"]
-
-
-@pytest.mark.parametrize(
-    ("entry", "value"),
-    [(e, v) for e in (*ENTRIES, "sha256") for v in WRONG if (e, v) != ("model", "ten")],
-)
-def test_an_entry_of_another_kind_is_named(text, entry, value):
-    found = json.loads(text)
-    found[entry] = value
-    if value == "absent":
-        del found[entry]
+@pytest.mark.parametrize("value", [None, True, {"name": 3}, "ten", 1.5, ["a"]])
+@pytest.mark.parametrize(("kind", "entry"), ENTRIES)
+def test_an_entry_of_another_kind_is_named(texts, kind, entry, value):
+    if (entry, value) == ("model", "ten"):
+        return
     with pytest.raises(SurgeryError, match=rf"^the\.json: entry {entry}"):
-        check_architecture(found, "the.json")
+        check_facts(json.loads(texts[kind]) | {entry: value}, kind, "the.json")
 
 
 def forged(text: str, path: str, value: object) -> dict:
@@ -91,20 +127,26 @@ def forged(text: str, path: str, value: object) -> dict:
     return found
 
 
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("num_classes", 10**9),
-        ("num_classes", 0),
-        ("num_classes", -1),
-        ("input_shape", []),
-        ("input_shape", [1] * 9),
-        ("input_shape", [1, 1, 200_000, 200_000]),
-        ("input_shape", [1, 1, 0, 8]),
-        ("input_shape", [1, 1, -8, -8]),
-        ("input_shape", [1, 1, 8.0, 8]),
-        ("model", "a" * 2000),
-        ("format", 0),
+FORGED = [
+    ("num_classes", 10**9),
+    ("num_classes", 0),
+    ("num_classes", -1),
+    ("input_shape", []),
+    ("input_shape", [1] * 9),
+    ("input_shape", [1, 1, 200_000, 200_000]),
+    ("input_shape", [1, 1, 0, 8]),
+    ("input_shape", [1, 1, -8, -8]),
+    ("input_shape", [1, 1, 8.0, 8]),
+    ("model", "a" * 2000),
+    ("format", 0),
+    ("tensors/linear.bias", {"shape": [-1], "dtype": "float32", "sha256": "0" * 64}),
+    ("tensors/linear.bias", {"shape": [1], "dtype": 3, "sha256": "0" * 64}),
+    ("tensors/linear.bias", {"shape": [1], "dtype": "float32", "sha256": "short"}),
+    ("versions/torch", 2),
+    ("sha256/model", "short"),
+]
+OWN = {
+    Architecture: [
         ("groups/conv1", {"size": 0, "kept": [0]}),
         ("groups/conv1", {"size": 10**9, "kept": [0]}),
         ("groups/conv1", {"size": 16, "kept": []}),
@@ -115,10 +157,6 @@ def forged(text: str, path: str, value: object) -> dict:
         ("groups/conv1", {"size": 16, "kept": [True]}),
         ("groups/conv1", {"size": "16", "kept": [1]}),
         ("groups/conv1", [1, 2]),
-        ("tensors/conv1.weight", {"shape": [-1], "dtype": "float32", "sha256": "0" * 64}),
-        ("tensors/conv1.weight", {"shape": [1], "dtype": 3, "sha256": "0" * 64}),
-        ("tensors/conv1.weight", {"shape": [1], "dtype": "float32", "sha256": "short"}),
-        ("versions/torch", 2),
         ("example", {"args": 3, "kwargs": {}}),
         ("example/args", [{"tensor": [1, 10**9], "dtype": "float32"}]),
         ("example/args", [{"tensor": [1, -1], "dtype": "float32"}]),
@@ -133,21 +171,37 @@ def forged(text: str, path: str, value: object) -> dict:
         ("example/args", [[1, 2]]),
         ("earlier", [{"groups": {}}]),
         ("earlier", [{"example": {"args": [], "kwargs": {}}, "groups": {"a": 3}}]),
-        ("sha256/model", "short"),
     ],
+    Sparse: [
+        ("shapes/conv1.weight", [16, 1, 3, -3]),
+        ("shapes/conv1.weight", [16, 0, 3, 3]),
+        ("shapes/conv1.weight", [16, 1, 3, 3.0]),
+        ("shapes/conv1.weight", [1 << 20, 1 << 20]),
+        ("shapes/conv1.weight", [65_536, 65_536]),
+        ("shapes/conv1.weight", 144),
+        ("shapes", {"a" * 2000: [1]}),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"), [(kind, *case) for kind in KINDS for case in (*FORGED, *OWN[kind])]
 )
-def test_a_forged_value_is_refused_by_name(text, path, value):
+def test_a_forged_value_is_refused_by_name(texts, kind, path, value):
     with pytest.raises(SurgeryError, match=rf"^the\.json: entry {path.split('/')[0]}"):
-        check_architecture(forged(text, path, value), "the.json")
+        check_facts(forged(texts[kind], path, value), kind, "the.json")
 
 
-def test_sides_that_are_allowed_may_be_too_many_together(text):
-    found = forged(text, "input_shape", [1, 3, 65_536, 65_536])
+@pytest.mark.parametrize("kind", KINDS)
+def test_sides_that_are_allowed_may_be_too_many_together(texts, kind):
+    found = forged(texts[kind], "input_shape", [1, 3, 65_536, 65_536])
     with pytest.raises(SurgeryError, match=f"allowed are {MAX_ELEMENTS}"):
-        check_architecture(found, "the.json")
+        check_facts(found, kind, "the.json")
 
 
-@pytest.mark.parametrize("found", [None, [], 3, "text", {}])
-def test_what_is_no_architecture(found):
-    with pytest.raises(SurgeryError, match=r"the\.json: entry"):
-        check_architecture(found, "the.json")
+@pytest.mark.parametrize("text", ["null", "[]", "3", '"text"', "{}", "", "[" * 100_000, "1" * 5000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_file_of_facts(kind, text, tmp_path):
+    (tmp_path / "the.json").write_text(text)
+    with pytest.raises(SurgeryError, match=r"the\.json: (entry|cannot be read)"):
+        read_facts(tmp_path / "the.json", kind)

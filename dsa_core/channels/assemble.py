@@ -61,7 +61,8 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
         parametrized=[n for n, module in model.named_modules() if is_parametrized(module)],
     )
     tracer.run(program)
-    graph = assemble(tracer, model, call) if tracer.layers else None
+    makes = any(layer.in_ids is not None for layer in tracer.layers.values())
+    graph = assemble(tracer, model, call) if makes else None
     if tracer.parametrized and not (graph and graph.prunable):
         raise TraceError(
             f"nothing can be pruned: the weights of {', '.join(tracer.parametrized)} are "
@@ -70,7 +71,8 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
         )
     if graph is None:
         raise TraceError(
-            "the network has no convolution and no linear layer: there is nothing to prune"
+            "the network has no linear layer, and no convolution that is not depthwise: there is "
+            "nothing to prune"
         )
     return graph
 

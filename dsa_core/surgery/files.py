@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,10 @@ from dsa_core.errors import ConfigError, SurgeryError, TraceError
 from dsa_core.example import Call
 from dsa_core.files import write_atomically
 from dsa_core.surgery.cut import check_keep, cut_made, cuts_of, prune
-from dsa_core.surgery.schema import check_architecture
+from dsa_core.surgery.schema import Architecture, Facts, check_facts
 
 FORMAT = 1
 ARCHITECTURE, WEIGHTS = "architecture.json", "model.safetensors"
-ENTRIES: dict[str, type] = {
-    "format": int,
-    "model": str,
-    "num_classes": int,
-    "input_shape": list,
-    "groups": dict,
-    "tensors": dict,
-    "versions": dict,
-}
-LATER: dict[str, type] = {"example": dict, "earlier": list}  # files written before have them not
 
 
 def save(
@@ -55,7 +44,6 @@ def save(
     check_keep(graph, keep)
     *earlier, last = cuts_to_write(model, graph, keep)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     architecture: dict[str, Any] = {
         "format": FORMAT,
@@ -67,10 +55,17 @@ def save(
         "tensors": {k: describe(v) for k, v in tensors.items()},
         "versions": {"torch": torch.__version__.split("+")[0]},
     }
-    architecture["sha256"] = {entry: digest(architecture[entry]) for entry in {**ENTRIES, **LATER}}
-    write_atomically(folder / WEIGHTS, save_tensors(tensors))
-    write_atomically(folder / ARCHITECTURE, json.dumps(architecture, indent=1).encode())
-    return folder
+    return write_facts(folder / ARCHITECTURE, architecture, folder / WEIGHTS, tensors)
+
+
+def write_facts(
+    path: Path, facts: dict[str, Any], weights: Path, tensors: dict[str, Tensor]
+) -> Path:
+    """Write a file of facts, with a digest of each entry, and the tensors; gives the folder."""
+    digests = {entry: digest(value) for entry, value in facts.items()}
+    write_atomically(weights, save_tensors(tensors))
+    write_atomically(path, json.dumps(facts | {"sha256": digests}, indent=1))
+    return path.parent
 
 
 def cuts_to_write(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> list[dict[str, Any]]:
@@ -113,7 +108,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         SurgeryError: a file is missing, damaged or does not fit; names the entry.
     """
     folder = Path(folder)
-    architecture = read_architecture(folder / ARCHITECTURE)
+    architecture = read_facts(folder / ARCHITECTURE, Architecture)
     tensors = read_weights(folder / WEIGHTS, architecture["tensors"])
     if model is None:
         model = by_name(architecture["model"], num_classes=architecture["num_classes"])
@@ -121,16 +116,24 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     for cut in cuts_in(architecture):
         pruned = replay(pruned, cut)
     own = pruned.state_dict()
-    for key in own.keys() | tensors.keys():
-        found = tuple(tensors[key].shape) if key in tensors else "nothing"
-        wanted = tuple(own[key].shape) if key in own else "nothing"
-        if found != wanted:
-            raise SurgeryError(
-                f"{folder / WEIGHTS}: entry {key!r}: the network needs {wanted}, found {found}"
-            )
+    check_fit(own, tensors, folder / WEIGHTS)
     own.update(tensors)  # keeps the metadata that some networks ask for
     pruned.load_state_dict(own, assign=True)
     return pruned.eval()
+
+
+def check_fit(own: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are not of the shapes and kinds that a network needs, by name."""
+    for key in sorted(own.keys() | found.keys()):
+        wanted, got = (form(state[key]) if key in state else "nothing" for state in (own, found))
+        if wanted != got:
+            raise SurgeryError(f"{path}: entry {key!r}: the network needs {wanted}, found {got}")
+
+
+def form(tensor: Tensor) -> str:
+    """Shape and kind of a tensor; numbers of any precision are of one kind."""
+    real = "real" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+    return f"{tuple(tensor.shape)} {real}"
 
 
 def cuts_in(architecture: dict[str, Any]) -> list[dict[str, Any]]:
@@ -177,29 +180,22 @@ def by_name(name: str, *, num_classes: int) -> nn.Module:
     return model
 
 
-def read_architecture(path: Path, entries: Mapping[str, type] = ENTRIES) -> dict[str, Any]:
-    """Read and check `architecture.json`, or another file of facts with these entries."""
+def read_facts(path: Path, schema: type[Facts]) -> dict[str, Any]:
+    """Read a file of facts, and check each entry by the schema and by its digest."""
     try:
         found = json.loads(path.read_bytes().decode())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SurgeryError(f"{path}: cannot be read: {error}") from error
-    later = {
-        entry: kind
-        for entry, kind in LATER.items()
-        if isinstance(found, dict) and (entry in found or entry in (found.get("sha256") or ()))
-    }
-    for entry, kind in {**entries, **later, "sha256": dict}.items():
-        if not isinstance(found, dict) or not isinstance(found.get(entry), kind):
-            raise SurgeryError(f"{path}: entry {entry!r} is missing or is not a {kind.__name__}")
-    if found["format"] != FORMAT:
+    if isinstance(found, dict) and found.get("format", FORMAT) != FORMAT:
         raise SurgeryError(
-            f"{path}: entry 'format' is {found['format']}, this version reads {FORMAT}"
+            f"{path}: entry 'format' is {found['format']!r}, this version reads {FORMAT}"
         )
-    for entry in {**entries, **later}:
-        if digest(found[entry]) != found["sha256"].get(entry):
+    digests = check_facts(found, schema, str(path)).sha256
+    entries = {entry: digest(found[entry]) for entry in schema.model_fields if entry in found}
+    entries.pop("sha256")
+    for entry in sorted(entries.keys() | digests.keys()):
+        if entries.get(entry) != digests.get(entry):
             raise SurgeryError(f"{path}: entry {entry!r} was changed after it was written")
-    if entries is ENTRIES:
-        check_architecture(found, str(path))
     return found
 
 

@@ -1,21 +1,21 @@
-"""What `architecture.json` may say: every entry with its type and its limits, before it is used.
+"""What `architecture.json` and `sparse.json` may say: each entry with its type and its limits.
 
 A file is data of a stranger's. The limits are far above any network that is pruned here, and far
 below what would fill a machine's memory.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dsa_core.errors import SurgeryError, first_problem
 
 MAX_CLASSES = 100_000  # outputs; ImageNet-21k has 21,841
 MAX_SIDE = 65_536  # of an input, in one dimension
-MAX_ELEMENTS = 1 << 27  # of all inputs: 512 MiB in float32
+MAX_ELEMENTS = 1 << 27  # of all inputs, or of a weight: 512 MiB in float32
 MAX_DEPTH = 20  # of lists in lists in the arguments of a call
 MAX_CHANNELS = 1 << 20  # of one group
 MAX_NAME = 1_000  # characters
@@ -24,6 +24,22 @@ Name = Annotated[str, Field(max_length=MAX_NAME)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Channel = Annotated[int, Field(ge=0, lt=MAX_CHANNELS)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+
+
+def check_size(*shapes: Sequence[int]) -> None:
+    """Refuse tensors that would fill the memory."""
+    elements = sum(math.prod(shape) for shape in shapes)
+    if elements > MAX_ELEMENTS:
+        raise ValueError(f"tensors of {elements} elements, allowed are {MAX_ELEMENTS}")
+
+
+def small(shape: list[int]) -> list[int]:
+    """One shape, checked."""
+    check_size(shape)
+    return shape
+
+
+Shape = Annotated[list[Side], Field(max_length=8), AfterValidator(small)]
 
 
 class Part(BaseModel):
@@ -78,7 +94,7 @@ class Example(Part):
     @model_validator(mode="after")
     def _small(self) -> "Example":
         packed = [*self.args, *self.kwargs.values()]
-        check_size(sum(math.prod(a.tensor) for value in packed for a in arguments(value)))
+        check_size(*(a.tensor for value in packed for a in arguments(value)))
         return self
 
 
@@ -97,17 +113,14 @@ class TensorFacts(Part):
     sha256: Digest
 
 
-class Architecture(Part):
-    """`architecture.json`, see `save`; entries that are not named here are passed over.
+class Facts(Part):
+    """What both files say; entries that are not named here are passed over.
 
     Attributes:
         format: of this layout; whether it is read here is for the reader to say.
         model: name of the dense network, as `build_known` knows it, or any label.
         num_classes: its outputs, in [1, 100,000].
         input_shape: of a batch, each side in [1, 65536], at most 2^27 elements.
-        groups: by name.
-        example: of the last cut; None in files of old, which have an input shape alone.
-        earlier: the cuts before the last one, first to last.
         tensors: by name.
         versions: of what wrote it.
         sha256: digest of each entry.
@@ -116,24 +129,37 @@ class Architecture(Part):
     format: int = Field(ge=1)
     model: Name
     num_classes: int = Field(ge=1, le=MAX_CLASSES)
-    input_shape: list[Side] = Field(min_length=1, max_length=8)
-    groups: dict[Name, KeptGroup]
-    example: Example | None = None
-    earlier: list[Cut] = Field(default=[], max_length=1000)
+    input_shape: Shape = Field(min_length=1)
     tensors: dict[Name, TensorFacts]
     versions: dict[Name, Name]
     sha256: dict[Name, Digest]
 
-    @model_validator(mode="after")
-    def _small_input(self) -> "Architecture":
-        check_size(math.prod(self.input_shape))
-        return self
+
+class Architecture(Facts):
+    """`architecture.json`, see `save`.
+
+    Attributes:
+        groups: by name.
+        example: of the last cut; None in files of old, which have an input shape alone.
+        earlier: the cuts before the last one, first to last.
+    """
+
+    groups: dict[Name, KeptGroup]
+    example: Example | None = None
+    earlier: list[Cut] = Field(default=[], max_length=1000)
 
 
-def check_size(elements: int) -> None:
-    """Refuse inputs that would fill the memory."""
-    if elements > MAX_ELEMENTS:
-        raise ValueError(f"input has {elements} elements, allowed are {MAX_ELEMENTS}")
+class Sparse(Facts):
+    """`sparse.json`, see `save_sparse`.
+
+    Attributes:
+        shapes: of each weight of which single entries were kept; at most 2^27 entries each.
+    """
+
+    shapes: dict[Name, Shape]
+
+
+F = TypeVar("F", bound=Facts)
 
 
 def arguments(value: Any, depth: int = 0) -> Iterator[Argument]:
@@ -164,18 +190,19 @@ def is_pair(item: Any) -> bool:
     return isinstance(item, list) and len(item) == 2 and isinstance(item[0], str | int)
 
 
-def check_architecture(found: Any, where: str) -> Architecture:
-    """Check what was read from an `architecture.json`.
+def check_facts(found: Any, schema: type[F], where: str) -> F:
+    """Check what was read from a file of facts.
 
     Args:
         found: as `json.loads` returned it.
+        schema: of the file.
         where: the file, for the message.
 
     Raises:
         SurgeryError: an entry is missing, of another type or out of its limits; names it.
     """
     try:
-        return Architecture.model_validate(found)
+        return schema.model_validate(found)
     except ValidationError as error:
         raise SurgeryError(
             f"{where}: entry {first_problem(error)}: the file is damaged or forged; save the "

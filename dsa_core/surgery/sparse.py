@@ -1,34 +1,29 @@
 """Single weights: set to zero, held at zero in a training, saved as indices and values."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import SurgeryError
-from dsa_core.files import write_atomically
 from dsa_core.surgery.cut import duplicate
-from dsa_core.surgery.files import by_name, describe, digest, read_architecture, read_weights
+from dsa_core.surgery.files import (
+    by_name,
+    check_fit,
+    describe,
+    read_facts,
+    read_weights,
+    write_facts,
+)
+from dsa_core.surgery.schema import Sparse
 
 FORMAT = 1
 FACTS, TENSORS = "sparse.json", "sparse.safetensors"
 INDICES, VALUES = ".indices", ".values"
-ENTRIES: dict[str, type] = {
-    "format": int,
-    "model": str,
-    "num_classes": int,
-    "input_shape": list,
-    "shapes": dict,
-    "tensors": dict,
-    "versions": dict,
-}
 
 
 def zero_weights(model: nn.Module, weight_mask: Mapping[str, Tensor]) -> nn.Module:
@@ -128,12 +123,8 @@ def save_sparse(
         "tensors": {key: describe(value) for key, value in tensors.items()},
         "versions": {"torch": torch.__version__.split("+")[0]},
     }
-    facts["sha256"] = {entry: digest(facts[entry]) for entry in ENTRIES}
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / TENSORS, save_tensors(tensors))
-    write_atomically(folder / FACTS, json.dumps(facts, indent=1).encode())
-    return folder
+    return write_facts(folder / FACTS, facts, folder / TENSORS, tensors)
 
 
 def packed(key: str, value: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -162,36 +153,38 @@ def load_sparse(folder: str | Path, model: nn.Module | None = None) -> nn.Module
         SurgeryError: a file is missing, damaged or does not fit; names the entry.
     """
     folder = Path(folder)
-    facts = read_architecture(folder / FACTS, ENTRIES)
+    facts = read_facts(folder / FACTS, Sparse)
     tensors = read_weights(folder / TENSORS, facts["tensors"], FACTS)
     if model is None:
         model = by_name(facts["model"], num_classes=facts["num_classes"])
     sparse = duplicate(model).cpu()
     state = {k: v for k, v in tensors.items() if not k.endswith((INDICES, VALUES))}
-    for key, shape in facts["shapes"].items():
-        state[key] = unpacked(key, shape, tensors, folder / TENSORS)
-    own = sparse.state_dict()
-    for key in sorted(own.keys() | state.keys()):
-        found = tuple(state[key].shape) if key in state else "nothing"
-        wanted = tuple(own[key].shape) if key in own else "nothing"
-        if found != wanted:
-            raise SurgeryError(
-                f"{folder / TENSORS}: entry {key!r}: the network needs {wanted}, found {found}"
-            )
+    parts = {key: parts_of(key, tensors, folder / TENSORS) for key in facts["shapes"]}
+    shapes = {
+        key: values.new_empty(facts["shapes"][key], device="meta")
+        for key, (_, values) in parts.items()
+    }
+    check_fit(sparse.state_dict(), state | shapes, folder / TENSORS)  # before memory is taken
+    state |= {key: unpacked(key, *parts[key], shapes[key], folder / TENSORS) for key in parts}
     sparse.load_state_dict(state)
     return sparse.eval()
 
 
-def unpacked(key: str, shape: list[int], tensors: Mapping[str, Tensor], path: Path) -> Tensor:
-    """One weight from its indices and values."""
-    try:
-        indices, values = tensors[key + INDICES].long(), tensors[key + VALUES]
-    except KeyError as error:
-        raise SurgeryError(f"{path}: entry {error.args[0]!r} is missing") from error
-    inside = len(indices) == 0 or (int(indices[0]) >= 0 and int(indices[-1]) < prod(shape))
+def parts_of(key: str, tensors: Mapping[str, Tensor], path: Path) -> tuple[Tensor, Tensor]:
+    """Indices and values of one weight."""
+    for name in (key + INDICES, key + VALUES):
+        if name not in tensors or tensors[name].ndim != 1:
+            raise SurgeryError(f"{path}: entry {name!r} is missing or not of one axis")
+    return tensors[key + INDICES], tensors[key + VALUES]
+
+
+def unpacked(key: str, indices: Tensor, values: Tensor, like: Tensor, path: Path) -> Tensor:
+    """One weight from its indices and values, in the shape of `like`."""
+    size, indices = like.numel(), indices.long()
+    inside = len(indices) == 0 or (int(indices[0]) >= 0 and int(indices[-1]) < size)
     if len(indices) != len(values) or not inside or bool((indices.diff() <= 0).any()):
         raise SurgeryError(
-            f"{path}: entry {key + INDICES!r}: wanted {len(values)} rising places below "
-            f"{prod(shape)}, one for each value"
+            f"{path}: entry {key + INDICES!r}: wanted {len(values)} rising places below {size}, "
+            "one for each value"
         )
-    return values.new_zeros(prod(shape)).index_put_((indices,), values).reshape(shape)
+    return values.new_zeros(size).index_put_((indices,), values).reshape(like.shape)

@@ -47,28 +47,43 @@ def parameters_of(notebook: Path) -> dict[str, Parameter]:
     """Read the parameters that a notebook takes, without running it.
 
     Raises:
-        ConfigError: there is no such notebook, it has no parameters, or one of them is not written
+        ConfigError: the file is no notebook, it has no parameters, or one of them is not written
             `name: type = value  # help` with a type of `TYPES`.
     """
-    from papermill import inspect_notebook  # takes seconds to import
+    from papermill.translators import PythonTranslator  # takes seconds to import
 
-    if not notebook.is_file():
-        raise ConfigError(f"there is no notebook {notebook}")
-    names = assigned(notebook)
+    cell = parameters_cell(notebook)
+    names = assigned(cell, notebook)
     if not names:
         raise ConfigError(f"{notebook.name} takes no parameters: tag one cell `parameters`, {LINE}")
-    found = inspect_notebook(braces_kept(notebook))
+    found = {info.name: info for info in PythonTranslator.inspect(cell)}
     for name in names:
         if name not in found:
             raise ConfigError(f"{notebook.name}: parameter {name!r} cannot be read; write {LINE}")
     return {name: read(notebook, info) for name, info in found.items()}
 
 
-def assigned(notebook: Path) -> list[str]:
+def parameters_cell(notebook: Path) -> nbformat.NotebookNode:
+    """The cell tagged `parameters`; an empty one if there is none.
+
+    Raises:
+        ConfigError: the file is no notebook.
+    """
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ConfigError(f"{notebook} cannot be read as a notebook: {reason}") from error
+    tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+    return tagged[0] if tagged else nbformat.v4.new_code_cell("")
+
+
+def assigned(cell: nbformat.NotebookNode, notebook: Path) -> list[str]:
     """Every name that the cell sets; papermill passes over lines that it does not understand."""
-    cells = nbformat.read(notebook, as_version=4).cells
-    tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
-    lines = ast.parse(tagged[0]).body if tagged else []
+    try:
+        lines = ast.parse(cell.source).body
+    except SyntaxError as error:
+        raise ConfigError(f"{notebook.name}: the parameters are not Python: {error}") from error
     targets = [
         target
         for line in lines
@@ -78,22 +93,22 @@ def assigned(notebook: Path) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
-def read(notebook: Path, info: dict[str, str]) -> Parameter:
+def read(notebook: Path, info: Any) -> Parameter:
     """One parameter, from what papermill found out about it (all of it text)."""
-    name, kind = info["name"], info["inferred_type_name"]
+    name, kind = info.name, info.inferred_type_name
     if kind not in TYPES:
         raise ConfigError(
             f"{notebook.name}: parameter {name!r} has the type {kind!r}; give it one of "
             f"{', '.join(TYPES)}"
         )
     try:
-        default = ast.literal_eval(info["default"])
+        default = ast.literal_eval(info.default)
     except (ValueError, SyntaxError):
         raise ConfigError(
             f"{notebook.name}: the default of parameter {name!r} must be a plain value, "
-            f"got {info['default']}"
+            f"got {info.default}"
         ) from None
-    bare = Parameter(name=name, type=kind, default="", help=info["help"])
+    bare = Parameter(name=name, type=kind, default="", help=info.help)
     return bare.model_copy(update={"default": bare.fit(default)})
 
 
@@ -107,8 +122,3 @@ def fit_all(known: dict[str, Parameter], given: dict[str, Any]) -> dict[str, Val
         if name not in known:
             raise ConfigError(f"the notebook takes no parameter {name!r}{nearest(name, known)}")
     return {n: p.fit(given[n]) if n in given else p.default for n, p in known.items()}
-
-
-def braces_kept(path: Path) -> str:
-    """A path as papermill takes it: it would fill in parameters where it finds braces."""
-    return str(path).replace("{", "{{").replace("}", "}}")

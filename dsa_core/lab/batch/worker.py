@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from filelock import FileLock
 
-from dsa_core.lab.batch.parameters import braces_kept
 from dsa_core.lab.batch.spec import OUT, Job
 from dsa_core.lab.batch.state import RECORD, RunState, read_state, write_state
 
@@ -86,10 +85,16 @@ def execute(job: Job, folder: Path) -> None:
         braces_kept(folder.resolve() / job.notebook.name),
         parameters=job.parameters | out,
         kernel_name=KERNEL,
+        language="python",  # a notebook need not say so
         cwd=str(job.notebook.parent),
         progress_bar=False,
         execution_timeout=max(1, round(job.cell_timeout_s)),
     )
+
+
+def braces_kept(path: Path) -> str:
+    """A path as papermill takes it: it would fill in parameters where it finds braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def twice_if_no_kernel(start: Callable[[], None]) -> None:

@@ -1,6 +1,7 @@
 """The folder of a run: for one process at a time, and what is told when it goes wrong."""
 
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -127,20 +128,10 @@ def disk_may_be_full(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        full = cause(error)
-        if full is None:
+    except OSError as error:
+        if error.errno not in FULL:
             raise
         raise TrainingError(
-            f"{folder}: {full.strerror}. What was written before is whole: make room, and give "
-            "the same command again to go on"
+            f"{folder}: {error.strerror}: {shutil.disk_usage(folder).free:,} bytes are free. What "
+            "was written before is whole: make room, and give the same command again to go on"
         ) from error
-
-
-def cause(error: BaseException | None) -> OSError | None:
-    """The full disk behind an error, if there is one: torch.save stumbles over it again."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return error
-        error = error.__cause__ or error.__context__
-    return None
