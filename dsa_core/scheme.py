@@ -39,6 +39,7 @@ class Method(BaseModel):
     label: ClassVar[str]
     follows_budget: ClassVar[bool] = True  # False: it knows no budget on its way
     several_resources: ClassVar[bool] = False  # whether one budget may limit more than one
+    learns: ClassVar[bool] = True  # False: it listens to no loss, and needs no step of a search
 
     importance: SearchImportance = "gamma_first"
     ratio_every: int = Field(default=2, ge=1)
@@ -94,10 +95,11 @@ class Problem:
                 f"method: wanted settings such as dsa.DSA() or dsa.methods.Uniform(), got "
                 f"{self.method!r}"
             )
-        for name, value, least in (("steps", self.steps, 1), ("warmup_steps", self.warmup, 0)):
+        first = 1 if self.method.learns else 0
+        for name, value, least in (("steps", self.steps, first), ("warmup_steps", self.warmup, 0)):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name}: wanted a whole number >= {least}, got {value!r}")
-        if self.warmup >= self.steps:
+        if self.warmup and self.warmup >= self.steps:
             raise ConfigError(
                 f"warmup_steps={self.warmup} leaves no step to search in: steps={self.steps} "
                 "counts the warm-up too"
@@ -136,8 +138,11 @@ class Problem:
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def clock(self, step: int) -> tuple[int, int]:
-        """Steps of the search done, and in all: its clock starts after the warm-up."""
-        return max(0, step - self.warmup), max(1, self.steps - self.warmup)
+        """Steps of the search done, and in all: its clock starts after the warm-up.
+
+        Without any step it is over from the beginning.
+        """
+        return (max(0, step - self.warmup), self.steps - self.warmup) if self.steps else (1, 1)
 
     def budgets_at(self, step: int) -> tuple[float, ...]:
         """Give what is asked for at a weight step, of each dense cost."""

@@ -55,8 +55,10 @@ class Uniform(Masked):
 
     The network trains under masks exactly as in DSA's search, with the same schedule of budget and
     sharpness, so that the difference to DSA is the allocation alone. The paper has no such row.
+    No search is needed: with `steps=0` the dense network is cut at once.
     """
 
+    learns: ClassVar[bool] = False
     label: ClassVar[str] = "uniform"
 
     def scheme(self, problem: Problem) -> KeepRatioScheme:
@@ -71,6 +73,7 @@ class Random(Masked):
     what an allocation can win or lose. The paper has no such row.
     """
 
+    learns: ClassVar[bool] = False
     label: ClassVar[str] = "random"
 
     def scheme(self, problem: Problem) -> KeepRatioScheme:
@@ -80,7 +83,9 @@ class Random(Masked):
 
 def fixed(problem: Problem, masks: Masked, direction: Tensor) -> KeepRatioScheme:
     """Masks as DSA's, keep ratios along one direction."""
-    return KeepRatioScheme(problem, masks, FixedDirection(problem.forms, problem.floors, direction))
+    optimizer = FixedDirection(problem.forms, problem.floors, direction)
+    optimizer.step(direction, problem.budgets_at(0))
+    return KeepRatioScheme(problem, masks, optimizer)
 
 
 def random_direction(floors: Tensor, seed: int) -> Tensor:

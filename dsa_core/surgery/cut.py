@@ -1,6 +1,7 @@
 """Cut channels out of a network: the same classes, smaller tensors."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,11 +11,19 @@ from dsa_core.channels import ChannelGraph, check_fits
 from dsa_core.channels.export import evaluating, failing_module
 from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
+from dsa_core.surgery.reconstruct import reconstruct as refit
 
 CUTS = "_channel_cuts"  # attribute of a pruned network; copies of it carry it too
 
 
-def prune(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
+def prune(
+    model: nn.Module,
+    graph: ChannelGraph,
+    keep: Tensor,
+    *,
+    reconstruct: Iterable[Any] | None = None,
+    progress: bool = True,
+) -> nn.Module:
     """Return a smaller copy of a network, of the same classes; the given one is not touched.
 
     The pruned network computes what the dense one computes with the dropped channels masked at
@@ -23,6 +32,9 @@ def prune(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
     Args:
         model: the network that was traced into `graph`.
         keep: which prunable channels stay, bool, shape (graph.n_channels,).
+        reconstruct: batches by which the weights are refitted, so that every layer computes what
+            the given network's does, see `surgery.reconstruct`; None leaves them.
+        progress: show a bar of that.
 
     Raises:
         SurgeryError: a group would lose all its channels, or `keep` or the model does not fit the
@@ -43,6 +55,8 @@ def prune(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
     for module in pruned.modules():
         resize(module)
     setattr(pruned, CUTS, (*cuts_of(model), cut_made(graph, keep)))
+    if reconstruct is not None:
+        refit(pruned, model, graph, keep, reconstruct, progress=progress)
     return pruned
 
 

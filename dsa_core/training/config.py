@@ -12,7 +12,7 @@ class TrainConfig(BaseModel):
     """How to train; frozen, and an unknown name is an error.
 
     Attributes:
-        epochs: passes over the training batches.
+        epochs: passes over the training batches; 0 leaves the network as it is.
         batch_size: examples in a batch; read by whoever makes the batches.
         lr: learning rate at its highest.
         momentum: of SGD.
@@ -35,7 +35,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=0)
     batch_size: int = Field(default=128, ge=1)
     lr: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)

@@ -34,6 +34,7 @@ class Outcome:
         pruned: the network that was cut and fine-tuned.
         before, after: of the test set, before and after the fine-tuning.
         tuned: how the fine-tuning went.
+        cutting: seconds that the cut took, with all that belongs to it; they count as search.
     """
 
     dense: DenseNetwork
@@ -43,6 +44,7 @@ class Outcome:
     before: EvalResult
     after: EvalResult
     tuned: TrainResult
+    cutting: dict[str, float]
 
 
 def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
@@ -77,10 +79,7 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
         ),
         extra_scores=extra_scores(outcome),
         groups=group_records(found),
-        seconds=phases(dense.seconds, found.seconds, outcome.tuned.seconds),
-        processor_seconds=phases(
-            dense.processor_seconds, found.processor_seconds, outcome.tuned.processor_seconds
-        ),
+        **spent(outcome),
         epochs=phases(dense.epochs, len(found.epochs), len(outcome.tuned.history)),
         trials=found.trials,
         dense_reused=dense.reused,
@@ -89,13 +88,27 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
         versions=versions(),
         device=device_name(shop.device),
         git_commit=git_commit(),
-        notes=found.notes | ({"weights": config.weights} if config.weights else {}),
+        notes=found.notes
+        | config.preset.cut.notes()
+        | ({"weights": config.weights} if config.weights else {}),
     )
 
 
 def phases(dense: T, search: T, fine_tune: T) -> dict[str, T]:
     """Name one number for each phase."""
     return {"dense": dense, "search": search, "fine_tune": fine_tune}
+
+
+def spent(outcome: Outcome) -> dict[str, dict[str, float]]:
+    """Seconds and processor seconds of every phase; the cut belongs to the search."""
+    return {
+        name: phases(
+            getattr(outcome.dense, name),
+            getattr(outcome.allocation, name) + outcome.cutting[name],
+            getattr(outcome.tuned, name),
+        )
+        for name in ("seconds", "processor_seconds")
+    }
 
 
 def extra_scores(outcome: Outcome) -> dict[str, dict[str, float]]:

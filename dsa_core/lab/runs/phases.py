@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from dsa_core.files import write_atomically
 from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.masks import masked
 from dsa_core.methods import ALLOCATORS, Allocation, SearchConfig, SearchData
+from dsa_core.ranking import importance
 from dsa_core.surgery import prune, save
 from dsa_core.surgery.sparse import held_zeros, save_sparse, zero_weights
 from dsa_core.training import (
@@ -27,31 +28,33 @@ from dsa_core.training import (
 from dsa_core.training.processes import average_buffers
 
 
-def find_allocation(
-    shop: Workshop, model: nn.Module, graph: ChannelGraph
-) -> tuple[Allocation, float]:
-    """Search, training the model in place; also the validation loss under the hard mask."""
+def find_allocation(shop: Workshop, model: nn.Module, graph: ChannelGraph) -> Allocation:
+    """Search, training the model in place."""
     config, settings = shop.config, shop.config.preset.search
     weights, ratios = shop.halves()
-    held_out = shop.dataset.batches(
-        "train", batch_size=shop.eval_batch, indices=ratios, augment="none", device=shop.device
-    )
     data = SearchData(
         weights=shop.training("weights", settings.train, weights),
         ratios=shop.training("ratios", ratio_training(settings), ratios),
         task=shop.task,
         checkpoint=shop.checkpoints / "search.pt",
         progress=shop.progress,
-        held_out=held_out,
+        held_out=shop.plain_batches(ratios),
     )
     shop.say(f"{config.method}: searching for {config.ratio:.0%} of the dense {config.resource}")
     allocation = ALLOCATORS[config.method](
         model, graph, config.budget, data, settings, seed=config.seed
     )
-    with masked(model, graph, allocation.keep.float().to(shop.device)) as cut:
-        loss = evaluate(zero_weights(cut, masks_of(allocation)), held_out, shop.task).loss
     write_history(shop.folder, allocation)
-    return allocation, loss
+    return allocation
+
+
+def masked_loss(
+    shop: Workshop, model: nn.Module, graph: ChannelGraph, allocation: Allocation
+) -> float:
+    """The loss of what will be cut, under its hard mask, on the held-out part."""
+    held_out = shop.plain_batches(shop.halves()[1])
+    with masked(model, graph, allocation.keep.float().to(shop.device)) as cut:
+        return evaluate(zero_weights(cut, masks_of(allocation)), held_out, shop.task).loss
 
 
 def ratio_training(settings: SearchConfig) -> TrainConfig:
@@ -60,12 +63,24 @@ def ratio_training(settings: SearchConfig) -> TrainConfig:
     return settings.train.model_copy(update={"batch_size": size})
 
 
-def cut_and_recalibrate(
+def ranked(shop: Workshop, model: nn.Module, allocation: Allocation) -> Allocation:
+    """The same counts, of the channels that matter by the weights that are cut."""
+    rank = shop.config.preset.cut.rank
+    if rank is None:
+        return allocation
+    return replace(allocation, importance=importance(model, allocation.graph, rank).cpu())
+
+
+def cut_and_renew(
     shop: Workshop, model: nn.Module, graph: ChannelGraph, allocation: Allocation
 ) -> nn.Module:
-    """Prune, and estimate the BatchNorm statistics of what is left anew."""
-    pruned = zero_weights(prune(model, graph, allocation.keep), masks_of(allocation))
+    """Prune; refit the weights of what is left, or estimate its BatchNorm statistics anew."""
     preset = shop.config.preset
+    images = shop.some_batches("reconstruction", preset.cut.reconstruct)
+    pruned = prune(model, graph, allocation.keep, reconstruct=images, progress=shop.progress)
+    zero_weights(pruned, masks_of(allocation))
+    if images:
+        return pruned
     batches = shop.training("recalibration", preset.fine_tune)
     recalibrate_batchnorm(pruned, batches, preset.norm_batches)
     average_buffers(pruned)  # of several processes each has seen its own rows

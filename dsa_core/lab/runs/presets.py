@@ -6,15 +6,46 @@ shipped runs of CIFAR-10 took it, a step of ResNet-20 in .46 of the time on a pr
 units. On one without them give `--set search.train.precision=fp32`, and so on.
 """
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from dsa_core.methods import SearchConfig
+from dsa_core.scheme import SearchImportance
 from dsa_core.training import TrainConfig
 
 FAST: dict[str, Any] = {"precision": "bf16", "channels_last": True}
 PLAIN: dict[str, Any] = {"precision": "fp32", "channels_last": False}
+
+
+class Cut(BaseModel):
+    """What is cut, and how.
+
+    Attributes:
+        weights: those that were "searched", or the "dense" ones.
+        rank: of the channels of a group by these weights, see `ranking.importance`; None as the
+            search ranked them.
+        reconstruct: training images by which the weights are refitted after the cut, see
+            `surgery.reconstruct`; 0: they stay, and BatchNorm's statistics are renewed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: Literal["searched", "dense"] = "searched"
+    rank: SearchImportance | None = None
+    reconstruct: int = Field(default=0, ge=0)
+
+    def notes(self) -> dict[str, Any]:
+        """What a record says of it: what is set."""
+        return {
+            f"cut_{name}": value for name, value in self.model_dump(exclude_defaults=True).items()
+        }
 
 
 class Preset(BaseModel):
@@ -29,6 +60,7 @@ class Preset(BaseModel):
             is held out, for estimators that move the keep ratios by it and for the loss under the
             final mask. 1: the weights train on all of it, and that loss is one of training.
         norm_batches: training batches that recalibrate BatchNorm after the cut.
+        cut: what is cut, and how.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +72,13 @@ class Preset(BaseModel):
     fine_tune: TrainConfig
     weights_fraction: float = Field(default=0.9, gt=0, le=1)
     norm_batches: int = Field(default=50, ge=1)
+    cut: Cut = Cut()
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a cut that is not set: it changes no old hash."""
+        fields: dict[str, Any] = handler(self)
+        return {k: v for k, v in fields.items() if k != "cut" or self.cut != Cut()}
 
 
 def tiny() -> Preset:

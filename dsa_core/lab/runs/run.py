@@ -23,16 +23,19 @@ from dsa_core.lab.runs.folder import (
 from dsa_core.lab.runs.onnx import check_onnx, with_onnx
 from dsa_core.lab.runs.outcome import Outcome, record_of
 from dsa_core.lab.runs.phases import (
-    cut_and_recalibrate,
+    cut_and_renew,
     find_allocation,
     fine_tune,
     keep_pruned,
+    masked_loss,
+    ranked,
 )
 from dsa_core.lab.runs.start import start
 from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.surgery import try_forward
 from dsa_core.training import EvalResult
 from dsa_core.training.processes import agreed, process_group, wait
+from dsa_core.training.stopwatch import Stopwatch
 
 
 def run(
@@ -145,8 +148,13 @@ def all_phases(shop: Workshop, model: nn.Module, graph: ChannelGraph) -> Record:
     example = shop.example
     dense = dense_network(shop, model)
     searched = copy.deepcopy(dense.model)
-    allocation, masked_loss = find_allocation(shop, searched, graph)
-    pruned = cut_and_recalibrate(shop, searched, graph, allocation)
+    allocation = find_allocation(shop, searched, graph)
+    source = dense.model if shop.config.preset.cut.weights == "dense" else searched
+    allocation = ranked(shop, source, allocation)
+    loss = masked_loss(shop, source, graph, allocation)
+    watch = Stopwatch()
+    pruned = cut_and_renew(shop, source, graph, allocation)
+    cutting = watch.read()
     try_forward(pruned, example)
     before = shop.measure(pruned)
     say_score(shop, before, "before fine-tuning")
@@ -154,7 +162,7 @@ def all_phases(shop: Workshop, model: nn.Module, graph: ChannelGraph) -> Record:
     after = shop.measure(pruned)
     say_score(shop, after, "after fine-tuning")
     keep_pruned(shop, pruned, graph, allocation)
-    outcome = Outcome(dense, allocation, masked_loss, pruned, before, after, tuned)
+    outcome = Outcome(dense, allocation, loss, pruned, before, after, tuned, cutting)
     return record_of(shop, outcome, example)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dsa_core.lab.data import AnyDataset, BatchSource, Task, split, step_seed
+from dsa_core.lab.data import AnyDataset, BatchSource, Task, generator, split, step_seed
 from dsa_core.lab.runs.config import RunConfig
 from dsa_core.training import EvalResult, TrainConfig, evaluate
 
@@ -59,6 +59,22 @@ class Workshop:
             drop_last=True,
             device=self.device,
         )
+
+    def plain_batches(self, indices: Tensor) -> BatchSource:
+        """Training examples without augmentation, each once."""
+        return self.dataset.batches(
+            "train",
+            batch_size=self.eval_batch,
+            indices=indices,
+            augment="none",
+            device=self.device,
+        )
+
+    def some_batches(self, phase: str, n: int) -> list[Tensor] | None:
+        """Inputs of n training examples, drawn from seed and phase; None of 0."""
+        drawn = generator(self.config.seed, phase)
+        chosen = torch.randperm(self.dataset.count("train"), generator=drawn)[:n]
+        return [x for x, _ in self.plain_batches(chosen).epoch(0)] if n else None
 
     @property
     def task(self) -> Task:
