@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from dsa_core.channels import trace
 from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
 from dsa_core.lab import models
 from dsa_core.surgery import prune, save
 from dsa_core.surgery.schema import MAX_ELEMENTS, check_architecture
 from dsa_core.surgery.verify import random_channels
+from dsa_core.tracing import trace
 
 
 @pytest.fixture(scope="module")

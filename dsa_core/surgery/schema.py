@@ -82,11 +82,28 @@ class Example(Part):
         return self
 
 
+class Width(Part):
+    """Where the length is that a module's whole number stands for, and by what it is divided."""
+
+    tensor: Name
+    axis: int = Field(ge=0, lt=8)
+    divisor: int = Field(ge=1, lt=MAX_CHANNELS)
+
+
+class Settled(Part):
+    """What a trial cut settled, see `dsa_core.channels.remedies.Remedies`."""
+
+    turned: list[Annotated[int, Field(ge=0)]]
+    attributes: dict[Name, Width]
+    frozen: dict[Name, str]
+
+
 class Cut(Part):
     """One cut: what the network was called with to trace it, and what each group kept."""
 
     example: Example
     groups: dict[Name, KeptGroup]
+    remedies: Settled | None = None
 
 
 class TensorFacts(Part):
@@ -108,6 +125,7 @@ class Architecture(Part):
         groups: by name.
         example: of the last cut; None in files of old, which have an input shape alone.
         earlier: the cuts before the last one, first to last.
+        remedies: of the last cut; None in files of old.
         tensors: by name.
         versions: of what wrote it.
         sha256: digest of each entry.
@@ -120,6 +138,7 @@ class Architecture(Part):
     groups: dict[Name, KeptGroup]
     example: Example | None = None
     earlier: list[Cut] = Field(default=[], max_length=1000)
+    remedies: Settled | None = None
     tensors: dict[Name, TensorFacts]
     versions: dict[Name, Name]
     sha256: dict[Name, Digest]
