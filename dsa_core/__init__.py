@@ -28,7 +28,7 @@ _HOMES = {
         "round_to_channels",
         "uniform_ratio",
     ),
-    "channels": ("ChannelGraph", "Group", "trace"),
+    "channels": ("ChannelGraph", "Group"),
     "compression": ("Compressed", "compress"),
     "dsa": ("DSA",),
     "errors": (
@@ -54,6 +54,7 @@ _HOMES = {
     "pruner": ("Pruner",),
     "ranking": ("importance",),
     "surgery": ("load", "prune", "reconstruct", "save"),
+    "tracing": ("trace",),
     "training": ("TrainConfig", "evaluate", "recalibrate_batchnorm", "train"),
 }
 _MODULES = {"data": "lab.data", "methods": "methods", "models": "lab.models"}

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from dsa_core.allocation import Allocation
 from dsa_core.attachment import Attachment, untouched
 from dsa_core.budget import as_budget
-from dsa_core.channels import ChannelGraph, check_fits, trace
+from dsa_core.channels import ChannelGraph, check_fits
 from dsa_core.dsa import DSA
 from dsa_core.errors import ConfigError
 from dsa_core.given import (
@@ -53,6 +53,7 @@ from dsa_core.ranking import Importance, importance
 from dsa_core.scheme import Method, Problem
 from dsa_core.surgery.cut import prune
 from dsa_core.surgery.sparse import zero_weights
+from dsa_core.tracing import trace
 
 
 class Pruner(Progress):

@@ -11,12 +11,13 @@ from PIL import Image
 from torch import nn
 
 from dsa_core.budget import Budget
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph
 from dsa_core.lab import data, models
 from dsa_core.lab.latency import Latency
 from dsa_core.lab.record import CostRecord, GroupRecord, Record, Scores
 from dsa_core.lab.runs import Preset, RunConfig
 from dsa_core.methods import ALLOCATORS, Allocation, OnStep, SearchConfig, SearchData
+from dsa_core.tracing import trace
 from dsa_core.training import TrainConfig, train
 
 TASK = data.classification()

@@ -12,10 +12,10 @@ from safetensors.torch import save
 from torch import nn
 
 from dsa_core.budget import Budget
-from dsa_core.channels import trace
 from dsa_core.files import write_atomically
 from dsa_core.lab.data import classification, load, split
 from dsa_core.methods import ALLOCATORS, SearchConfig, SearchData
+from dsa_core.tracing import trace
 from dsa_core.training import TrainConfig, train
 from dsa_core.training.processes import process_group
 

@@ -10,7 +10,7 @@ from problems_runs import found as searched
 from torch import nn
 
 from dsa_core.budget import Budget, Cost, round_to_channels
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph
 from dsa_core.errors import BudgetError, ConfigError
 from dsa_core.lab import models
 from dsa_core.lab.calibration import Calibration, CalibrationSettings, calibrate, read_calibration
@@ -20,6 +20,7 @@ from dsa_core.methods import Allocation
 from dsa_core.ranking import importance
 from dsa_core.surgery import prune
 from dsa_core.surgery.verify import count_macs
+from dsa_core.tracing import trace
 
 MS_PER_MAC, OVERHEAD_MS, MS_PER_CHANNEL = 1e-6, 0.5, 0.01
 

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsa_core.budget import Cost
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph
 from dsa_core.errors import TraceError
 from dsa_core.example import Call, tensors_in
 from dsa_core.masks import masked, masked_call
 from dsa_core.surgery import load, prune, save, try_forward
 from dsa_core.surgery.verify import count_macs, distance, random_channels, randomise, together
+from dsa_core.tracing import trace
 
 
 class Several(nn.Module):

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dsa_core.budget import Cost
-from dsa_core.channels import trace
 from dsa_core.channels.grouping import unique_name
 from dsa_core.channels.ids import NO_CHANNEL, IdBook, Ids
 from dsa_core.channels.rules_reshape import blocks
 from dsa_core.masks import masked
 from dsa_core.surgery import prune, try_forward
 from dsa_core.surgery.verify import count_macs, random_channels, randomise
+from dsa_core.tracing import trace
 
 
 def test_compact_ids_expand_to_what_they_were() -> None:

@@ -5,9 +5,10 @@ import torch
 from problems_networks import TOYS, Net, Toy, conv
 from torch import Tensor, nn
 
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph
 from dsa_core.errors import TraceError
 from dsa_core.lab import models
+from dsa_core.tracing import trace
 
 IDS = [toy.name for toy in TOYS]
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 import dsa_core.lab.check as check_module
 from dsa_core.budget import Cost
-from dsa_core.channels import trace
 from dsa_core.lab import models
 from dsa_core.lab.check import CheckRow, check, summary
 from dsa_core.surgery.verify import count_macs, random_channels, randomise
+from dsa_core.tracing import trace
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet20_a", "squeezenet1_1", "mobilenet_v3_small"])

@@ -5,9 +5,9 @@ from course.comparison import beside_paper, processor_table, role_of, select
 from course.sensitivity import role
 from problems_runs import some_record, three_seeds
 
-from dsa_core.channels import trace
 from dsa_core.lab import models
 from dsa_core.lab.record import Scores
+from dsa_core.tracing import trace
 
 
 def test_records_of_a_method_and_a_budget():

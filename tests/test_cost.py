@@ -12,9 +12,10 @@ from problems_networks import TOYS
 from torch import Tensor
 
 from dsa_core.budget import Budget, Cost, QuadraticForm, as_budget, round_to_channels, uniform_ratio
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph
 from dsa_core.errors import BudgetError
 from dsa_core.lab import models
+from dsa_core.tracing import trace
 
 PAPERS = {  # name: (conv MACs in M, conv parameters in M, keep ratios at 75, 50, 33.3, 25 %)
     "resnet20": (40.81, 0.270, (0.865, 0.706, 0.575, 0.497)),

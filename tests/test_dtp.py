@@ -26,7 +26,6 @@ from test_search import same, same_way, stop_after
 from torch import nn
 
 from dsa_core.budget import Budget, Cost, budget_at, uniform_ratio
-from dsa_core.channels import trace
 from dsa_core.errors import BudgetError, TrainingError
 from dsa_core.lab.runs import RunConfig, run
 from dsa_core.masks import masked_call
@@ -37,6 +36,7 @@ from dsa_core.methods.dtp_transport import sinkhorn, transport_mask
 from dsa_core.pruner import Pruner
 from dsa_core.ranking import importance
 from dsa_core.scheme import Problem
+from dsa_core.tracing import trace
 from dsa_core.training import TrainConfig
 
 PLANS = ("closed", "proximal")

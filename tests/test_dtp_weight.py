@@ -17,7 +17,6 @@ from test_search import same, same_way, stop_after
 from torch import nn
 
 from dsa_core.budget import Budget, Cost
-from dsa_core.channels import trace
 from dsa_core.errors import BudgetError
 from dsa_core.lab.runs import run
 from dsa_core.masked_weights import MaskedWeights
@@ -25,6 +24,7 @@ from dsa_core.methods import DTP, Allocation, DTPWeight
 from dsa_core.methods.dtp_weight import WeightScheme, nonzero_macs
 from dsa_core.scheme import Problem
 from dsa_core.surgery.sparse import zero_weights
+from dsa_core.tracing import trace
 
 PLANS = ("closed", "proximal")
 TOTAL = sum(p.numel() for p in fresh().parameters())

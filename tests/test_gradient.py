@@ -14,13 +14,14 @@ from torch.func import functional_call
 from torch.testing import assert_close
 
 from dsa_core.budget import Budget, Cost, prices, uniform_ratio
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph
 from dsa_core.lab import data
 from dsa_core.lab.data import Task
 from dsa_core.lab.models.resnet import resnet
 from dsa_core.masks import estimator_mask, keep_probs, masked_parameters, sample_mask, top_channels
 from dsa_core.methods import ALLOCATORS, SearchData
 from dsa_core.ranking import importance
+from dsa_core.tracing import trace
 from dsa_core.training import FP32, TrainConfig, train
 
 MEAN = Task("mean", lambda outputs, y: outputs.mean(), lambda outputs, y: outputs.sum(), "mean")

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
 from dsa_core.lab.models import BasicBlock, SlicePadShortcut
 from dsa_core.masked_weights import MaskedWeights, Site, consumer_sites
 from dsa_core.masks import masked_parameters
+from dsa_core.tracing import trace
 
 
 def residual() -> nn.Module:

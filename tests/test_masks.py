@@ -8,7 +8,7 @@ from problems_networks import chain, conv
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
 from dsa_core.lab import models
 from dsa_core.masks import (
@@ -21,6 +21,7 @@ from dsa_core.masks import (
     top_channels,
 )
 from dsa_core.ranking import TINY, importance, scales, scales_one_by_one
+from dsa_core.tracing import trace
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from dsa_core.channels import trace
 from dsa_core.errors import ConfigError, SurgeryError
 from dsa_core.lab import models
 from dsa_core.surgery import export_onnx, onnx_file, prune
+from dsa_core.tracing import trace
 
 pytest.importorskip("onnxruntime")
 

@@ -10,7 +10,6 @@ from problems_runs import allocate, fresh, graph8, search_config, search_data, t
 from torch import Tensor, nn
 
 from dsa_core.budget import Budget, Cost
-from dsa_core.channels import trace
 from dsa_core.errors import TrainingError
 from dsa_core.methods import SSL, Allocation, MorphNet, trials
 from dsa_core.methods.morphnet import largest_scales
@@ -18,6 +17,7 @@ from dsa_core.methods.penalised import Penalty, PenaltyScheme, rounded_off
 from dsa_core.methods.ssl import group_norms, group_sizes, slices_of
 from dsa_core.methods.trials import Trials, path_length
 from dsa_core.scheme import Problem
+from dsa_core.tracing import trace
 from dsa_core.training import FP32, Precision
 from dsa_core.training.loop import _Run
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dsa_core.budget import Budget, Cost, Resource, round_to_channels
 from dsa_core.budget.form import DENSE
-from dsa_core.channels import trace
 from dsa_core.errors import BudgetError
+from dsa_core.tracing import trace
 
 RESOURCES: tuple[Resource, ...] = ("macs", "params", "latency")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsa_core.channels import trace
 from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
 from dsa_core.lab import models
@@ -15,6 +14,7 @@ from dsa_core.surgery.files import read_facts
 from dsa_core.surgery.schema import MAX_ELEMENTS, Architecture, Facts, Sparse, check_facts
 from dsa_core.surgery.sparse import save_sparse, zero_weights
 from dsa_core.surgery.verify import random_channels
+from dsa_core.tracing import trace
 
 
 def written(folder: Path, kind: type[Facts]) -> Path:

@@ -20,10 +20,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from dsa_core.budget import Budget, Cost, PaperSettings
-from dsa_core.channels import trace
 from dsa_core.errors import BudgetError, ConfigError, TrainingError
 from dsa_core.methods import ALLOCATORS, Allocation, Update
 from dsa_core.methods.uniform import FixedDirection, random_direction
+from dsa_core.tracing import trace
 from dsa_core.training import TrainConfig, train
 
 STEPS = 20  # five epochs of four steps

@@ -8,12 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph
 from dsa_core.errors import SurgeryError
 from dsa_core.lab import models
 from dsa_core.surgery import sparse as sparse_module
 from dsa_core.surgery.files import describe, digest
 from dsa_core.surgery.sparse import held_zeros, load_sparse, save_sparse, zero_weights
+from dsa_core.tracing import trace
 
 
 def network(seed: int = 0) -> nn.Module:

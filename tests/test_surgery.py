@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +15,13 @@ from problems_networks import TOYS, Toy, chain, conv
 from torch import Tensor, nn
 
 from dsa_core.budget import Cost
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph, follow
 from dsa_core.errors import SurgeryError
 from dsa_core.lab import models
 from dsa_core.masks import masked, masked_call
 from dsa_core.surgery import load, prune, save, try_forward
 from dsa_core.surgery.verify import count_macs, random_channels, randomise
+from dsa_core.tracing import trace
 
 IDS = [toy.name for toy in TOYS]
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}  # float64, some dozens of roundings
@@ -199,7 +201,8 @@ def test_a_width_written_into_forward_is_named_with_its_line() -> None:
     model.add_module("flat", HardCoded())
     model.add_module("head", nn.Linear(384, 3))
     x = torch.randn(1, 3, 8, 8)
-    graph = trace(model, x)
+    assert re.search(r"stay: trial cut: .*flat \(HardCoded, test_s.*:\d+", trace(model, x).report())
+    graph = follow(model, x)
     pruned = prune(model, graph, random_channels(graph, 0.5, seed=0)).train()
     with pytest.raises(SurgeryError, match=r"flat \(HardCoded, test_surgery.py:\d+\)"):
         try_forward(pruned, x)

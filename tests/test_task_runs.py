@@ -7,7 +7,6 @@ import torch
 from problems_runs import PLAIN, some_record, tiny_preset, tiny_run
 from torch import nn
 
-from dsa_core.channels import trace
 from dsa_core.errors import ConfigError
 from dsa_core.lab import data, models, report
 from dsa_core.lab.check import check, compare
@@ -20,6 +19,7 @@ from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.methods import SearchConfig
 from dsa_core.surgery import load
 from dsa_core.surgery.verify import random_channels, randomise
+from dsa_core.tracing import trace
 from dsa_core.training import TrainConfig, evaluate
 
 MODELS = {"digit_scenes": "segnet_small", "photo_patches": "edsr_small"}

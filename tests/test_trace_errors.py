@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from dsa_core.budget import Cost
-from dsa_core.channels import check_fits, trace
+from dsa_core.channels import check_fits
+from dsa_core.channels.assemble import interpret
 from dsa_core.errors import SurgeryError, TraceError
 from dsa_core.lab import models
 from dsa_core.surgery.verify import count_macs
+from dsa_core.tracing import trace
 
 X = torch.randn(2, 3, 8, 8)
 Forward = Callable[[nn.Module, Tensor], Tensor]
@@ -219,7 +221,7 @@ def test_a_rule_that_fails_names_the_operator(monkeypatch: pytest.MonkeyPatch) -
     def broken(*_: object) -> None:
         raise IndexError("ouch")
 
-    monkeypatch.setitem(trace.__globals__["RULES"], "relu", broken)
+    monkeypatch.setitem(interpret.__globals__["RULES"], "relu", broken)
     with pytest.raises(TraceError, match=r"1: relu is used in a form.*IndexError: ouch.*report"):
         trace(nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 5)), X)
 

@@ -8,7 +8,7 @@ from course.exercises import transfer
 from course.exercises.transfer import Comparison
 
 from dsa_core.budget import Budget, Cost
-from dsa_core.channels import trace
+from dsa_core.tracing import trace
 
 F64 = torch.float64
 

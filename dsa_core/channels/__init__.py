@@ -1,9 +1,9 @@
 """Follow every channel of a network: which must be kept or removed together, and where each one
 lies."""
 
-from dsa_core.channels.assemble import trace
+from dsa_core.channels.assemble import follow
 from dsa_core.channels.door import check_fits
 from dsa_core.channels.graph import ChannelGraph, Layer, Norm
 from dsa_core.channels.grouping import Group
 
-__all__ = ["ChannelGraph", "Group", "Layer", "Norm", "check_fits", "trace"]
+__all__ = ["ChannelGraph", "Group", "Layer", "Norm", "check_fits", "follow"]

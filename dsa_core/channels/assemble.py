@@ -1,18 +1,21 @@
-"""Trace a network: export it, follow its channels, and assemble what was learned into a graph."""
+"""Follow a network: export it, follow its channels, and assemble what was learned into a graph."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.nn.utils.parametrize import is_parametrized
 
 from dsa_core.channels import rules_layers, rules_math, rules_moves
 from dsa_core.channels.door import check_device, check_traceable
 from dsa_core.channels.export import export
-from dsa_core.channels.graph import ChannelGraph, Layer, Norm
+from dsa_core.channels.graph import ChannelGraph, Layer, Norm, without_empty
 from dsa_core.channels.grouping import group_classes
 from dsa_core.channels.ids import NO_CHANNEL, Ids
+from dsa_core.channels.remedies import Remedies
 from dsa_core.channels.tracer import LayerTrace, Tracer, state_aliases
 from dsa_core.errors import TraceError
 from dsa_core.example import Call
@@ -20,7 +23,7 @@ from dsa_core.example import Call
 RULES = {**rules_moves.RULES, **rules_math.RULES, **rules_layers.RULES}
 
 
-def trace(model: nn.Module, example: Any) -> ChannelGraph:
+def follow(model: nn.Module, example: Any, remedies: Remedies | None = None) -> ChannelGraph:
     """Follow every channel of a network through one forward pass in evaluation mode.
 
     The exported graph is run once with channel ids in place of activations; ids that meet in an
@@ -30,35 +33,41 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
     layer are read by different layers, the group is split further than there, which keeps the cost
     an exact quadratic form.
 
+    Whether the network agrees is not asked here: `dsa_core.trace` asks it, and takes these
+    arguments and raises these errors.
+
     Args:
         model: any network that `torch.export` accepts; it is not changed.
-        example: what it is called with: a tensor, a tuple of positional arguments, a dict of
-            keyword arguments, or both as ((positional, ...), {keyword: ...}); arguments may be
-            tensors, None, numbers, bools, strings, and lists, tuples and dicts of them. MACs are
-            counted for one example: the first axis of the first tensor with two axes or more counts
-            the examples (see `Call.batch`).
-
-    Raises:
-        TraceError: the example is none of these or does not fit the network, the network's forward
-            raises, cannot be exported or meets control flow, or a hook of torch computes one of its
-            weights; the message names the part.
+        example: what it is called with, see `dsa_core.trace`.
+        remedies: what an earlier trace of this network settled.
 
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164), "topological grouping".
     """
-    check_traceable(model)
     call = Call.of(example)
+    return interpret(exported(model, call), model, call, remedies or Remedies())
+
+
+def exported(model: nn.Module, call: Call) -> ExportedProgram:
+    """The graph of operators of a network that is fit to be followed."""
+    check_traceable(model)
     check_device(model, call)
-    batch = call.batch
-    program = export(model, call)
+    return export(model, call)
+
+
+def interpret(
+    program: ExportedProgram, model: nn.Module, call: Call, remedies: Remedies
+) -> ChannelGraph:
+    """Follow the channels through the exported graph of a network."""
     names = state_aliases(model)
     first = {alias: name for name, aliases in names.items() for alias in aliases}
     tracer = Tracer(
         RULES,
         first,
         pinned=fixed_widths(model),
-        batch=batch,
+        batch=call.batch,
         rank=call.first_tensor.ndim,
         parametrized=[n for n, module in model.named_modules() if is_parametrized(module)],
+        turned=remedies.turned,
     )
     tracer.run(program)
     makes = any(layer.in_ids is not None for layer in tracer.layers.values())
@@ -74,7 +83,7 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
             "the network has no linear layer, and no convolution that is not depthwise: there is "
             "nothing to prune"
         )
-    return graph
+    return replace(graph.freeze(remedies.frozen), remedies=remedies)
 
 
 def fixed_widths(model: nn.Module) -> dict[str, str]:
@@ -97,13 +106,10 @@ def assemble(tracer: Tracer, model: nn.Module, call: Call) -> ChannelGraph:
     flat = grouping.flat
     aliases = state_aliases(model)
     axes = {n: {a: flat(ids) for a, ids in by_axis.items()} for n, by_axis in tracer.axes.items()}
-    axes = {
-        n: {a: f for a, f in by_axis.items() if bool((f >= 0).any())} for n, by_axis in axes.items()
-    }
     state = dict(model.named_parameters()) | dict(model.named_buffers())
     return ChannelGraph(
         groups=grouping.groups,
-        axes={alias: v for n, v in axes.items() if v for alias in aliases.get(n, [n])},
+        axes={alias: v for n, v in without_empty(axes).items() for alias in aliases.get(n, [n])},
         layers=tuple(flat_layer(t, tuple(state[t.weight].shape), flat) for t in layers),
         norms=tuple(Norm(t.weight, t.bias, flat(t.ids)) for t in tracer.norms),
         parameters=parameters,
@@ -114,6 +120,7 @@ def assemble(tracer: Tracer, model: nn.Module, call: Call) -> ChannelGraph:
         input_shape=tuple(call.first_tensor.shape),
         example=call.describe(),
         outputs=tracer.outputs,
+        views=tuple(flat(ids) for ids in tracer.views),
     )
 
 

@@ -1,8 +1,8 @@
 """The channel graph: groups of channels that must be kept or removed together, and where each one
 lies."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dsa_core.channels.grouping import Group
+from dsa_core.channels.remedies import Remedies
 from dsa_core.example import Call
 
 
@@ -46,6 +47,11 @@ class Layer:
         """The axis of the weight that its input channels lie on."""
         return 1 - self.out_axis
 
+    def moved(self, places: Tensor) -> "Layer":
+        """The layer with channels at new places, (n + 1,): old place -> new, -1 for the last."""
+        read = None if self.in_channels is None else places[self.in_channels]
+        return replace(self, out_channels=places[self.out_channels], in_channels=read)
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -80,6 +86,8 @@ class ChannelGraph:
         example: what it was traced with, shapes and structure only, as plain data for JSON (see
             `Call.describe`).
         outputs: channels of the first tensor of two axes or more that the network returns.
+        views: for each view that cuts the channel axis in two, the flat channels on that axis.
+        remedies: what was settled by a trial cut.
     """
 
     groups: tuple[Group, ...]
@@ -94,6 +102,8 @@ class ChannelGraph:
     input_shape: tuple[int, ...]
     example: dict[str, Any]
     outputs: int
+    views: tuple[Tensor, ...] = ()
+    remedies: Remedies = field(default_factory=Remedies)
 
     def call(self, model: nn.Module) -> Call:
         """Arguments of the traced form: zeros on the device and in the floating type of a model."""
@@ -156,6 +166,32 @@ class ChannelGraph:
                 found.append((layer.weight, layer.out_axis, channels))
         return tuple(found)
 
+    def freeze(self, reasons: Mapping[str, str]) -> "ChannelGraph":
+        """The same graph with some more groups that stay: name of a prunable group -> reason."""
+        places = torch.full((self.n_channels + 1,), -1)  # the last: place -1
+        groups, frozen, start = list(self.groups), dict(self.frozen), 0
+        made = torch.cat([torch.zeros(0, dtype=torch.int64), *[m for _, _, m in self.makers]])
+        for i, group in enumerate(self.groups):
+            end = group.start + group.size
+            if group.frozen is None and (why := reasons.get(group.name)) is not None:
+                groups[i] = replace(group, frozen=why, start=-1)
+                count = int(((made >= group.start) & (made < end)).sum())
+                frozen[why] = frozen.get(why, 0) + count
+            elif group.frozen is None:
+                places[group.start : end] = torch.arange(start, start + group.size)
+                groups[i] = replace(group, start=start)
+                start += group.size
+        moved = {n: {a: places[c] for a, c in axes.items()} for n, axes in self.axes.items()}
+        return replace(
+            self,
+            groups=tuple(groups),
+            axes=without_empty(moved),
+            layers=tuple(layer.moved(places) for layer in self.layers),
+            norms=tuple(replace(n, channels=places[n.channels]) for n in self.norms),
+            frozen=frozen,
+            views=tuple(places[v] for v in self.views),
+        )
+
     def report(self) -> str:
         """What stays and why, what was not understood, and what was never reached."""
         lines = [f"{count:6d} channels stay: {reason}" for reason, count in self.frozen.items()]
@@ -186,6 +222,12 @@ class ChannelGraph:
         for i, group in enumerate(self.prunable):
             rows.append(f"{i:5d}  {group.name:<{width}}  {group.size:8d}  {shorten(group.members)}")
         return "\n".join([*rows, self.report()])
+
+
+def without_empty(axes: Mapping[str, Mapping[int, Tensor]]) -> dict[str, dict[int, Tensor]]:
+    """Only the axes on which some channel can be cut, of the tensors that have one."""
+    kept = {n: {a: c for a, c in on.items() if bool((c >= 0).any())} for n, on in axes.items()}
+    return {name: by_axis for name, by_axis in kept.items() if by_axis}
 
 
 def shorten(names: Sequence[str], most: int = 4) -> str:

@@ -15,7 +15,8 @@ def reshape(tracer: Tracer, call: OpCall) -> Ids:
     Where the channel axis is cut in two, (C) -> (p, C / p), the code fixes the number of pieces p,
     and the same position of every piece is tied; unless it says (-1, q): then it fixes the width q
     of the pieces, and each piece lives or dies as a whole. An exported graph holds numbers only,
-    so a width that is written into the code as (C // q, q) cannot be told from a number of pieces.
+    so a width that is written into the code as (C // q, q) cannot be told from a number of pieces:
+    a trial cut tells, and then the view is among those to be `turned`.
     Cut into more than two, or cut and merged at once, the channels stay.
     """
     x = call.tensors()[0]
@@ -24,7 +25,9 @@ def reshape(tracer: Tracer, call: OpCall) -> Ids:
             continue
         sizes = [call.shape[i] for i in targets]
         if len(axes) == 1 and len(sizes) == 2:
-            by_width = requested(call)[targets[0]] == -1
+            turned = len(tracer.views) in tracer.turned
+            by_width = (requested(call)[targets[0]] == -1) != turned
+            tracer.views.append(x.base.flatten())
             x = tie_pieces(tracer, x, axes[0], sizes, by_width=by_width)
         elif [x.shape[axis] for axis in axes] != sizes:
             tracer.book.freeze(x.base, f"reshape cuts the channels into {sizes} ({call.module})")

@@ -64,6 +64,8 @@ class Tracer:
         parametrized: paths of the modules with a weight under torch.nn.utils.parametrize.
         outputs: channels of the first tensor returned that has two axes: the length of the axis
             that they lie on.
+        turned: views to read the other way, by their place in `views`.
+        views: the ids on the axis of each view that cuts it in two.
     """
 
     rules: dict[str, Rule]
@@ -81,6 +83,8 @@ class Tracer:
     rank: int = 0
     parametrized: Sequence[str] = ()
     outputs: int = 1
+    turned: Sequence[int] = ()
+    views: list[Tensor] = field(default_factory=list)
 
     def run(self, program: ExportedProgram) -> None:
         """Interpret the whole graph, then freeze what leaves the network."""

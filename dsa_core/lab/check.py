@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from dsa_core.budget import Cost
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph
 from dsa_core.channels.export import failing_module
 from dsa_core.errors import ConfigError
 from dsa_core.lab import models
@@ -23,6 +23,7 @@ from dsa_core.surgery.verify import (
     randomise,
     together,
 )
+from dsa_core.tracing import trace
 
 
 class CheckRow(BaseModel):

@@ -309,8 +309,8 @@ def groups_command(
     Example: dsa groups resnet20
     """
     from dsa_core.budget import Cost
-    from dsa_core.channels import trace
     from dsa_core.lab import models
+    from dsa_core.tracing import trace
 
     network = models.build(model)
     graph = trace(network, models.example_input(model))

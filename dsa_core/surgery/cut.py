@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dsa_core.channels import ChannelGraph, check_fits
 from dsa_core.channels.export import evaluating, failing_module
+from dsa_core.channels.remedies import Width
 from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
 from dsa_core.surgery.reconstruct import reconstruct as refit
@@ -54,6 +55,8 @@ def prune(
         replace(module, attribute, done[id(tensor)])
     for module in pruned.modules():
         resize(module)
+    for name, width in graph.remedies.attributes.items():
+        set_width(pruned, name, width, graph.axes.get(width.tensor, {}).get(width.axis), always)
     setattr(pruned, CUTS, (*cuts_of(model), cut_made(graph, keep)))
     if reconstruct is not None:
         refit(pruned, model, graph, keep, reconstruct, progress=progress)
@@ -70,7 +73,7 @@ def cut_made(graph: ChannelGraph, keep: Tensor) -> dict[str, Any]:
         }
         for g in graph.prunable
     }
-    return {"example": graph.example, "groups": groups}
+    return {"example": graph.example, "groups": groups, "remedies": graph.remedies.describe()}
 
 
 def cuts_of(model: nn.Module) -> tuple[dict[str, Any], ...]:
@@ -171,6 +174,23 @@ def resize(module: nn.Module) -> None:
         module.num_features = len(weight)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(weight)
+
+
+def set_width(
+    model: nn.Module, name: str, width: Width, channels: Tensor | None, always: Tensor
+) -> None:
+    """Set a whole number of a module that stands for the length of an axis with these channels."""
+    if channels is None:
+        return
+    path, _, attribute = name.rpartition(".")
+    module, wanted = module_at(model, path), len(channels) // width.divisor
+    found = vars(module).get(attribute)
+    if type(found) is not int or found != wanted:
+        raise SurgeryError(
+            f"{name} must be {wanted}, a number of channels; it is {found!r}: the model is not the "
+            "one that was traced"
+        )
+    setattr(module, attribute, int(always[channels].sum()) // width.divisor)
 
 
 def resize_convolution(conv: nn.modules.conv._ConvNd, weight: Tensor) -> None:

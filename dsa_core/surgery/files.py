@@ -11,7 +11,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph, follow
+from dsa_core.channels.remedies import Remedies
 from dsa_core.errors import ConfigError, SurgeryError, TraceError
 from dsa_core.example import Call
 from dsa_core.files import write_atomically
@@ -140,16 +141,15 @@ def cuts_in(architecture: dict[str, Any]) -> list[dict[str, Any]]:
     """Every cut that a file describes, first to last; one of old knows a single input only."""
     tensor = {"tensor": architecture["input_shape"], "dtype": "float32"}
     example = architecture.get("example", {"args": [tensor], "kwargs": {}})
-    return [
-        *architecture.get("earlier", []),
-        {"example": example, "groups": architecture["groups"]},
-    ]
+    last = {entry: architecture.get(entry) for entry in ("groups", "remedies")}
+    return [*architecture.get("earlier", []), {"example": example, **last}]
 
 
 def replay(model: nn.Module, cut: dict[str, Any]) -> nn.Module:
     """Cut a network as it was cut before it was saved."""
     try:
-        graph = trace(model, Call.zeros(cut["example"], model))
+        call = Call.zeros(cut["example"], model)
+        graph = follow(model, call, Remedies.of(cut.get("remedies")))
     except TraceError as error:
         raise SurgeryError(
             f"entry 'example': the network that was given cannot be called as the saved one was; "

@@ -98,11 +98,28 @@ class Example(Part):
         return self
 
 
+class Width(Part):
+    """Where the length is that a module's whole number stands for, and by what it is divided."""
+
+    tensor: Name
+    axis: int = Field(ge=0, lt=8)
+    divisor: int = Field(ge=1, lt=MAX_CHANNELS)
+
+
+class Settled(Part):
+    """What a trial cut settled, see `dsa_core.channels.remedies.Remedies`."""
+
+    turned: list[Annotated[int, Field(ge=0)]]
+    attributes: dict[Name, Width]
+    frozen: dict[Name, str]
+
+
 class Cut(Part):
     """One cut: what the network was called with to trace it, and what each group kept."""
 
     example: Example
     groups: dict[Name, KeptGroup]
+    remedies: Settled | None = None
 
 
 class TensorFacts(Part):
@@ -142,11 +159,13 @@ class Architecture(Facts):
         groups: by name.
         example: of the last cut; None in files of old, which have an input shape alone.
         earlier: the cuts before the last one, first to last.
+        remedies: of the last cut; files of old have none.
     """
 
     groups: dict[Name, KeptGroup]
     example: Example | None = None
     earlier: list[Cut] = Field(default=[], max_length=1000)
+    remedies: Settled = Settled(turned=[], attributes={}, frozen={})
 
 
 class Sparse(Facts):

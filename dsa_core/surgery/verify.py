@@ -1,6 +1,7 @@
 """Does a pruned network compute what the masked one computes? The parts of that comparison."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.example import Call, tensors_in
 
 # Of the largest entry of the output: some hundred layers of roundings.
+T = TypeVar("T")
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
@@ -18,11 +20,23 @@ def together(output: object) -> Tensor:
     return torch.cat([t.flatten() for t in tensors_in(output)])
 
 
-def distance(wanted: Tensor, found: Tensor) -> float:
-    """The largest difference, relative to the largest entry; infinite if the shapes differ."""
+def distance(wanted: Tensor, found: Tensor, *, least: float = 1e-30) -> float:
+    """The largest difference, relative to the largest entry, which counts as `least` at least.
+
+    Infinite if the shapes differ; entries that are both NaN, or the same infinity, are equal.
+    """
     if wanted.shape != found.shape:
         return float("inf")
-    return float((wanted - found).abs().max() / wanted.abs().max().clamp_min(1e-30))
+    if wanted.numel() == 0:
+        return 0.0
+    if not wanted.is_complex():
+        wanted, found = wanted.double(), found.double()
+    apart = ~((wanted == found) | (wanted.isnan() & found.isnan()))
+    if not bool(apart.any()):
+        return 0.0
+    scale = wanted[wanted.isfinite()].abs().max() if bool(wanted.isfinite().any()) else 0.0
+    difference = (wanted - found)[apart].abs().max()
+    return float(difference.nan_to_num(float("inf")) / max(float(scale), least))
 
 
 def random_channels(graph: ChannelGraph, keep: float, seed: int) -> Tensor:
@@ -66,14 +80,21 @@ def count_macs(model: nn.Module, example: Any) -> int:
         example: what it is called with, in any form that `trace` takes.
     """
     call = Call.of(example)
+    with torch.no_grad():
+        return counted(lambda: call(model))[1] // call.batch
+
+
+def counted(run: Callable[[], T]) -> tuple[T, int]:
+    """What a function returns, and the MACs of all that it runs, by torch's flop counter.
+
+    Attention layers are run operator by operator: the counter does not see into the fused one.
+    """
     counter = FlopCounterMode(display=False)
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(
-        False
-    )  # the counter does not see into the fused attention layer
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), counter:
-            call(model)
+        with counter:
+            returned = run()
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    return counter.get_total_flops() // 2 // call.batch
+    return returned, counter.get_total_flops() // 2

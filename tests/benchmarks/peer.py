@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dsa_core.budget import Budget, Cost, round_to_channels, uniform_ratio
-from dsa_core.channels import trace
 from dsa_core.lab import models
 from dsa_core.lab.data import BatchSource, Dataset
 from dsa_core.masks import top_channels
 from dsa_core.ranking import Importance, importance
 from dsa_core.surgery import prune
 from dsa_core.surgery.verify import count_macs
+from dsa_core.tracing import trace
 from dsa_core.training import evaluate, mode, recalibrate_batchnorm
 
 NETWORKS = (

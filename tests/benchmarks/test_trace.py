@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import dsa_core.channels.assemble as assemble_module
-from dsa_core.channels import trace
+from dsa_core.channels import follow
 from dsa_core.channels.export import export
 from dsa_core.example import Call
 
@@ -34,7 +34,7 @@ def seconds(depth: int) -> tuple[float, float]:
     program = export(model, Call.of(x))
     exported = time.process_time()
     with patch.object(assemble_module, "export", lambda *_: program):
-        graph = trace(model, x)
+        graph = follow(model, x)
     end = time.process_time()
     assert len(graph.prunable) == depth
     return exported - start, end - exported

@@ -6,9 +6,9 @@ from small_search import BUDGET, EXAMPLE, network, pruner, sgd
 from torch import nn
 
 from dsa_core.budget import Budget
-from dsa_core.channels import trace
 from dsa_core.errors import BudgetError, ConfigError, DSAError
 from dsa_core.pruner import Pruner
+from dsa_core.tracing import trace
 
 
 def made(**changes: object) -> Pruner:

@@ -91,10 +91,10 @@ def calibrate_command(
     """
     import torch
 
-    from dsa_core.channels import trace
     from dsa_core.lab import models
     from dsa_core.lab.calibration import CalibrationSettings, calibrate
     from dsa_core.lab.device import device_of
+    from dsa_core.tracing import trace
     from dsa_core.training import Precision
     from dsa_core.training.precision import DTYPES
 

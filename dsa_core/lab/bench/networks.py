@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from dsa_core.budget import Budget, Cost, round_to_channels, uniform_ratio
-from dsa_core.channels import trace
 from dsa_core.lab import models
 from dsa_core.lab.bench.figures import Figure, figure, ratios
 from dsa_core.lab.latency import Latency, forward_times, summary
 from dsa_core.masks import top_channels
 from dsa_core.ranking import importance
 from dsa_core.surgery import prune
+from dsa_core.tracing import trace
 from dsa_core.training import Precision, place_model
 
 

@@ -2,9 +2,9 @@
 
 import time
 
-from dsa_core.channels import trace
 from dsa_core.lab import models
 from dsa_core.lab.bench.figures import Figure, figure
+from dsa_core.tracing import trace
 
 
 def trace_seconds(name: str, *, rounds: int) -> Figure:

@@ -79,7 +79,8 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
         ),
         extra_scores=extra_scores(outcome),
         groups=group_records(found),
-        **spent(outcome),
+        seconds=spent(outcome, "seconds"),
+        processor_seconds=spent(outcome, "processor_seconds"),
         epochs=phases(dense.epochs, len(found.epochs), len(outcome.tuned.history)),
         trials=found.trials,
         dense_reused=dense.reused,
@@ -99,16 +100,10 @@ def phases(dense: T, search: T, fine_tune: T) -> dict[str, T]:
     return {"dense": dense, "search": search, "fine_tune": fine_tune}
 
 
-def spent(outcome: Outcome) -> dict[str, dict[str, float]]:
-    """Seconds and processor seconds of every phase; the cut belongs to the search."""
-    return {
-        name: phases(
-            getattr(outcome.dense, name),
-            getattr(outcome.allocation, name) + outcome.cutting[name],
-            getattr(outcome.tuned, name),
-        )
-        for name in ("seconds", "processor_seconds")
-    }
+def spent(outcome: Outcome, unit: str) -> dict[str, float]:
+    """Seconds or processor seconds of every phase; the cut belongs to the search."""
+    found, tuned = getattr(outcome.allocation, unit), getattr(outcome.tuned, unit)
+    return phases(getattr(outcome.dense, unit), found + outcome.cutting[unit], tuned)
 
 
 def extra_scores(outcome: Outcome) -> dict[str, dict[str, float]]:

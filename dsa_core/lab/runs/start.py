@@ -3,17 +3,16 @@
 import torch
 from torch import Tensor, nn
 
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph
 from dsa_core.channels.export import failing_module
 from dsa_core.errors import ConfigError, SurgeryError
 from dsa_core.lab import models
-from dsa_core.lab.check import compare
 from dsa_core.lab.data import AnyDataset
 from dsa_core.lab.runs.config import RunConfig
 from dsa_core.methods import METHODS
 from dsa_core.surgery import prune
-from dsa_core.surgery.cut import duplicate
-from dsa_core.surgery.verify import TOLERANCES, random_channels, randomise
+from dsa_core.surgery.verify import random_channels
+from dsa_core.tracing import trace
 from dsa_core.training import mode
 
 TRIAL = 0.7  # share of every group that the trial cut keeps
@@ -33,7 +32,7 @@ def start(
         ConfigError: the network is unknown, does not take pictures of this shape, or is
             of another task; or the calibration is of another machine.
         TraceError: it cannot be traced.
-        SurgeryError: it does not survive a cut, or computes something else then than under masks.
+        SurgeryError: a cut network of its kind cannot run in training mode.
         BudgetError: the budget is out of range, below the cost of its floors, or not one for this
             method.
     """
@@ -48,7 +47,7 @@ def start(
     config.budget.check(config.budget.costs(graph))
     if config.method in METHODS:
         METHODS[config.method]().check_budget(config.budget)
-    try_cut(config, model, graph, example)
+    try_training(model, graph, example)
     return model, graph
 
 
@@ -97,50 +96,16 @@ def try_pictures(config: RunConfig, model: nn.Module, example: Tensor) -> None:
         model.train(was_training)
 
 
-def try_cut(config: RunConfig, model: nn.Module, graph: ChannelGraph, example: Tensor) -> None:
-    """Cut channels at random from a copy: it must compute what the network does under masks.
-
-    On the CPU, for two examples of noise, and once in training mode; nothing is drawn from the
-    global generator.
-
-    Raises:
-        SurgeryError: it cannot run any more, or computes something else.
-    """
-    if not graph.prunable:
-        return
-    copied, noise = duplicate(model).cpu(), torch.Generator().manual_seed(0)
-    x = torch.rand((2, *example.shape[1:]), generator=noise)
-    chosen = random_channels(graph, TRIAL, 0) | kept_whole(config, graph)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        randomise(copied)  # a scale of zero would hide what lies behind it
-        row = compare(config.model, copied, graph, x, chosen, files=False)
-        if not (row.max_abs_diff or 0.0) <= TOLERANCES[x.dtype]:
-            raise SurgeryError(
-                f"{config.model} computes something else when channels are cut than when they are "
-                f"masked (they differ by {row.max_abs_diff:.1e}): a number of channels, or their "
-                f"order, is written into a forward. `dsa groups {config.model}` shows what was "
-                "followed; keep the groups concerned by a floor of 1"
-            )
-        try_training(prune(copied, graph, chosen), graph, x)
-
-
-def kept_whole(config: RunConfig, graph: ChannelGraph) -> Tensor:
-    """The channels of groups that a floor keeps whole, bool, shape (n,)."""
-    cost = config.budget.cost(graph)
-    whole = config.budget.least_counts(cost) >= graph.sizes
-    return torch.repeat_interleave(whole, graph.sizes)
-
-
-def try_training(pruned: nn.Module, graph: ChannelGraph, x: Tensor) -> None:
-    """Run a pruned network in training mode, where it may use what it does not otherwise.
+def try_training(model: nn.Module, graph: ChannelGraph, example: Tensor) -> None:
+    """Run a cut copy on the CPU in training mode, where it may use what it does not otherwise.
 
     Raises:
         SurgeryError: it cannot run then; names what evaluation never reads.
     """
+    pruned = prune(model, graph, random_channels(graph, TRIAL, 0)).cpu()
     try:
-        with mode(pruned, training=True), torch.no_grad():
-            pruned(x)
+        with mode(pruned, training=True), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            pruned(torch.zeros((2, *example.shape[1:])))
     except Exception as error:
         unread = ", ".join(graph.unused) or "nothing that is known"
         raise SurgeryError(

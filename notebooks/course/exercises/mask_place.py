@@ -14,12 +14,13 @@ from torch.func import functional_call
 
 from course.gradient import ratio_gradient
 from dsa_core.budget import Budget, Cost, uniform_ratio
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph
 from dsa_core.lab.data import Dataset, Task, classification, load, split
 from dsa_core.lab.models.resnet import resnet
 from dsa_core.masks import Estimator, estimator_mask, keep_probs, masked_parameters, top_channels
 from dsa_core.methods import ALLOCATORS, SearchConfig, SearchData
 from dsa_core.ranking import importance
+from dsa_core.tracing import trace
 from dsa_core.training import FP32, TrainConfig, train
 
 Batch = tuple[Tensor, Tensor]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from dsa_core.budget import Budget, Cost, round_to_channels, shift_to_budget, uniform_ratio
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph
 from dsa_core.files import write_atomically
 from dsa_core.lab.data import AnyDataset, Dataset, load, split
 from dsa_core.lab.models.segmentation import SmallSegNet
@@ -25,6 +25,7 @@ from dsa_core.masks import top_channels
 from dsa_core.methods import ALLOCATORS, DCSS, Allocation, SearchConfig, SearchData
 from dsa_core.ranking import importance
 from dsa_core.surgery import prune
+from dsa_core.tracing import trace
 from dsa_core.training import TrainConfig, evaluate, recalibrate_batchnorm, train
 
 NARROW, WIDE = 8, 16

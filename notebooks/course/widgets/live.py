@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from course.widgets.explore import State, Used
 from dsa_core.budget import Budget, Cost
-from dsa_core.channels import ChannelGraph, trace
+from dsa_core.channels import ChannelGraph
 from dsa_core.lab import models
 from dsa_core.lab.data import (
     AnyDataset,
@@ -20,6 +20,7 @@ from dsa_core.lab.data import (
 )
 from dsa_core.methods import ALLOCATORS, Allocation, SearchConfig, SearchData
 from dsa_core.surgery import prune
+from dsa_core.tracing import trace
 from dsa_core.training import TrainConfig, evaluate, recalibrate_batchnorm, train
 from dsa_core.training.config import ScheduleName
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from course.figures.frontier import Frontier, frontiers, place
 from dsa_core.allocation import falls
 from dsa_core.budget import Cost, Resource
-from dsa_core.channels import trace
 from dsa_core.errors import ConfigError
 from dsa_core.lab import models
 from dsa_core.lab.record import FILE, Record, read_record
+from dsa_core.tracing import trace
 
 RESOURCES: tuple[Resource, ...] = ("macs", "params")
 

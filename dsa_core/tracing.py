@@ -1,0 +1,298 @@
+"""Follow every channel, then verify by a trial cut: nobody holds a graph that cuts wrongly.
+
+An exported graph hides where a width was written as a number (`view(b, c // 2, 2, h, w)`,
+`y / y.shape[1] ** .5`, `groups=self.channels`). So tracing trusts: it reads the graph as most
+networks mean it. Then channels of all groups are cut at random on a copy, which must compute what
+it computes under the mask, with the MACs that torch counts. If not, the groups to blame are found
+by bisection, the known remedies are tried, and what is left stays, with the reason.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from math import gcd
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dsa_core.budget import Cost
+from dsa_core.channels import ChannelGraph
+from dsa_core.channels.assemble import exported, interpret
+from dsa_core.channels.export import evaluating, failing_module, first_line
+from dsa_core.channels.remedies import Remedies, Width
+from dsa_core.errors import SurgeryError, TraceError
+from dsa_core.example import Call, tensors_in
+from dsa_core.masks import masked
+from dsa_core.surgery.cut import duplicate, prune
+from dsa_core.surgery.verify import TOLERANCES, counted, distance, randomise
+
+LARGE = 50_000_000  # parameters from which the trial runs in the network's own number format
+TRIES = 12  # attributes that are tried one by one for one group
+CHANGED = "the cut network computes something else than the masked one"
+
+Read = Callable[[Remedies], ChannelGraph]
+
+
+def trace(model: nn.Module, example: Any) -> ChannelGraph:
+    """Follow every channel of a network (see `dsa_core.channels.follow`), and verify it.
+
+    Args:
+        model: any network that `torch.export` accepts; it is not changed, nor is any state of a
+            random generator.
+        example: what it is called with: a tensor, a tuple of positional arguments, a dict of
+            keyword arguments, or both as ((positional, ...), {keyword: ...}); arguments may be
+            tensors, None, numbers, bools, strings, and lists, tuples and dicts of them. MACs are
+            counted for one example: the first axis of the first tensor with two axes or more counts
+            the examples (see `Call.batch`).
+
+    Returns:
+        A graph of which `report()` says what stays and why, also by the trial cut.
+
+    Raises:
+        TraceError: the example is none of these or does not fit the network, the network's forward
+            raises, cannot be exported or copied or meets control flow, a hook of torch computes one
+            of its weights, or its MACs are not those that torch counts; the message names the part.
+    """
+    call = Call.of(example)
+    program = exported(model, call)
+    read = partial(interpret, program, model, call)
+    graph = read(Remedies())
+    if not graph.prunable:
+        return graph
+    try:
+        trial = Trial(duplicate(model), call)
+    except SurgeryError as error:
+        raise TraceError(str(error)) from error
+    devices = sorted({t.device.index or 0 for t in call.tensors.values() if t.is_cuda})
+    with torch.random.fork_rng(devices=devices):
+        return trial.settle(read, graph)
+
+
+class Trial:
+    """A copy of a network that is cut at random and compared with its masked self.
+
+    What is constant in its weights and in the example is filled with random numbers: a head of
+    zeros would answer the same to all. In float64, where the network runs in it and is not large.
+    """
+
+    def __init__(self, model: nn.Module, call: Call) -> None:
+        self.model, self.call = model, call
+        self.forms = self._forms()
+        self.macs: tuple[int, int] | None = None  # by our cost and by torch, of the last cut
+
+    def settle(self, read: Read, graph: ChannelGraph) -> ChannelGraph:
+        """The graph with remedies for, or without, the groups that a cut shows to be wrong."""
+        next(self.forms)
+        if self.fault(graph):
+            graph = self.turned(read, graph)
+            for name, fault in self.culprits(graph).items():
+                graph = self.remedied(graph, name, fault)
+            graph = self.without_mixed_faults(graph)
+        if self.macs is not None and self.macs[0] != self.macs[1]:
+            raise TraceError(
+                f"the MACs of this network cannot be counted: of a cut one torch counts "
+                f"{self.macs[1]}, our rules {self.macs[0]}. {odd_macs(graph)}"
+            )
+        return graph
+
+    def fault(self, graph: ChannelGraph, names: Iterable[str] | None = None) -> str:
+        """What is wrong when some groups, or all, are cut at random; empty if nothing."""
+        keep = some_channels(graph, None if names is None else set(names))
+        while True:
+            try:
+                with masked(self.model, graph, keep.to(self._weight())):
+                    wanted = self._run(self.model)
+                if all(bool(t.isfinite().all()) for t in wanted) or not next(self.forms, None):
+                    break
+            except Exception as error:
+                if not next(self.forms, None):
+                    where = failing_module(self.model, error)
+                    raise TraceError(f"the network cannot be run: {where}: {error}") from error
+        return self._compare(graph, keep, wanted)
+
+    def _compare(self, graph: ChannelGraph, keep: Tensor, wanted: list[Tensor]) -> str:
+        try:
+            pruned = prune(self.model, graph, keep)
+            found, macs = counted(partial(self._run, pruned))
+        except Exception as error:
+            where = failing_module(self.model, error)
+            return f"the cut network cannot run: {where}: {first_line(error)}"
+        counts = [int(keep[g.start : g.start + g.size].sum()) for g in graph.prunable]
+        self.macs = Cost.of(graph, "macs").at(torch.tensor(counts)), macs // self.call.batch
+        scale = max((float(t.abs().max()) for t in wanted if t.numel()), default=0.0)
+        tolerance = TOLERANCES.get(self._weight().dtype, 1e-2)
+        same = len(found) == len(wanted) and all(
+            distance(a, b, least=1e-6 * scale) <= tolerance
+            for a, b in zip(wanted, found, strict=True)
+        )
+        return "" if same else CHANGED
+
+    def culprits(self, graph: ChannelGraph) -> dict[str, str]:
+        """The groups that are wrong when cut alone, with their faults, by bisection."""
+
+        def search(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+            fault = self.fault(graph, names) if names else ""
+            if fault and len(names) == 1:
+                yield names[0], fault
+            elif fault:
+                yield from search(names[: len(names) // 2])
+                yield from search(names[len(names) // 2 :])
+
+        return dict(search([g.name for g in graph.prunable]))
+
+    def turned(self, read: Read, graph: ChannelGraph) -> ChannelGraph:
+        """Read the views of wrong groups the other way, where that makes them right."""
+        first = views_of(graph, self.culprits(graph))
+        if not first:
+            return graph
+        other = read(Remedies(turned=first))
+        wrong = views_of(other, self.culprits(other))
+        return read(Remedies(turned=tuple(v for v in first if v not in wrong)))
+
+    def remedied(self, graph: ChannelGraph, name: str, fault: str) -> ChannelGraph:
+        """Set whole numbers of modules that stand for the width of a group; or freeze it."""
+        for widths in attributes_near(self.model, graph, name):
+            attributes = {**graph.remedies.attributes, **widths}
+            tried = with_remedies(graph, attributes=attributes)
+            if not self.fault(tried, [name]):
+                return tried
+        return frozen(graph, {name: fault})
+
+    def without_mixed_faults(self, graph: ChannelGraph) -> ChannelGraph:
+        """Freeze groups that are right alone and wrong together, last first, until all is well."""
+        while graph.prunable and (fault := self.fault(graph)):
+            names = [g.name for g in graph.prunable]
+            low, high = 0, len(names)  # the first `low` are right, the first `high` are wrong
+            while high - low > 1:
+                middle = (low + high) // 2
+                wrong = self.fault(graph, names[:middle])
+                low, high, fault = (low, middle, wrong) if wrong else (middle, high, fault)
+            graph = frozen(graph, {names[high - 1]: fault})
+        return graph
+
+    def _weight(self) -> Tensor:
+        return next(p for p in self.model.parameters() if p.is_floating_point())
+
+    def _run(self, model: nn.Module) -> list[Tensor]:
+        torch.manual_seed(0)
+        with torch.no_grad(), evaluating(model):
+            return [t.clone() for t in tensors_in(self.call(model))]
+
+    def _forms(self) -> Iterator[bool]:
+        """Put the copy and the example into one form after the other, until one can be run."""
+        given, own = self.call, self._weight().dtype
+        state = {k: v.clone() for k, v in self.model.state_dict().items()}
+        torch.manual_seed(0)
+        randomise(self.model)
+        if sum(p.numel() for p in self.model.parameters()) < LARGE:
+            self.model.double()
+            self.call = given.map(partial(noise, dtype=torch.float64))
+            yield True
+        self.model.to(own)
+        self.call = given.map(partial(noise, dtype=own))
+        yield True
+        self.model.load_state_dict(state)
+        self.call = given
+        yield True
+
+
+def noise(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A floating tensor in another format; one of equal numbers becomes uniform in [0, 1)."""
+    if not tensor.is_floating_point():
+        return tensor
+    constant = tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all())
+    return (torch.rand_like(tensor) if constant else tensor).to(dtype)
+
+
+def some_channels(graph: ChannelGraph, names: set[str] | None) -> Tensor:
+    """Between a third and four fifths of each of the named groups, at random, and all others.
+
+    A count that shares no divisor with the size is taken, so that a width that the code divides or
+    compares does not come out right by chance.
+    """
+    generator = torch.Generator().manual_seed(1)
+    keep = torch.ones(graph.n_channels, dtype=torch.bool)
+    for group in graph.prunable:
+        if names is not None and group.name not in names:
+            continue
+        n = group.size
+        counts = [c for c in range(1, n) if gcd(c, n) == 1 and n / 3 <= c <= 0.8 * n] or [n // 2]
+        count = counts[int(torch.randint(len(counts), (), generator=generator))]
+        order = torch.randperm(n, generator=generator)
+        keep[group.start + order[count:]] = False
+    return keep
+
+
+def views_of(graph: ChannelGraph, names: Iterable[str]) -> tuple[int, ...]:
+    """The views that cut the axis of one of these groups in two, by their number."""
+    spans = [range(g.start, g.start + g.size) for g in graph.prunable if g.name in set(names)]
+    places = {place for span in spans for place in span}
+    return tuple(i for i, view in enumerate(graph.views) if places & set(view.tolist()))
+
+
+def with_remedies(graph: ChannelGraph, **changes: Any) -> ChannelGraph:
+    """The graph with other remedies noted."""
+    return replace(graph, remedies=replace(graph.remedies, **changes))
+
+
+def frozen(graph: ChannelGraph, faults: Mapping[str, str]) -> ChannelGraph:
+    """The graph without some groups, and that noted."""
+    reasons = {name: f"trial cut: {fault}" for name, fault in faults.items()}
+    noted = {**graph.remedies.frozen, **reasons}
+    return with_remedies(graph.freeze(reasons), frozen=noted)
+
+
+def attributes_near(model: nn.Module, graph: ChannelGraph, name: str) -> Iterator[dict[str, Width]]:
+    """Whole numbers that may stand for a group's width: all at once, then one by one.
+
+    They are looked for in the modules beside and above the layers that hold the group's channels.
+    """
+    group = next(g for g in graph.prunable if g.name == name)
+    holding = {
+        (tensor, axis): len(channels)
+        for tensor, by_axis in graph.axes.items()
+        for axis, channels in by_axis.items()
+        if bool(((channels >= group.start) & (channels < group.start + group.size)).any())
+    }
+    layers = {tensor.rpartition(".")[0] for tensor, _ in holding}
+    homes = {layer.rpartition(".")[0] for layer in layers}
+    found: dict[str, Width] = {}
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith("torch.nn.") or not is_near(path, homes):
+            continue
+        for attribute, value in vars(module).items():
+            if type(value) is int and value > 1:
+                width = next((w for w in widths(holding, value)), None)
+                if width is not None:
+                    found[f"{path}.{attribute}" if path else attribute] = width
+    exact = {attribute: width for attribute, width in found.items() if width.divisor == 1}
+    yield from (several for several in (exact, found) if len(several) > 1)
+    ordered = sorted(found.items(), key=lambda item: item[1].divisor)
+    yield from ({attribute: width} for attribute, width in ordered[:TRIES])
+
+
+def widths(holding: Mapping[tuple[str, int], int], value: int) -> Iterator[Width]:
+    """The axes whose length is a multiple of a number, the smallest multiple first."""
+    for (tensor, axis), length in sorted(holding.items(), key=lambda item: item[1]):
+        if length % value == 0:
+            yield Width(tensor, axis, length // value)
+
+
+def is_near(path: str, homes: Iterable[str]) -> bool:
+    """Whether a module is one of the homes, inside one (not the whole network), or above one."""
+    return any(
+        path == home
+        or (home and path.startswith(f"{home}."))
+        or home.startswith(f"{path}.")
+        or path == ""
+        or (home == "" and "." not in path)
+        for home in homes
+    )
+
+
+def odd_macs(graph: ChannelGraph) -> str:
+    """Where MACs that were not counted may be."""
+    if graph.unknown_ops:
+        return f"No rule knows {', '.join(graph.unknown_ops)}: keep that part out of the network"
+    return "Does a part run once for the whole batch? Then give an example of one"
