@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -49,7 +49,6 @@ def test_tying_rows_skips_positions_without_channels() -> None:
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.data())
-@settings(deadline=None, max_examples=60)
 def test_blocks_of_a_reshape_have_equal_products(shape: list[int], data: st.DataObject) -> None:
     """Merging or cutting axes: each block spans the same numbers on both sides, in order."""
     cuts = [
@@ -143,7 +142,6 @@ PARTS = {
     st.sampled_from([0.01, 0.3, 0.5, 0.8]),
     st.integers(0, 100),
 )
-@settings(deadline=None, max_examples=60, derandomize=True)
 def test_masked_equals_pruned_on_random_networks(words: list[str], ratio: float, seed: int) -> None:
     torch.manual_seed(seed)
     model = Random(words).double().eval()

@@ -9,7 +9,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from problems_runs import write_folder
 from torch.nn.functional import cross_entropy, pad
@@ -62,7 +62,6 @@ def test_digits_statistics_are_their_own(digits):
 # ------------------------------------------------------------------ split
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.integers(2, 300), st.floats(0.01, 0.99), st.integers(0, 5))
 def test_split_partitions(n, fraction, seed):
     if not 0 < round(fraction * n) < n:
@@ -113,7 +112,6 @@ def test_batches_leave_torchs_random_state_alone(digits):
     assert torch.equal(before, torch.get_rng_state())
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 60), st.integers(1, 20), st.booleans(), st.integers(0, 3))
 def test_an_epoch_shows_each_example_once(n, batch_size, drop_last, epoch):
     if drop_last and n < batch_size:
