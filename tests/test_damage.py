@@ -41,7 +41,7 @@ def sparse(folder: Path) -> None:
 
 def checkpoint(folder: Path) -> None:
     state = {"weights": torch.arange(9.0), "momentum": [torch.ones(3)], "epoch": 3}
-    save_checkpoint(folder / "run.pt", {"fingerprint": {"a": "1"}, "state": state})
+    save_checkpoint(folder / "run.pt", {"fingerprint": {}, "state": state})
 
 
 def dense(folder: Path) -> None:
@@ -81,7 +81,7 @@ KINDS = {
     "pruned": Kind(pruned, lambda f: load(f).state_dict(), SurgeryError, True),
     "sparse": Kind(sparse, lambda f: load_sparse(f).state_dict(), SurgeryError, True),
     "checkpoint": Kind(
-        checkpoint, lambda f: load_checkpoint(f / "run.pt", {"a": "1"})["state"], TrainingError, True
+        checkpoint, lambda f: load_checkpoint(f / "run.pt", {})["state"], TrainingError, True
     ),
     "dense": Kind(dense, read_dense_state, ConfigError, True),
     "weights": Kind(pickled_and_not, read_both, ConfigError, False),
