@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
@@ -170,7 +170,6 @@ def test_one_cycle_by_hand():
     assert rates == pytest.approx([1/5, 2/5, 3/5, 4/5, 1, 5/6, 4/6, 3/6, 2/6, 1/6])  # fmt: skip
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.sampled_from(["one_cycle", "multi_step", "cosine", "constant"]),
     st.integers(1, 400),

@@ -76,7 +76,8 @@ BUDGET_HELP = (
 CALIBRATION_HELP = "what latency costs on this machine: a file that `dsa calibrate MODEL` wrote"
 DATASET_HELP = (
     "digits, cifar10, cifar100, fashion_mnist, or folder:PATH; to segment: digit_scenes or "
-    "voc:PATH@HEIGHTxWIDTH; to enlarge: photo_patches or sr:TRAIN,TEST (default: the preset's)"
+    "voc:PATH@HEIGHTxWIDTH; to enlarge: photo_patches or sr:TRAIN,TEST; @skip at the end "
+    "leaves out pictures that cannot be read (default: the preset's)"
 )
 FLOOR_HELP = (
     "GROUP=RATIO, the least that a group keeps, may be given several times; * is every other "
