@@ -79,7 +79,8 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
         ),
         extra_scores=extra_scores(outcome),
         groups=group_records(found),
-        **spent(outcome),
+        seconds=spent(outcome, "seconds"),
+        processor_seconds=spent(outcome, "processor_seconds"),
         epochs=phases(dense.epochs, len(found.epochs), len(outcome.tuned.history)),
         trials=found.trials,
         dense_reused=dense.reused,
@@ -99,16 +100,11 @@ def phases(dense: T, search: T, fine_tune: T) -> dict[str, T]:
     return {"dense": dense, "search": search, "fine_tune": fine_tune}
 
 
-def spent(outcome: Outcome) -> dict[str, dict[str, float]]:
-    """Seconds and processor seconds of every phase; the cut belongs to the search."""
-    return {
-        name: phases(
-            getattr(outcome.dense, name),
-            getattr(outcome.allocation, name) + outcome.cutting[name],
-            getattr(outcome.tuned, name),
-        )
-        for name in ("seconds", "processor_seconds")
-    }
+def spent(outcome: Outcome, name: str) -> dict[str, float]:
+    """ "seconds" or "processor_seconds" of every phase; the cut belongs to the search."""
+    dense, found, tuned = outcome.dense, outcome.allocation, outcome.tuned
+    search = getattr(found, name) + outcome.cutting[name]
+    return phases(getattr(dense, name), search, getattr(tuned, name))
 
 
 def extra_scores(outcome: Outcome) -> dict[str, dict[str, float]]:
