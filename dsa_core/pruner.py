@@ -25,7 +25,7 @@ What is drawn, and what the gradient moves, is the scheme's affair (`dsa_core.sc
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any, Literal, Self
 
@@ -159,20 +159,25 @@ class Pruner(Progress):
         *,
         weights: Literal["searched", "dense"] | nn.Module = "searched",
         rank: Importance | None = None,
+        reconstruct: Iterable[Any] | None = None,
     ) -> nn.Module:
         """End the search and cut: a new, smaller network of the same classes.
 
         The searched network stays as it is, whole, with its exact weights. The smaller one wants
-        some training batches to renew BatchNorm's statistics, and fine-tuning.
+        some training batches to renew BatchNorm's statistics (not if it is reconstructed), and
+        fine-tuning.
 
         Args:
             weights: to cut: the "searched" ones, the "dense" ones as they were at `attach`, or
                 those of a network of the same shape (an average of the weights, say).
             rank: what ranks the channels of a group by these weights; None as in the search.
+            reconstruct: some batches of inputs, by which every layer is refitted to what it
+                computed before the cut; wants weights that are good without a mask, the "dense".
         """
         source = weights_of(self.model, weights, self.dense)
         final = self.conclude(source, rank=rank)
-        return zero_weights(prune(source, self.graph, final.keep), final.weight_mask or {})
+        smaller = prune(source, self.graph, final.keep, reconstruct=reconstruct)
+        return zero_weights(smaller, final.weight_mask or {})
 
     def conclude(
         self, source: nn.Module | None = None, *, rank: Importance | None = None

@@ -21,14 +21,17 @@ from problems_runs import PLAIN, digits, fresh, some_record, tiny_preset, tiny_r
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+import dsa_core as dsa
 from dsa_core.budget import Budget
 from dsa_core.errors import BudgetError, ConfigError, DataError, TrainingError
 from dsa_core.lab.record import FILE, Record, read_record
 from dsa_core.lab.runs import PRESETS, RunConfig, configure, presets, run
+from dsa_core.lab.runs.changes import changed
 from dsa_core.lab.runs.dense import read_dense
 from dsa_core.lab.runs.facts import git, versions
 from dsa_core.lab.runs.folder import alone_in
 from dsa_core.lab.runs.phases import ratio_training
+from dsa_core.masks import top_channels
 from dsa_core.methods import SearchConfig
 from dsa_core.surgery import load
 from dsa_core.training import TrainConfig, evaluate
@@ -68,11 +71,13 @@ def test_the_hash_knows_every_setting():
         configure("quick", also={"params": 0.4}),
         configure("cpu-short"),
         one.model_copy(update={"preset": one.preset.model_copy(update={"norm_batches": 21})}),
+        configure("quick", changes={"cut.weights": "dense"}),
     ]
     assert len({c.hash for c in [one, *others]}) == 1 + len(others)
-    assert [c.series == one.series for c in others] == [True] + [False] * 8
+    assert [c.series == one.series for c in others] == [True] + [False] * 9
     assert len({c.folder for c in [one, *others]}) == 1 + len(others)
-    assert RunConfig.model_validate_json(one.model_dump_json()) == one
+    assert all(RunConfig.model_validate_json(c.model_dump_json()) == c for c in (one, others[-1]))
+    assert "cut" not in one.preset.model_dump()  # hashes are as they were before it could be set
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -262,6 +267,38 @@ def test_from_random_weights(tmp_path):
     assert (record.scores.dense, record.seconds["dense"], record.epochs["dense"]) == (None, 0, 0)
     assert not (tmp_path / "dense").exists()
     assert record.costs["params"].counted <= 0.5 * record.costs["params"].dense
+
+
+FAIR = {  # a rival that spends nothing on a search
+    "search.train.epochs": "0",
+    "cut.weights": "dense",
+    "cut.rank": "l2",
+    "fine_tune.epochs": "0",
+}
+
+
+@pytest.mark.parametrize("images", [0, 100])
+def test_the_dense_network_is_cut_without_a_search(images, tmp_path):
+    preset = changed(tiny_preset(), FAIR | {"cut.reconstruct": str(images)})
+    record = run(tiny_run(method="uniform", preset=preset), tmp_path, progress=False)
+    assert (record.epochs["search"], record.epochs["fine_tune"]) == (0, 0)
+    assert record.scores.pruned == record.scores.fine_tuned
+    assert record.notes["cut_weights"] == "dense"
+    assert record.notes.get("cut_reconstruct", 0) == images
+    assert record.costs["macs"].relaxed_ratio == pytest.approx(0.5)
+    assert record.processor_seconds["search"] > 0
+    assert record.budget_met
+    dense = fresh()
+    read_dense(dense, next(tmp_path.glob("dense/*")))
+    graph = dsa.trace(dense, torch.zeros(1, 1, 8, 8))
+    counts = torch.tensor([group.kept for group in record.groups])
+    keep = top_channels(dsa.importance(dense, graph, "l2"), counts, graph)
+    found = load(next(tmp_path.glob("resnet8-*/pruned")), dense).state_dict()
+    wanted = dsa.prune(dense, graph, keep).state_dict()
+    refitted = {name for name in wanted if not torch.equal(found[name], wanted[name])}
+    weights = {name for name in wanted if name.endswith("weight") and "bn" not in name}
+    assert bool(refitted & weights) == (images > 0)
+    assert any(name.endswith("running_var") for name in refitted) == (images == 0)
 
 
 def test_a_run_under_two_limits_meets_both(finished, tmp_path):

@@ -9,7 +9,7 @@ from problems_runs import search_config
 from torch import Tensor, nn
 
 from dsa_core.budget import Budget
-from dsa_core.errors import BudgetError, TrainingError
+from dsa_core.errors import BudgetError, ConfigError, TrainingError
 from dsa_core.methods import DCSS, DTP, METHODS, SSL, DTPWeight, MorphNet
 from dsa_core.pruner import Pruner
 from dsa_core.scheme import Method
@@ -105,6 +105,23 @@ def test_a_stranger_s_loop_ends_on_the_budget(name):
     assert smaller(torch.zeros(2, 1, 6, 6)).shape == (2, 3)
     kept = sum(int((p != 0).sum()) for p in smaller.parameters())
     assert kept < 0.75 * sum(p.numel() for p in loop.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["uniform", "random"])
+def test_what_listens_to_no_loss_needs_no_step(name):
+    method, model = METHODS[name](), network()
+    pruner = Pruner(model, torch.zeros(1, 1, 6, 6), MACS, steps=0, method=method)
+    assert pruner.cost["macs"] == pytest.approx(0.5)
+    found = pruner.conclude()  # warns of no missing step
+    assert found.met
+    searched = Pruner(model, pruner.graph, MACS, steps=STEPS, method=method)
+    searched.attach(torch.optim.SGD(model.parameters(), lr=0.0))
+    for _ in range(STEPS):
+        model(torch.ones(2, 1, 6, 6)).sum().backward()
+        searched.attachment.optimizers[0].step()
+    assert torch.equal(searched.conclude().counts, found.counts)
+    with pytest.raises(ConfigError, match="steps: wanted a whole number >= 1, got 0"):
+        Pruner(model, pruner.graph, MACS, steps=0)
 
 
 @pytest.mark.parametrize("name", PENALISED)
