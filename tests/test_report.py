@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from dsa_core.errors import ConfigError
 from dsa_core.lab.cli import app
-from dsa_core.lab.record import Scores, write_record
+from dsa_core.lab.record import Scores
+from dsa_core.lab.record_files import write_record
 from dsa_core.lab.report import (
     BEGIN,
     COLUMNS,
