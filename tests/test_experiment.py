@@ -17,31 +17,31 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems_runs import PLAIN, digits, fresh, some_record, tiny_preset, tiny_run
+from problems_runs import PLAIN, digits, fresh, graph8, some_record, tiny_preset, tiny_run
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
 import dsa_core as dsa
 from dsa_core.budget import Budget
 from dsa_core.errors import BudgetError, ConfigError, DataError, TrainingError
-from dsa_core.lab.record import FILE, Record, read_record
+from dsa_core.lab.record import Record
+from dsa_core.lab.record_files import FILE, read_record
 from dsa_core.lab.runs import PRESETS, RunConfig, configure, presets, run
 from dsa_core.lab.runs.changes import changed
 from dsa_core.lab.runs.dense import read_dense
 from dsa_core.lab.runs.facts import git, versions
 from dsa_core.lab.runs.folder import alone_in
+from dsa_core.lab.runs.history import search_record
 from dsa_core.lab.runs.phases import ratio_training
 from dsa_core.masks import top_channels
 from dsa_core.methods import SearchConfig
 from dsa_core.surgery import load
 from dsa_core.training import TrainConfig, evaluate
 
-TIMED = {
-    "seconds",
-    "processor_seconds",
-    "latency",
-    "git_commit",
-}  # what may differ between two runs of one configuration
+TIMED = {  # what may differ between two runs of one configuration
+    **dict.fromkeys(("seconds", "processor_seconds", "latency", "git_commit"), True),
+    "search": {"epoch_seconds"},
+}
 
 # ------------------------------------------------------------------ configuration
 
@@ -158,6 +158,8 @@ def test_the_folder_of_a_run(finished):
     assert history["groups"] == [g.name for g in record.groups]
     assert history["updates"]["step"] == [0, 2, 4, 6, 8]  # the start, every second of eight
     assert {len(v) for v in history["updates"].values()} == {5}
+    assert record.search == search_record(history, graph8())
+    assert record.config == json.loads((folder / "config.json").read_text())
 
 
 def test_the_record_is_what_the_files_hold(finished):

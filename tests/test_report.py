@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 
 from dsa_core.errors import ConfigError
 from dsa_core.lab.cli import app
-from dsa_core.lab.record import Scores, write_record
+from dsa_core.lab.record import Scores
+from dsa_core.lab.record_files import write_record
 from dsa_core.lab.report import (
     BEGIN,
-    COLUMNS,
     END,
+    TABLES,
     as_csv,
     as_markdown,
     as_table,
@@ -92,8 +93,8 @@ def test_rows_are_in_order_and_different_settings_are_never_averaged():
         for ratio in (0.25, 0.75, 0.5)
         for method in ("uniform", "dsa")
     ]
-    order = [(r.first.asked_ratio, r.first.method) for r in rows_of(records)]
-    assert order == [(ratio, m) for ratio in (0.75, 0.5, 0.25) for m in ("dsa", "uniform")]
+    order = rows_of(records)[["asked %", "method"]].to_numpy().tolist()
+    assert order == [[f"{n} macs", m] for n in (75, 50, 25) for m in ("dsa", "uniform")]
     apart = [some_record(series="a"), some_record(series="b", seed=1)]
     assert len(rows_of(apart)) == 2
     assert len(rows_of([some_record(divisor=8, series=""), some_record(series="")])) == 2
@@ -106,9 +107,9 @@ def test_what_else_was_asked():
 
 def test_markdown():
     head, rule, row, empty, caption = as_markdown([some_record()]).splitlines()
-    assert head == "| " + " | ".join(COLUMNS) + " |"
-    assert rule == "| " + " | ".join(["---"] * len(COLUMNS)) + " |"
-    assert row.count("|") == len(COLUMNS) + 1
+    assert head == "| " + " | ".join(TABLES["results"]) + " |"
+    assert rule == "| " + " | ".join(["---"] * len(TABLES["results"])) + " |"
+    assert row.count("|") == len(TABLES["results"]) + 1
     assert "| 88.00 |" in row
     assert empty == ""
     assert "test accuracy in %" in caption

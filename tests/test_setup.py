@@ -10,7 +10,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from dsa_core.lab.record import find_records
+from dsa_core.lab.record_files import find_records
 from dsa_core.lab.report import as_markdown, put_into
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,8 @@ from dsa_core.lab import data, models, report
 from dsa_core.lab.check import check, compare
 from dsa_core.lab.data import datasets
 from dsa_core.lab.plots.allocation import label
-from dsa_core.lab.record import FILE, Record, read_record
+from dsa_core.lab.record import Record
+from dsa_core.lab.record_files import FILE, read_record
 from dsa_core.lab.runs import RunConfig, run
 from dsa_core.lab.runs.start import start
 from dsa_core.lab.runs.workshop import Workshop

@@ -54,10 +54,10 @@ class Session:
     seed: int
 
     @property
-    def grids(self) -> list[Path]:
-        """Folders of shipped records of whole presets, without the trials of changed settings."""
-        folders = sorted(f for f in self.records.iterdir() if f.is_dir())
-        return [f for f in folders if not f.name.endswith("_variants")]
+    def campaigns(self) -> list[Path]:
+        """Files of shipped records of whole presets, without the trials of changed settings."""
+        files = sorted(self.records.glob("*.jsonl"))
+        return [file for file in files if not file.stem.endswith("_variants")]
 
 
 def start(seed: int) -> Session:

@@ -5,7 +5,8 @@ from pathlib import Path
 from dsa_core.errors import ConfigError
 from dsa_core.lab import models
 from dsa_core.lab.latency import onnx_latency
-from dsa_core.lab.record import OnnxRecord, Record, write_record
+from dsa_core.lab.record import OnnxRecord, Record
+from dsa_core.lab.record_files import write_record
 from dsa_core.lab.runs.outcome import some_examples
 from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.surgery import export_onnx, load

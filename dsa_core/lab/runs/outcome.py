@@ -12,6 +12,7 @@ from dsa_core.lab.machine import device_name
 from dsa_core.lab.record import CostRecord, GroupRecord, Record, Scores
 from dsa_core.lab.runs.dense import DenseNetwork
 from dsa_core.lab.runs.facts import git_commit, versions
+from dsa_core.lab.runs.history import history_of, search_record
 from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.methods import Allocation
 from dsa_core.surgery.verify import count_macs
@@ -92,6 +93,8 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
         notes=found.notes
         | config.preset.cut.notes()
         | ({"weights": config.weights} if config.weights else {}),
+        search=search_record(history_of(found), found.graph),
+        config=config.model_dump(mode="json"),
     )
 
 

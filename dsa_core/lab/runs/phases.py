@@ -1,15 +1,12 @@
 """The phases of a run after the dense network: the search, the cut, the fine-tuning."""
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from dsa_core.channels import ChannelGraph
-from dsa_core.files import write_atomically
+from dsa_core.lab.runs.history import history_of, write_history
 from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.masks import masked
 from dsa_core.methods import ALLOCATORS, Allocation, SearchConfig, SearchData
@@ -44,7 +41,7 @@ def find_allocation(shop: Workshop, model: nn.Module, graph: ChannelGraph) -> Al
     allocation = ALLOCATORS[config.method](
         model, graph, config.budget, data, settings, seed=config.seed
     )
-    write_history(shop.folder, allocation)
+    write_history(shop.folder, history_of(allocation))
     return allocation
 
 
@@ -119,26 +116,3 @@ def keep_pruned(
         save(folder, pruned, graph, allocation.keep, name=name)
     else:
         save_sparse(folder, pruned, graph, allocation.weight_mask, name=name)
-
-
-def write_history(folder: Path, allocation: Allocation) -> None:
-    """Write every update of the keep ratios, and every epoch, as `history.json`."""
-    updates = [{**asdict(u), **u.figures} for u in allocation.updates]
-    names = sorted({k for u in updates for k in u} - {"figures"})
-    columns = {k: [rounded(u.get(k, math.nan)) for u in updates] for k in names}
-    history = {
-        "groups": [g.name for g in allocation.graph.prunable],
-        "sizes": allocation.graph.sizes.tolist(),
-        "updates": columns,
-        "epochs": list(allocation.epochs),
-    }
-    write_atomically(folder / "history.json", json.dumps(history) + "\n")
-
-
-def rounded(value: float | int | tuple[float, ...]) -> float | int | list[float] | None:
-    """Six significant digits; NaN, which JSON does not have, becomes null."""
-    if isinstance(value, tuple):
-        return [float(f"{v:.6g}") for v in value]
-    if isinstance(value, int):
-        return value
-    return float(f"{value:.6g}") if value == value else None

@@ -9,7 +9,8 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
 from dsa_core.lab.data import load
 from dsa_core.lab.device import device_of
-from dsa_core.lab.record import FILE, Record, read_record, write_record
+from dsa_core.lab.record import Record
+from dsa_core.lab.record_files import FILE, read_record, write_record
 from dsa_core.lab.runs.config import RunConfig
 from dsa_core.lab.runs.dense import dense_network, load_given
 from dsa_core.lab.runs.folder import (

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from course.figures.frontier import frontier_figure, place_in
 from course.widgets.explore import State, View
 from course.widgets.live import LiveResult
-from course.widgets.shelf import Network
+from course.widgets.networks import Network
 from dsa_core.budget import Resource
 from dsa_core.lab.plots.style import COLOURS, DENSE, png
 
