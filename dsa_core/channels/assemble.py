@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.nn.utils.parametrize import is_parametrized
 
 from dsa_core.channels import rules_layers, rules_math, rules_moves
 from dsa_core.channels.door import check_device, check_traceable
@@ -66,21 +65,14 @@ def interpret(
         pinned=fixed_widths(model),
         batch=call.batch,
         rank=call.first_tensor.ndim,
-        parametrized=[n for n, module in model.named_modules() if is_parametrized(module)],
         turned=remedies.turned,
     )
     tracer.run(program)
-    graph = assemble(tracer, model, call) if tracer.layers else None
-    if tracer.parametrized and not (graph and graph.prunable):
-        raise TraceError(
-            f"nothing can be pruned: the weights of {', '.join(tracer.parametrized)} are "
-            "parametrized. Call torch.nn.utils.parametrize.remove_parametrizations(module, "
-            "'weight') on them first, and parametrize the pruned network again"
-        )
-    if graph is None:
+    if not tracer.layers:
         raise TraceError(
             "the network has no convolution and no linear layer: there is nothing to prune"
         )
+    graph = assemble(tracer, model, call)
     return replace(graph.freeze(remedies.frozen), remedies=remedies)
 
 
