@@ -307,9 +307,8 @@ def test_a_live_run_meets_its_budget_and_reports_every_phase() -> None:
     heard: list[Progress] = []
     result = prune_live(SHORT, report=heard.append, stop=lambda: False)
     assert result is not None
-    assert result.macs.ratio <= 0.5
-    assert result.macs.kept == COSTS["macs"].at(torch.tensor(result.counts))
-    assert all(0 < k <= n for k, n in zip(result.counts, result.sizes, strict=True))
+    assert result.allocation.whole_cost("macs") <= 0.5 * COSTS["macs"].dense
+    assert bool((result.allocation.counts > 0).all())
     assert 0.1 < result.tuned <= 1
     done = [p.done for p in heard]
     assert done == sorted(done)
@@ -328,6 +327,11 @@ def test_a_live_run_stops_in_every_phase(share: float) -> None:
 def test_a_budget_that_cannot_be_met_is_refused_before_training() -> None:
     with pytest.raises(BudgetError):
         prune_live(LiveJob(State(ratio=0.5, floor=1.0)), report=pytest.fail, stop=lambda: False)
+
+
+def test_a_method_of_many_trials_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot search by ssl"):
+        prune_live(LiveJob(State(method="ssl")), report=pytest.fail, stop=lambda: False)
 
 
 def test_floors_of_another_network_are_left_out() -> None:
@@ -366,8 +370,9 @@ def test_run_prunes_to_the_state_of_that_moment() -> None:
         panel.begin()
         panel.wait(120)
         assert panel.result is not None
-        assert 0.8 * ratio < panel.result.macs.ratio <= ratio
-        assert f"{panel.result.macs.kept:,}" in panel.sheet.value
+        found = panel.result.allocation
+        assert 0.8 * ratio < found.whole_ratio("macs") <= ratio
+        assert f"{found.whole_cost('macs'):,}" in panel.sheet.value
         assert panel.status.value == "done"
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import torch
@@ -120,6 +121,7 @@ def show(figure: Figure, *, alt: str | None = None) -> None:
         figure: any matplotlib figure.
         alt: what it shows, in words, for readers who do not see it.
     """
+    plt.close(figure)  # or the notebook would show it again
     display(Image(data=png(figure), format="png", alt=alt))
 
 
@@ -185,7 +187,7 @@ def execute(path: Path, *, timeout_s: int = CELL_TIMEOUT_S) -> NotebookNode:
 
 
 def strip(notebook: NotebookNode) -> None:
-    """Leave only what a reader needs: kernel, language, tags, outputs; in place."""
+    """Leave only kernel, language, tags and outputs, and fold the checks; in place."""
     notebook.metadata = NotebookNode(
         kernelspec=NotebookNode(KERNEL), language_info=NotebookNode(name="python")
     )
@@ -193,6 +195,8 @@ def strip(notebook: NotebookNode) -> None:
         cell.id = f"cell-{number:02d}"
         tags = cell.metadata.get("tags")
         cell.metadata = NotebookNode(tags=tags) if tags else NotebookNode()
+        if "check" in (tags or ()):
+            cell.metadata.jupyter = NotebookNode(source_hidden=True)
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if not strip_output(o)]
 
