@@ -7,8 +7,8 @@ from torch import Tensor
 
 from course.exercises.core import grade
 from dsa_core.budget import Cost, QuadraticForm, shift_to_budgets
-from dsa_core.channels import trace
 from dsa_core.lab import models
+from dsa_core.tracing import trace
 
 Forms = Sequence[QuadraticForm]
 
