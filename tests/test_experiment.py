@@ -363,9 +363,9 @@ def phases(monkeypatch):
     """Put something else in the place of all phases, and give the record that a run writes."""
 
     def put(act):
-        def fake(shop, model, graph):
-            act(shop)
-            return some_record(config_hash=shop.config.hash)
+        def fake(context, model, graph):
+            act(context)
+            return some_record(config_hash=context.config.hash)
 
         monkeypatch.setattr(RUN, "all_phases", fake)
 
@@ -375,15 +375,15 @@ def phases(monkeypatch):
 def test_the_second_process_in_a_folder_says_so_and_stops(phases, tmp_path):
     config = tiny_run()
 
-    def second(shop):
+    def second(context):
         with pytest.raises(
             ConfigError, match=r"another process is at work in .*wait until it"
         ) as e:
             run(config, tmp_path, progress=False)
-        assert str(shop.folder) in str(e.value)
+        assert str(context.folder) in str(e.value)
         run(tiny_run(seed=1), tmp_path, progress=False)  # beside it there is room
 
-    phases(lambda shop: None if shop.config.seed else second(shop))
+    phases(lambda context: None if context.config.seed else second(context))
     run(config, tmp_path, progress=False)
     assert len(list(tmp_path.rglob(FILE))) == 2
 
@@ -406,7 +406,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
 
 
 def test_a_folder_that_was_removed_meanwhile(phases, tmp_path):
-    phases(lambda shop: shutil.rmtree(shop.folder))
+    phases(lambda context: shutil.rmtree(context.folder))
     config = tiny_run()
     with pytest.raises(TrainingError, match="was removed or emptied while the run was going") as e:
         run(config, tmp_path, progress=False)
@@ -425,7 +425,7 @@ def test_a_folder_that_was_removed_meanwhile(phases, tmp_path):
 )
 def test_an_edited_configuration_is_not_passed_over(edit, told, phases, tmp_path):
     config = tiny_run()
-    phases(lambda shop: None)
+    phases(lambda context: None)
     run(config, tmp_path, progress=False)
     path = tmp_path / config.folder / "config.json"
     path.write_text(edit(path.read_text()))

@@ -17,14 +17,14 @@ EVAL_PIXELS = EVAL_BATCH * 64 * 64  # larger pictures are evaluated in smaller b
 
 
 @dataclass(frozen=True)
-class Workshop:
+class RunContext:
     """What the phases of a run share.
 
     Attributes:
         config: of the run.
         out: folder of all runs.
         dataset, device: as loaded; the task comes with the dataset.
-        progress: show bars and say what happens.
+        progress: show bars, and print what happens.
         home: folder of this run; None for `out/<run>`.
         weights: file of the given dense weights; None if there are none, or `out` has a copy.
     """
@@ -109,7 +109,7 @@ class Workshop:
             return split(n, fraction, self.config.seed)
         return torch.arange(n), split(n, HELD_OUT, self.config.seed)[1]
 
-    def say(self, text: str) -> None:
-        """Tell the user, if they want to hear."""
+    def print(self, text: str) -> None:
+        """Print, where progress is shown."""
         if self.progress:
             print(text, flush=True)
