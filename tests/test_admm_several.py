@@ -150,7 +150,7 @@ def test_a_saved_state_of_two_budgets_continues_bit_for_bit(name: str) -> None:
     whole, half = (admm.make_optimizer(name, costs, floors=FLOORS) for _ in range(2))
     residuals = run(whole, range(20))
     run(half, range(10))
-    assert half.binding == 1  # not what a fresh optimiser starts with
+    assert half.binding == 1  # not what a fresh optimizer starts with
     buffer = io.BytesIO()
     torch.save(half.state_dict(), buffer)
     buffer.seek(0)

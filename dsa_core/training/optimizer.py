@@ -99,7 +99,7 @@ def lr_at(step: int, total_steps: int, steps_per_epoch: int, config: TrainConfig
     return config.lr * share
 
 
-def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of every parameter group, times the `lr_factor` that it may carry."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_factor", 1.0)
