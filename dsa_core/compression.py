@@ -44,7 +44,6 @@ from dsa_core.training import (
     to_device,
     train,
 )
-from dsa_core.training.batches import examples_in
 from dsa_core.training.processes import average_buffers
 
 SEARCH_SHARE = 0.5  # of all epochs; the others fine-tune
@@ -52,7 +51,7 @@ NORM_BATCHES = 50  # for BatchNorm's statistics after the cut
 FROZEN_STEPS = 300  # of a search that trains no weight
 FROZEN: dict[str, Any] = {"lr": 0.0, "schedule": "constant"}
 FROZEN_RANK: Importance = "l2"
-FITTED = 1000  # examples by which weights are refitted after such a search
+FIT_BATCHES = 8  # by which weights are refitted after such a search
 SEARCH: dict[str, Any] = {"lr": 0.02, "schedule": "cosine"}
 TUNE: dict[str, Any] = {"lr": 0.05, "schedule": "one_cycle"}
 
@@ -269,13 +268,9 @@ def _refit(
     progress: bool,
 ) -> None:
     """Refit the weights by some training batches, of one pass at the most."""
-    device, some, n = device_of_model(pruned), [], 0
+    device, n = device_of_model(pruned), min(FIT_BATCHES, len(batches))
     with own_random(device, step_seed(seed, "reconstruction")):
-        for batch in islice(batches.forever(), len(batches)):
-            some.append(to_device(batch, device))
-            n += examples_in(batch)
-            if n >= FITTED:
-                break
+        some = [to_device(batch, device) for batch in islice(batches.forever(), n)]
         run, graph = objective.loss, found.graph
         reconstruct(pruned, dense, graph, found.keep, some, run=run, progress=progress)
 
