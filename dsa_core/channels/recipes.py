@@ -55,7 +55,7 @@ def recipes(graph: Graph, states: Collection[Node]) -> tuple[dict[Node, list[Nod
     Returns:
         Each such node with its sources, and all nodes that take part in computing them.
     """
-    constant: set[Node] = set(states)
+    states, constant = set(states), set(states)
     for node in graph.nodes:
         inputs = node.all_input_nodes
         if node.op == "call_function" and inputs and constant.issuperset(inputs):
@@ -64,7 +64,7 @@ def recipes(graph: Graph, states: Collection[Node]) -> tuple[dict[Node, list[Nod
     inside: set[Node] = set()
     for node in graph.nodes:
         for weight in node.args[1:] if is_layer(node) else ():
-            if isinstance(weight, Node) and weight in constant and weight not in states:
+            if isinstance(weight, Node) and weight in constant - states and not turns(weight):
                 cone = ancestors(weight)
                 if all(is_weight(user, at) or user in cone for at in cone for user in at.users):
                     used = (n for n in graph.nodes if n in states)  # parameters first
@@ -73,10 +73,21 @@ def recipes(graph: Graph, states: Collection[Node]) -> tuple[dict[Node, list[Nod
     return weights, inside
 
 
+def turns(node: Node) -> bool:
+    """Whether a node transposes a parameter: that is followed."""
+    return operator(node) in ("t", "numpy_T", "transpose", "permute") and all(
+        n.op == "placeholder" for n in node.all_input_nodes
+    )
+
+
+def operator(node: Node) -> str:
+    """The name of the operator of a node, or nothing."""
+    return str(getattr(getattr(node.target, "_schema", None), "name", "")).removeprefix("aten::")
+
+
 def is_layer(node: Node) -> bool:
     """Whether a node is a layer that may have a computed weight."""
-    name = getattr(getattr(node.target, "_schema", None), "name", "")
-    return name.removeprefix("aten::") in LAYERS
+    return operator(node) in LAYERS
 
 
 def is_weight(user: Node, node: Node) -> bool:

@@ -192,6 +192,9 @@ def layer_norm(tracer: Tracer, call: OpCall) -> Ids:
 def group_norm(tracer: Tracer, call: OpCall) -> Ids:
     """Normalise over sets of channels, each of which lives or dies as a whole."""
     x = call.args["input"]
+    if call.args["num_groups"] == 1:
+        tracer.book.freeze(x.base, f"GroupNorm over all channels ({call.module})")
+        return Ids(x.base, x.shape)
     rows = tracer.book.fold(x, 1).reshape(call.args["num_groups"], -1)
     ids = tracer.book.tie(rows.T).repeat_interleave(rows.shape[1])
     for argument in ("weight", "bias"):

@@ -194,6 +194,12 @@ def unfold(tracer: Tracer, call: OpCall) -> Ids:
     return Ids.along(ids, 1, call.shape)
 
 
+def refold(tracer: Tracer, call: OpCall) -> Ids:
+    """Add patches up: (N, C * patch, L) -> (N, C, ...); the rows of a channel are tied."""
+    rows = tracer.book.fold(source(call), 1).reshape(call.shape[1], -1)
+    return Ids.along(tracer.book.tie(rows.T), 1, call.shape)
+
+
 def roll(tracer: Tracer, call: OpCall) -> Ids:
     """Shift an axis round; on the channel axis by a fixed number, so the channels stay."""
     x = source(call)
@@ -273,6 +279,7 @@ RULES: dict[str, Rule] = {
     "roll": roll,
     "repeat_interleave": repeat_interleave,
     "im2col": unfold,
+    "col2im": refold,
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,
     "channel_shuffle": channel_shuffle,
