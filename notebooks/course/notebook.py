@@ -121,8 +121,15 @@ def show(figure: Figure, *, alt: str | None = None) -> None:
         figure: any matplotlib figure.
         alt: what it shows, in words, for readers who do not see it.
     """
-    plt.close(figure)  # or the notebook would show it again
-    display(Image(data=png(figure), format="png", alt=alt))
+    display(Image(data=drawn(figure), format="png", alt=alt))
+
+
+def drawn(figure: Figure, **options: Any) -> bytes:
+    """A figure as PNG, with room for its labels; pyplot lets go of it, lest it is shown twice."""
+    if figure.get_layout_engine() is None:
+        figure.set_layout_engine("constrained")
+    plt.close(figure)
+    return png(figure, **options)
 
 
 class Panel(VBox):
@@ -146,7 +153,7 @@ class Panel(VBox):
         """Draw anew from the values of the controls; an error is shown, and raised under test."""
         try:
             values: dict[str, Any] = {name: c.value for name, c in self.controls.items()}
-            self.picture.value = png(self.draw(**values), dpi=100)
+            self.picture.value = drawn(self.draw(**values), dpi=100)
             self.problem.value = ""
         except Exception as error:
             self.problem.value = f"<b>{type(error).__name__}</b>: {error}"
