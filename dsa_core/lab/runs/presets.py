@@ -16,12 +16,24 @@ from pydantic import (
     model_serializer,
 )
 
+from dsa_core.budget import PaperSettings
 from dsa_core.methods import SearchConfig
 from dsa_core.scheme import SearchImportance
 from dsa_core.training import TrainConfig
 
 FAST: dict[str, Any] = {"precision": "bf16", "channels_last": True}
 PLAIN: dict[str, Any] = {"precision": "fp32", "channels_last": False}
+AS_STATED: dict[str, Any] = {  # by the DSA paper, for 80 epochs of search; see `paper`
+    "optimizer": "paper",
+    "settings": PaperSettings(clip_norm=0.1),
+    "estimator": "straight_through",
+    "ratio_every": 20,
+    "sharpness_first": 0.05,
+    "sharpness_last": 0.05 * 1.1**80,
+    "anneal_fraction": 0.7,
+    "prob_floor": 0.01,
+    "fix_when_met": True,
+}
 
 
 class Cut(BaseModel):
@@ -137,6 +149,14 @@ def paper() -> Preset:
     epoch; straight-through, 0.01 floor (released code). Decided here: the search ends at epoch 100,
     the network is cut there, and the remaining 200 epochs train it on the whole training set with
     the same schedule; the paper goes on as soon as the budget is met, and does not say when.
+
+    Decided here too: the budget falls over the first 70 % of the search, and the loss weighs less
+    beside the duals (`clip_norm`). Asked for at once, the budget is met in 3 of 80 epochs, at
+    sharpness 0.06, where every mask is a coin and the ratios follow the noise of 50 batches. Now it
+    is met at a sharpness of about 10. On three convex problems with noise of half the signal the
+    ratios end .44, .54 and .87 times as far above the lowest loss as the uniform allocation, in the
+    order of the answer on two (`tests/test_presets.py` has one). Noise of twice the signal can end
+    far above it: steps that only shrink cannot take back what one batch said.
     """
     sgd = TrainConfig(
         epochs=100,
@@ -154,14 +174,7 @@ def paper() -> Preset:
         search=SearchConfig(
             train=sgd,
             warmup_epochs=20,
-            optimizer="paper",
-            estimator="straight_through",
-            ratio_every=20,
-            sharpness_first=0.05,
-            sharpness_last=0.05 * 1.1**80,
-            anneal_fraction=0.0,
-            prob_floor=0.01,
-            fix_when_met=True,
+            **AS_STATED,
         ),
         fine_tune=sgd.model_copy(update=after),
     )
@@ -171,20 +184,23 @@ def imagenet() -> Preset:
     """As the DSA paper states it for ImageNet: 120 epochs from random weights, "train once".
 
     Stated: batch 256, weight decay 4e-5, lr 0.1 divided by 10 at 50, 80, 110; 15 plain epochs; the
-    rest as for CIFAR-10. Decided here, as in `paper`: the search ends at epoch 50, the network is
-    cut there, and the remaining 70 epochs train it; sharpness starts at 0.05 and grows by 1.1 an
-    epoch, as stated for both. Several processes share a batch: `accelerate launch -m dsa_core run`.
+    rest as for CIFAR-10. Decided here, as in `paper`: the search ends at epoch 95, where sharpness
+    that grows by 1.1 an epoch, as stated, has come to 100; the network is cut there, and the
+    remaining 25 epochs train it. Never run. Several processes share a batch: `accelerate launch -m
+    dsa_core run`.
     """
     sgd = TrainConfig(
-        epochs=50,
+        epochs=95,
         lr=0.1,
         batch_size=256,
         weight_decay=4e-5,
         nesterov=False,
-        schedule="constant",
+        schedule="multi_step",
+        milestones=(50, 80),
+        gamma=0.1,
         **FAST,
     )
-    after = {"epochs": 70, "lr": 0.01, "schedule": "multi_step", "milestones": (30, 60)}
+    after = {"epochs": 25, "lr": 0.001, "milestones": (15,)}
     return Preset(
         model="resnet50",
         dataset="folder:data/imagenet",
@@ -192,16 +208,9 @@ def imagenet() -> Preset:
         search=SearchConfig(
             train=sgd,
             warmup_epochs=15,
-            optimizer="paper",
-            estimator="straight_through",
-            ratio_every=20,
-            sharpness_first=0.05,
-            sharpness_last=0.05 * 1.1**35,
-            anneal_fraction=0.0,
-            prob_floor=0.01,
-            fix_when_met=True,
+            **AS_STATED,
         ),
-        fine_tune=sgd.model_copy(update=after | {"gamma": 0.1}),
+        fine_tune=sgd.model_copy(update=after),
     )
 
 

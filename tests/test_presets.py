@@ -1,0 +1,32 @@
+"""The preset `paper` does what the paper describes, on a problem whose answer is known."""
+
+import torch
+from problems_budget import all_problems
+
+from dsa_core.budget import budget_at, make_optimizer, sharpness_at, step_scale_at, uniform_ratio
+from dsa_core.lab.runs.presets import paper
+
+UPDATES = 80 * 352 // 20  # of 80 epochs of CIFAR-10, one every 20 batches
+NOISE = 0.5  # of the mean slope
+
+
+def test_the_budget_is_met_while_masks_sharpen_and_ratios_have_the_order_of_the_answer():
+    problem, search = all_problems()["quadratic"], paper().search
+    floors, ends = problem.floors, {"start": 1.0, "end": problem.budget}
+    optimizer = make_optimizer("paper", problem.cost, floors=floors, settings=search.settings)
+    draws = torch.Generator().manual_seed(0)
+    for t in range(UPDATES):
+        asked = budget_at(t, UPDATES, **ends, anneal_fraction=search.anneal_fraction)
+        slope = problem.gradient(optimizer.keep_ratios)
+        noise = torch.randn(len(slope), generator=draws, dtype=slope.dtype)
+        slope = 0.01 * (slope + NOISE * slope.abs().mean() * noise)
+        optimizer.step(slope, asked, step_scale=step_scale_at(t, UPDATES))
+        if float(problem.cost(optimizer.keep_ratios)) <= problem.budget:
+            break
+    alpha = optimizer.keep_ratios
+    first, last = search.sharpness_first, search.sharpness_last
+    assert 3 < sharpness_at(t, UPDATES, first=first, last=last) < 100  # met, and not at the start
+    assert torch.equal(alpha.argsort(), problem.optimum.argsort())
+    even = uniform_ratio(problem.cost, problem.budget, floors)
+    best, found, rival = map(problem.loss, (problem.optimum, alpha, even))
+    assert found - best < 0.6 * (rival - best)
