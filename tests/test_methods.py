@@ -24,6 +24,7 @@ FALLING: dict[str, tuple[Method, Budget]] = {
     "dtp": (DTP(), MACS),
     "dtp proximal": (DTP(plan="proximal"), MACS),
     "dtp-weight": (DTPWeight(), PARAMS),
+    "knapsack": (METHODS["knapsack"](), Budget(macs=0.4)),
     "random": (METHODS["random"](), MACS),
     "uniform": (METHODS["uniform"](), MACS),
 }
