@@ -41,7 +41,8 @@ _HOMES = {
         "TrainingError",
     ),
     "kernels": ("soft_topk",),
-    "lab.record": ("Record", "find_records", "read_record"),
+    "lab.record": ("Record",),
+    "lab.record_files": ("find_records", "read_record"),
     "lab.runs": ("RunConfig", "configure", "run"),
     "masks": (
         "keep_probs",

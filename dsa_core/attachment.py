@@ -1,4 +1,4 @@
-"""How the Pruner holds on to somebody's network and optimizers: hooks, and what they must survive.
+"""The hooks by which a Pruner acts on a network and its optimizers.
 
 A step is *open* from its first forward pass in training mode until an optimizer steps. While it is
 open the weights are under its mask; between two steps they are exact.
@@ -52,7 +52,7 @@ class Attachment:
         self.learnt = False  # from the open step, whose closure may run again
         self.quiet = False  # the hooks do nothing
         self.unseen = 0
-        self.known: tuple[Tensor | None] | None = None  # what `cut` gave since the last step
+        self.eval_mask: Tensor | None = None  # what `cut` gave since the last step
         self.handles = [
             *(m.register_forward_pre_hook(hook(self.before_forward)) for m in called),
             *(m.register_forward_hook(hook(self.after_forward), always_call=True) for m in called),
@@ -66,7 +66,7 @@ class Attachment:
         """Put the exact weights back and let go."""
         for handle in self.handles:
             handle.remove()
-        self.quiet = True  # compiled code may call the hooks for ever
+        self.quiet = True  # compiled code may go on calling removed hooks
         self.weights.close()
 
     # -- a step -----------------------------------------------------------------------------------
@@ -77,9 +77,10 @@ class Attachment:
             return
         with apart(self.weights.device):
             if not self.model.training:
-                self.known = self.known or (self.cut(),)
-                if self.known[0] is not None:
-                    self.weights.put_on(self.known[0])
+                if self.eval_mask is None:
+                    self.eval_mask = self.cut()
+                if self.eval_mask is not None:
+                    self.weights.put_on(self.eval_mask)
                 return
             if not self.open:
                 self.open, self.mask = True, self.draw()
@@ -95,7 +96,7 @@ class Attachment:
                 self.restore()
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
-        """Turn the gradients now, or behind the closure that makes them (Lightning, L-BFGS)."""
+        """Convert the gradients now; with a closure (Lightning, L-BFGS), after it has run."""
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
             if not skipped(optimizer):
@@ -129,7 +130,7 @@ class Attachment:
         gradient = self.turn(optimizer)
         if again:
             self.weights.take_off()
-            self.known, self.learnt = None, True
+            self.eval_mask, self.learnt = None, True
         else:
             self.shut()
         if first:
@@ -165,7 +166,7 @@ class Attachment:
 
     def shut(self) -> None:
         """End the open step, if there is one."""
-        self.open, self.mask, self.learnt, self.known = False, None, False, None
+        self.open, self.mask, self.learnt, self.eval_mask = False, None, False, None
         self.weights.take_off()
 
     # -- around it --------------------------------------------------------------------------------
@@ -256,18 +257,16 @@ def skipped(optimizer: Any) -> bool:
 
 @contextmanager
 def apart(device: torch.device) -> Iterator[None]:
-    """Outside of what the user's forward pass may run in: autocast, inference mode, checkpoints.
+    """Leave the autocast, inference mode and checkpointing of the user's forward pass.
 
-    A checkpoint counts the tensors that autograd saves, and ours are not computed again.
+    A checkpoint counts saved tensors, and ours are not recomputed.
     """
-    whole = torch.autocast(device.type, enabled=False), torch.inference_mode(False)
-    with whole[0], whole[1], torch.autograd.graph.saved_tensors_hooks(same, same):
+    with (
+        torch.autocast(device.type, enabled=False),
+        torch.inference_mode(False),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t),
+    ):
         yield
-
-
-def same(tensor: Tensor) -> Tensor:
-    """Save a tensor as it is."""
-    return tensor
 
 
 @contextmanager

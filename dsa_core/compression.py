@@ -9,6 +9,7 @@ the fine-tuning. Whoever has a loop of their own attaches a `Pruner` to that.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +22,9 @@ from dsa_core.budget import Budget, Resource
 from dsa_core.errors import ConfigError
 from dsa_core.given import plain
 from dsa_core.pruner import Pruner
+from dsa_core.ranking import Importance
 from dsa_core.scheme import Method
-from dsa_core.surgery import OnnxCheck, export_onnx, save
+from dsa_core.surgery import OnnxCheck, export_onnx, reconstruct, save
 from dsa_core.surgery.cut import duplicate
 from dsa_core.surgery.files import describe, digest
 from dsa_core.surgery.sparse import held_zeros, save_sparse
@@ -46,6 +48,10 @@ from dsa_core.training.processes import average_buffers
 
 SEARCH_SHARE = 0.5  # of all epochs; the others fine-tune
 NORM_BATCHES = 50  # for BatchNorm's statistics after the cut
+FROZEN_STEPS = 300  # of a search that trains no weight
+FROZEN: dict[str, Any] = {"lr": 0.0, "schedule": "constant"}
+FROZEN_RANK: Importance = "l2"
+FIT_BATCHES = 8  # by which weights are refitted after such a search
 SEARCH: dict[str, Any] = {"lr": 0.02, "schedule": "cosine"}
 TUNE: dict[str, Any] = {"lr": 0.05, "schedule": "one_cycle"}
 
@@ -120,7 +126,9 @@ def compress(
 ) -> Compressed:
     """Make a network smaller: search which channels stay, cut the others out, fine-tune.
 
-    It works on a copy: the network that is given stays as it is.
+    It works on a copy: the network that is given stays as it is. With `epochs=0` no weight is
+    trained: the search only finds how many channels stay, the dense weights are cut, and refitted
+    so that every layer computes what it did before (`surgery.reconstruct`).
 
     Args:
         model: trained, on its device; batches are moved there.
@@ -131,12 +139,12 @@ def compress(
         budget: what the smaller network may cost, such as `Budget(macs=0.5)`.
         loss: of (outputs, targets), such as `F.cross_entropy`, for batches (inputs, ..., targets);
             or a function whose first parameter is called `model`, of (model, batch), for any batch.
-        epochs: in all, 2 or more: half for the search, half for the fine-tuning.
+        epochs: in all: half for the search, half for the fine-tuning; 0 for no training.
         validate: of a network in evaluation mode, without gradients; returns its score.
         method: how channels are chosen; None for DSA, see `dsa_core.methods`.
         optimizer: makes one of a list of parameters, and says its highest learning rate; None for
             SGD with momentum (0.02 falling in the search, 0.05 at most in the fine-tuning).
-        weights: that are cut: the "searched" ones or the "dense" ones.
+        weights: that are cut: the "searched" ones or the "dense" ones (without training always).
         steps_per_epoch: batches of an epoch, for a loader without a length or an end.
         checkpoint: folder for one after every epoch: the same call goes on from there. It ends with
             the same bits if the order of the batches depends on torch's random numbers alone.
@@ -149,16 +157,18 @@ def compress(
 
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164).
     """
-    search_epochs = _split(epochs)
+    _check_epochs(epochs)
     dense, objective = plain(model), LossObjective(loss)
     batches = _feed(train_loader, steps_per_epoch, progress, device_of_model(dense))
     folder = None if checkpoint is None else Path(checkpoint)
     start = digest({k: describe(v.detach().cpu()) for k, v in dense.state_dict().items()})
     work = duplicate(dense)
     _try_first_batch(objective, work, batches)
-    steps = search_epochs * len(batches)
+    search = _search_settings(epochs, len(batches), method)
+    steps = search["epochs"] * len(batches)
+    steps = steps if epochs else min(FROZEN_STEPS, steps)
     pruner = Pruner(work, example, budget, steps=steps, method=method, seed=seed)
-    _check_method(pruner)
+    _check_method(pruner, epochs)
     scores = {} if validate is None else {"dense": _score(validate, work)}
 
     def phase(name: str, network: nn.Module, settings: dict[str, Any], **more: Any) -> TrainResult:
@@ -171,31 +181,45 @@ def compress(
             checkpoint=None if folder is None else folder / f"{name}.pt",
             progress=progress,
             phase=name,
-            optimizer=optimizer,
+            optimizer=optimizer if epochs else None,
             fingerprint={"starting weights": start},
             **more,
         )
 
-    searched = phase("search", work, {**SEARCH, "epochs": search_epochs}, pruner=pruner)
-    smaller = pruner.finish(weights=weights)
-    _recalibrate(smaller, objective, batches, seed)
+    searched = phase("search", work, search, pruner=pruner, stop=lambda: pruner.steps_done >= steps)
+    if epochs:
+        smaller = pruner.finish(weights=weights)
+        _recalibrate(smaller, objective, batches, seed)
+    else:
+        smaller = pruner.finish(weights="dense", rank=FROZEN_RANK)
+        _refit(smaller, dense, pruner.allocation, objective, batches, seed=seed, progress=progress)
     if validate is not None:
         scores["cut"] = _score(validate, smaller)
     with held_zeros(smaller, pruner.allocation.weight_mask or {}):
-        tuned = phase("fine-tune", smaller, {**TUNE, "epochs": epochs - search_epochs})
-    if validate is not None:
+        left = max(0, epochs - search["epochs"])
+        tuned = phase("fine-tune", smaller, {**TUNE, "epochs": left})
+    if epochs and validate is not None:
         scores["fine_tuned"] = _score(validate, smaller)
     history = {"search": searched.history, "fine-tune": tuned.history}
     return Compressed(smaller.eval(), pruner.allocation, scores, example, history)
 
 
-def _split(epochs: int) -> int:
-    """Epochs of the search."""
-    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 2:
+def _check_epochs(epochs: int) -> None:
+    """Refuse a number of epochs that has no meaning."""
+    whole = isinstance(epochs, int) and not isinstance(epochs, bool)
+    if not whole or epochs < 0 or epochs == 1:
         raise ConfigError(
-            f"epochs: wanted a whole number >= 2, one to search and one to tune, got {epochs!r}"
+            "epochs: wanted a whole number >= 2, one to search and one to tune, or 0 for no "
+            f"training; got {epochs!r}"
         )
-    return max(1, round(SEARCH_SHARE * epochs))
+
+
+def _search_settings(epochs: int, batches: int, method: Method | None) -> dict[str, Any]:
+    """How the weights train in the search, an epoch having so many batches."""
+    if epochs:
+        return {**SEARCH, "epochs": max(1, round(SEARCH_SHARE * epochs))}
+    frozen = FROZEN_STEPS if method is None or method.learns else 0
+    return {**FROZEN, "epochs": -(-frozen // batches)}
 
 
 def _feed(given: Any, steps_per_epoch: int | None, progress: bool, device: torch.device) -> Feed:
@@ -213,11 +237,14 @@ def _try_first_batch(objective: LossObjective, model: nn.Module, batches: Feed) 
         objective.try_on(model, to_device(next(batches.forever()), device))
 
 
-def _check_method(pruner: Pruner) -> None:
-    """Refuse a method that asks for held-out batches."""
+def _check_method(pruner: Pruner, epochs: int) -> None:
+    """Refuse a method that asks for held-out batches, or for weights that train."""
+    method = pruner.problem.method
+    if not (epochs or method.follows_budget):
+        raise ConfigError(f"epochs=0: {method.label} works by training the weights; give it some")
     if pruner.scheme.held_out:
         raise ConfigError(
-            f"method: {pruner.problem.method.label} with these settings learns from held-out "
+            f"method: {method.label} with these settings learns from held-out "
             "batches, of which compress has none: take DSA(estimator='free'), or a Pruner"
         )
 
@@ -228,6 +255,24 @@ def _recalibrate(model: nn.Module, objective: LossObjective, batches: Feed, seed
     with own_random(device, step_seed(seed, "recalibration")):
         recalibrate_batchnorm(model, batches, min(NORM_BATCHES, len(batches)), run=objective.loss)
     average_buffers(model)
+
+
+def _refit(
+    pruned: nn.Module,
+    dense: nn.Module,
+    found: Allocation,
+    objective: LossObjective,
+    batches: Feed,
+    *,
+    seed: int,
+    progress: bool,
+) -> None:
+    """Refit the weights by some training batches, of one pass at the most."""
+    device, n = device_of_model(pruned), min(FIT_BATCHES, len(batches))
+    with own_random(device, step_seed(seed, "reconstruction")):
+        some = [to_device(batch, device) for batch in islice(batches.forever(), n)]
+        run, graph = objective.loss, found.graph
+        reconstruct(pruned, dense, graph, found.keep, some, run=run, progress=progress)
 
 
 def _score(validate: Callable[[nn.Module], float], model: nn.Module) -> float:

@@ -17,7 +17,6 @@ from dsa_core.budget import (
     sharpness_at,
     step_scale_at,
 )
-from dsa_core.kernels import inexactness
 from dsa_core.masked_weights import MaskedWeights
 from dsa_core.masks import Estimator, estimator_mask, keep_probs
 from dsa_core.scheme import Figures, Method, Problem, Scheme, held_out_slopes
@@ -46,8 +45,9 @@ class Masked(Method):
 class DSA(Masked):
     """Differentiable Sparsity Allocation: keep ratios by the gradient of the loss.
 
-    Weights train under masks drawn from the keep probabilities; the keep ratios move by what the
-    same backward passes say of the masks (`estimator="free"`), under a budget that falls.
+    The weights train under masks drawn from the keep probabilities. The same backward passes give
+    the gradient of the mask, which moves the keep ratios (`estimator="free"`) while the budget
+    falls.
 
     Deviations from the paper in the default settings: masks act at the consumers of a channel, not
     after BatchNorm (`masks`); the gradient is that of the training loss, where the paper holds a
@@ -58,9 +58,9 @@ class DSA(Masked):
     Attributes:
         optimizer: of the keep ratios, "priced" or "paper" (see `budget`).
         settings: of that optimizer; None for its defaults.
-        estimator: of the masks' gradient. "free": straight-through, from the training's own
-            backward passes: no further pass. The others (`masks.estimator_mask`) take a held-out
-            batch before every update: `Pruner.look`.
+        estimator: of the masks' gradient. "free": straight-through, from the backward passes of the
+            training itself. The others (`masks.estimator_mask`) need a held-out batch before each
+            update, see `Pruner.look`.
         fix_when_met: change no keep ratio once the budget is met (the paper's flow).
 
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164).
@@ -82,9 +82,6 @@ class DSA(Masked):
         return KeepRatioScheme(
             problem, self, optimizer, held_out=estimator, fix_when_met=self.fix_when_met
         )
-
-
-NO_STEP = Residuals(primal=0.0, dual=0.0, budget=0.0, price=0.0, price_spread=0.0, clipped=0)
 
 
 class KeepRatioScheme(Scheme):
@@ -134,7 +131,7 @@ class KeepRatioScheme(Scheme):
         return sharpness_at(*self.problem.clock(step), first=first, last=last)
 
     def probs(self, step: int, *, floor: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Keep ratios that ask for a gradient, and the keep probabilities of them."""
+        """Keep ratios that require a gradient, and their keep probabilities."""
         alpha = self.keep_ratios.requires_grad_()
         sharpness, b = self.sharpness(step), self.importance()
         p = keep_probs(b, alpha, self.problem.graph, sharpness=sharpness, floor=floor)
@@ -175,19 +172,16 @@ class KeepRatioScheme(Scheme):
         return {"loss": float(value), **self.update(step, slope)}
 
     def update(self, done: int, gradient: Tensor) -> Figures:
-        """Move the keep ratios once, when so many weight steps are done."""
-        clock, residuals = self.problem.clock(done), NO_STEP
+        """Update the keep ratios after `done` weight steps."""
+        clock, residuals = self.problem.clock(done), Residuals()
         if not self._met():
             wanted, scale = self.problem.budgets_at(done), step_scale_at(*clock)
             residuals = self.optimizer.step(gradient, wanted, step_scale=scale)
-        offsets = self.problem.graph.offsets.to(self.p.device)
         return {
             "sharpness": self.sharpness(done),
-            "inexactness": float(inexactness(self.p, offsets).sum()),
+            "inexactness": float((self.p * (1 - self.p)).sum()),
             "price": residuals.price,
             "price_spread": residuals.price_spread,
-            "primal": residuals.primal,
-            "dual": residuals.dual,
         }
 
     def _met(self) -> bool:
@@ -204,6 +198,6 @@ class KeepRatioScheme(Scheme):
         return {"optimizer": dict(self.optimizer.state_dict()), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them over."""
+        """Restore what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.total, self.taken = state["total"].clone(), int(state["taken"])

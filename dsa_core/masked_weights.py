@@ -23,7 +23,7 @@ class Site:
     Attributes:
         name: of the parameter.
         index: entry of the mask for each of the slices, int64; -1: the slice always stays.
-        shape: to broadcast the entries against the weight, 1 where a slice extends.
+        shape: that broadcasts the entries against the weight: -1 on the channel axis, 1 elsewhere.
     """
 
     name: str
@@ -49,8 +49,8 @@ class MaskedWeights:
         take_off()   w <- the exact values, bit for bit
 
     The gradient g exists for kept and for dropped channels alike, because the mask multiplies
-    weights, not activations. Frozen weights (`requires_grad=False`) are asked for a gradient while
-    this object lives, since g needs it; they never keep one, and get their flag back in `close`.
+    weights, not activations. Weights frozen by the user get `requires_grad=True` while this object
+    lives, because g needs their gradient; it is dropped afterwards, and `close` restores the flag.
 
     Args:
         parameters: of the network, by name.
@@ -94,7 +94,7 @@ class MaskedWeights:
             picked = extended[site.index.to(mask.device)].to(weight)
             self.values.append(picked.reshape(site.shape))
             torch.mul(exact, self.values[-1], out=weight.data)
-        torch.clear_autocast_cache()  # of weights in another number format
+        torch.clear_autocast_cache()  # of low-precision copies made under the previous mask
 
     @torch.no_grad()
     def slopes(self, gradients: Sequence[Tensor | None]) -> Tensor:
@@ -154,10 +154,10 @@ class MaskedWeights:
         return {id(weight): exact for (weight, _), exact in pairs} if self.on else {}
 
     def copy_exact(self, memo: dict[int, Any]) -> None:
-        """Make a deep copy of the network that is under way exact, and free of this object.
+        """Called while the network is deep-copied: unmasked weights and the original flags for it.
 
         Args:
-            memo: of the copy.
+            memo: of that `copy.deepcopy`.
         """
         for weight in self.frozen:
             copy.deepcopy(weight, memo).requires_grad_(False)

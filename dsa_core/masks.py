@@ -19,6 +19,7 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
 from dsa_core.example import Call
 from dsa_core.kernels import soft_topk
+from dsa_core.masked_weights import MaskedWeights, consumer_sites
 
 Estimator = Literal["mean_field", "straight_through", "mixed", "relaxed"]
 
@@ -55,7 +56,7 @@ def sample_mask(p: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 def estimator_mask(
     p: Tensor,
-    estimator: Estimator = "mean_field",
+    estimator: Estimator,
     *,
     generator: torch.Generator | None = None,
     temperature: float = 0.5,
@@ -68,10 +69,9 @@ def estimator_mask(
             "mean_field": the mask is p itself, so nothing is sampled;
             "straight_through": a Bernoulli sample, its gradient taken as that of p (the DSA
                 authors' code);
-            "mixed": for each channel, by a coin, the one or the other. What a channel is worth is
-                L(mask 1) - L(mask 0), the integral of the slope from 0 to 1; the mean field looks
-                at the slope in the middle, straight-through at the ends, and where the loss is
-                curved (the last channels of a group) each alone can misprice it;
+            "mixed": each channel flips a coin between the two above. A channel is worth
+                L(m = 1) - L(m = 0), the integral of the slope; the mean field reads it in the
+                middle, straight-through at the ends, and where the loss is curved each is biased;
             "relaxed": the concrete distribution, sigmoid((logit p + logistic noise) / temperature).
         temperature: of the relaxation, > 0.
     """
@@ -96,12 +96,12 @@ def top_channels(b: Tensor, counts: Tensor, graph: ChannelGraph) -> Tensor:
     Returns:
         Which channels stay, bool, shape (n,), on the CPU.
     """
+    sizes = graph.sizes.tolist()
     keep = torch.zeros(graph.n_channels, dtype=torch.bool)
-    for group, count in zip(graph.prunable, counts.tolist(), strict=True):
-        order = (
-            b[group.start : group.start + group.size].cpu().argsort(descending=True, stable=True)
-        )
-        keep[group.start + order[:count]] = True
+    for kept, scores, n in zip(
+        keep.split(sizes), b.cpu().split(sizes), counts.tolist(), strict=True
+    ):
+        kept[scores.argsort(descending=True, stable=True)[:n]] = True
     return keep
 
 
@@ -164,17 +164,13 @@ def masked_call(model: nn.Module, graph: ChannelGraph, mask: Tensor, example: An
 def masked(model: nn.Module, graph: ChannelGraph, mask: Tensor) -> Iterator[nn.Module]:
     """The network under a mask for the length of a block: its weights are masked in place.
 
-    The exact weights come back at the end, also when the body raises.
+    The unmasked weights come back at the end, also when the body raises.
     """
     parameters = dict(model.named_parameters())
-    values = masked_parameters(parameters, graph, mask.detach())
-    saved = {name: parameters[name].detach().clone() for name in values}
+    check_mask(parameters, graph, mask)
+    weights = MaskedWeights(parameters, consumer_sites(graph), graph.n_channels)
     try:
-        with torch.no_grad():
-            for name, value in values.items():
-                parameters[name].copy_(value)
+        weights.put_on(mask)
         yield model
     finally:
-        with torch.no_grad():
-            for name, value in saved.items():
-                parameters[name].copy_(value)
+        weights.close()

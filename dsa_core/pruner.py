@@ -4,28 +4,27 @@
     for batch in loader:                        # your loop: nothing else changes
         loss = loss_of(model, batch)
         optimizer.zero_grad(); loss.backward(); optimizer.step()
-    smaller = pruner.finish()                   # a new network of the same classes
+    smaller = pruner.finish()                   # a new network of the same module classes
 
 One step of the search, in the order in which it happens:
 
     before a forward pass in training mode   draw a mask m, multiply the consumers' weights by it
     forward and backward pass                yours; w.grad comes out as dL/d(w m)
-    before `optimizer.step()`                exact weights back; dL/dm_i = sum w * dL/d(w m) over
-                                             the slices of channel i; w.grad <- m * w.grad = dL/dw;
-                                             the keep ratios move by dL/dm, at no further pass
+    before `optimizer.step()`                dL/dm_i = sum of w * dL/d(w m) over the slices of
+                                             channel i; w.grad <- m * w.grad = dL/dw; the mask comes
+                                             off; the keep ratios move by dL/dm (no further pass)
     `optimizer.step()`                       yours
 
-and around a forward pass in evaluation mode the network is the one that would be cut now, so that
-your own validation shows the score at the present budget. A mask stays until the optimizer steps:
-gradient accumulation, and a step that a gradient scaler skips, need no care. While it is on, a
-state dict and a deep copy of the network are exact all the same; a module that is pickled whole
-(`torch.save(model)`) is so only between two steps.
+In evaluation mode the network runs as if it were cut now, so your own validation shows the score at
+the present budget. A mask stays on until the optimizer steps, so gradient accumulation and steps
+skipped by a GradScaler need no special care. State dicts and deep copies taken meanwhile hold the
+unmasked weights; `torch.save(model)`, which pickles the module, does so only between steps.
 
-What is drawn, and what the gradient moves, is the scheme's affair (`dsa_core.scheme`).
+The scheme (`dsa_core.scheme`) decides which mask is drawn and what its gradient moves.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any, Literal, Self
 
@@ -148,8 +147,8 @@ class Pruner(Progress):
     def collect(self) -> None:
         """Take the mask off, turn the gradients, and move the keep ratios.
 
-        `optimizer.step()` does this by itself. Called before that, it lets a clipping of gradients
-        see those of the exact weights.
+        `optimizer.step()` does this by itself. Call it earlier if you clip gradients, so that they
+        are clipped as gradients of the unmasked weights.
         """
         if self.attachment is not None:
             self.attachment.collect()
@@ -159,20 +158,25 @@ class Pruner(Progress):
         *,
         weights: Literal["searched", "dense"] | nn.Module = "searched",
         rank: Importance | None = None,
+        reconstruct: Iterable[Any] | None = None,
     ) -> nn.Module:
-        """End the search and cut: a new, smaller network of the same classes.
+        """End the search and cut: a new, smaller network of the same module classes.
 
         The searched network stays as it is, whole, with its exact weights. The smaller one wants
-        some training batches to renew BatchNorm's statistics, and fine-tuning.
+        some training batches to renew BatchNorm's statistics (not if it is reconstructed), and
+        fine-tuning.
 
         Args:
             weights: to cut: the "searched" ones, the "dense" ones as they were at `attach`, or
                 those of a network of the same shape (an average of the weights, say).
             rank: what ranks the channels of a group by these weights; None as in the search.
+            reconstruct: some batches of inputs, by which every layer is refitted to what it
+                computed before the cut; wants weights that are good without a mask, the "dense".
         """
         source = weights_of(self.model, weights, self.dense)
         final = self.conclude(source, rank=rank)
-        return zero_weights(prune(source, self.graph, final.keep), final.weight_mask or {})
+        smaller = prune(source, self.graph, final.keep, reconstruct=reconstruct)
+        return zero_weights(smaller, final.weight_mask or {})
 
     def conclude(
         self, source: nn.Module | None = None, *, rank: Importance | None = None
@@ -187,7 +191,7 @@ class Pruner(Progress):
         if self.steps_done < self.problem.steps:
             warnings.warn(
                 f"{self.steps_done} of {self.problem.steps} steps were taken; the network is cut "
-                "to its budget all the same. Fewer `steps` come down to it sooner",
+                "to its budget all the same. Pass a smaller steps= to reach the budget earlier",
                 stacklevel=3,
             )
         if rank is None:
@@ -238,14 +242,14 @@ class Pruner(Progress):
         return mask.to(self.problem.device, torch.float32)
 
     def _learn(self, gradient: Tensor) -> None:
-        """A weight step's gradients are there: move the keep ratios by that of the mask."""
+        """Before an optimizer step: move the keep ratios by dL/dmask."""
         step, self.steps_done = self.steps_done, self.steps_done + 1
         if step < self.problem.warmup:
             return
         check_gradient(gradient, step)
         if self.scheme.held_out and self.missing_look(step):
             raise no_look(step, self.problem.method.label)
-        assert self.attachment is not None  # it calls
+        assert self.attachment is not None  # only an attachment calls this
         lr = float(self.attachment.optimizers[0].param_groups[0]["lr"])
         penalty = self.scheme.penalty(step, lr)
         if penalty is not None:

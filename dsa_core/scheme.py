@@ -1,4 +1,8 @@
-"""What a method is inside the Pruner: which mask now, and what the mask's gradient moves.
+"""What a method is inside the Pruner.
+
+A `Method` holds settings and makes a `Scheme`; a Scheme gives the mask of each step and turns
+dL/dmask into new keep ratios; a `Problem` says what is pruned, to what budget, in how many steps;
+the Pruner connects them to your loop.
 
 DSA is in `dsa_core.dsa`; the other methods, in `dsa_core.methods`, are a scheme each as well.
 """
@@ -21,12 +25,12 @@ from dsa_core.masked_weights import MaskedWeights, Site, consumer_sites
 from dsa_core.ranking import importance
 
 Figures = dict[str, float]
-# "taylor" is left out: it lives on the gradients of the step before, which no checkpoint holds
+# "taylor" is left out: it needs the previous step's gradients, which no checkpoint holds
 SearchImportance = Literal["gamma_first", "gamma_all", "l1", "l2"]
 
 
 class Method(BaseModel):
-    """The settings of a method, and the door to its scheme; frozen, an unknown name is an error.
+    """Settings of a method, and the factory of its scheme. Frozen; unknown names are errors.
 
     Attributes:
         importance: what ranks the channels of a group, see `ranking.importance`.
@@ -87,7 +91,7 @@ class Problem:
         """Refuse what cannot be searched.
 
         Raises:
-            ConfigError: steps or warm-up are out of range, or the method is none.
+            ConfigError: steps or warm-up are out of range, or `method` is not a Method.
             BudgetError: the budget is below the cost of the floors, or not one for this method.
         """
         if not isinstance(self.method, Method):

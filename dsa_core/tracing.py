@@ -31,6 +31,7 @@ LARGE = 50_000_000  # parameters from which the trial runs in the network's own 
 TRIES = 12  # attributes that are tried one by one for one group
 CHANGED = "the cut network computes something else than the masked one"
 
+SIZED = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase)  # `prune` sees to them
 Read = Callable[[Remedies], ChannelGraph]
 
 
@@ -157,7 +158,7 @@ class Trial:
             tried = with_remedies(graph, attributes=attributes)
             if not self.fault(tried, [name]):
                 return tried
-        return frozen(graph, {name: fault})
+        return frozen(graph, {name: fault + parametrized(graph, name) * (fault == CHANGED)})
 
     def without_mixed_faults(self, graph: ChannelGraph) -> ChannelGraph:
         """Freeze groups that are right alone and wrong together, last first, until all is well."""
@@ -243,27 +244,39 @@ def frozen(graph: ChannelGraph, faults: Mapping[str, str]) -> ChannelGraph:
     return with_remedies(graph.freeze(reasons), frozen=noted)
 
 
-def attributes_near(model: nn.Module, graph: ChannelGraph, name: str) -> Iterator[dict[str, Width]]:
-    """Whole numbers that may stand for a group's width: all at once, then one by one.
+def parametrized(graph: ChannelGraph, name: str) -> str:
+    """What to do where a weight that holds a group's channels is computed from others."""
+    tensors = {tensor for tensor, _ in holding(graph, name) if ".parametrizations." in tensor}
+    modules = ", ".join(sorted({t.partition(".parametrizations.")[0] for t in tensors}))
+    return f"; parametrized: {modules}: remove_parametrizations may free it" if modules else ""
 
-    They are looked for in the modules beside and above the layers that hold the group's channels.
-    """
+
+def holding(graph: ChannelGraph, name: str) -> dict[tuple[str, int], int]:
+    """The axes of tensors that hold channels of a group, with their lengths."""
     group = next(g for g in graph.prunable if g.name == name)
-    holding = {
+    return {
         (tensor, axis): len(channels)
         for tensor, by_axis in graph.axes.items()
         for axis, channels in by_axis.items()
         if bool(((channels >= group.start) & (channels < group.start + group.size)).any())
     }
-    layers = {tensor.rpartition(".")[0] for tensor, _ in holding}
+
+
+def attributes_near(model: nn.Module, graph: ChannelGraph, name: str) -> Iterator[dict[str, Width]]:
+    """Whole numbers that may stand for a group's width: all at once, then one by one.
+
+    They are looked for in the modules beside and above the layers that hold the group's channels.
+    """
+    held = holding(graph, name)
+    layers = {tensor.rpartition(".")[0] for tensor, _ in held}
     homes = {layer.rpartition(".")[0] for layer in layers}
     found: dict[str, Width] = {}
     for path, module in model.named_modules():
-        if type(module).__module__.startswith("torch.nn.") or not is_near(path, homes):
+        if isinstance(module, SIZED) or not is_near(path, homes):
             continue
         for attribute, value in vars(module).items():
             if type(value) is int and value > 1:
-                width = next((w for w in widths(holding, value)), None)
+                width = next((w for w in widths(held, value)), None)
                 if width is not None:
                     found[f"{path}.{attribute}" if path else attribute] = width
     exact = {attribute: width for attribute, width in found.items() if width.divisor == 1}
@@ -272,9 +285,9 @@ def attributes_near(model: nn.Module, graph: ChannelGraph, name: str) -> Iterato
     yield from ({attribute: width} for attribute, width in ordered[:TRIES])
 
 
-def widths(holding: Mapping[tuple[str, int], int], value: int) -> Iterator[Width]:
+def widths(held: Mapping[tuple[str, int], int], value: int) -> Iterator[Width]:
     """The axes whose length is a multiple of a number, the smallest multiple first."""
-    for (tensor, axis), length in sorted(holding.items(), key=lambda item: item[1]):
+    for (tensor, axis), length in sorted(held.items(), key=lambda item: item[1]):
         if length % value == 0:
             yield Width(tensor, axis, length // value)
 

@@ -13,10 +13,10 @@ from hypothesis import settings
 # Benchmarks measure, they do not judge: run them with `pytest tests/benchmarks`.
 collect_ignore = [] if any("benchmarks" in arg for arg in sys.argv) else ["benchmarks"]
 
-# The gate gives the same answer twice; elsewhere hypothesis looks for new counterexamples.
-settings.register_profile("gate", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("gate")
+# A property is tried on a hundred cases, the same ones each time; `make check` looks for new ones.
+settings.register_profile("test", deadline=None, max_examples=100, derandomize=True)
+settings.register_profile("check", deadline=None, max_examples=3000)
+settings.load_profile("test")
 
 # The one table. Relative: a few dozen roundings; absolute: the same for numbers of size one.
 TOLERANCES = {

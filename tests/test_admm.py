@@ -1,4 +1,4 @@
-"""Keep ratios under a budget: both optimisers on problems with known answers."""
+"""Keep ratios under a budget: both optimizers on problems with known answers."""
 
 import io
 import math

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from problems_budget import ToyCost, chain_cost, linear_cost, normalised, problem_at
 from torch import Tensor
@@ -38,7 +38,6 @@ def surfaces(draw: st.DrawFn) -> tuple[list[ToyCost], Tensor, Tensor, list[float
     return costs, 4 * uniform(k) - 3, floors, budgets
 
 
-@settings(deadline=None, max_examples=80)
 @given(surfaces())
 def test_all_budgets_hold_and_the_one_that_binds_is_spent(
     surface: tuple[list[ToyCost], Tensor, Tensor, list[float]],
@@ -151,7 +150,7 @@ def test_a_saved_state_of_two_budgets_continues_bit_for_bit(name: str) -> None:
     whole, half = (admm.make_optimizer(name, costs, floors=FLOORS) for _ in range(2))
     residuals = run(whole, range(20))
     run(half, range(10))
-    assert half.binding == 1  # not what a fresh optimiser starts with
+    assert half.binding == 1  # not what a fresh optimizer starts with
     buffer = io.BytesIO()
     torch.save(half.state_dict(), buffer)
     buffer.seek(0)

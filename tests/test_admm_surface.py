@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from problems_budget import ToyCost, chain_cost, linear_cost, normalised
 from torch import Tensor
@@ -32,7 +32,6 @@ def surfaces(draw: st.DrawFn) -> tuple[ToyCost, Tensor, Tensor, float]:
     return cost, floors, v, draw(st.floats(0.0, 1.0))
 
 
-@settings(deadline=None, max_examples=60)
 @given(surfaces())
 def test_shift_lands_on_the_budget_and_is_one_shift(
     surface: tuple[ToyCost, Tensor, Tensor, float],
@@ -45,7 +44,6 @@ def test_shift_lands_on_the_budget_and_is_one_shift(
     assert_close(z, (v - shift).clamp(max=0.0).maximum(floors.log()), rtol=0.0, atol=0.0)
 
 
-@settings(deadline=None, max_examples=30)
 @given(surfaces(), st.floats(0.0, 1.0))
 def test_shift_is_monotone_in_the_budget(
     surface: tuple[ToyCost, Tensor, Tensor, float], other: float

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from problems_runs import found, graph8
 
@@ -18,7 +18,6 @@ SIZES = graph8().sizes
 @pytest.mark.parametrize("method", ["dsa", "uniform"])
 @pytest.mark.parametrize("resource", ["macs", "params"])
 @given(share=st.floats(0, 1))
-@settings(max_examples=25, deadline=None)
 def test_every_budget_on_the_way(method, resource, share):
     passed = found(method)
     lowest = passed.relaxed_cost(resource)

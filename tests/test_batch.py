@@ -38,7 +38,7 @@ from dsa_core.lab.batch.spec import Job, config_hash
 from dsa_core.lab.batch.state import log, write_state
 from dsa_core.lab.batch.worker import PARAMETERS, work
 from dsa_core.lab.cli import app
-from dsa_core.lab.record import write_record
+from dsa_core.lab.record_files import write_record
 from dsa_core.lab.runs import configure
 from dsa_core.lab.runs import run as run_one
 

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dsa_core.methods.bracket import Trial, best_trial, between, crossing, hits, next_strength
@@ -54,7 +54,6 @@ def test_the_bracket_is_of_neighbours():
     assert pair[0].cost > LIMIT >= pair[1].cost
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.floats(-4, 4), st.floats(0.5, 6))
 def test_a_falling_curve_is_hit(centre, power):
     trials = follow(lambda s: 1 / (1 + (s / math.exp(centre)) ** power))
@@ -62,7 +61,6 @@ def test_a_falling_curve_is_hit(centre, power):
     assert len(trials) <= 16
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=12, max_size=12))
 def test_whatever_the_costs_no_strength_is_tried_twice(costs):
     left = iter(costs)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from dsa_core.errors import BudgetError
 from dsa_core.lab.cli import app, main, parse_budget, parse_floors
-from dsa_core.lab.record import write_record
+from dsa_core.lab.record_files import write_record
 from dsa_core.lab.runs import presets
 
 
@@ -26,9 +26,10 @@ def dsa(monkeypatch, capsys, *words: object) -> tuple[int, str, str]:
     return code, found.out, found.err
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["report"], ["groups"], ["check"], ["data"]])
+@pytest.mark.parametrize("command", ["", "run", "report", "records", "groups", "check", "data"])
 def test_help(command):
-    found = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "100", "TERM": "dumb"})
+    terminal = {"COLUMNS": "100", "TERM": "dumb"}
+    found = CliRunner().invoke(app, [*command.split(), "--help"], env=terminal)
     assert found.exit_code == 0
     words = {
         "run": [
@@ -41,11 +42,12 @@ def test_help(command):
             "GROUP=RATIO",
         ],
         "report": ["markdown", "csv", "dsa run --out"],
+        "records": ["pack"],
         "groups": ["--json", "package.module:factory", "resnet20"],
         "check": ["--zoo", "--keep", "masking"],
         "data": ["--download", "DSA_DATA"],
     }
-    names = words.get(command[0], []) if command else list(words)
+    names = words.get(command, list(words))
     assert [w for w in names if w not in " ".join(found.output.split())] == []
 
 
@@ -270,8 +272,6 @@ def test_a_damaged_record_does_not_stop_a_report(tmp_path, monkeypatch, capsys):
         line.startswith(f"left out: {tmp_path / n}/record.json: ")
         for line, n in zip(told, "bcde", strict=True)
     ] == [True] * 4
-    for name in ("a", "b"):
-        (tmp_path / name / "record.json").unlink()
-    code, _, error = dsa(monkeypatch, capsys, "report", tmp_path)
+    code, _, error = dsa(monkeypatch, capsys, "report", tmp_path / "b")
     assert code == 2
-    assert "no record.json that can be read" in error
+    assert "no record that can be read" in error

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import dsa_core as dsa
+from dsa_core import compression
 from dsa_core.errors import ConfigError, DataError, TrainingError
+from dsa_core.masks import top_channels
 from dsa_core.surgery.verify import count_macs
 from dsa_core.training import (
     Loader,
@@ -309,6 +311,41 @@ def test_other_methods_and_weights():
         dsa.compress(network(), EXAMPLE, BATCHES, method=method, **given)
 
 
+@pytest.mark.parametrize(
+    ("loss", "form"),
+    [
+        (F.cross_entropy, lambda x, y: (x, y)),
+        (
+            lambda model, batch: F.cross_entropy(model(batch["x"]), batch["y"]),
+            lambda x, y: {"x": x, "y": y},
+        ),
+    ],
+)
+def test_no_epochs_train_no_weight(monkeypatch, loss, form):
+    monkeypatch.setattr(compression, "FROZEN_STEPS", 19)
+    model, given = network(), [form(x, y) for x, y in BATCHES]
+    found = dsa.compress(
+        model, EXAMPLE, given, loss=loss, validate=lambda m: 1, **HALF | {"epochs": 0}
+    )
+    assert found.allocation.updates[-1].step == 18  # every second one
+    assert macs_ratio(found.model, network()) <= 0.5
+    graph, keep = found.allocation.graph, found.allocation.keep
+    by_norm = dsa.importance(model, graph, "l2")
+    assert torch.equal(keep, top_channels(by_norm, found.allocation.counts, graph))
+    wanted = dsa.prune(model, graph, keep, reconstruct=[x for x, _ in BATCHES], progress=False)
+    same(found.model, wanted)
+    assert found.scores == {"dense": 1.0, "cut": 1.0}
+
+
+def test_no_epochs_and_no_search(monkeypatch):
+    given = {"loss": F.cross_entropy, **HALF, "epochs": 0}
+    found = dsa.compress(network(), EXAMPLE, BATCHES, method=dsa.methods.Uniform(), **given)
+    assert found.epochs == {"search": [], "fine-tune": []}
+    assert 0.4 < macs_ratio(found.model, network()) <= 0.5
+    with pytest.raises(ConfigError, match="epochs=0: ssl works by training the weights"):
+        dsa.compress(network(), EXAMPLE, BATCHES, method=dsa.methods.SSL(), **given)
+
+
 def test_an_optimizer_of_ones_own():
     made = []
 
@@ -325,8 +362,8 @@ def test_an_optimizer_of_ones_own():
         dsa.compress(network(), EXAMPLE, BATCHES, optimizer=lambda p: 1e-3, **given)
 
 
-@pytest.mark.parametrize("epochs", [0, 1, 2.5, True])
-def test_epochs_are_two_or_more(epochs):
+@pytest.mark.parametrize("epochs", [-1, 1, 2.5, True])
+def test_epochs_are_two_or_more_or_none(epochs):
     with pytest.raises(ConfigError, match="epochs: wanted a whole number >= 2"):
         dsa.compress(network(), EXAMPLE, BATCHES, loss=F.cross_entropy, **HALF | {"epochs": epochs})
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from problems_networks import TOYS
 from torch import Tensor
@@ -213,7 +213,6 @@ def assert_tight(counts: Tensor, cost: Cost, budget: Budget) -> None:
     st.sampled_from([1, 2, 8]),
     st.floats(0.0, 0.5),
 )
-@settings(deadline=None, max_examples=150)
 def test_rounding_on_random_costs(
     k: int, seed: int, ratio: float, divisor: int, floor: float
 ) -> None:

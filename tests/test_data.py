@@ -9,7 +9,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from problems_runs import write_folder
 from torch.nn.functional import cross_entropy, pad
@@ -62,7 +62,6 @@ def test_digits_statistics_are_their_own(digits):
 # ------------------------------------------------------------------ split
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.integers(2, 300), st.floats(0.01, 0.99), st.integers(0, 5))
 def test_split_partitions(n, fraction, seed):
     if not 0 < round(fraction * n) < n:
@@ -113,7 +112,6 @@ def test_batches_leave_torchs_random_state_alone(digits):
     assert torch.equal(before, torch.get_rng_state())
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 60), st.integers(1, 20), st.booleans(), st.integers(0, 3))
 def test_an_epoch_shows_each_example_once(n, batch_size, drop_last, epoch):
     if drop_last and n < batch_size:
@@ -386,6 +384,68 @@ def test_folder_errors(tmp_path):
     (tmp_path / "val" / "cow").mkdir()
     with pytest.raises(DataError, match=r"different classes: \['cow'\]"):
         data.load(f"folder:{tmp_path}")
+
+
+# ------------------------------------------------------------------ damaged pictures, loops
+
+
+def of_30000_pixels(whole: bytes) -> bytes:
+    """A PNG whose header promises 900 million pixels."""
+    header = b"IHDR" + struct.pack(">II", 30_000, 30_000) + whole[24:29]
+    return whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+
+
+DAMAGED = {
+    "truncated": lambda whole: whole[: len(whole) // 2],
+    "empty": lambda whole: b"",
+    "text": lambda whole: b"no picture",
+    "garbled": lambda whole: whole[:60] + bytes(20) + whole[80:],
+    "huge": of_30000_pixels,
+    "loop": None,
+}
+
+
+def spoil(path: Path, damage: str) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "loop":
+        path.symlink_to(path.name)
+    else:
+        path.write_bytes(DAMAGED[damage](content))
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_picture_is_named_or_left_out_as_asked(tmp_path, damage):
+    whole = write_folder(tmp_path, train=3)
+    spoil(whole / "train" / "bee" / "1.png", damage)
+    batches = data.load(f"folder:{whole}").batches("train", batch_size=6)
+    with pytest.raises(DataError, match=r"bee/1\.png cannot be read as a picture.*@skip"):
+        next(batches.epoch(0))
+    with pytest.warns(
+        UserWarning, match=r"^1 of 10 pictures are left out; the first: .*bee/1\.png"
+    ):
+        some = data.load(f"folder:{whole}@skip")
+    assert (some.name, some.count("train"), some.count("test")) == (f"folder:{whole}@skip", 5, 4)
+    labels = torch.cat([y for _, y in some.batches("train", batch_size=2).epoch(0)])
+    assert sorted(labels.tolist()) == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("to", ["..", ".", "../..", "../bee", "../../val", "../../../elsewhere"])
+def test_links_to_folders_name_no_picture_twice(tmp_path, to):
+    whole = write_folder(tmp_path / "whole", train=3)
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "deep" / "more.png").write_bytes(b"")
+    (tmp_path / "elsewhere" / "back").symlink_to(whole)
+    (whole / "train" / "ant" / "link").symlink_to(to)
+    more = {"../../../elsewhere": 1, "../../val": 4}.get(to, 0)
+    assert data.load(f"folder:{whole}").count("train") == 6 + more
+
+
+def test_a_class_without_pictures_is_named(tmp_path):
+    whole = write_folder(tmp_path, train=1)
+    (whole / "train" / "bee" / "0.png").rename(whole / "train" / "bee" / "0.txt")
+    with pytest.raises(DataError, match=r"train/bee holds no pictures"):
+        data.load(f"folder:{whole}")
 
 
 # ------------------------------------------------------------------ errors of names and shapes

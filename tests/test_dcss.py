@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from problems_runs import (
     allocate,
@@ -120,7 +120,6 @@ def test_staircase_by_hand():
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=25, deadline=None)
 def test_the_mask_falls_with_the_rank_and_holds_the_expected_count(seed):
     pi = choice_probs(some_logits(seed, 2.0), MIXED, 1.0)
     sizes = torch.tensor([4, 16, 8])
@@ -201,7 +200,6 @@ def test_expected_cost_is_the_form_at_expected_ratios_plus_the_variance():
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.05, 0.3, 1.0]), st.sampled_from([1.0, 30.0]))
-@settings(max_examples=30, deadline=None)
 def test_tilt_reaches_every_expected_ratio(seed, temperature, scale):
     share = torch.rand(3, dtype=F64, generator=draws(seed))
     target = MIXED.least + share * (MIXED.most - MIXED.least)

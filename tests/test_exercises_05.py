@@ -1,47 +1,35 @@
 """Each check of notebook 05 passes its answer, and fails what learners write at first."""
 
-import itertools
-import statistics
-
 import pytest
+import torch
 from course.exercises import n05
 
+from dsa_core.budget import shift_to_budget
 
-def zipped(grid, seeds):
-    columns = [*grid.values(), seeds]
-    return [dict(zip([*grid, "seed"], point, strict=True)) for point in zip(*columns, strict=False)]
+FLOORS = 1 / n05.resnet8_costs()[0].sizes.double()
+
+
+def first_only(v, forms, budgets):
+    return shift_to_budget(v, forms[0], budgets[0], FLOORS)[0]
+
+
+def one_after_the_other(v, forms, budgets):
+    for form, budget in zip(forms, budgets, strict=True):
+        v = shift_to_budget(v, form, budget, FLOORS)[0]  # the second may climb over the first
+    return v
 
 
 WRONG = {
-    n05.check_sharpness: [
-        lambda step, steps, first, last: first + (last - first) * step / steps,  # linear
-        lambda step, steps, first, last: first * (last / first) ** step,  # far too fast
-        lambda step, steps, first, last: last * (first / last) ** (step / steps),  # falls
-    ],
-    n05.check_budget_met: [
-        lambda kept, ratio: sum(kept) <= ratio * 68,  # channels, not MACs
-        lambda kept, ratio: n05.chain_macs(kept) < ratio * 832,  # exactly on budget is met
-        lambda kept, ratio: n05.chain_macs(kept) >= ratio * 832,
-    ],
-    n05.check_mean_and_spread: [
-        lambda scores: (statistics.fmean(scores), statistics.pstdev(scores)),  # n, not n - 1
-        lambda scores: statistics.fmean(scores),
-        lambda scores: (statistics.median(scores), statistics.stdev(scores)),
-        lambda scores: (statistics.fmean(scores), statistics.stdev(scores)),  # one run: raises
-    ],
-    n05.check_runs_of: [
-        zipped,
-        lambda grid, seeds: [
-            dict(zip(grid, p, strict=True)) for p in itertools.product(*grid.values())
-        ],
-        lambda grid, seeds: {"seed": seeds, **grid},
+    n05.check_shift_to_all: [first_only, one_after_the_other],
+    n05.check_keep_with_floor: [
+        lambda s, k, least: n05.solution_keep_with_floor(s, k, 0.0).clamp_min(least),  # sum > k
+        lambda s, k, least: n05.solution_keep_with_floor(s, k, 0.0),
+        lambda s, k, least: torch.full_like(s, k / len(s)),
     ],
 }
 SOLUTIONS = {
-    n05.check_sharpness: n05.solution_sharpness,
-    n05.check_budget_met: n05.solution_budget_met,
-    n05.check_mean_and_spread: n05.solution_mean_and_spread,
-    n05.check_runs_of: n05.solution_runs_of,
+    n05.check_shift_to_all: n05.solution_shift_to_all,
+    n05.check_keep_with_floor: n05.solution_keep_with_floor,
 }
 
 
@@ -57,12 +45,3 @@ def test_the_answer_passes(check, capsys):
 def test_typical_wrong_answers_fail(check, wrong):
     with pytest.raises(AssertionError, match="hint: "):
         check(wrong)
-
-
-def test_the_order_of_the_runs_is_free():
-    n05.check_runs_of(lambda grid, seeds: n05.solution_runs_of(grid, seeds)[::-1])
-
-
-def test_the_answer_counts_what_its_hint_says():
-    assert n05.chain_macs((4, 16, 16, 32)) == 4 * 16 + 16 * 16 + 16 * 32 == 832
-    assert n05.solution_sharpness(5, 10, 5.0, 20.0) == pytest.approx(10.0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from course.exercises import grade, try_it
+from course.exercises import grade, predict, try_it
 from torch import Tensor
 
 INPUTS = [(torch.tensor([1.0, -2.0]),), (torch.tensor([0.0, 3.0]),)]
@@ -34,6 +34,8 @@ def test_a_right_answer_in_another_form_passes(capsys) -> None:
     ("learner", "message"),
     [
         (lambda x: x * x, "entries differ, by up to"),
+        (lambda x: -2 * x, "sign the wrong way round"),
+        (lambda x: 6 * x, "by one factor, 0.3333"),
         (lambda x: None, "return` missing"),
         (lambda x: (2 * x)[:1], "shapes differ"),
         (lambda x: x / 0 * 0, "nan"),
@@ -76,9 +78,28 @@ def test_an_exercise_not_begun_is_no_failure(capsys) -> None:
         grade_twice(undone)
 
 
-def test_a_wrong_answer_fails_also_when_tried() -> None:
+def test_a_wrong_answer_fails_under_test_and_is_only_printed_elsewhere(monkeypatch, capsys) -> None:
     with pytest.raises(AssertionError):
         try_it(grade_twice, lambda x: x)
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    try_it(grade_twice, lambda x: x)
+    assert "not yet right, on input 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("guess", "said"),
+    [("up", "weigh: up; as you said"), ("down", "you said down"), ("", "not done yet")],
+)
+def test_an_experiment_runs_after_the_guess(guess: str, said: str, capsys) -> None:
+    ran: list[str] = []
+
+    def weigh() -> str:
+        ran.append("yes")
+        return "up"
+
+    predict(guess, weigh, "up", "down")
+    assert said in capsys.readouterr().out
+    assert bool(ran) == bool(guess)
 
 
 def test_comparing_nothing_is_refused() -> None:

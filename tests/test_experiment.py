@@ -17,28 +17,31 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems_runs import PLAIN, digits, fresh, some_record, tiny_preset, tiny_run
+from problems_runs import PLAIN, digits, fresh, graph8, some_record, tiny_preset, tiny_run
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+import dsa_core as dsa
 from dsa_core.budget import Budget
 from dsa_core.errors import BudgetError, ConfigError, DataError, TrainingError
-from dsa_core.lab.record import FILE, Record, read_record
+from dsa_core.lab.record import Record
+from dsa_core.lab.record_files import FILE, read_record
 from dsa_core.lab.runs import PRESETS, RunConfig, configure, presets, run
+from dsa_core.lab.runs.changes import changed
 from dsa_core.lab.runs.dense import read_dense
 from dsa_core.lab.runs.facts import git, versions
 from dsa_core.lab.runs.folder import alone_in
+from dsa_core.lab.runs.history import search_record
 from dsa_core.lab.runs.phases import ratio_training
+from dsa_core.masks import top_channels
 from dsa_core.methods import SearchConfig
 from dsa_core.surgery import load
 from dsa_core.training import TrainConfig, evaluate
 
-TIMED = {
-    "seconds",
-    "processor_seconds",
-    "latency",
-    "git_commit",
-}  # what may differ between two runs of one configuration
+TIMED = {  # what may differ between two runs of one configuration
+    **dict.fromkeys(("seconds", "processor_seconds", "latency", "git_commit"), True),
+    "search": {"epoch_seconds"},
+}
 
 # ------------------------------------------------------------------ configuration
 
@@ -68,11 +71,13 @@ def test_the_hash_knows_every_setting():
         configure("quick", also={"params": 0.4}),
         configure("cpu-short"),
         one.model_copy(update={"preset": one.preset.model_copy(update={"norm_batches": 21})}),
+        configure("quick", changes={"cut.weights": "dense"}),
     ]
     assert len({c.hash for c in [one, *others]}) == 1 + len(others)
-    assert [c.series == one.series for c in others] == [True] + [False] * 8
+    assert [c.series == one.series for c in others] == [True] + [False] * 9
     assert len({c.folder for c in [one, *others]}) == 1 + len(others)
-    assert RunConfig.model_validate_json(one.model_dump_json()) == one
+    assert all(RunConfig.model_validate_json(c.model_dump_json()) == c for c in (one, others[-1]))
+    assert "cut" not in one.preset.model_dump()  # hashes are as they were before it could be set
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -153,6 +158,8 @@ def test_the_folder_of_a_run(finished):
     assert history["groups"] == [g.name for g in record.groups]
     assert history["updates"]["step"] == [0, 2, 4, 6, 8]  # the start, every second of eight
     assert {len(v) for v in history["updates"].values()} == {5}
+    assert record.search == search_record(history, graph8())
+    assert record.config == json.loads((folder / "config.json").read_text())
 
 
 def test_the_record_is_what_the_files_hold(finished):
@@ -264,6 +271,38 @@ def test_from_random_weights(tmp_path):
     assert record.costs["params"].counted <= 0.5 * record.costs["params"].dense
 
 
+FAIR = {  # a rival that spends nothing on a search
+    "search.train.epochs": "0",
+    "cut.weights": "dense",
+    "cut.rank": "l2",
+    "fine_tune.epochs": "0",
+}
+
+
+@pytest.mark.parametrize("images", [0, 100])
+def test_the_dense_network_is_cut_without_a_search(images, tmp_path):
+    preset = changed(tiny_preset(), FAIR | {"cut.reconstruct": str(images)})
+    record = run(tiny_run(method="uniform", preset=preset), tmp_path, progress=False)
+    assert (record.epochs["search"], record.epochs["fine_tune"]) == (0, 0)
+    assert record.scores.pruned == record.scores.fine_tuned
+    assert record.notes["cut_weights"] == "dense"
+    assert record.notes.get("cut_reconstruct", 0) == images
+    assert record.costs["macs"].relaxed_ratio == pytest.approx(0.5)
+    assert record.processor_seconds["search"] > 0
+    assert record.budget_met
+    dense = fresh()
+    read_dense(dense, next(tmp_path.glob("dense/*")))
+    graph = dsa.trace(dense, torch.zeros(1, 1, 8, 8))
+    counts = torch.tensor([group.kept for group in record.groups])
+    keep = top_channels(dsa.importance(dense, graph, "l2"), counts, graph)
+    found = load(next(tmp_path.glob("resnet8-*/pruned")), dense).state_dict()
+    wanted = dsa.prune(dense, graph, keep).state_dict()
+    refitted = {name for name in wanted if not torch.equal(found[name], wanted[name])}
+    weights = {name for name in wanted if name.endswith("weight") and "bn" not in name}
+    assert bool(refitted & weights) == (images > 0)
+    assert any(name.endswith("running_var") for name in refitted) == (images == 0)
+
+
 def test_a_run_under_two_limits_meets_both(finished, tmp_path):
     out, _, one = finished
     shutil.copytree(out / "dense", tmp_path / "dense")
@@ -324,9 +363,9 @@ def phases(monkeypatch):
     """Put something else in the place of all phases, and give the record that a run writes."""
 
     def put(act):
-        def fake(shop, model, graph):
-            act(shop)
-            return some_record(config_hash=shop.config.hash)
+        def fake(context, model, graph):
+            act(context)
+            return some_record(config_hash=context.config.hash)
 
         monkeypatch.setattr(RUN, "all_phases", fake)
 
@@ -336,15 +375,15 @@ def phases(monkeypatch):
 def test_the_second_process_in_a_folder_says_so_and_stops(phases, tmp_path):
     config = tiny_run()
 
-    def second(shop):
+    def second(context):
         with pytest.raises(
             ConfigError, match=r"another process is at work in .*wait until it"
         ) as e:
             run(config, tmp_path, progress=False)
-        assert str(shop.folder) in str(e.value)
+        assert str(context.folder) in str(e.value)
         run(tiny_run(seed=1), tmp_path, progress=False)  # beside it there is room
 
-    phases(lambda shop: None if shop.config.seed else second(shop))
+    phases(lambda context: None if context.config.seed else second(context))
     run(config, tmp_path, progress=False)
     assert len(list(tmp_path.rglob(FILE))) == 2
 
@@ -367,7 +406,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
 
 
 def test_a_folder_that_was_removed_meanwhile(phases, tmp_path):
-    phases(lambda shop: shutil.rmtree(shop.folder))
+    phases(lambda context: shutil.rmtree(context.folder))
     config = tiny_run()
     with pytest.raises(TrainingError, match="was removed or emptied while the run was going") as e:
         run(config, tmp_path, progress=False)
@@ -386,7 +425,7 @@ def test_a_folder_that_was_removed_meanwhile(phases, tmp_path):
 )
 def test_an_edited_configuration_is_not_passed_over(edit, told, phases, tmp_path):
     config = tiny_run()
-    phases(lambda shop: None)
+    phases(lambda context: None)
     run(config, tmp_path, progress=False)
     path = tmp_path / config.folder / "config.json"
     path.write_text(edit(path.read_text()))

@@ -270,6 +270,9 @@ def test_voc_that_is_not_there(tmp_path):
     (base / "JPEGImages" / "val.x_0.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match="cannot be read"):
         data.load(f"voc:{tmp_path}")
+    told, none = pytest.warns(UserWarning, match="1 of 1 pictures"), "no picture of the list .*val"
+    with told, pytest.raises(DataError, match=none):
+        data.load(f"voc:{tmp_path}@skip")
     Image.new("RGB", (9, 9)).save(base / "JPEGImages" / "val.x_0.jpg")
     with pytest.raises(DataError, match="differ in size"):
         data.load(f"voc:{tmp_path}")

@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -123,7 +123,6 @@ def test_the_free_gradient_is_the_difference_quotient(build):
 
 
 @pytest.mark.parametrize("build", NETWORKS)
-@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 100), st.lists(st.sampled_from(["on", "off", "turn"]), max_size=6))
 def test_whatever_is_put_on_the_bits_come_back(build, seed, order):
     case = Case(build)

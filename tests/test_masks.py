@@ -296,11 +296,11 @@ def briefly_trained() -> tuple[nn.Module, Tensor, Tensor]:
     x = 0.5 * torch.randn(64, 1, 6, 6)
     for i in range(64):
         x[i, 0, 3 * (y[i] // 2) : 3 * (y[i] // 2) + 3, 3 * (y[i] % 2) : 3 * (y[i] % 2) + 3] += 1
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
     for _ in range(30):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
-        optimiser.step()
+        optimizer.step()
     return model.eval(), x, y
 
 

@@ -9,9 +9,11 @@ from problems_runs import search_config
 from torch import Tensor, nn
 
 from dsa_core.budget import Budget
-from dsa_core.errors import BudgetError, TrainingError
+from dsa_core.dsa import DSA
+from dsa_core.errors import BudgetError, ConfigError, TrainingError
 from dsa_core.methods import DCSS, DTP, METHODS, SSL, DTPWeight, MorphNet
 from dsa_core.pruner import Pruner
+from dsa_core.ranking import importance
 from dsa_core.scheme import Method
 from dsa_core.surgery import prune
 from dsa_core.surgery.sparse import zero_weights
@@ -108,6 +110,23 @@ def test_a_stranger_s_loop_ends_on_the_budget(name):
     assert kept < 0.75 * sum(p.numel() for p in loop.model.parameters())
 
 
+@pytest.mark.parametrize("name", ["uniform", "random", "knapsack"])
+def test_what_listens_to_no_loss_needs_no_step(name):
+    method, model = METHODS[name](), network()
+    pruner = Pruner(model, torch.zeros(1, 1, 6, 6), MACS, steps=0, method=method)
+    assert pruner.cost["macs"] == pytest.approx(0.5)
+    found = pruner.conclude()  # warns of no missing step
+    assert found.met
+    searched = Pruner(model, pruner.graph, MACS, steps=STEPS, method=method)
+    searched.attach(torch.optim.SGD(model.parameters(), lr=0.0))
+    for _ in range(STEPS):
+        model(torch.ones(2, 1, 6, 6)).sum().backward()
+        searched.attachment.optimizers[0].step()
+    assert torch.equal(searched.conclude().counts, found.counts)
+    with pytest.raises(ConfigError, match="steps: wanted a whole number >= 1, got 0"):
+        Pruner(model, pruner.graph, MACS, steps=0)
+
+
 @pytest.mark.parametrize("name", PENALISED)
 def test_a_penalty_empties_channels_and_may_miss_the_budget(name):
     """It has a strength and no budget: what is left is whatever the strength has left alive.
@@ -140,6 +159,17 @@ def test_other_weights_are_ranked_as_in_the_search(method):
     loop.pruner.finish(weights="dense")
     assert torch.equal(loop.pruner.allocation.importance, other)
     assert torch.equal(b, other) == isinstance(method, DTP)
+
+
+def test_the_weights_that_are_cut_can_be_refitted():
+    pruner = Loop(DSA(), MACS).run(0, STEPS).pruner
+    xs = [torch.randn(16, 1, 6, 6, generator=torch.Generator().manual_seed(0))]
+    found = pruner.finish(weights="dense", rank="l2", reconstruct=xs).state_dict()
+    dense, keep = network(), pruner.allocation.keep  # as they were at attach
+    assert torch.equal(pruner.allocation.importance, importance(dense, pruner.graph, "l2"))
+    wanted = prune(dense, pruner.graph, keep, reconstruct=xs, progress=False).state_dict()
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert not torch.equal(found["3.weight"], prune(dense, pruner.graph, keep)[3].weight)
 
 
 @pytest.mark.parametrize("name", [*FALLING, *PENALISED])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from course.widgets.shelf import costs_of
+from course.widgets.networks import costs_of
 from torch import nn
 from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode

@@ -127,6 +127,13 @@ def test_execute_saves_outputs_and_no_machine_facts(tmp_path: Path) -> None:
     assert saved.metadata.kernelspec.name == "python3"
 
 
+def test_checks_are_folded() -> None:
+    cell = nbformat.v4.new_code_cell("check(True, '')", metadata={"tags": ["check"]})
+    saved = nbformat.v4.new_notebook(cells=[cell])
+    notebook.strip(saved)
+    assert saved.cells[0].metadata == {"tags": ["check"], "jupyter": {"source_hidden": True}}
+
+
 def test_a_notebook_that_fails_is_left_as_it_was(tmp_path: Path, capsys) -> None:
     path = written(tmp_path / "b.ipynb", "1 / 0")
     before = path.read_bytes()

@@ -10,6 +10,7 @@ from dsa_core.surgery import export_onnx, onnx_file, prune
 from dsa_core.tracing import trace
 
 pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,7 @@ def test_the_file_computes_what_the_network_does_at_batch_sizes_never_exported(w
         wanted = pruned.eval()(x)
     (found,) = onnx_file.run_onnx(path.read_bytes(), x)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(path).graph.node}
 
 
 def test_it_is_one_file_and_the_network_is_left_as_it_was(written, pruned):

@@ -1,12 +1,10 @@
-"""The picture of the groups says what the graph says; keep probabilities and prices are drawn."""
+"""The picture of the groups says what the graph says."""
 
 import torch
 from course.figures.graph import Step, graph_figure, wiring
-from course.figures.masks import group_probs, keep_figure, prices_figure, sharpness_figure
 from matplotlib.figure import Figure
 from problems_networks import Net, cbr, chain, conv
 from torch import nn
-from torch.testing import assert_close
 
 from dsa_core import models, trace
 from dsa_core.channels import ChannelGraph
@@ -51,33 +49,13 @@ def test_layers_after_a_frozen_one_read_what_stays() -> None:
 
 
 def test_figures_are_drawn() -> None:
-    graph, b = of(models.build("resnet8"), 1, 8, 8), torch.rand(8) + 0.1
+    graph = of(models.build("resnet8"), 1, 8, 8)
     figures = [
         graph_figure(graph, title="eight"),
         graph_figure(of(chain(4, a=conv(3, 4), depth=conv(4, 4, groups=4)))),
-        keep_figure(b, keep_ratio=0.5, sharpness=3.0),
-        keep_figure(b, keep_ratio=1.0, sharpness=3.0),
-        sharpness_figure(b, keep_ratio=0.5, sharpness=[0.5, 5.0]),
-        prices_figure(torch.tensor([-1.0, 0.5]), {"guess": torch.tensor([-0.9, 0.1])}),
     ]
     for figure in figures:
         assert isinstance(figure, Figure)
         assert png(figure, dpi=40).startswith(b"\x89PNG")
         assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
     assert [t.get_text() for t in figures[0].axes[0].get_xticklabels()][1] == "layer1.0.conv1"
-
-
-def test_probabilities_of_a_group_sum_to_what_is_kept() -> None:
-    b = torch.tensor([0.3, 2.0, 1.0, 0.7], dtype=torch.float64)
-    p = group_probs(b, keep_ratio=0.4, sharpness=3.0)
-    assert_close(p.sum(), torch.tensor(1.6, dtype=torch.float64))
-    assert bool((p.diff() < 0).all())  # the most important first
-    log_b = b.log().sort(descending=True).values
-    assert_close(p.logit() - p[0].logit(), 3.0 * (log_b - log_b[0]))  # p = sigmoid(3 log b - t)
-
-
-def test_bars_of_prices_show_the_numbers() -> None:
-    figure = prices_figure(torch.tensor([-1.0, 0.5]), {"guess": torch.tensor([-0.9, 0.1])})
-    heights = [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers]
-    wanted = torch.tensor([[-1.0, 0.5], [-0.9, 0.1]])
-    assert_close(torch.tensor(heights, dtype=torch.float32), wanted)

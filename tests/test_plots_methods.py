@@ -2,10 +2,11 @@
 
 import pytest
 from course.figures.methods import methods_of, scores_figure, seconds_figure
-from matplotlib.colors import same_color, to_rgba
+from matplotlib.colors import same_color
 from problems_runs import some_record
 
 from dsa_core.errors import ConfigError
+from dsa_core.lab.plots.style import colour_of
 from dsa_core.lab.record import Record, Scores
 
 
@@ -34,32 +35,37 @@ def test_a_panel_for_each_budget_and_a_dot_for_each_seed():
         "50 % of the MACs asked",
     ]
     assert [t.get_text() for t in first.get_yticklabels()] == ["ssl", "dsa"]
-    dots = [line for line in second.lines if line.get_marker() == "o"]
-    assert [float(d.get_xdata()[0]) for d in dots] == pytest.approx([80, 84, 88])
-    heights = [float(d.get_ydata()[0]) for d in dots]
-    assert heights == pytest.approx([-0.1, 0.1, 1.0])
+    dots = [dot for each in second.collections for dot in each.get_offsets().tolist()]
+    assert [x for x, _ in dots] == pytest.approx([80, 84, 88])
+    assert [y for _, y in dots] == pytest.approx([0, 0, 1], abs=0.1)
+    assert same_color(second.collections[1].get_facecolor()[0][:3], colour_of("dsa"))
 
 
-def test_a_missed_budget_is_hollow():
-    (_, second) = scores_figure(RUNS).axes
-    inside = [d.get_markerfacecolor() for d in second.lines if d.get_marker() == "o"]
-    assert inside[1] == "none"
-    assert same_color(inside[0], second.lines[0].get_color())
-    assert to_rgba(inside[2])[3] == 1
+def lines(axes, kind: str) -> list[list[list[float]]]:
+    """Where the lines of a style or a marker are."""
+    found = [each for each in axes.lines if kind in (each.get_marker(), each.get_linestyle())]
+    return [each.get_xydata().tolist() for each in found]
+
+
+def test_a_missed_budget_is_crossed():
+    first, second = scores_figure(RUNS).axes
+    assert lines(first, "x") == [[]]
+    assert lines(second, "x") == [[pytest.approx([84, 0])]]
 
 
 def test_the_bars_are_means_and_the_line_is_the_dense_network():
     (_, second) = scores_figure(RUNS).axes
-    bars = [line for line in second.lines if line.get_linewidth() == 2.5]
-    assert [float(b.get_xdata()[0]) for b in bars] == pytest.approx([82, 88])
-    (dense,) = [line for line in second.lines if line.get_linestyle() == "--"]
-    assert dense.get_xdata()[0] == pytest.approx(90)
+    bars = [point for each in lines(second, "|") for point in each if point[0] == point[0]]
+    assert bars == [pytest.approx([82, 0]), pytest.approx([88, 1])]
+    ((dense, _),) = lines(second, "--")
+    assert dense[0] == pytest.approx(90)
 
 
 def test_a_method_without_a_run_at_a_budget_leaves_its_row_empty():
     first, second = scores_figure([*RUNS, run("amc", 0.5, 0.7)]).axes
-    assert sum(line.get_marker() == "o" for line in first.lines) == 2
-    assert sum(line.get_marker() == "o" for line in second.lines) == 4
+    assert sum(len(each.get_offsets()) for each in first.collections) == 2
+    assert sum(len(each.get_offsets()) for each in second.collections) == 4
+    assert [t.get_text() for t in first.get_yticklabels()] == ["ssl", "dsa", "amc"]
 
 
 def test_runs_of_two_networks_are_refused():
@@ -79,7 +85,7 @@ def test_seconds_are_stacked_phase_by_phase():
     ]
     (axes,) = seconds_figure(runs).axes
     bars = [(b.get_x(), b.get_width()) for b in axes.patches]
-    assert bars == [(0, 10), (10, 25), (35, 5), (0, 10), (10, 60), (70, 5)]
+    assert bars == [(0, 10), (0, 10), (10, 25), (10, 60), (35, 5), (70, 5)]  # dsa and ssl
     assert [t.get_text() for t in axes.texts] == [" 40.0 s", " 75.0 s, 4.5 trials"]
     assert [t.get_text() for t in axes.get_legend().get_texts()] == [
         "dense training",

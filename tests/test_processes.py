@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dsa_core.errors import ConfigError
-from dsa_core.lab.record import read_record
+from dsa_core.lab.record_files import read_record
 from dsa_core.training import processes as parallel
 from dsa_core.training.processes import (
     ProcessGroup,

@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 
 from dsa_core.errors import ConfigError
 from dsa_core.lab.cli import app
-from dsa_core.lab.record import Scores, write_record
+from dsa_core.lab.record import Scores
+from dsa_core.lab.record_files import write_record
 from dsa_core.lab.report import (
     BEGIN,
-    COLUMNS,
     END,
+    TABLES,
     as_csv,
     as_markdown,
     as_table,
@@ -92,8 +93,8 @@ def test_rows_are_in_order_and_different_settings_are_never_averaged():
         for ratio in (0.25, 0.75, 0.5)
         for method in ("uniform", "dsa")
     ]
-    order = [(r.first.asked_ratio, r.first.method) for r in rows_of(records)]
-    assert order == [(ratio, m) for ratio in (0.75, 0.5, 0.25) for m in ("dsa", "uniform")]
+    order = rows_of(records)[["asked %", "method"]].to_numpy().tolist()
+    assert order == [[f"{n} macs", m] for n in (75, 50, 25) for m in ("dsa", "uniform")]
     apart = [some_record(series="a"), some_record(series="b", seed=1)]
     assert len(rows_of(apart)) == 2
     assert len(rows_of([some_record(divisor=8, series=""), some_record(series="")])) == 2
@@ -106,9 +107,9 @@ def test_what_else_was_asked():
 
 def test_markdown():
     head, rule, row, empty, caption = as_markdown([some_record()]).splitlines()
-    assert head == "| " + " | ".join(COLUMNS) + " |"
-    assert rule == "| " + " | ".join(["---"] * len(COLUMNS)) + " |"
-    assert row.count("|") == len(COLUMNS) + 1
+    assert head == "| " + " | ".join(TABLES["results"]) + " |"
+    assert rule == "| " + " | ".join(["---"] * len(TABLES["results"])) + " |"
+    assert row.count("|") == len(TABLES["results"]) + 1
     assert "| 88.00 |" in row
     assert empty == ""
     assert "test accuracy in %" in caption
@@ -229,8 +230,8 @@ def overview(records) -> list[dict[str, str]]:
 
 
 def test_an_overview_has_a_line_for_each_method_and_a_column_for_each_budget():
-    other = some_record(method="uniform", series="u", asked_ratio=0.25, budget_met=False)
-    dsa, uniform = overview([*three_seeds(), some_record(asked_ratio=0.75, series="q"), other])
+    other = some_record(model="resnet110", method="uniform", asked_ratio=0.25, budget_met=False)
+    uniform, dsa = overview([*three_seeds(), some_record(asked_ratio=0.75, series="q"), other])
     budgets = {"asked 75 macs": "88.00 (1)", "asked 50 macs": "88.00 ± 2.00 (3)"}
     words = {"network": "resnet20", "data": "cifar10", "preset": "cpu-short", "method": "dsa"}
     assert dsa == words | {"dense": "90.75"} | budgets | {"asked 25 macs": ""}
@@ -247,7 +248,8 @@ def test_an_overview_never_averages_different_settings():
 
 def test_an_overview_of_a_search_from_random_weights():
     scores = Scores(dense=None, pruned=0.7, fine_tuned=0.88, masked_loss=0.5)
-    assert overview([some_record(scores=scores)])[0]["dense"] == "-"
+    fresh = some_record(scores=scores, asked_ratio=0.25)
+    assert overview([fresh])[0]["dense"] == overview([fresh, some_record()])[0]["dense"] == "-"
     text = as_markdown([some_record()], "overview")
     assert "Test accuracy in % after fine-tuning" in text
 

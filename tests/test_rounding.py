@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from problems_costs import chain_graph, exact, outer_products, random_costs, round_slowly
 from problems_networks import TOYS
@@ -35,7 +35,6 @@ def problems(draw: st.DrawFn, n: int | None = None) -> tuple[Tensor, tuple[Cost,
 
 
 @given(problems())
-@settings(deadline=None, max_examples=100)
 def test_no_budget_is_exceeded_and_no_step_more_fits(
     problem: tuple[Tensor, tuple[Cost, ...], Budget],
 ) -> None:
@@ -56,7 +55,6 @@ def test_no_budget_is_exceeded_and_no_step_more_fits(
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 @given(data=st.data())
-@settings(deadline=None, max_examples=60)
 def test_rounding_takes_the_steps_of_its_slow_twin(n: int, data: st.DataObject) -> None:
     alpha, costs, budget = data.draw(problems(n))
     found = round_to_channels(alpha, costs, budget)

@@ -12,10 +12,11 @@ from dsa_core.lab import data, models, report
 from dsa_core.lab.check import check, compare
 from dsa_core.lab.data import datasets
 from dsa_core.lab.plots.allocation import label
-from dsa_core.lab.record import FILE, Record, read_record
+from dsa_core.lab.record import Record
+from dsa_core.lab.record_files import FILE, read_record
 from dsa_core.lab.runs import RunConfig, run
+from dsa_core.lab.runs.context import RunContext
 from dsa_core.lab.runs.start import start
-from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.methods import SearchConfig
 from dsa_core.surgery import load
 from dsa_core.surgery.verify import random_channels, randomise
@@ -120,9 +121,9 @@ def test_large_pictures_are_evaluated_in_smaller_batches():
         dataset = data.Dataset(
             "d", 2, images, labels, images, labels, mean=(0.0,), std=(1.0,), augment="none"
         )
-        shop = Workshop(tiny_run(), Path(), dataset, torch.device("cpu"), progress=False)
-        sizes[side] = shop.eval_batch
-        assert shop.example.shape == (1, 1, side, side)
+        context = RunContext(tiny_run(), Path(), dataset, torch.device("cpu"), progress=False)
+        sizes[side] = context.eval_batch
+        assert context.example.shape == (1, 1, side, side)
     assert sizes == {8: 500, 64: 500, 128: 125, 4000: 1}
 
 

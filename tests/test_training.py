@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
@@ -146,7 +146,7 @@ def test_silent_and_with_a_bar(digits, capsys):
     assert "accuracy=" in shown
 
 
-# ------------------------------------------------------------------ learning rate and optimiser
+# ------------------------------------------------------------------ learning rate and optimizer
 
 
 def test_multi_step_is_the_papers():
@@ -170,7 +170,6 @@ def test_one_cycle_by_hand():
     assert rates == pytest.approx([1/5, 2/5, 3/5, 4/5, 1, 5/6, 4/6, 3/6, 2/6, 1/6])  # fmt: skip
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.sampled_from(["one_cycle", "multi_step", "cosine", "constant"]),
     st.integers(1, 400),
@@ -208,7 +207,7 @@ def test_vectors_can_be_spared_from_decay():
 
 
 def test_wrong_settings_are_errors():
-    for wrong in ({"epochs": 0}, {"epochs": 1, "lr": 0.0}, {"epochs": 1, "learning_rate": 0.1}):
+    for wrong in ({"epochs": -1}, {"epochs": 1, "lr": -0.1}, {"epochs": 1, "learning_rate": 0.1}):
         with pytest.raises(ValidationError):
             TrainConfig(**wrong)
     with pytest.raises(ValidationError, match="frozen"):
@@ -549,7 +548,7 @@ PRELOAD = [
     "pytest",
     "sklearn.datasets",
     "sklearn.model_selection",
-    "torch._dynamo",  # what an optimiser imports at its first step
+    "torch._dynamo",  # what an optimizer imports at its first step
 ]
 
 

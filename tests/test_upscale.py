@@ -139,6 +139,8 @@ def test_folders(tmp_path):
     (tmp_path / "b" / "x.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"x.png cannot be read"):
         data.load("sr:a,b", tmp_path)
+    with pytest.warns(UserWarning, match=r"^1 of 2 pictures are left out; the first: .*x\.png"):
+        assert data.load("sr:a,b@skip", tmp_path).count("test") == 1
 
 
 @pytest.mark.data

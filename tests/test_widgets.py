@@ -18,15 +18,17 @@ from course.widgets import (
     look,
     lowest_ratio,
     prune_live,
-    read_shelf,
+    read_networks,
     run_panel,
 )
+from course.widgets.networks import passed
 from problems_runs import found, graph8, some_record
 
 from dsa_core.budget import Budget, Cost
 from dsa_core.errors import BudgetError, ConfigError
-from dsa_core.lab.record import CostRecord, GroupRecord, write_record
-from dsa_core.lab.runs.phases import write_history
+from dsa_core.lab.record import CostRecord, GroupRecord
+from dsa_core.lab.record_files import write_record
+from dsa_core.lab.runs.history import history_of, search_record
 from dsa_core.methods import ALLOCATORS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,10 +61,9 @@ def put(folder: Path, method: str, ratio: float, score: float = 0.9, seed: int =
             for r, c in COSTS.items()
         },
         scores=some_record().scores.model_copy(update={"fine_tuned": score}),
+        search=search_record(history_of(allocation), allocation.graph),
     )
-    place = folder / f"{method}-{ratio}-{seed}"
-    write_record(place, record)
-    write_history(place, allocation)
+    write_record(folder / f"{method}-{ratio}-{seed}", record)
 
 
 @pytest.fixture(scope="module")
@@ -76,41 +77,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def network(folder: Path) -> Network:
-    return read_shelf(folder)[NAME]
+    return read_networks(folder)[NAME]
 
 
-# ---- the shelf
+# ---- the networks
 
 
-def test_a_shelf_knows_methods_budgets_and_costs(network: Network) -> None:
+def test_a_network_knows_methods_budgets_and_costs(network: Network) -> None:
     assert list(network.searches) == ["dsa", "uniform"]
-    assert [s.record.asked_ratio for s in network.searches["dsa"]] == [0.5, 0.75]
+    assert [r.asked_ratio for r in network.searches["dsa"]] == [0.5, 0.75]
     assert {r: c.dense for r, c in network.costs.items()} == {r: c.dense for r, c in COSTS.items()}
-    end = [g.keep_ratio for g in network.searches["dsa"][0].record.groups]
-    assert network.searches["dsa"][0].passed[-1].tolist() == end
+    end = [g.keep_ratio for g in network.searches["dsa"][0].groups]
+    assert passed(network.searches["dsa"][0])[-1].tolist() == end
 
 
-def test_reading_a_shelf_leaves_the_generator_alone(folder: Path) -> None:
+def test_reading_networks_leaves_the_generator_alone(folder: Path) -> None:
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
-    read_shelf(folder)
+    read_networks(folder)
     assert torch.equal(torch.rand(3), wanted)
 
 
-def test_an_empty_shelf_says_how_to_fill_it(tmp_path: Path) -> None:
+def test_a_folder_without_records_says_how_to_fill_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="dsa run --out"):
-        read_shelf(tmp_path)
-    with pytest.raises(ConfigError, match="read_shelf"):
+        read_networks(tmp_path)
+    with pytest.raises(ConfigError, match="read_networks"):
         BudgetExplorer({})
-
-
-def test_a_history_of_other_groups_is_refused(tmp_path: Path) -> None:
-    put(tmp_path, "dsa", 0.5)
-    path = next(tmp_path.rglob("history.json"))
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"groups": ["other"]}))
-    with pytest.raises(ConfigError, match="groups"):
-        read_shelf(tmp_path)
 
 
 def test_a_record_of_another_network_is_refused(tmp_path: Path) -> None:
@@ -120,25 +113,17 @@ def test_a_record_of_another_network_is_refused(tmp_path: Path) -> None:
     record["costs"]["macs"]["dense"] += 1
     path.write_text(json.dumps(record))
     with pytest.raises(ConfigError, match="made with other classes"):
-        read_shelf(tmp_path)
+        read_networks(tmp_path)
 
 
-def test_without_a_history_the_end_is_known(tmp_path: Path) -> None:
+def test_without_a_path_the_end_is_known(tmp_path: Path) -> None:
     put(tmp_path, "dsa", 0.5)
-    next(tmp_path.rglob("history.json")).unlink()
-    (bare,) = read_shelf(tmp_path).values()
+    path = next(tmp_path.rglob("record.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"search": None}))
+    (bare,) = read_networks(tmp_path).values()
+    assert len(passed(bare.records[0])) == 1
     assert look(bare, State(ratio=0.5)).measured
     assert look(bare, State(ratio=0.8)).used["macs"].ratio <= 0.8
-
-
-def test_the_way_of_a_search_whose_budget_never_fell_is_no_way(tmp_path: Path) -> None:
-    put(tmp_path, "dsa", 0.5)
-    path = next(tmp_path.rglob("history.json"))
-    history = json.loads(path.read_text())
-    history["updates"]["budget"] = [0.5] * len(history["updates"]["keep_ratios"])
-    path.write_text(json.dumps(history))
-    (still,) = read_shelf(tmp_path).values()
-    assert len(still.searches["dsa"][0].passed) == 1
 
 
 @pytest.mark.parametrize("change", [{"score_name": "PSNR"}, {"method": "dtp-weight"}])
@@ -149,23 +134,23 @@ def test_runs_without_accuracy_or_widths_are_passed_over(
     path = next(tmp_path.rglob("record.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ConfigError, match="dsa run --out"):
-        read_shelf(tmp_path)
+        read_networks(tmp_path)
 
 
 def test_shipped_records_of_all_methods_answer_every_budget_down_to_a_quarter() -> None:
     data = ROOT / "data"
     here = Session(ROOT, data, data / "records", ROOT / "runs", torch.device("cpu"), 0)
-    shelf = read_shelf(*here.grids)
-    assert not [name for name in shelf if "=" in name]  # no trials of changed settings
-    shipped = shelf[NAME]
+    networks = read_networks(*here.campaigns)
+    assert not [name for name in networks if "=" in name]  # no trials of changed settings
+    shipped = networks[NAME]
     assert set(shipped.searches) == set(ALLOCATORS) - {"dtp-weight", "knapsack", "random"}
     for method in shipped.searches:
-        assert {s.record.asked_ratio for s in shipped.searches[method]} == {0.25, 0.5, 0.75}
+        assert {r.asked_ratio for r in shipped.searches[method]} == {0.25, 0.5, 0.75}
         for ratio in (0.25, 0.3, 0.5, 0.66, 0.75, 0.9, 1.0):
             view = look(shipped, State(method=method, ratio=ratio))
             assert view.used["macs"].ratio <= ratio + 1e-9
             assert view.predicted is not None
-    for network in shelf.values():  # whatever is shipped agrees with itself
+    for network in networks.values():  # whatever is shipped agrees with itself
         for s in network.records:
             if s.divisor == 1 and not s.floors:
                 view = look(network, State(s.method, s.resource, s.asked_ratio))
@@ -176,8 +161,7 @@ def test_shipped_records_of_all_methods_answer_every_budget_down_to_a_quarter() 
 
 
 def test_at_its_own_budget_a_search_gives_its_own_answer(network: Network) -> None:
-    for search in network.searches["dsa"]:
-        record = search.record
+    for record in network.searches["dsa"]:
         view = look(network, State(ratio=record.asked_ratio))
         assert view.counts == tuple(g.kept for g in record.groups)
         assert view.measured
@@ -244,11 +228,11 @@ def explorer(network: Network) -> BudgetExplorer:
 
 
 def kept(explorer: BudgetExplorer) -> int:
-    return sum(look(explorer.shelf[NAME], explorer.state).counts)
+    return sum(look(explorer.networks[NAME], explorer.state).counts)
 
 
 def test_the_page_shows_what_look_finds(explorer: BudgetExplorer) -> None:
-    view = look(explorer.shelf[NAME], explorer.state)
+    view = look(explorer.networks[NAME], explorer.state)
     text = explorer.sheet.value
     for name, size, count in zip(view.names, view.sizes, view.counts, strict=True):
         assert f'data-group="{name}" data-kept="{count}"' in text
@@ -323,9 +307,8 @@ def test_a_live_run_meets_its_budget_and_reports_every_phase() -> None:
     heard: list[Progress] = []
     result = prune_live(SHORT, report=heard.append, stop=lambda: False)
     assert result is not None
-    assert result.macs.ratio <= 0.5
-    assert result.macs.kept == COSTS["macs"].at(torch.tensor(result.counts))
-    assert all(0 < k <= n for k, n in zip(result.counts, result.sizes, strict=True))
+    assert result.allocation.whole_cost("macs") <= 0.5 * COSTS["macs"].dense
+    assert bool((result.allocation.counts > 0).all())
     assert 0.1 < result.tuned <= 1
     done = [p.done for p in heard]
     assert done == sorted(done)
@@ -344,6 +327,11 @@ def test_a_live_run_stops_in_every_phase(share: float) -> None:
 def test_a_budget_that_cannot_be_met_is_refused_before_training() -> None:
     with pytest.raises(BudgetError):
         prune_live(LiveJob(State(ratio=0.5, floor=1.0)), report=pytest.fail, stop=lambda: False)
+
+
+def test_a_method_of_many_trials_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot search by ssl"):
+        prune_live(LiveJob(State(method="ssl")), report=pytest.fail, stop=lambda: False)
 
 
 def test_floors_of_another_network_are_left_out() -> None:
@@ -382,8 +370,9 @@ def test_run_prunes_to_the_state_of_that_moment() -> None:
         panel.begin()
         panel.wait(120)
         assert panel.result is not None
-        assert 0.8 * ratio < panel.result.macs.ratio <= ratio
-        assert f"{panel.result.macs.kept:,}" in panel.sheet.value
+        found = panel.result.allocation
+        assert 0.8 * ratio < found.whole_ratio("macs") <= ratio
+        assert f"{found.whole_cost('macs'):,}" in panel.sheet.value
         assert panel.status.value == "done"
 
 

@@ -1,4 +1,10 @@
-"""What a network costs as a function of its keep ratios, and keep ratios under a budget."""
+"""The cost of a network as a function of its keep ratios, and optimizers that meet a budget.
+
+`form.py` has the cost, `surface.py` the budget surface, `priced.py` (default) and `paper.py` the
+optimizers that land on it.
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +67,7 @@ def make_optimizer(
     start: Tensor | None = None,
     settings: PricedSettings | PaperSettings | None = None,
 ) -> KeepRatioOptimizer:
-    """Build an optimiser of keep ratios.
+    """Build an optimizer of keep ratios.
 
     Args:
         name: "priced" (the default of this library) or "paper".
@@ -72,21 +78,26 @@ def make_optimizer(
         settings: `PricedSettings` or `PaperSettings`, to match the name; None for the defaults.
 
     Returns:
-        The optimiser; `keep_ratios` are float64 on the device of `floors`.
+        The optimizer; `keep_ratios` are float64 on the device of `floors`.
 
     Raises:
-        ConfigError: the name is unknown, or the settings are the other optimiser's.
+        ConfigError: the name is unknown, or the settings are the other optimizer's.
         ValueError: floors or start are out of range or of the wrong shape.
     """
     floors = _ratios("floors", floors, floors.shape)
     start = torch.ones_like(floors) if start is None else _ratios("start", start, floors.shape)
-    if name == "priced" and isinstance(settings, PricedSettings | None):
-        return Priced(costs, floors=floors, start=start, settings=settings or PricedSettings())
-    if name == "paper" and isinstance(settings, PaperSettings | None):
-        return Paper(costs, floors=floors, start=start, settings=settings or PaperSettings())
-    if name in ("priced", "paper"):
+    known: dict[str, tuple[Any, Any]] = {
+        "priced": (Priced, PricedSettings),
+        "paper": (Paper, PaperSettings),
+    }
+    if name not in known:
+        raise ConfigError(f"name: unknown optimizer {name!r}{nearest(name, known)}")
+    kind, wanted = known[name]
+    settings = wanted() if settings is None else settings
+    if not isinstance(settings, wanted):
         raise ConfigError(f"settings: {type(settings).__name__} does not belong to {name!r}")
-    raise ConfigError(f"name: unknown optimiser {name!r}{nearest(name, ('priced', 'paper'))}")
+    made: KeepRatioOptimizer = kind(costs, floors=floors, start=start, settings=settings)
+    return made
 
 
 def _ratios(name: str, values: Tensor, shape: torch.Size) -> Tensor:

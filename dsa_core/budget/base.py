@@ -1,4 +1,4 @@
-"""What both optimisers of keep ratios share: the interface, the residuals, saving and loading."""
+"""What both optimizers of keep ratios share: the interface, the residuals, saving and loading."""
 
 import math
 from abc import ABC, abstractmethod
@@ -29,12 +29,12 @@ class Residuals:
         binding: index of the cost form whose budget is the tightest after the step.
     """
 
-    primal: float
-    dual: float
-    budget: float
-    price: float
-    price_spread: float
-    clipped: int
+    primal: float = 0.0
+    dual: float = 0.0
+    budget: float = 0.0
+    price: float = 0.0
+    price_spread: float = 0.0
+    clipped: int = 0
     binding: int = 0
 
 
@@ -95,15 +95,15 @@ class KeepRatioOptimizer(ABC):
         return {name: value.clone() for name, value in self._state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a saved state; the next steps are those of the saved optimiser, bit for bit.
+        """Take over a saved state; the next steps are those of the saved optimizer, bit for bit.
 
         Raises:
-            ValueError: a name, a shape or a dtype is not that of this optimiser.
+            ValueError: a name, a shape or a dtype is not that of this optimizer.
         """
         if state.keys() != self._state.keys():
             raise ValueError(
                 f"state: wanted the entries {sorted(self._state)}, got {sorted(state)};"
-                " was it saved by the other optimiser?"
+                " was it saved by the other optimizer?"
             )
         for name, own in self._state.items():
             if state[name].shape != own.shape or state[name].dtype != own.dtype:

@@ -1,4 +1,4 @@
-"""The `paper` optimiser: the ADMM-style updates of the DSA paper, in logit coordinates."""
+"""The `paper` optimizer: the ADMM-style updates of the DSA paper, in logit coordinates."""
 
 from collections.abc import Sequence
 

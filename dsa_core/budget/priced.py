@@ -1,6 +1,6 @@
-"""The `priced` optimiser: linearised ADMM in log ratios, which is a projected gradient step.
+"""The default optimizer: a projected gradient step in log ratios.
 
-The default.
+It is linearised ADMM, whose dual cancels.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ class PricedSettings(BaseModel):
     """Settings of `Priced`.
 
     Attributes:
-        lr: step in log ratios, > 0; a group whose price keeps its sign moves by about this much a
-            step. Noise alone moves log alpha by about lr sqrt(sum_t step_scale_t^2): 0.5 after 300
-            steps of a cosine at 0.05.
+        lr: step in log ratios, > 0; a group whose price stays on one side of the mean price moves
+            by about this much a step. Noise alone moves log alpha by about
+            lr sqrt(sum_t step_scale_t^2): 0.5 after 300 steps of a cosine at 0.05.
         averaging: memory of the mean price difference, in [0, 1).
         rms_averaging: memory of its root mean square, in [0, 1); no shorter than `averaging`'s.
         eps: price differences below eps times the price itself count as none (rounding, not
@@ -46,8 +46,8 @@ class Priced(KeepRatioOptimizer):
 
         min L(exp v)   s.t.   F(exp z) = B,   log floor <= z <= 0,   v = z
 
-    Theta = v. One step, with rho = 1/lr, the scaled dual u, and L replaced by its slope d at z
-    (`_direction`):
+    v is the primal variable (Theta in the paper). One step, with rho = 1/lr, the scaled dual u, and
+    L replaced by its slope d at z (`_direction`):
 
         v <- argmin_v  <d, v> + rho/2 |v - z + u|^2  =  z - u - lr d
         z <- projection of v + u on the budget       =  clip(v + u - c)     (`shift_to_budget`)
@@ -59,7 +59,7 @@ class Priced(KeepRatioOptimizer):
     *Bounds do not wind up.* For the same reason the new dual is what the last projection
     cut off, not a sum over the past: (u_k - c) / lr is the current multiplier of group k's bound,
     and the group leaves the bound in the first step in which its d_k, beside the common shift,
-    points inwards. What remembers is only the moving average, about 1 / (1 - averaging) steps.
+    points inwards. The only memory is the moving average, about 1 / (1 - averaging) steps.
 
     *The slope.* e_k = r_k - mean of r, weighted by w, over the groups strictly between their
     bounds. Averaged over all groups instead, clipped groups, whose prices need not agree, would
@@ -74,10 +74,10 @@ class Priced(KeepRatioOptimizer):
     changes nothing.
 
     *Several budgets.* The z-step lands on the tightest (`shift_to_budgets`); w, r and e are those
-    of the form that was the tightest in the last z-step, at the start the first. Where one form
-    binds at the end, the rest is that form's: equal prices. Where two bind at the optimum, the
-    steps alternate between their prices and settle near the edge where both budgets are spent,
-    close to the optimum but not at it: on a convex problem of four groups 0.2 % above the lowest
+    of the form that was the tightest in the last z-step, at the start the first. If one form binds
+    at the end, the result has equal prices in that form. Where two bind at the optimum, the steps
+    alternate between their prices and settle near the edge where both budgets are spent, close to
+    the optimum but not at it: on a convex problem of four groups 0.2 % above the lowest
     loss, where the uniform allocation is 5.4 % above it.
 
     Source: Ning et al., DSA (arXiv:2004.02164), ADMM-style optimisation; coordinates, metric and
@@ -118,13 +118,13 @@ class Priced(KeepRatioOptimizer):
         price, spread = price_summary(gradient, self.cost, alpha, free)
         w = metric(self.cost, alpha)
         moments = self._averages((alpha * gradient - w * price), w, price)
-        v = z - dual - lr * step_scale * self._direction(moments)
-        new_z, _, binding = shift_to_budgets(v + dual, self.costs, budgets, self.floors)
-        new = {"z": new_z, "dual": dual + v - new_z}
-        self._state = {**moments, **new, **self._bound_by(binding)}
+        wish = z - lr * step_scale * self._direction(moments)
+        new_z, _, binding = shift_to_budgets(wish, self.costs, budgets, self.floors)
+        new_dual = wish - new_z
+        self._state = {**moments, "z": new_z, "dual": new_dual, **self._bound_by(binding)}
         cost, budget = per_form(self.costs, budgets)[binding]
         return Residuals(
-            primal=float((w * (v - new_z).square()).sum().sqrt()),
+            primal=float((w * (new_dual - dual).square()).sum().sqrt()),
             dual=float((w * (new_z - z).square()).sum().sqrt()) / lr,
             budget=float(cost(self.keep_ratios)) - budget,
             price=float(price),

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.nn.utils.parametrize import is_parametrized
 
 from dsa_core.channels import rules_layers, rules_math, rules_moves
 from dsa_core.channels.door import check_device, check_traceable
@@ -66,23 +65,15 @@ def interpret(
         pinned=fixed_widths(model),
         batch=call.batch,
         rank=call.first_tensor.ndim,
-        parametrized=[n for n, module in model.named_modules() if is_parametrized(module)],
         turned=remedies.turned,
     )
     tracer.run(program)
-    makes = any(layer.in_ids is not None for layer in tracer.layers.values())
-    graph = assemble(tracer, model, call) if makes else None
-    if tracer.parametrized and not (graph and graph.prunable):
-        raise TraceError(
-            f"nothing can be pruned: the weights of {', '.join(tracer.parametrized)} are "
-            "parametrized. Call torch.nn.utils.parametrize.remove_parametrizations(module, "
-            "'weight') on them first, and parametrize the pruned network again"
-        )
-    if graph is None:
+    if all(layer.in_ids is None for layer in tracer.layers.values()):
         raise TraceError(
             "the network has no linear layer, and no convolution that is not depthwise: there is "
             "nothing to prune"
         )
+    graph = assemble(tracer, model, call)
     return replace(graph.freeze(remedies.frozen), remedies=remedies)
 
 

@@ -4,40 +4,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.prune import BasePruningMethod
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from dsa_core.channels.graph import ChannelGraph
 from dsa_core.errors import SurgeryError, TraceError
 from dsa_core.example import Call
-
-# A hook of torch that computes a weight before every forward pass -> how to end it.
-HOOKS: tuple[tuple[type, str, str], ...] = (
-    (
-        BasePruningMethod,
-        "is masked by torch.nn.utils.prune",
-        "make the zeros permanent first: torch.nn.utils.prune.remove({module}, {name!r})",
-    ),
-    (
-        WeightNorm,
-        "is computed by the old torch.nn.utils.weight_norm",
-        "call torch.nn.utils.remove_weight_norm({module}, {name!r}) first",
-    ),
-    (
-        SpectralNorm,
-        "is computed by the old torch.nn.utils.spectral_norm",
-        "call torch.nn.utils.remove_spectral_norm({module}, {name!r}) first",
-    ),
-)
 
 
 def check_traceable(model: Any) -> None:
     """Refuse what tracing could only misread.
 
     Raises:
-        TraceError: it is no module, or a submodule is compiled by `torch.jit`, has uninitialised
-            parameters, or has a weight that a hook computes; names it and the remedy.
+        TraceError: it is no module, or a submodule is compiled by `torch.jit` or has uninitialised
+            parameters; names it and the remedy.
     """
     if not isinstance(model, nn.Module):
         raise TraceError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -53,7 +31,6 @@ def check_traceable(model: Any) -> None:
                 raise TraceError(
                     f"{where} has parameters without a shape: run the network once, model(example)"
                 )
-        check_hooks(module, name)
 
 
 def check_device(model: nn.Module, call: Call) -> None:
@@ -65,19 +42,6 @@ def check_device(model: nn.Module, call: Call) -> None:
             f"example is on {', '.join(sorted(given))}, the network on {', '.join(sorted(own))}: "
             "move one of them, so that both are on the same device"
         )
-
-
-def check_hooks(module: nn.Module, path: str) -> None:
-    """Refuse a weight that a hook of torch computes from others before every forward pass."""
-    for hook in module._forward_pre_hooks.values():
-        for kind, what, remedy in HOOKS:
-            if isinstance(hook, kind):
-                name: str = getattr(hook, "name", getattr(hook, "_tensor_name", "weight"))
-                told = remedy.format(module=f"model.{path}" if path else "model", name=name)
-                raise TraceError(
-                    f"{f'{path}.' if path else ''}{name} {what}, so that its channels cannot be "
-                    f"cut: {told}"
-                )
 
 
 def check_fits(model: nn.Module, graph: ChannelGraph) -> None:

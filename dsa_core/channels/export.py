@@ -38,7 +38,7 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
         TraceError: the forward itself raises, or it cannot be exported; names the innermost module
             that was running.
     """
-    with evaluating(model):
+    with evaluating(model), attributes_kept(model):
         handle = model.register_forward_hook(lambda _, __, output: returned(model, output))
         try:
             with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # dumps of whole graphs
@@ -66,6 +66,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Tensors that are plain attributes, such as a weight that a hook computes anew before every
+    forward pass (the old weight_norm, torch.nn.utils.prune), come back after a block."""
+    found = [{k: v for k, v in vars(m).items() if isinstance(v, Tensor)} for m in model.modules()]
+    try:
+        yield
+    finally:
+        for module, kept in zip(model.modules(), found, strict=True):
+            vars(module).update(kept)
 
 
 def returned(model: nn.Module, output: Any) -> list[Tensor]:

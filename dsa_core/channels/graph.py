@@ -20,7 +20,7 @@ class Layer:
 
     Attributes:
         name: path of the module.
-        kind: "conv", "conv_transpose", "depthwise" or "linear".
+        kind: "conv", "conv_transpose", "depthwise", "linear", or "matrix": x @ W.
         weight: name of the weight in the state dict.
         shape: shape of the dense weight.
         coefficient: MACs of one example for each pair of entries of the weight's first two axes.
@@ -40,7 +40,7 @@ class Layer:
     @property
     def out_axis(self) -> int:
         """The axis of the weight that its output channels lie on."""
-        return 1 if self.kind == "conv_transpose" else 0
+        return 1 if self.kind in ("conv_transpose", "matrix") else 0
 
     @property
     def in_axis(self) -> int:

@@ -37,19 +37,35 @@ class OpCall:
     def state(self, argument: str) -> str | None:
         """The state-dict name, if this argument is a parameter or buffer as it stands."""
         value = self.args.get(argument)
-        return value.name if isinstance(value, StateIds) else None
+        return value.name if isinstance(value, StateIds) and value.whole is None else None
 
 
 class StateIds(Ids):
     """The ids of a parameter or buffer, one for each element, handed out when first asked for."""
 
-    def __init__(self, book: IdBook, shape: tuple[int, ...], name: str) -> None:
+    def __init__(
+        self, book: IdBook, shape: tuple[int, ...], name: str, whole: "StateIds | None" = None
+    ) -> None:
         object.__setattr__(self, "shape", shape)
-        self.__dict__.update(book=book, name=name)
+        self.__dict__.update(book=book, name=name, whole=whole)
+
+    def turned(self) -> "StateIds":
+        """The transposed matrix."""
+        if self.whole is not None:
+            return self.whole
+        return StateIds(self.__dict__["book"], self.shape[::-1], self.name, self)
+
+    @property
+    def whole(self) -> "StateIds | None":
+        """The matrix as it is stored, if this is its transposed."""
+        whole: StateIds | None = self.__dict__["whole"]
+        return whole
 
     @cached_property
     def base(self) -> Tensor:
         """One id for each element."""
+        if self.whole is not None:
+            return self.whole.base.T
         book: IdBook = self.__dict__["book"]
         return book.fresh(prod(self.shape)).reshape(self.shape)
 

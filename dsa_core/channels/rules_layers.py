@@ -2,13 +2,16 @@
 
 from math import prod
 
+import torch
 from torch import Tensor
 
-from dsa_core.channels.ids import Ids
-from dsa_core.channels.tracer import LayerTrace, NormTrace, OpCall, Rule, Tracer
+from dsa_core.channels.ids import NO_CHANNEL, Ids
+from dsa_core.channels.recipes import Computed
+from dsa_core.channels.tracer import LayerTrace, NormTrace, OpCall, Rule, StateIds, Tracer
 from dsa_core.errors import TraceError
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+NONE = torch.tensor([NO_CHANNEL])
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
@@ -19,7 +22,7 @@ def convolution(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     loses as many channels. A depthwise convolution hands its input channels through.
     """
     weight, x = call.args["weight"], call.args["input"]
-    name = call.state("weight")
+    name = weight_name(call)
     transposed = call.op in TRANSPOSED
     unbatched = len(call.shape) < len(weight.shape)
     if name is None or unbatched:
@@ -29,68 +32,134 @@ def convolution(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
                 "(or signal) without a batch axis; give it one, x[None]"
             )
         positions = x.shape if transposed else call.shape
-        tracer.fixed_macs += prod(weight.shape[1:]) * prod(positions) // tracer.batch
-        why = "without a batch axis" if unbatched else tracer.computed_weight(call)
+        tracer.fixed_macs += tracer.per_example(call, prod(weight.shape[1:]) * prod(positions))
+        why = "without a batch axis" if unbatched else "with a computed weight"
         return tracer.opaque(call, f"convolution {why}")
-    groups = call.args["groups"]
+    groups, own = call.args["groups"], call.module or name.removesuffix(".weight")
     in_ids = tracer.book.fold(x, 1)
     area = prod(x.shape[2:]) if transposed else prod(call.shape[2:])
-    coefficient = prod(weight.shape[2:]) * area * call.shape[0] // tracer.batch
-    if groups > 1 and not transposed and weight.shape[1] == 1:
-        out_ids = in_ids.repeat_interleave(call.shape[1] // len(in_ids))
-        tracer.mark_axis(name, 0, out_ids)
-        layer = LayerTrace(call.module, "depthwise", name, coefficient, out_ids, None)
+    coefficient = prod(weight.shape[2:]) * tracer.per_example(call, area * call.shape[0])
+    if groups > 1 and groups == len(in_ids):
+        out_ids = in_ids.repeat_interleave(call.shape[1] // groups)
+        mark_weight(tracer, call, in_ids if transposed else out_ids, NONE.expand(weight.shape[1]))
+        layer = LayerTrace(own, "depthwise", name, coefficient, out_ids, None)
     else:
         in_row = tracer.book.tie(in_ids.reshape(groups, -1))
         out_ids = tracer.book.fresh(call.shape[1])
         out_row = tracer.book.tie(out_ids.reshape(groups, -1))
-        axis_out, axis_in = (1, 0) if transposed else (0, 1)
-        tracer.mark_axis(name, axis_out, out_row if transposed else out_ids)
-        tracer.mark_axis(name, axis_in, in_ids if transposed else in_row)
+        mark_weight(tracer, call, *((in_ids, out_row) if transposed else (out_ids, in_row)))
         kind = "conv_transpose" if transposed else "conv"
-        layer = LayerTrace(call.module, kind, name, coefficient, out_ids, in_ids)
+        layer = LayerTrace(own, kind, name, coefficient, out_ids, in_ids)
     add_layer(tracer, layer)
-    mark_bias(tracer, call, out_ids)
+    mark_bias(tracer, call, "bias", out_ids)
     return Ids.along(out_ids, 1, call.shape)
+
+
+def weight_name(call: OpCall) -> str | None:
+    """The parameter that a layer's weight is, or is computed from."""
+    weight = call.args["weight"]
+    return weight.name if isinstance(weight, StateIds | Computed) else None
+
+
+def mark_weight(tracer: Tracer, call: OpCall, rows: Tensor, columns: Tensor) -> None:
+    """Note the ids along the first two axes of a weight, or of what it is computed from."""
+    weight = call.args["weight"]
+    marks = [(weight.name, 0, rows), (weight.name, 1, columns)]
+    for name, axis, ids in weight.marks(rows, columns) if isinstance(weight, Computed) else marks:
+        if bool((ids != NO_CHANNEL).any()):
+            tracer.mark_axis(name, axis, ids)
 
 
 def linear(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     """Read the last axis, make fresh features."""
     weight, x = call.args["weight"], call.args["input"]
-    name = call.state("weight")
-    calls = prod(x.shape[:-1]) // tracer.batch
-    across = not x.varies(-1) and any(n > 1 for n in x.base.shape[:-1])
-    if name is None or across:
-        tracer.fixed_macs += calls * prod(weight.shape)
-        why = (
-            "linear layer across another axis than the channels"
-            if across
-            else f"linear layer {tracer.computed_weight(call)}"
-        )
-        return tracer.opaque(call, why)
-    in_ids = tracer.book.fold(x, len(x.shape) - 1)
-    out_ids = tracer.book.fresh(weight.shape[0])
-    tracer.mark_axis(name, 0, out_ids)
-    tracer.mark_axis(name, 1, in_ids)
-    add_layer(tracer, LayerTrace(call.module, "linear", name, calls, out_ids, in_ids))
-    mark_bias(tracer, call, out_ids)
+    if isinstance(weight, Computed) and weight.name is not None and not is_across(x):
+        in_ids, out_ids = tracer.book.fold(x, len(x.shape) - 1), tracer.book.fresh(call.shape[-1])
+        mark_weight(tracer, call, out_ids, in_ids)
+        calls = tracer.per_example(call, prod(x.shape[:-1]))
+        add_layer(tracer, LayerTrace(call.module, "linear", weight.name, calls, out_ids, in_ids))
+    elif isinstance(weight, StateIds) and not is_across(x):
+        out_ids = matrix(tracer, call, x, weight.turned())
+    else:
+        macs = prod(x.shape[:-1]) * prod(weight.shape)
+        tracer.fixed_macs += tracer.per_example(call, macs)
+        across = "across another axis than the channels"
+        why = across if is_across(x) else "with a computed weight"
+        return tracer.opaque(call, f"linear layer {why}")
+    mark_bias(tracer, call, "bias", out_ids)
     return Ids.along(out_ids, len(call.shape) - 1, call.shape)
+
+
+def is_across(x: Ids) -> bool:
+    """Whether channels lie on other axes than the last."""
+    return not x.varies(-1) and any(n > 1 for n in x.base.shape[:-1])
+
+
+def matrix_product(tracer: Tracer, call: OpCall) -> Ids | None:
+    """A product x @ W with a matrix of parameters, which is a layer; None if it is something
+    else."""
+    x, weight = call.tensors()[-2:] if len(call.tensors()) > 1 else (None, None)
+    if call.op == "einsum":
+        weight = as_matrix(call, weight)
+    if not isinstance(weight, StateIds) or isinstance(x, StateIds) or x is None:
+        return None
+    if len(weight.shape) != 2 or is_across(x) or len(x.shape) < 2:
+        return None
+    out_ids = matrix(tracer, call, x, weight)
+    if call.op == "addmm":
+        mark_bias(tracer, call, "self", out_ids)
+    return Ids.along(out_ids, len(call.shape) - 1, call.shape)
+
+
+def as_matrix(call: OpCall, weight: Ids | None) -> Ids | None:
+    """The matrix W of which an einsum is x @ W over the last axis of x, or None."""
+    reads, _, makes = call.args["equation"].replace(" ", "").partition("->")
+    left, _, right = reads.partition(",")
+    if len(right) != 2 or not isinstance(weight, StateIds) or left[:-1] != makes[:-1]:
+        return None
+    inner, outer = left[-1:], makes[-1:]
+    if inner == outer or outer in left:
+        return None
+    return (
+        weight if right == inner + outer else (weight.turned() if right == outer + inner else None)
+    )
+
+
+def matrix(tracer: Tracer, call: OpCall, x: Ids, weight: StateIds) -> Tensor:
+    """Note the layer x @ W over the last axis; returns the ids of the features that it makes."""
+    in_ids, out_ids = tracer.book.fold(x, len(x.shape) - 1), tracer.book.fresh(weight.shape[1])
+    stored = weight.whole is None  # as (in, out); a linear layer stores (out, in)
+    tracer.mark_axis(weight.name, 0, in_ids if stored else out_ids)
+    tracer.mark_axis(weight.name, 1, out_ids if stored else in_ids)
+    calls = tracer.per_example(call, prod(x.shape[:-1]))
+    kind = "matrix" if stored else "linear"
+    own = (call.module if call.op == "linear" else "") or weight.name.removesuffix(".weight")
+    add_layer(tracer, LayerTrace(own, kind, weight.name, calls, out_ids, in_ids))
+    return out_ids
 
 
 def add_layer(tracer: Tracer, layer: LayerTrace) -> None:
     """Note a layer; one that runs several times costs each time."""
     before = tracer.layers.get(layer.weight)
+    if before is not None and before.kind != layer.kind:
+        for ids in (before.out_ids, before.in_ids, layer.out_ids, layer.in_ids):
+            if ids is not None:
+                tracer.book.freeze(ids, f"{layer.weight} is used in two ways")
     if before is not None:
         layer.coefficient += before.coefficient
     tracer.layers[layer.weight] = layer
 
 
-def mark_bias(tracer: Tracer, call: OpCall, ids: Tensor) -> None:
-    """A bias belongs to the output channels; one that was computed cannot be cut."""
-    if call.args.get("bias") is None:
+def mark_bias(tracer: Tracer, call: OpCall, argument: str, ids: Tensor) -> None:
+    """A bias belongs to the output channels."""
+    if isinstance(call.args.get(argument), Computed):
+        for source, axis, line in call.args[argument].marks(ids, None):
+            tracer.mark_axis(source, axis, line)
         return
-    name = call.state("bias")
-    if name is None:
+    bias, name = call.args.get(argument), call.state(argument)
+    if bias is None or prod(bias.shape) == 1 < len(ids):
+        return
+    if name is None or bias.shape != (len(ids),):
         tracer.book.freeze(ids, f"computed bias ({call.module})")
     else:
         tracer.mark_axis(name, 0, ids)
@@ -121,10 +190,16 @@ def layer_norm(tracer: Tracer, call: OpCall) -> Ids:
 
 
 def group_norm(tracer: Tracer, call: OpCall) -> Ids:
-    """Normalise over sets of channels, which therefore stay."""
+    """Normalise over sets of channels, each of which lives or dies as a whole."""
     x = call.args["input"]
-    tracer.book.freeze(x.base, f"GroupNorm mixes channels ({call.module})")
-    return Ids(x.base, x.shape)
+    if call.args["num_groups"] == 1:
+        tracer.book.freeze(x.base, f"GroupNorm over all channels ({call.module})")
+        return Ids(x.base, x.shape)
+    rows = tracer.book.fold(x, 1).reshape(call.args["num_groups"], -1)
+    ids = tracer.book.tie(rows.T).repeat_interleave(rows.shape[1])
+    for argument in ("weight", "bias"):
+        mark_bias(tracer, call, argument, ids)
+    return Ids.along(ids, 1, x.shape)
 
 
 def prelu(tracer: Tracer, call: OpCall) -> Ids:

@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsa_core.channels.ids import Ids
+from dsa_core.channels.rules_layers import matrix_product
 from dsa_core.channels.tracer import OpCall, Rule, StateIds, Tracer
 
 
@@ -69,6 +70,12 @@ def spatial_pair(tracer: Tracer, call: OpCall) -> list[Ids]:
     return [spatial(tracer, call), *(Ids.constant(s) for s in call.shapes[1:])]
 
 
+def grid_sample(tracer: Tracer, call: OpCall) -> Ids:
+    """Resample each channel at the places of a grid, whose last axis is space."""
+    tracer.book.freeze(call.args["grid"].base, f"places to sample at ({call.module})")
+    return spatial(tracer, call)
+
+
 def reduction(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     """Reduce over axes: over space each channel by itself; over channels they mix, and stay."""
     x = call.tensors()[0]
@@ -98,14 +105,26 @@ def along_axis(tracer: Tracer, call: OpCall) -> Ids:
     return Ids(x.base, x.shape)
 
 
-def product(tracer: Tracer, call: OpCall) -> list[Ids]:
-    """A product of activations mixes their channels; its MACs are a constant of the cost."""
+def sorted_along(tracer: Tracer, call: OpCall) -> list[Ids]:
+    """Order positions: each channel by itself, unless it is the channels that are ordered."""
+    x = call.tensors()[0]
+    if x.varies(call.args["dim"] % len(x.shape)):
+        return tracer.opaque(call, f"{call.op} over channels")
+    return [Ids(x.base, shape) for shape in call.shapes]
+
+
+def product(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
+    """A product with a matrix of parameters is a layer. One of activations mixes their channels;
+    its MACs are a constant of the cost."""
+    made = matrix_product(tracer, call)
+    if made is not None:
+        return made
     macs = (
         einsum_macs(call)
         if call.op == "einsum"
         else prod(call.shape) * call.tensors()[-2].shape[-1]
     )
-    tracer.fixed_macs += macs // tracer.batch
+    tracer.fixed_macs += tracer.per_example(call, macs)
     return tracer.opaque(call, f"{call.op} of activations")
 
 
@@ -114,7 +133,7 @@ def attention(tracer: Tracer, call: OpCall) -> list[Ids]:
     query, key, value = (call.args[a] for a in ("query", "key", "value"))
     rows = prod(query.shape[:-1])
     macs = rows * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-    tracer.fixed_macs += macs // tracer.batch
+    tracer.fixed_macs += tracer.per_example(call, macs)
     return tracer.opaque(call, "attention")
 
 
@@ -126,14 +145,22 @@ def einsum_macs(call: OpCall) -> int:
     return counter.get_total_flops() // 2
 
 
+def recurrent(tracer: Tracer, call: OpCall) -> list[Ids]:
+    """LSTM, GRU, RNN and their cells: every matrix once a step; they mix all channels."""
+    weights = sum(prod(v.shape) for v in call.tensors() if state(v) and len(v.shape) == 2)
+    steps = prod(call.args["input"].shape[:-1])
+    tracer.fixed_macs += tracer.per_example(call, steps * weights)
+    return tracer.opaque(call, f"{call.op} mixes channels")
+
+
 def lookup(tracer: Tracer, call: OpCall) -> list[Ids]:
     """Indexing by a tensor fixes positions: what it reads stays."""
     return tracer.opaque(call, f"{call.op} by fixed positions")
 
 
-def fixed_shape(tracer: Tracer, call: OpCall) -> Ids:
-    """A new constant tensor of written-down shape."""
-    return tracer.fixed(call.shape)
+def new_constant(tracer: Tracer, call: OpCall) -> Ids:
+    """A new tensor of equal numbers; whether its shape follows that of another a trial tells."""
+    return Ids.constant(call.shape)
 
 
 def same_shape(tracer: Tracer, call: OpCall) -> Ids:
@@ -141,41 +168,45 @@ def same_shape(tracer: Tracer, call: OpCall) -> Ids:
     return Ids(call.tensors()[0].base, call.shape)
 
 
-UNARY = (
-    "relu relu6 silu gelu elu selu celu leaky_relu sigmoid tanh hardswish hardsigmoid hardtanh "
-    "softplus mish logsigmoid abs neg exp expm1 log log1p sqrt rsqrt square reciprocal sin cos erf "
-    "floor ceil round sign clamp clamp_min clamp_max pow threshold hardshrink softshrink "
-    "log_sigmoid rrelu nan_to_num zero fill masked_fill eq ne lt le gt ge logical_not isnan"
-)
-BINARY = (
-    "add sub rsub mul div true_divide floor_divide remainder maximum minimum where lerp addcmul "
-    "addcdiv atan2 logical_and logical_or bitwise_and bitwise_or __and __or multiply subtract "
-    "divide"
+# Element by element, without torch's tag "pointwise".
+ELEMENTWISE = (
+    "hardswish logsigmoid log_sigmoid zero fill floor_divide __and__ __or__ multiply subtract "
+    "divide special_expit"
 )
 POOLS = (
     "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d "
     "upsample_nearest3d upsample_bilinear2d upsample_bicubic2d upsample_linear1d "
-    "upsample_trilinear3d _upsample_nearest_exact2d _upsample_bilinear2d_aa"
+    "upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
+    "_upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa max_unpool2d "
+    "max_unpool3d"
+)
+POOLS_WITH_PLACES = (
+    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool1d_with_indices "
+    "max_pool2d_with_indices max_pool3d_with_indices"
 )
 REDUCTIONS = (
     "mean sum amax amin prod var std logsumexp linalg_vector_norm norm argmax argmin any all "
     "var_mean std_mean"
 )
 
+RECURRENT = "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"
 NEW = "new_zeros new_ones new_full new_empty"
 LIKE = "zeros_like ones_like full_like empty_like rand_like randn_like"
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(NEW.split(), fixed_shape),
+    **dict.fromkeys(NEW.split(), new_constant),
     **dict.fromkeys(LIKE.split(), same_shape),
-    **dict.fromkeys(UNARY.split() + BINARY.split(), elementwise),
+    **dict.fromkeys(["pointwise", *ELEMENTWISE.split()], elementwise),
     **dict.fromkeys(POOLS.split(), spatial),
-    **dict.fromkeys(("adaptive_max_pool2d", "max_pool2d_with_indices"), spatial_pair),
+    **dict.fromkeys(POOLS_WITH_PLACES.split(), spatial_pair),
+    "grid_sampler": grid_sample,
+    **dict.fromkeys(("sort", "topk", "cummax", "cummin"), sorted_along),
     **dict.fromkeys(REDUCTIONS.split(), reduction),
     **dict.fromkeys(("softmax", "log_softmax", "_softmax", "cumsum", "cumprod"), along_axis),
     **dict.fromkeys(("matmul", "bmm", "mm", "einsum", "baddbmm", "addmm"), product),
     **dict.fromkeys(("max", "min"), maximum_minimum),
+    **dict.fromkeys(RECURRENT.split(), recurrent),
     "glu": gated_linear_unit,
     "scaled_dot_product_attention": attention,
     **dict.fromkeys(("index", "index_select", "gather", "embedding", "take_along_dim"), lookup),

@@ -6,6 +6,7 @@ or their widths (then the channels stay).
 """
 
 from collections.abc import Callable, Sequence
+from math import gcd
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from dsa_core.channels.ids import NO_CHANNEL, Ids
 from dsa_core.channels.rules_reshape import reshape
-from dsa_core.channels.tracer import OpCall, Rule, Tracer
+from dsa_core.channels.tracer import OpCall, Rule, StateIds, Tracer
+
+PAIR = torch.tensor([[0, 1], [2, 3]])  # a matrix, to see whether a move transposes
 
 
 def source(call: OpCall) -> Ids:
@@ -35,44 +38,35 @@ def on_base(move: Callable[[Tensor, OpCall], Tensor]) -> Rule:
     """A rule for a move that may be made on the compact ids, axis for axis."""
 
     def rule(tracer: Tracer, call: OpCall) -> Ids:
-        return Ids(move(source(call).base, call), call.shape)
+        x = source(call)
+        if isinstance(x, StateIds) and len(x.shape) == 2 and move(PAIR, call).equal(PAIR.T):
+            return x.turned()
+        return Ids(move(x.base, call), call.shape)
 
     return rule
 
 
 def chunk(tracer: Tracer, call: OpCall) -> list[Ids]:
-    """Cut an axis into a number of pieces; equal pieces of the channel axis are tied."""
+    """Cut an axis into pieces, which are taken to be shares of it: all pieces lose alike."""
     x, axis = source(call), axis_of(call)
     sizes = [shape[axis] for shape in call.shapes]
     if not x.varies(axis):
         return [Ids(x.base, shape) for shape in call.shapes]
-    if len(set(sizes)) > 1:
-        tracer.book.freeze(x.base, f"cut into unequal pieces {sizes} ({call.module})")
-        bases = x.base.split(sizes, axis)
-        return [Ids(b, shape) for b, shape in zip(bases, call.shapes, strict=True)]
-    pieces = torch.stack(x.base.chunk(len(sizes), axis))
-    tied = tracer.book.tie(pieces.flatten(1)).reshape(pieces.shape[1:])
-    return [Ids(tied, shape) for shape in call.shapes]
-
-
-def split(tracer: Tracer, call: OpCall) -> list[Ids]:
-    """Cut an axis into pieces of fixed widths; the channels of such an axis stay."""
-    x, axis = source(call), axis_of(call)
-    sizes = [shape[axis] for shape in call.shapes]
-    if not x.varies(axis):
-        return [Ids(x.base, shape) for shape in call.shapes]
-    tracer.book.freeze(
-        x.base, f"split into fixed widths {sizes}; chunk({len(sizes)}) would not ({call.module})"
-    )
-    bases = x.base.split(sizes, axis)
+    bases = in_shares(tracer, call, sizes).split(sizes, axis)
     return [Ids(b, shape) for b, shape in zip(bases, call.shapes, strict=True)]
 
 
-def tensor_split(tracer: Tracer, call: OpCall) -> list[Ids]:
-    """By a number of pieces, or at fixed positions."""
-    return (
-        chunk(tracer, call) if isinstance(call.args.get("sections"), int) else split(tracer, call)
-    )
+def in_shares(tracer: Tracer, call: OpCall, bounds: Sequence[int]) -> Tensor:
+    """Tie the pieces of the channel axis between multiples of the bounds' common divisor; channels
+    whose bounds have none stay."""
+    x, axis = source(call), axis_of(call)
+    width = gcd(*bounds)
+    if width == 1:
+        tracer.book.freeze(x.base, f"cut at fixed bounds {list(bounds)} ({call.module})")
+        return x.base
+    pieces = torch.stack(x.base.split(width, axis))
+    tied = tracer.book.tie(pieces.flatten(1)).reshape(pieces.shape[1:])
+    return torch.cat([tied] * len(pieces), axis)
 
 
 def unbind(tracer: Tracer, call: OpCall) -> list[Ids]:
@@ -85,19 +79,20 @@ def unbind(tracer: Tracer, call: OpCall) -> list[Ids]:
 
 
 def slice_(tracer: Tracer, call: OpCall) -> Ids:
-    """Take a range of an axis; one of the channel axis has fixed bounds, so the channels stay."""
+    """Take a range of an axis; of the channel axis its bounds are taken to be shares."""
     x, axis = source(call), axis_of(call)
+    n = x.shape[axis]
     start, end, step = (call.args.get(a) for a in ("start", "end", "step"))
     if call.op == "narrow":
         start, end = call.args["start"], call.args["start"] + call.args["length"]
-    if call.shape == x.shape and (end is None or end >= x.shape[axis]):
+    places = range(n)[start : end : step or 1]
+    if len(places) == n:
         return x
     if not x.varies(axis):
         return Ids(x.base, call.shape)
-    tracer.book.freeze(x.base, f"slice with fixed bounds ({call.module})")
-    end = None if end is None else min(end, x.shape[axis])
-    index = torch.arange(x.shape[axis])[start : end : step or 1]
-    return Ids(x.base.index_select(axis, index), call.shape)
+    bounds = [n, places.start, places.stop] if places.step == 1 else [1]
+    index = torch.tensor(places, dtype=torch.int64)
+    return Ids(in_shares(tracer, call, bounds).index_select(axis, index), call.shape)
 
 
 def select(tracer: Tracer, call: OpCall) -> Ids:
@@ -184,6 +179,27 @@ def repeat(tracer: Tracer, call: OpCall) -> Ids:
     )
 
 
+def repeat_interleave(tracer: Tracer, call: OpCall) -> Ids:
+    """Repeat every position of an axis."""
+    x, axis = source(call), axis_of(call)
+    if call.args.get("dim") is None or not isinstance(times := call.args["repeats"], int):
+        return tracer.opaque(call, "repeat_interleave by a tensor or of all axes")[0]
+    return Ids(x.base.repeat_interleave(times, axis) if x.varies(axis) else x.base, call.shape)
+
+
+def unfold(tracer: Tracer, call: OpCall) -> Ids:
+    """Lay patches out as columns: (N, C, ...) -> (N, C * patch, L), each channel by itself."""
+    ids = tracer.book.fold(source(call), 1)
+    ids = ids.repeat_interleave(call.shape[1] // len(ids))
+    return Ids.along(ids, 1, call.shape)
+
+
+def refold(tracer: Tracer, call: OpCall) -> Ids:
+    """Add patches up: (N, C * patch, L) -> (N, C, ...); the rows of a channel are tied."""
+    rows = tracer.book.fold(source(call), 1).reshape(call.shape[1], -1)
+    return Ids.along(tracer.book.tie(rows.T), 1, call.shape)
+
+
 def roll(tracer: Tracer, call: OpCall) -> Ids:
     """Shift an axis round; on the channel axis by a fixed number, so the channels stay."""
     x = source(call)
@@ -243,7 +259,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("cat", "concat", "concatenate"), concatenate),
     **dict.fromkeys(("repeat", "tile"), repeat),
     **dict.fromkeys(("slice", "narrow"), slice_),
-    **dict.fromkeys(("split", "split_with_sizes"), split),
     **dict.fromkeys(
         ("transpose", "swapaxes", "swapdims"),
         on_base(lambda b, c: b.transpose(*list(c.args.values())[1:3])),
@@ -257,12 +272,14 @@ RULES: dict[str, Rule] = {
         lambda b, c: b.reshape([n for n, k in zip(b.shape, kept_axes(c), strict=True) if k])
     ),
     "flip": on_base(lambda b, c: b.flip(c.args["dims"])),
-    "chunk": chunk,
-    "tensor_split": tensor_split,
+    **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), chunk),
     "unbind": unbind,
     "select": select,
     "stack": stack,
     "roll": roll,
+    "repeat_interleave": repeat_interleave,
+    "im2col": unfold,
+    "col2im": refold,
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,
     "channel_shuffle": channel_shuffle,

@@ -16,6 +16,7 @@ from torch.fx import Graph, GraphModule, Node
 from dsa_core.channels.export import name_of_module
 from dsa_core.channels.ids import NO_CHANNEL, IdBook, Ids
 from dsa_core.channels.opcall import OpCall, StateIds, bind
+from dsa_core.channels.recipes import Computed, recipes
 from dsa_core.errors import TraceError
 
 REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")  # `with torch.no_grad():` and so on
@@ -61,11 +62,11 @@ class Tracer:
         aliases: every name of a parameter or buffer -> its first name; tied weights have several.
         batch: examples in the call, by which MACs are divided.
         rank: axes of the first input.
-        parametrized: paths of the modules with a weight under torch.nn.utils.parametrize.
         outputs: channels of the first tensor returned that has two axes: the length of the axis
             that they lie on.
         turned: views to read the other way, by their place in `views`.
         views: the ids on the axis of each view that cuts it in two.
+        recipes, inside: computed weights, and the nodes that compute them (see `recipes`).
     """
 
     rules: dict[str, Rule]
@@ -81,16 +82,19 @@ class Tracer:
     fixed_macs: int = 0
     batch: int = 1
     rank: int = 0
-    parametrized: Sequence[str] = ()
     outputs: int = 1
     turned: Sequence[int] = ()
     views: list[Tensor] = field(default_factory=list)
+    recipes: dict[Node, list[Node]] = field(default_factory=dict)
+    inside: set[Node] = field(default_factory=set)
 
     def run(self, program: ExportedProgram) -> None:
         """Interpret the whole graph, then freeze what leaves the network."""
         specs = {s.arg.name: s for s in program.graph_signature.input_specs}
         holders = [n for n in program.graph.nodes if n.op == "placeholder"]
         inputs = [self._placeholder(specs[node.name], node) for node in holders]
+        states = {n for n, v in zip(holders, inputs, strict=True) if isinstance(v, StateIds)}
+        self.recipes, self.inside = recipes(program.graph, states)
         values = self._graph(program.graph, inputs, program.graph_module)
         self.outputs = next((width(value) for value in values if len(value.shape) > 1), 1)
         for value in values:
@@ -116,10 +120,19 @@ class Tracer:
                 self.book.freeze(value.base, why)
         return [self.frozen_ids(shape, reason) for shape in call.shapes]
 
-    def computed_weight(self, call: OpCall) -> str:
-        """Say why the weight of a layer is none that could be cut."""
-        remedy = ", parametrized: remove_parametrizations frees it"
-        return f"with a computed weight{remedy if call.module in self.parametrized else ''}"
+    def per_example(self, call: OpCall, macs: int) -> int:
+        """MACs of one example, of those of the batch.
+
+        Raises:
+            TraceError: they are not a multiple: the operator does not run once for each example.
+        """
+        if macs % self.batch:
+            raise TraceError(
+                f"{call.module or 'the network'}: {call.op} runs once for the whole batch of "
+                f"{self.batch}, so that its MACs are not those of one example: give an example of "
+                "one"
+            )
+        return macs // self.batch
 
     def frozen_ids(self, shape: tuple[int, ...], reason: str) -> Ids:
         """One fresh frozen id at every position."""
@@ -156,7 +169,10 @@ class Tracer:
                 env[node] = next(feed)
             elif node.op == "get_attr":
                 env[node] = self._attribute(node, owner)
-            elif node.op == "call_function":
+            elif node in self.recipes:
+                sources = [env[source] for source in self.recipes[node]]
+                env[node] = Computed(tuple(node.meta["val"].shape), sources)
+            elif node.op == "call_function" and node not in self.inside:
                 env[node] = self._call(node, env)
         returned = torch.utils._pytree.tree_leaves(graph.output_node().args)
         values = [env[v] for v in returned if isinstance(v, Node)]
@@ -176,10 +192,12 @@ class Tracer:
             if call.tensors() and call.op not in ONLY_SHAPES:
                 self.opaque(call, f"{call.op} reads values")
             return None
+        pointwise = torch.Tag.pointwise in node.target.tags  # type: ignore[union-attr]
+        rule = self.rules.get(call.op, self.rules["pointwise"] if pointwise else None)
         if all(value.empty for value in call.tensors()):
-            results: Any = [self.fixed(shape) for shape in call.shapes]
-        elif call.op in self.rules:
-            results = self._by_rule(call)
+            results: Any = [Ids.constant(shape) for shape in call.shapes]
+        elif rule is not None:
+            results = self._by_rule(rule, call)
         else:
             self.unknown_ops[str(node.target)] = self.unknown_ops.get(str(node.target), 0) + 1
             results = self.opaque(call, f"unknown op {node.target}")
@@ -187,9 +205,9 @@ class Tracer:
             return results if isinstance(results, list) else [results] * len(call.shapes)
         return results[0] if isinstance(results, list) else results
 
-    def _by_rule(self, call: OpCall) -> Any:
+    def _by_rule(self, rule: Rule, call: OpCall) -> Any:
         try:
-            return self.rules[call.op](self, call)
+            return rule(self, call)
         except (TraceError, AssertionError):
             raise
         except Exception as error:

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -114,19 +115,24 @@ def compare(
     name: str,
     model: nn.Module,
     graph: ChannelGraph,
-    x: Tensor,
+    x: Any,
     chosen: Tensor,
     *,
     files: bool,
 ) -> CheckRow:
-    """The comparisons themselves, in evaluation mode; `chosen`: channels kept, bool, (n,)."""
+    """The comparisons themselves, in evaluation mode, on an example in any form that `trace` takes.
+
+    Args:
+        chosen: channels kept, bool, shape (n,).
+    """
     if not graph.prunable:
         return CheckRow(model=name, status="failed", reason=f"nothing to prune: {graph.report()}")
     model.eval()
     pruned = prune(model, graph, chosen)
     dense = together(try_forward(model, x))
-    with torch.no_grad(), masked(model, graph, chosen.to(x.dtype)):
-        wanted = together(model(x))
+    dtype = next(model.parameters()).dtype
+    with masked(model, graph, chosen.to(dtype)):
+        wanted = together(try_forward(model, x))
     difference = distance(wanted, together(try_forward(pruned, x)))
     counts = torch.stack([chosen[g.start : g.start + g.size].sum() for g in graph.prunable])
     row = CheckRow(
@@ -137,7 +143,7 @@ def compare(
         macs_predicted=Cost.of(graph, "macs").at(counts),
         macs_counted=count_macs(pruned, x),
     )
-    if not difference <= TOLERANCES[x.dtype]:
+    if not difference <= TOLERANCES[dtype]:
         row.status, row.reason = "failed", f"masked and pruned differ by {difference:.1e}"
     elif torch.equal(dense, wanted):
         row.status, row.reason = "failed", "the mask changes nothing: the comparison says nothing"
@@ -149,7 +155,7 @@ def compare(
 
 
 def reloads(
-    name: str, model: nn.Module, pruned: nn.Module, graph: ChannelGraph, keep: Tensor, x: Tensor
+    name: str, model: nn.Module, pruned: nn.Module, graph: ChannelGraph, keep: Tensor, x: Any
 ) -> bool:
     """Whether the pruned network is the same after saving and loading."""
     with tempfile.TemporaryDirectory() as folder:

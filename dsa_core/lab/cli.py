@@ -1,11 +1,10 @@
-"""The command line: run, batch, report, groups, check, data, bench, calibrate."""
+"""The command line: run, batch, report, records, groups, check, data, bench, calibrate."""
 
 import itertools
 import json
 import os
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ import typer
 from dsa_core.errors import BudgetError, ConfigError, DSAError
 from dsa_core.lab.batch.cli import batch_command
 from dsa_core.lab.bench.cli import bench_command, calibrate_command
+from dsa_core.lab.report_cli import records_app, report_command, show
 from dsa_core.lab.screen import console
 
 if TYPE_CHECKING:
@@ -31,23 +31,6 @@ app = typer.Typer(
 )
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 GO_ON = "Give the same `dsa run` command again to go on"
-
-
-class Form(StrEnum):
-    """How a table is written."""
-
-    text = "text"
-    markdown = "markdown"
-    csv = "csv"
-
-
-class Columns(StrEnum):
-    """What a table of records is about."""
-
-    results = "results"
-    cost = "cost"
-    status = "status"
-    overview = "overview"
 
 
 ZOO_HELP = "all of ours, all classifiers and segmenters of torchvision (takes hours)"
@@ -76,7 +59,8 @@ BUDGET_HELP = (
 CALIBRATION_HELP = "what latency costs on this machine: a file that `dsa calibrate MODEL` wrote"
 DATASET_HELP = (
     "digits, cifar10, cifar100, fashion_mnist, or folder:PATH; to segment: digit_scenes or "
-    "voc:PATH@HEIGHTxWIDTH; to enlarge: photo_patches or sr:TRAIN,TEST (default: the preset's)"
+    "voc:PATH@HEIGHTxWIDTH; to enlarge: photo_patches or sr:TRAIN,TEST; @skip at the end "
+    "leaves out pictures that cannot be read (default: the preset's)"
 )
 FLOOR_HELP = (
     "GROUP=RATIO, the least that a group keeps, may be given several times; * is every other "
@@ -94,11 +78,6 @@ WEIGHTS_HELP = (
     "torch.save wrote"
 )
 ONNX_HELP = "write the pruned network as ONNX too, compared and timed in ONNX Runtime"
-COLUMNS_HELP = (
-    "results; cost: trials, epochs and seconds of the search, against DSA's; status: fewer "
-    "columns; overview: a line for each method, a column for each budget"
-)
-INTO_HELP = "a Markdown page: put the table between its marks <!-- dsa report: begin --> and end"
 OUT_HELP = "folder of the runs; a run that is there is continued, or shown if complete"
 ROOT_HELP = "folder of the datasets (default: the variable DSA_DATA, else ./data)"
 
@@ -171,7 +150,7 @@ def tell(configs: "Sequence[RunConfig]", records: "Sequence[Record]", out: Path)
     from dsa_core.files import write_atomically
     from dsa_core.lab.plots import allocation_figure, png
 
-    show(records, Form.text)
+    show(records)
     for config in configs:
         print(f"record:  {out / config.folder / 'record.json'}")
     budgets: dict[str, list[int]] = {}
@@ -255,48 +234,6 @@ def parse_changes(texts: list[str]) -> dict[str, str]:
     if any(not path or not value for path, value in changes.items()):
         raise ConfigError(f"--set must be SETTING=VALUE, got {' '.join(texts)!r}")
     return changes
-
-
-@app.command("report")
-def report_command(
-    runs: Annotated[list[Path], typer.Argument(help="folders that `dsa run --out` wrote to")],
-    form: Annotated[Form, typer.Option("--format", help="text, markdown or csv")] = Form.text,
-    columns: Annotated[Columns, typer.Option(help=COLUMNS_HELP)] = Columns.results,
-    into: Annotated[Path | None, typer.Option(help=INTO_HELP)] = None,
-) -> None:
-    """Gather records into a table: a row for each method and budget, mean and spread over seeds."""
-    from dsa_core.files import write_atomically
-    from dsa_core.lab import report
-    from dsa_core.lab.record import find_records
-
-    records = find_records(*runs)
-    if not records:
-        raise ConfigError(
-            f"no record.json that can be read below {', '.join(map(str, runs))}: is a run still "
-            "going?"
-        )
-    if into is None:
-        show(records, form, columns)
-        return
-    if not into.is_file():
-        raise ConfigError(f"--into: there is no page {into}")
-    table = report.as_markdown(records, columns.value)
-    write_atomically(into, report.put_into(into.read_text(encoding="utf-8"), table))
-
-
-def show(
-    records: "Sequence[Record]", form: Form = Form.text, columns: Columns = Columns.results
-) -> None:
-    """Print a table of records."""
-    from dsa_core.lab import report
-
-    if form is Form.text:
-        screen = console()
-        screen.print(report.as_table(records, width=screen.width, table=columns.value))
-    elif form is Form.markdown:
-        print(report.as_markdown(records, columns.value))
-    else:
-        print(report.as_csv(records, columns.value), end="")
 
 
 @app.command("groups")
@@ -399,6 +336,8 @@ def data_command(
     console().print(table)
 
 
+app.command("report")(report_command)
+app.add_typer(records_app, name="records")
 app.command("batch")(batch_command)
 app.command("bench")(bench_command)
 app.command("calibrate")(calibrate_command)

@@ -1,18 +1,13 @@
-"""The record of one run: what was asked, what came out, how long it took, on what. JSON."""
+"""The record of one run: what was asked, what came out, how long it took, on what."""
 
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, model_validator
 
 from dsa_core.budget import Resource
-from dsa_core.errors import ConfigError, first_problem
-from dsa_core.files import write_atomically
 from dsa_core.lab.latency import Latency
 
-FILE = "record.json"
 PHASES = ("dense", "search", "fine_tune")
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
@@ -89,12 +84,31 @@ class GroupRecord(Strict):
     keep_ratio: float
 
 
+class SearchRecord(Strict):
+    """What a record keeps of the history of its search.
+
+    Attributes:
+        updates: of the keep ratios, or looks at them: how many.
+        path: keep ratios of every group, shape (T, K), on the way of a search whose budget fell:
+            for each whole per cent of the dense cost those of the last update that was not below.
+            Empty of other searches. The final ones are in the record's `groups`.
+        first_losses: on held-out batches at the first updates, to hold two runs of one
+            configuration against each other; None where there was no loss.
+        epoch_seconds: of each epoch, all trials together.
+    """
+
+    updates: int = Field(ge=0)
+    path: tuple[tuple[Ratio, ...], ...] = ()
+    first_losses: tuple[FiniteFloat | None, ...] = ()
+    epoch_seconds: tuple[Seconds, ...] = ()
+
+
 class Record(Strict):
     """One run.
 
     Attributes:
         schema_version: of this layout.
-        config_hash: of the configuration in `config.json`.
+        config_hash: of the configuration.
         series: of the same without the seed; "" in records that did not have it yet.
         also_asked: ratios of the other resources that were limited at the same time.
         floors, divisor: what else was asked, see `Budget`.
@@ -112,6 +126,8 @@ class Record(Strict):
         precision: number format of the fine-tuning; the search's is in `notes`.
         versions: of python, torch, torchvision, dsa_core.
         git_commit: of the source tree, if it is one.
+        search: the course of the search; None in records that did not have it yet.
+        config: all settings, as in the run's `config.json`; empty in records without it.
     """
 
     schema_version: Literal[1] = 1
@@ -146,6 +162,8 @@ class Record(Strict):
     device: str
     git_commit: str | None
     notes: dict[str, str | float | bool] = {}
+    search: SearchRecord | None = None
+    config: dict[str, JsonValue] = {}
 
     @model_validator(mode="after")
     def _whole(self) -> "Record":
@@ -157,6 +175,9 @@ class Record(Strict):
         for name, score in self.scores.model_dump(exclude={"masked_loss"}).items():
             if self.score_unit == "%" and score is not None and not 0 <= score <= 1:
                 raise ValueError(f"scores.{name} must be a share in [0, 1], got {score}")
+        widths = {len(ratios) for ratios in self.search.path} if self.search else set()
+        if widths - {len(self.groups)}:
+            raise ValueError(f"search.path needs {len(self.groups)} ratios a row, got {widths}")
         return self
 
     @property
@@ -175,50 +196,3 @@ def require(entry: str, found: Iterable[str], wanted: Iterable[str]) -> None:
     missing = [name for name in wanted if name not in found]
     if missing:
         raise ValueError(f"{entry} has no {missing[0]!r}")
-
-
-def write_record(folder: Path, record: Record) -> Path:
-    """Write `record.json` atomically."""
-    path = folder / FILE
-    write_atomically(path, record.model_dump_json(indent=1) + "\n")
-    return path
-
-
-def read_record(path: Path) -> Record:
-    """Read one record.
-
-    Raises:
-        ConfigError: the file is not a record; names the first entry that is wrong.
-    """
-    try:
-        return Record.model_validate_json(path.read_text())
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {first_problem(error)}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not a text file: {error}") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def find_records(*roots: Path) -> list[Record]:
-    """Read all records below some folders, in the order of their paths; equal ones count once.
-
-    A file that is not a record, or a damaged one, is named on stderr and left out.
-
-    Raises:
-        ConfigError: a folder is missing.
-    """
-    found: dict[str, Record] = {}
-    for root in roots:
-        if not root.exists():
-            raise ConfigError(
-                f"{root} does not exist: give the folder that `dsa run --out` wrote to"
-            )
-        for path in sorted(root.rglob(FILE)):
-            try:
-                record = read_record(path)
-            except ConfigError as error:
-                print(f"left out: {error}", file=sys.stderr)
-                continue
-            found.setdefault(record.model_dump_json(), record)
-    return list(found.values())

@@ -1,13 +1,12 @@
 """Records gathered into a table: one row for each method and budget, mean and spread over seeds."""
 
-import csv
-import io
-import statistics
-from collections import defaultdict
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+import numpy as np
+import pandas as pd
 from rich import box
 from rich.table import Table
 
@@ -17,151 +16,76 @@ from dsa_core.lab.paper_results import paper_result, shown
 from dsa_core.lab.record import Record
 
 
-@dataclass(frozen=True)
-class Row:
-    """Runs that differ in their seed only.
-
-    Attributes:
-        records: of the runs.
-        rival: DSA's runs of the same network, data, preset and budget, on the same device; of a row
-            of DSA, itself. None if there are none, or several rows of them.
-    """
-
-    records: tuple[Record, ...]
-    rival: tuple[Record, ...] | None = None
-
-    @property
-    def first(self) -> Record:
-        """Any of them, for what they share."""
-        return self.records[0]
-
-    def show(self, value: Callable[[Record], float], form: str) -> str:
-        """Mean over seeds, and the sample standard deviation where there are several."""
-        values = [value(r) for r in self.records]
-        mean = form.format(statistics.fmean(values))
-        if len(values) == 1:
-            return mean
-        return f"{mean} ± {form.format(statistics.stdev(values))}"
-
-
-def rows_of(records: Sequence[Record]) -> list[Row]:
-    """Group records by everything but the seed, in the order of network, budget, method."""
-    groups: dict[tuple[str | float, ...], list[Record]] = defaultdict(list)
-    for r in records:
-        budget = (r.resource, -r.asked_ratio, -r.divisor)
-        groups[r.model, r.dataset, r.preset, *budget, r.method, r.series].append(r)
-    rows = [tuple(groups[key]) for key in sorted(groups)]
-    return [Row(row, rival_of(row, rows)) for row in rows]
-
-
-def rival_of(
-    row: tuple[Record, ...], rows: Sequence[tuple[Record, ...]]
-) -> tuple[Record, ...] | None:
-    """See `Row`."""
-    if row[0].method == "dsa":
-        return row
-    task = task_of(row)
-    dsa = [other for other in rows if other[0].method == "dsa" and task_of(other) == task]
-    return dsa[0] if len(dsa) == 1 else None
-
-
-def task_of(records: tuple[Record, ...]) -> tuple[object, ...]:
-    """What must agree for the seconds of two methods to be compared."""
-    r = records[0]
-    asked = (*r.asked.items(), r.divisor, tuple(sorted(r.floors.items())))
-    return r.model, r.dataset, r.preset, *asked, frozenset(each.device for each in records)
-
-
-def times_dsa(row: Row, seconds: Callable[[Record], float]) -> str:
-    """Mean seconds as a multiple of DSA's; a dash where there is nothing to compare with."""
-    if row.rival is None:
-        return "-"
-    ours, theirs = (statistics.fmean(map(seconds, rs)) for rs in (row.records, row.rival))
-    return f"{ours / theirs:.2f}"
-
-
-def asked(row: Row) -> str:
+def asked(r: Record) -> str:
     """The budget, and what else was asked of the channels kept."""
-    r = row.first
     divisor = f", in {r.divisor}s" if r.divisor > 1 else ""
     ratios = " + ".join(f"{100 * ratio:g} {resource}" for resource, ratio in r.asked.items())
     return f"{ratios}{divisor}{', floors' if r.floors else ''}"
 
 
-def budget_state(row: Row) -> str:
-    """How many seeds met the budget: "yes", "MISSED", or "2 of 3"."""
-    met = sum(r.budget_met for r in row.records)
-    if met == len(row.records):
-        return "yes"
-    return "MISSED" if met == 0 else f"{met} of {len(row.records)}"
+def task_of(r: Record) -> tuple[object, ...]:
+    """What must agree for the seconds of two methods to be compared."""
+    floors = tuple(sorted(r.floors.items()))
+    return r.model, r.dataset, r.preset, *r.asked.items(), r.divisor, floors, r.device
 
 
-def dense_score(row: Row) -> str:
-    """The dense network's score, or a dash for a search from random weights."""
-    if row.first.scores.dense is None:
-        return "-"
-    return row.show(lambda r: in_unit(r.scores.dense or 0.0, r.score_unit), "{:.2f}")
-
-
-def paper(row: Row) -> str:
+def paper(r: Record) -> str:
     """What the DSA paper reports for the same network, data, method and budget; mostly nothing."""
-    r = row.first
     if r.divisor > 1 or r.floors or r.also_asked:
         return ""
     found = paper_result(r.model, r.dataset, r.method, resource=r.resource, ratio=r.asked_ratio)
     return shown(found)
 
 
-COLUMNS: dict[str, Callable[[Row], str]] = {
-    "network": lambda row: row.first.model,
-    "data": lambda row: row.first.dataset,
-    "preset": lambda row: row.first.preset,
-    "method": lambda row: row.first.method,
-    "seeds": lambda row: str(len(row.records)),
-    "asked %": asked,
-    "MACs %": lambda row: row.show(lambda r: 100 * r.costs["macs"].ratio, "{:.2f}"),
-    "MACs M": lambda row: row.show(lambda r: r.costs["macs"].counted / 1e6, "{:.3f}"),
-    "params %": lambda row: row.show(lambda r: 100 * r.costs["params"].ratio, "{:.2f}"),
-    "met": budget_state,
-    "dense": dense_score,
-    "before": lambda row: row.show(lambda r: in_unit(r.scores.pruned, r.score_unit), "{:.2f}"),
-    "after": lambda row: row.show(lambda r: in_unit(r.scores.fine_tuned, r.score_unit), "{:.2f}"),
-    "paper": paper,
-    "masked loss": lambda row: row.show(lambda r: r.scores.masked_loss, "{:.3f}"),
-    "ms dense": lambda row: row.show(lambda r: r.latency["dense"].median_ms, "{:.1f}"),
-    "ms pruned": lambda row: row.show(lambda r: r.latency["pruned"].median_ms, "{:.1f}"),
-    "search s": lambda row: row.show(lambda r: r.seconds["search"], "{:.0f}"),
-    "total s": lambda row: row.show(lambda r: r.total_seconds, "{:.0f}"),
+def score(r: Record, state: str) -> float:
+    """Of the network that is dense, pruned or fine_tuned, in the score's unit; NaN for none."""
+    value = getattr(r.scores, state)
+    return math.nan if value is None else in_unit(value, r.score_unit)
+
+
+SHARED: dict[str, Callable[[Record], object]] = {  # by the runs of a row
+    "network": lambda r: r.model,
+    "data": lambda r: r.dataset,
+    "preset": lambda r: r.preset,
+    "resource": lambda r: r.resource,
+    "less": lambda r: -r.asked_ratio,
+    "coarser": lambda r: -r.divisor,
+    "method": lambda r: r.method,
+    "series": lambda r: r.series,
 }
-COST_COLUMNS: dict[str, Callable[[Row], str]] = {
-    **{
-        name: COLUMNS[name]
-        for name in ("network", "data", "preset", "method", "seeds", "asked %", "MACs %", "met")
-    },
-    "before": COLUMNS["before"],
-    "after": COLUMNS["after"],
-    "trials": lambda row: row.show(lambda r: float(r.trials), "{:.1f}"),
-    "search epochs": lambda row: row.show(lambda r: float(r.epochs["search"]), "{:.0f}"),
-    "search s": COLUMNS["search s"],
-    "search x DSA": lambda row: times_dsa(row, lambda r: r.seconds["search"]),
-    "total s": COLUMNS["total s"],
-    "total x DSA": lambda row: times_dsa(row, lambda r: r.total_seconds),
+NUMBERS: dict[str, tuple[int, Callable[[Record], float]]] = {  # decimals, value
+    "MACs %": (2, lambda r: 100 * r.costs["macs"].ratio),
+    "MACs M": (3, lambda r: r.costs["macs"].counted / 1e6),
+    "params %": (2, lambda r: 100 * r.costs["params"].ratio),
+    "dense": (2, lambda r: score(r, "dense")),
+    "before": (2, lambda r: score(r, "pruned")),
+    "after": (2, lambda r: score(r, "fine_tuned")),
+    "masked loss": (3, lambda r: r.scores.masked_loss),
+    "ms dense": (1, lambda r: r.latency["dense"].median_ms),
+    "ms pruned": (1, lambda r: r.latency["pruned"].median_ms),
+    "trials": (1, lambda r: r.trials),
+    "search epochs": (0, lambda r: r.epochs["search"]),
+    "search s": (0, lambda r: r.seconds["search"]),
+    "total s": (0, lambda r: r.total_seconds),
 }
-STATUS_COLUMNS: dict[str, Callable[[Row], str]] = {
-    name: COLUMNS[name]
-    for name in (
+WORDS = ["network", "data", "preset", "method"]  # set flush left
+Columns = Literal["results", "cost", "status", "overview"]
+TABLES: dict[Columns, list[str]] = {
+    "results": [
+        *(*WORDS, "seeds", "asked %", "MACs %", "MACs M", "params %", "met"),
+        *("dense", "before", "after", "paper", "masked loss", "ms dense", "ms pruned"),
+        *("search s", "total s"),
+    ],
+    "cost": [
+        *(*WORDS, "seeds", "asked %", "MACs %", "met", "before", "after", "trials"),
+        *("search epochs", "search s", "search x DSA", "total s", "total x DSA"),
+    ],
+    "status": [
         *("network", "data", "preset", "asked %", "method", "seeds", "MACs %", "met"),
         *("dense", "before", "after"),
-    )
-}
-Columns = Literal["results", "cost", "status", "overview"]
-TABLES: dict[Columns, dict[str, Callable[[Row], str]]] = {
-    "results": COLUMNS,
-    "cost": COST_COLUMNS,
-    "status": STATUS_COLUMNS,
+    ],
 }
 BEGIN, END = "<!-- dsa report: begin -->", "<!-- dsa report: end -->"
-WORDS = ("network", "data", "preset", "method")  # set flush left
 CAPTION = (
     "before, after: test {score} before and after fine-tuning. MACs %, params %: counted on "
     "the pruned network. ms: forward pass of {batch} examples."
@@ -186,55 +110,89 @@ PAPER_CAPTION = (
 )
 
 
-def cells(records: Sequence[Record], table: Columns = "results") -> list[list[str]]:
-    """The table, its head first; without the column of the paper where that has nothing to say."""
-    if table == "overview":
-        return overview(records)
-    rows = rows_of(records)
-    columns = {name: [column(row) for row in rows] for name, column in TABLES[table].items()}
-    kept = {name: texts for name, texts in columns.items() if name != "paper" or any(texts)}
-    return [list(kept), *(list(row) for row in zip(*kept.values(), strict=True))]
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """A row for each run: what its row of a table shares, and all numbers."""
+    values = {name: value for name, (_, value) in NUMBERS.items()}
+    columns = {**SHARED, **values, "asked %": asked, "paper": paper, "task": task_of}
+    runs = pd.DataFrame({name: [of(r) for r in records] for name, of in columns.items()})
+    return runs.assign(met=[r.budget_met for r in records])
 
 
-def overview(records: Sequence[Record]) -> list[list[str]]:
-    """A line for each method and a column for each budget, its head first.
+def rows_of(records: Sequence[Record]) -> pd.DataFrame:
+    """A row of texts for runs that differ in their seed only, by network, budget and method."""
+    rows = frame(records).groupby(list(SHARED))
+    spreads = {name: partial(spread, digits=digits) for name, (digits, _) in NUMBERS.items()}
+    table = rows.agg(
+        {**spreads, "asked %": "first", "paper": "first", "task": frozenset, "met": budget_state}
+    )
+    table["seeds"] = rows.size().astype(str)
+    for phase in ("search", "total"):
+        table[f"{phase} x DSA"] = times_dsa(table["task"], rows[f"{phase} s"].mean())
+    return table.reset_index()
 
-    Runs of one cell that differ in more than the seed stand in lines of their own.
+
+def spread(values: Iterable[float], digits: int) -> str:
+    """Mean, and the sample standard deviation where there are several; a dash without a value."""
+    each = np.array([*values], dtype=float)
+    if np.isnan(each).any():
+        return "-"
+    text = f"{each.mean():.{digits}f}"
+    return text if len(each) == 1 else f"{text} ± {each.std(ddof=1):.{digits}f}"
+
+
+def budget_state(met: pd.Series) -> str:
+    """How many seeds met the budget: "yes", "MISSED", or "2 of 3"."""
+    if met.all():
+        return "yes"
+    return f"{met.sum()} of {len(met)}" if met.any() else "MISSED"
+
+
+def times_dsa(tasks: pd.Series, seconds: pd.Series) -> list[str]:
+    """Mean seconds of each row as a multiple of those of the one row of DSA for the same task.
+
+    DSA is its own measure. A dash where no row of DSA has the task, or several.
     """
+    dsa = tasks.index.get_level_values("method") == "dsa"
+    alone = dsa & ~tasks.where(dsa).duplicated(keep=False)
+    rivals = tasks.map(dict(zip(tasks[alone], seconds[alone], strict=True))).astype(float)
+    times = seconds / rivals.mask(dsa, seconds)
+    return [f"{each:.2f}" if each == each else "-" for each in times]
+
+
+def table_of(records: Sequence[Record], table: Columns = "results") -> pd.DataFrame:
+    """The table as texts; without the column of the paper where that has nothing to say."""
     rows = rows_of(records)
-    order = sorted(rows, key=lambda row: (row.first.resource, -row.first.asked_ratio))
-    budgets = list(dict.fromkeys(asked(row) for row in order))
-    lines: dict[tuple[str, ...], list[dict[str, Row]]] = defaultdict(list)
-    for row in rows:
-        same = lines[tuple(COLUMNS[word](row) for word in WORDS)]
-        free = next((line for line in same if asked(row) not in line), None)
-        if free is None:
-            same.append(free := {})
-        free[asked(row)] = row
-    head = [*WORDS, "dense", *(f"asked {b}" for b in budgets)]
-    return [
-        head,
-        *(
-            [*words, mean_dense(line.values()), *(outcome(line.get(b)) for b in budgets)]
-            for words in sorted(lines)
-            for line in lines[words]
-        ),
-    ]
+    if table == "overview":
+        return overview(rows, frame(records))
+    return rows[[name for name in TABLES[table] if name != "paper" or rows["paper"].any()]]
 
 
-def mean_dense(rows: Iterable[Row]) -> str:
-    """The dense score, mean over the runs of some rows; a dash where one had no dense network."""
-    runs = [r for row in rows for r in row.records]
-    scores = [in_unit(r.scores.dense, r.score_unit) for r in runs if r.scores.dense is not None]
-    return f"{statistics.fmean(scores):.2f}" if len(scores) == len(runs) else "-"
+def overview(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """A line for each method and a column for each budget.
+
+    Runs of one cell that differ in more than the seed stand in lines of their own. The dense score
+    is the mean over the runs of a line.
+    """
+    missed = np.where(rows["met"] == "yes", "", "+")
+    rows["cell"] = rows["after"] + " (" + rows["seeds"] + ")" + missed
+    rows["line"] = rows.groupby([*WORDS, "asked %"]).cumcount()
+    line = [*WORDS, "line"]
+    dense = runs.merge(rows[[*SHARED, "line"]]).groupby(line)["dense"].agg(mean)
+    budgets = rows.sort_values(["resource", "less"], kind="stable")["asked %"].unique()
+    cells = rows.pivot(index=line, columns="asked %", values="cell")[budgets].fillna("")
+    wide = pd.concat([dense, cells.add_prefix("asked ")], axis=1)
+    return wide.reset_index().drop(columns="line")
 
 
-def outcome(row: Row | None) -> str:
-    """Score after fine-tuning, with the number of seeds, and "+" where a run missed the budget."""
-    if row is None:
-        return ""
-    missed = "" if all(r.budget_met for r in row.records) else "+"
-    return f"{COLUMNS['after'](row)} ({len(row.records)}){missed}"
+def mean(values: pd.Series) -> str:
+    """Without the spread; a dash where a value is missing."""
+    return spread([values.mean(skipna=False)], 2)
+
+
+def cells(records: Sequence[Record], table: Columns = "results") -> list[list[str]]:
+    """The table as lines, its head first."""
+    found = table_of(records, table)
+    return [list(found), *found.to_numpy().tolist()]
 
 
 def caption(records: Sequence[Record], table: Columns = "results") -> str:
@@ -244,7 +202,7 @@ def caption(records: Sequence[Record], table: Columns = "results") -> str:
         return CAPTIONS[table].format(score=scores)
     batches = sorted({each.latency["dense"].batch for each in records})
     text = CAPTION.format(score=scores, batch=" or ".join(map(str, batches)))
-    return text + PAPER_CAPTION * any(paper(row) for row in rows_of(records))
+    return text + PAPER_CAPTION * any(map(paper, records))
 
 
 def as_table(records: Sequence[Record], *, width: int, table: Columns = "results") -> Table:
@@ -295,7 +253,4 @@ def put_into(page: str, table: str) -> str:
 
 def as_csv(records: Sequence[Record], table: Columns = "results") -> str:
     """For a spreadsheet."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerows(cells(records, table))
-    return buffer.getvalue()
+    return table_of(records, table).to_csv(index=False, lineterminator="\n")

@@ -82,7 +82,9 @@ class SearchConfig(DSA):
 
 @dataclass(frozen=True)
 class SearchData:
-    """What a search learns from: DSA gives 90 % of the data to the weights, 10 % to the ratios.
+    """What a search learns from: a split, 90 : 10 in the paper.
+
+    With `estimator="free"` only the first part is used.
 
     Attributes:
         weights: batches that train the weights.

@@ -174,8 +174,6 @@ class ChoiceScheme(Scheme):
             "inexactness": self.inexactness,
             "price": residuals.price,
             "price_spread": residuals.price_spread,
-            "primal": residuals.primal,
-            "dual": residuals.dual,
         }
 
     def chosen(self) -> Tensor:

@@ -45,9 +45,7 @@ class FixedDirection(KeepRatioOptimizer):
         self._state = {"alpha": alpha, **self._bound_by(r)}
         cost, budget = per_form(self.costs, budgets)[r]
         off = float(cost(alpha)) - budget
-        return Residuals(
-            primal=0.0, dual=0.0, budget=off, price=0.0, price_spread=0.0, clipped=0, binding=r
-        )
+        return Residuals(budget=off, binding=r)
 
 
 class Uniform(Masked):

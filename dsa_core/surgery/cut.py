@@ -6,14 +6,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from dsa_core.channels import ChannelGraph, check_fits
-from dsa_core.channels.export import evaluating, failing_module
+from dsa_core.channels.export import evaluating, failing_module, first_line
 from dsa_core.channels.remedies import Width
 from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
 from dsa_core.surgery.reconstruct import reconstruct as refit
 
+COMPUTING = (BasePruningMethod, WeightNorm, SpectralNorm)  # hooks that set a weight
 CUTS = "_channel_cuts"  # attribute of a pruned network; copies of it carry it too
 
 
@@ -53,8 +57,9 @@ def prune(
         if id(tensor) not in done:
             done[id(tensor)] = cut(tensor, by_axis, always, name)
         replace(module, attribute, done[id(tensor)])
-    for module in pruned.modules():
-        resize(module)
+    with evaluating(pruned):  # in training mode a spectral norm counts every look at its weight
+        for module in pruned.modules():
+            resize(module)
     for name, width in graph.remedies.attributes.items():
         set_width(pruned, name, width, graph.axes.get(width.tensor, {}).get(width.axis), always)
     setattr(pruned, CUTS, (*cuts_of(model), cut_made(graph, keep)))
@@ -114,14 +119,12 @@ def what_came(keep: Any) -> str:
 
 
 def duplicate(model: nn.Module) -> nn.Module:
-    """A copy that shares nothing with the network."""
+    """A copy that shares nothing with the network; computed tensors that it holds are values."""
+    held = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor)]
     try:
-        return copy.deepcopy(model)
-    except RuntimeError as error:
-        raise SurgeryError(
-            f"the network cannot be copied: {error}. A module holds a computed tensor (old-style "
-            "weight_norm or spectral_norm?): use torch.nn.utils.parametrizations instead"
-        ) from error
+        return copy.deepcopy(model, {id(v): v.detach().clone() for v in held if not v.is_leaf})
+    except (RuntimeError, TypeError) as error:
+        raise SurgeryError(f"the network cannot be copied: {first_line(error)}") from error
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:
@@ -161,6 +164,9 @@ def replace(module: nn.Module, attribute: str, tensor: Tensor) -> None:
 
 def resize(module: nn.Module) -> None:
     """Make a module's own numbers agree with the tensors it holds."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, COMPUTING):
+            hook(module, ())
     weight = getattr(module, "weight", None)
     if weight is None:  # a BatchNorm without scale still has its statistics
         weight = getattr(module, "running_mean", None)
@@ -172,6 +178,9 @@ def resize(module: nn.Module) -> None:
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         module.num_features = len(weight)
+    elif isinstance(module, nn.GroupNorm):
+        size = module.num_channels // module.num_groups
+        module.num_channels, module.num_groups = len(weight), len(weight) // size
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(weight)
 
@@ -195,11 +204,10 @@ def set_width(
 
 def resize_convolution(conv: nn.modules.conv._ConvNd, weight: Tensor) -> None:
     """Channels of a convolution; a depthwise one has as many groups as input channels."""
-    depthwise = conv.groups == conv.in_channels > 1 and not conv.transposed
-    if depthwise:
+    if conv.groups == conv.in_channels > 1:  # depthwise
         multiplier = conv.out_channels // conv.in_channels
-        conv.out_channels = weight.shape[0]
-        conv.in_channels = conv.groups = weight.shape[0] // multiplier
+        conv.in_channels = len(weight) // (1 if conv.transposed else multiplier)
+        conv.groups, conv.out_channels = conv.in_channels, conv.in_channels * multiplier
         return
     rows, columns = weight.shape[0], weight.shape[1] * conv.groups
     if conv.transposed:

@@ -53,8 +53,9 @@ class Flat(nn.Module):
 def export_onnx(model: nn.Module, path: str | Path, example: Any) -> OnnxCheck:
     """Write a network in evaluation mode as one ONNX file that takes a batch of any size.
 
-    The file is checked by `onnx`, run by ONNX Runtime on the CPU in float32, and compared with the
-    network at several batch sizes before it gets its name; a file that differs is not written.
+    The exporter folds a BatchNorm into the layer before it. The file is checked by `onnx`, run by
+    ONNX Runtime on the CPU in float32, and compared with the network at several batch sizes before
+    it gets its name; a file that differs is not written.
 
     Args:
         model: it is left as it was.

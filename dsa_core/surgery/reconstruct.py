@@ -17,7 +17,7 @@ Source: Luo et al., ThiNet (ICCV 2017), and He et al., Channel pruning (ICCV 201
 weights by least squares; both take the dense layer's own inputs or outputs one layer at a time.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +29,12 @@ from tqdm.auto import tqdm
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import SurgeryError
+from dsa_core.example import Call
 
 RIDGE = 1e-4  # of the mean square of an input, so that it has no unit
 POSITIONS = 100_000  # rows of X taken from a batch at the most; larger maps are thinned evenly
 Fitted = nn.Conv2d | nn.Linear
+Run = Callable[[nn.Module, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,9 @@ def reconstruct(
     dense: nn.Module,
     graph: ChannelGraph,
     keep: Tensor,
-    batches: Iterable[Tensor],
+    batches: Iterable[Any],
     *,
+    run: Run | None = None,
     ridge: float = RIDGE,
     progress: bool = True,
 ) -> list[Fit]:
@@ -72,7 +75,9 @@ def reconstruct(
         dense: the network it was cut from; not changed.
         graph: of the dense network.
         keep: which channels stay, bool, shape (n,).
-        batches: inputs, a few hundred examples in all; gone through once for every layer.
+        batches: what the network is called with, in any form that `trace` takes, a few hundred
+            examples in all, on the network's device; gone through once for every layer.
+        run: how a network is run on a batch, where that is more than its call.
         ridge: of the mean square of an input, >= 0.
         progress: show a bar.
 
@@ -84,7 +89,7 @@ def reconstruct(
     Raises:
         SurgeryError: there are no batches.
     """
-    inputs = list(batches)
+    inputs, run = list(batches), run or called
     if not inputs:
         raise SurgeryError("reconstruct: wanted some batches of inputs, got none")
     always = torch.cat([keep.cpu(), torch.ones(1, dtype=torch.bool)])  # place -1: stays
@@ -92,7 +97,7 @@ def reconstruct(
     pruned.eval()
     dense.eval()
     try:
-        norms = norms_behind(pruned, inputs[0])
+        norms = norms_behind(pruned, inputs[0], run)
         theirs = dict(dense.named_modules())
         fits = []
         for layer in tqdm(graph.layers, desc="reconstruct", unit="layer", disable=not progress):
@@ -100,7 +105,7 @@ def reconstruct(
             module = dict(pruned.named_modules())[name]
             if isinstance(module, Fitted) and module in norms:
                 kept = always[layer.out_channels]
-                total = gather((pruned, module), (dense, theirs[name]), kept, inputs)
+                total = gather((pruned, module), (dense, theirs[name]), kept, inputs, run)
                 if total is not None:
                     fits.append(total.fit(name, module, norms[module], ridge))
         return fits
@@ -113,7 +118,8 @@ def gather(
     mine: tuple[nn.Module, Fitted],
     theirs: tuple[nn.Module, nn.Module],
     kept: Tensor,
-    inputs: list[Tensor],
+    inputs: list[Any],
+    run: Run,
 ) -> "Equations | None":
     """The normal equations of a layer of one network against that of another.
 
@@ -121,8 +127,8 @@ def gather(
     """
     total = None
     for x in inputs:
-        my_input, _ = at_layer(*mine, x)
-        their_input, outputs = at_layer(*theirs, x)
+        my_input, _ = at_layer(*mine, x, run)
+        their_input, outputs = at_layer(*theirs, x, run)
         if total is None and my_input.shape == their_input.shape and my_input.equal(their_input):
             return None
         rows, wanted = rows_of(mine[1], my_input), targets_of(mine[1], outputs, kept)
@@ -237,7 +243,14 @@ def step_of(rows: int) -> int:
     return max(1, -(-rows // POSITIONS))
 
 
-def at_layer(network: nn.Module, layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def called(network: nn.Module, batch: Any) -> Any:
+    """Run a network on its inputs."""
+    return Call.of(batch)(network)
+
+
+def at_layer(
+    network: nn.Module, layer: nn.Module, x: Any, run: Run = called
+) -> tuple[Tensor, Tensor]:
     """What goes into a layer and what comes out of it when a network runs on x."""
     seen: list[Tensor] = []
 
@@ -247,7 +260,7 @@ def at_layer(network: nn.Module, layer: nn.Module, x: Tensor) -> tuple[Tensor, T
 
     hook = layer.register_forward_hook(stop)
     try:
-        network(x)
+        run(network, x)
     except Reached:
         pass
     finally:
@@ -255,7 +268,7 @@ def at_layer(network: nn.Module, layer: nn.Module, x: Tensor) -> tuple[Tensor, T
     return seen[0], seen[1]
 
 
-def norms_behind(network: nn.Module, x: Tensor) -> dict[nn.Module, nn.Module | None]:
+def norms_behind(network: nn.Module, x: Any, run: Run) -> dict[nn.Module, nn.Module | None]:
     """Of every layer that runs exactly once, the BatchNorm that alone reads its output, or None."""
     outputs: dict[int, nn.Module] = {}
     alive: list[Tensor] = []  # so that no identity is given twice
@@ -277,7 +290,7 @@ def norms_behind(network: nn.Module, x: Tensor) -> dict[nn.Module, nn.Module | N
         m.register_forward_pre_hook(reads) for m in network.modules() if isinstance(m, _BatchNorm)
     ]
     try:
-        network(x)
+        run(network, x)
     finally:
         for hook in hooks:
             hook.remove()

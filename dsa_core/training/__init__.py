@@ -15,7 +15,7 @@ from dsa_core.training.loop import EpochRecord, TrainResult, train
 from dsa_core.training.memory import keep_freed_memory
 from dsa_core.training.meter import Meter
 from dsa_core.training.objective import LossObjective, Objective
-from dsa_core.training.optimiser import Factory, lr_at, make_sgd, set_lr
+from dsa_core.training.optimizer import Factory, lr_at, make_sgd, set_lr
 from dsa_core.training.precision import (
     BF16,
     FP32,

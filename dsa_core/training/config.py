@@ -14,7 +14,7 @@ class TrainConfig(BaseModel):
     Attributes:
         epochs: passes over the training batches; 0 leaves the network as it is.
         batch_size: examples in a batch; read by whoever makes the batches.
-        lr: learning rate at its highest.
+        lr: learning rate at its highest; 0 freezes the weights.
         momentum: of SGD.
         nesterov: Nesterov's form of the momentum.
         weight_decay: L2 coefficient.
@@ -37,7 +37,7 @@ class TrainConfig(BaseModel):
 
     epochs: int = Field(ge=0)
     batch_size: int = Field(default=128, ge=1)
-    lr: float = Field(default=0.1, gt=0)
+    lr: float = Field(default=0.1, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(default=5e-4, ge=0)

@@ -16,7 +16,7 @@ from dsa_core.training.evaluate import device_of_model
 from dsa_core.training.memory import keep_freed_memory
 from dsa_core.training.meter import Meter
 from dsa_core.training.objective import Measured, Objective, TaskObjective
-from dsa_core.training.optimiser import Factory, lr_at, make_optimizer, set_lr
+from dsa_core.training.optimizer import Factory, lr_at, make_optimizer, set_lr
 from dsa_core.training.precision import Precision, place_model
 from dsa_core.training.processes import (
     agreed,
@@ -153,7 +153,7 @@ def train(
 
 
 class _Run:
-    """The state of one training: model, optimiser, history and precision."""
+    """The state of one training: model, optimizer, history and precision."""
 
     def __init__(
         self,
@@ -176,10 +176,10 @@ class _Run:
         self.total = config.epochs * len(batches)
         self.history: list[EpochRecord] = []
         self.saved = 0
-        self.optimiser = make_optimizer(model, config, optimizer)
+        self.optimizer = make_optimizer(model, config, optimizer)
         self.others = dict(fingerprint)  # what the configuration does not know
         if optimizer is not None:
-            self.others["optimizer"] = repr(self.optimiser)
+            self.others["optimizer"] = repr(self.optimizer)
         # a mask of attention, say, is infinite on purpose
         self.infinite = {n for n, b in model.named_buffers() if not bool(b.isfinite().all())}
 
@@ -194,7 +194,7 @@ class _Run:
             self.precision = precision or agreed(self._choose_precision())
             place_model(self.model, self.precision)
             if self.pruner is not None:
-                self.pruner.attach(self.optimiser)
+                self.pruner.attach(self.optimizer)
             self.save()
         self.called = distributed(self.model)
 
@@ -218,14 +218,14 @@ class _Run:
                 if stop is not None and stop():
                     stopped = True
                     break
-                set_lr(self.optimiser, self._lr(epoch, position))
+                set_lr(self.optimizer, self._lr(epoch, position))
                 found = self._step(to_device(batch, self.device))
                 loss, score = mean_and_sum(found.shown, found.score)
                 self._check(meter.add(loss, score, found.n * process_group().size), epoch)
         self._check(meter.flush(), epoch)
         self._check_state(f"after epoch {epoch}")
         if meter.n:
-            lr = self.optimiser.param_groups[0]["lr"]
+            lr = self.optimizer.param_groups[0]["lr"]
             record = {"epoch": epoch, **meter.means(), **watch.read(), "lr": lr}
             self.history.append(record | ({} if self.pruner is None else {"masked": masked}))
         return stopped
@@ -253,12 +253,12 @@ class _Run:
 
     def _step(self, batch: Any) -> Measured:
         found = self.objective.measure(self.called, batch, self.precision)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         found.loss.backward()
         self._collect()
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimiser.step()
+        self.optimizer.step()
         return found
 
     def _collect(self) -> None:
@@ -301,7 +301,7 @@ class _Run:
             {
                 "fingerprint": self._fingerprint(),
                 "model": self.model.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
                 "history": self.history,
                 "pruner": {} if self.pruner is None else self.pruner.state_dict(),
                 "precision": asdict(self.precision),
@@ -313,9 +313,9 @@ class _Run:
         self.precision = Precision(**state["precision"])
         place_model(self.model, self.precision)
         self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if self.pruner is not None:
-            self.pruner.attach(self.optimiser)
+            self.pruner.attach(self.optimizer)
             self.pruner.load_state_dict(state["pruner"])
         self.history = list(state["history"])
         self.saved = len(self.history)

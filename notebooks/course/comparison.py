@@ -1,31 +1,28 @@
 """Runs of several methods beside each other and beside the paper's, as tables for a notebook."""
 
-import math
-import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import fmean
 
-from dsa_core.lab.data import in_unit
 from dsa_core.lab.paper_results import NEAREST, RESULTS, SAME_BUDGET, PaperResult, nearest_result
 from dsa_core.lab.record import Record
-from dsa_core.lab.report import Row, task_of, times_dsa
+from dsa_core.lab.report import score, spread, task_of
 
 NOTHING = "-"
 
 
 def before(record: Record) -> float:
     """Score of the cut network, in the score's unit."""
-    return in_unit(record.scores.pruned, record.score_unit)
+    return score(record, "pruned")
 
 
 def after(record: Record) -> float:
     """Score after fine-tuning, in the score's unit."""
-    return in_unit(record.scores.fine_tuned, record.score_unit)
+    return score(record, "fine_tuned")
 
 
 def drop(record: Record) -> float:
     """What the dense network scores more than the fine-tuned one; NaN without a dense one."""
-    dense = record.scores.dense
-    return math.nan if dense is None else in_unit(dense, record.score_unit) - after(record)
+    return score(record, "dense") - after(record)
 
 
 def select(
@@ -72,11 +69,8 @@ def measured(runs: Sequence[Record]) -> list[str]:
     if not runs:
         return [NOTHING] * 5
     over = "" if all(r.budget_met for r in runs) else "+"
-    macs = f"{statistics.fmean(100 * r.costs['macs'].ratio for r in runs):.1f}{over}"
-    row = Row(tuple(runs))
-    scores = [row.show(value, "{:.2f}") for value in (before, after)]
-    started = not any(math.isnan(drop(r)) for r in runs)  # from a dense network, all of them
-    return [str(len(runs)), macs, *scores, row.show(drop, "{:.2f}") if started else NOTHING]
+    macs = f"{fmean(100 * r.costs['macs'].ratio for r in runs):.1f}{over}"
+    return [str(len(runs)), macs, *(spread(map(value, runs), 2) for value in (before, after, drop))]
 
 
 def stated(theirs: PaperResult | None) -> list[str]:
@@ -114,8 +108,8 @@ def processor_table(
 
 def effort(runs: Sequence[Record]) -> list[str]:
     """Mean trials and epochs of the search, and the least and most seconds of the clock."""
-    trials = statistics.fmean(r.trials for r in runs)
-    epochs = statistics.fmean(r.epochs["search"] for r in runs)
+    trials = fmean(r.trials for r in runs)
+    epochs = fmean(r.epochs["search"] for r in runs)
     clock = sorted({f"{r.seconds['search']:.0f}" for r in runs}, key=float)
     return [f"{trials:.1f}", f"{epochs:.0f}", " to ".join(dict.fromkeys((clock[0], clock[-1])))]
 
@@ -125,18 +119,21 @@ def processor_row(runs: Sequence[Record], records: Sequence[Record]) -> list[str
     timed = [r for r in runs if r.processor_seconds]
     if len({r.device for r in timed}) != 1:
         return [NOTHING] * 5
-    ours = Row(tuple(timed), rival=timed_dsa(timed, records))
+    of_dsa = [r for r in records if r.method == "dsa" and r.processor_seconds]
+    rivals = [r for r in of_dsa if task_of(r) == task_of(timed[0])]
     texts = [str(len(timed))]
     for seconds in (processor_search, processor_in_all):
-        texts += [ours.show(seconds, "{:.0f}"), times_dsa(ours, seconds)]
+        texts += [spread(map(seconds, timed), 0), times(timed, rivals, seconds)]
     return texts
 
 
-def timed_dsa(timed: Sequence[Record], records: Sequence[Record]) -> tuple[Record, ...] | None:
-    """DSA's runs of the same task and device that have processor seconds; None without any."""
-    task = task_of(tuple(timed))
-    same = (r for r in records if r.method == "dsa" and r.processor_seconds)
-    return tuple(r for r in same if task_of((r,)) == task) or None
+def times(
+    runs: Sequence[Record], rivals: Sequence[Record], seconds: Callable[[Record], float]
+) -> str:
+    """Mean seconds as a multiple of the rivals'; a dash without rivals."""
+    if not rivals:
+        return NOTHING
+    return f"{fmean(map(seconds, runs)) / fmean(map(seconds, rivals)):.2f}"
 
 
 def processor_search(record: Record) -> float:

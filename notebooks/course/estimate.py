@@ -1,11 +1,11 @@
 """How sure a mean of a few runs is: its interval, that of a difference, and what that shows."""
 
-import math
 import statistics
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtrit
+from scipy.stats import ttest_1samp, ttest_ind
 
 SURE = 0.95  # of all intervals
 
@@ -54,7 +54,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     sd = statistics.stdev(values)
     if sd == 0:
         return Estimate(mean, n, sd=sd)
-    return Estimate(mean, n, float(stdtrit(n - 1, (1 + SURE) / 2)) * sd / math.sqrt(n), sd)
+    low, high = ttest_1samp(values, 0.0).confidence_interval(SURE)
+    return Estimate(mean, n, float(high - low) / 2, sd)
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
@@ -71,11 +72,12 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
     n = min(len(first), len(second))
     if n == 1:
         return Estimate(mean, n)
-    e1, e2 = (statistics.variance(side) / len(side) for side in (first, second))
-    if e1 + e2 == 0:
+    if all(statistics.variance(side) == 0 for side in (first, second)):
         return Estimate(mean, n)
-    degrees = (e1 + e2) ** 2 / (e1**2 / (len(first) - 1) + e2**2 / (len(second) - 1))
-    return Estimate(mean, n, float(stdtrit(degrees, (1 + SURE) / 2)) * math.sqrt(e1 + e2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # one side may be without spread
+        low, high = ttest_ind(first, second, equal_var=False).confidence_interval(SURE)
+    return Estimate(mean, n, float(high - low) / 2)
 
 
 def verdict(found: Estimate | None, *, more_than: float = 0.0) -> str:

@@ -1,4 +1,4 @@
-"""The gradient of the validation loss with respect to the keep ratios."""
+"""The gradient of a loss with respect to the keep ratios, on one batch at fixed weights."""
 
 import torch
 from torch import Tensor, nn
@@ -6,9 +6,9 @@ from torch.func import functional_call
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.masks import Estimator, estimator_mask, keep_probs, masked_parameters
-from dsa_core.training import Precision, autocast, place
-from dsa_core.training.processes import average
 from dsa_core.training.task import Task
+
+Batch = tuple[Tensor, Tensor]
 
 
 def ratio_gradient(
@@ -16,21 +16,18 @@ def ratio_gradient(
     graph: ChannelGraph,
     alpha: Tensor,
     b: Tensor,
-    batch: tuple[Tensor, Tensor],
+    batch: Batch,
     *,
     task: Task,
     sharpness: float,
-    estimator: Estimator,
-    precision: Precision,
+    estimator: Estimator = "mean_field",
     generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The gradient of the validation loss with respect to the keep ratios, on one batch.
-
-    BatchNorm uses the statistics of the batch under the mask, as the weights' training does; the
-    running ones are not touched (open in the paper).
+) -> Tensor:
+    """The gradient of the loss with respect to the keep ratios, on one batch.
 
     Args:
-        model: in training mode; neither its weights nor its statistics are changed.
+        model: in training mode: BatchNorm uses the statistics of the batch under the mask. Neither
+            its weights nor its statistics are changed.
         graph: of the model.
         alpha: keep ratios, shape (K,).
         b: importance, shape (n,).
@@ -38,40 +35,26 @@ def ratio_gradient(
         task: gives the loss.
         sharpness: beta2.
         estimator: see `masks.estimator_mask`.
-        precision: number format of the forward pass.
         generator: of the mask, for an estimator that samples.
 
     Returns:
-        dL/dalpha, shape (K,), in the type of alpha; and the loss, shape (); both averaged over the
-        processes of a group.
+        dL/dalpha, shape (K,), in the type of alpha.
     """
     alpha = alpha.detach().requires_grad_()
     p = keep_probs(b, alpha, graph, sharpness=sharpness)
     mask = estimator_mask(p, estimator, generator=generator)
-    loss = masked_loss(model, graph, mask, batch, task=task, precision=precision)
-    (gradient,) = torch.autograd.grad(loss, alpha)
-    loss = loss.detach()
-    average([gradient, loss])
-    return gradient, loss
+    return torch.autograd.grad(masked_loss(model, graph, mask, batch, task), alpha)[0]
 
 
 def masked_loss(
-    model: nn.Module,
-    graph: ChannelGraph,
-    mask: Tensor,
-    batch: tuple[Tensor, Tensor],
-    *,
-    task: Task,
-    precision: Precision,
+    model: nn.Module, graph: ChannelGraph, mask: Tensor, batch: Batch, task: Task
 ) -> Tensor:
-    """The loss on one batch under a mask (n,), shape (), with a gradient to the mask alone.
-
-    Neither weights nor BatchNorm statistics are changed.
-    """
+    """The loss on one batch under a mask (n,), shape (), with a gradient to the mask alone."""
     weights = {name: value.detach() for name, value in model.named_parameters()}
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    state = weights | masked_parameters(weights, graph, mask) | buffers
-    x, y = batch
-    with autocast(precision, x.device):
-        outputs = functional_call(model, state, (place(x, precision),))
-        return task.loss(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), y)
+    state = weights | masked_parameters(weights, graph, mask) | buffers(model)
+    return task.loss(functional_call(model, state, (batch[0],)), batch[1])
+
+
+def buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the statistics, for a forward pass in training mode to write to."""
+    return {name: value.clone() for name, value in model.named_buffers()}

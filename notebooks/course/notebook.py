@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import torch
@@ -54,10 +55,10 @@ class Session:
     seed: int
 
     @property
-    def grids(self) -> list[Path]:
-        """Folders of shipped records of whole presets, without the trials of changed settings."""
-        folders = sorted(f for f in self.records.iterdir() if f.is_dir())
-        return [f for f in folders if not f.name.endswith("_variants")]
+    def campaigns(self) -> list[Path]:
+        """Files of shipped records of whole presets, without the trials of changed settings."""
+        files = sorted(self.records.glob("*.jsonl"))
+        return [file for file in files if not file.stem.endswith("_variants")]
 
 
 def start(seed: int) -> Session:
@@ -120,7 +121,15 @@ def show(figure: Figure, *, alt: str | None = None) -> None:
         figure: any matplotlib figure.
         alt: what it shows, in words, for readers who do not see it.
     """
-    display(Image(data=png(figure), format="png", alt=alt))
+    display(Image(data=drawn(figure), format="png", alt=alt))
+
+
+def drawn(figure: Figure, **options: Any) -> bytes:
+    """A figure as PNG, with room for its labels; pyplot lets go of it, lest it is shown twice."""
+    if figure.get_layout_engine() is None:
+        figure.set_layout_engine("constrained")
+    plt.close(figure)
+    return png(figure, **options)
 
 
 class Panel(VBox):
@@ -144,7 +153,7 @@ class Panel(VBox):
         """Draw anew from the values of the controls; an error is shown, and raised under test."""
         try:
             values: dict[str, Any] = {name: c.value for name, c in self.controls.items()}
-            self.picture.value = png(self.draw(**values), dpi=100)
+            self.picture.value = drawn(self.draw(**values), dpi=100)
             self.problem.value = ""
         except Exception as error:
             self.problem.value = f"<b>{type(error).__name__}</b>: {error}"
@@ -185,7 +194,7 @@ def execute(path: Path, *, timeout_s: int = CELL_TIMEOUT_S) -> NotebookNode:
 
 
 def strip(notebook: NotebookNode) -> None:
-    """Leave only what a reader needs: kernel, language, tags, outputs; in place."""
+    """Leave only kernel, language, tags and outputs, and fold the checks; in place."""
     notebook.metadata = NotebookNode(
         kernelspec=NotebookNode(KERNEL), language_info=NotebookNode(name="python")
     )
@@ -193,6 +202,8 @@ def strip(notebook: NotebookNode) -> None:
         cell.id = f"cell-{number:02d}"
         tags = cell.metadata.get("tags")
         cell.metadata = NotebookNode(tags=tags) if tags else NotebookNode()
+        if "check" in (tags or ()):
+            cell.metadata.jupyter = NotebookNode(source_hidden=True)
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if not strip_output(o)]
 

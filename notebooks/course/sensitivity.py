@@ -17,7 +17,7 @@ from dsa_core.errors import ConfigError
 from dsa_core.lab.data import BatchSource, Task, step_seed
 from dsa_core.masks import Estimator, masked, top_channels
 from dsa_core.ranking import Importance, importance
-from dsa_core.training import FP32, device_of_model, evaluate, mode, recalibrate_batchnorm
+from dsa_core.training import device_of_model, evaluate, mode, recalibrate_batchnorm
 
 Role = Literal["stem", "shortcut", "strided", "inner"]
 
@@ -157,9 +157,9 @@ def mean_ratio_gradient(
     found = []
     with mode(model, training=True):
         for x, y in islice(batches.epoch(0), n_batches):
-            gradient, _ = ratio_gradient(
+            gradient = ratio_gradient(
                 model, graph, alpha, b, (x.to(device), y.to(device)), task=task,
-                sharpness=sharpness, estimator=estimator, precision=FP32, generator=draw,
+                sharpness=sharpness, estimator=estimator, generator=draw,
             )  # fmt: skip
             found.append(gradient.double().cpu())
     each = torch.stack(found)

@@ -16,7 +16,7 @@ from torch import nn
 from dsa_core.lab import data, models
 from dsa_core.lab.check import check
 from dsa_core.lab.models.weights import load_weights
-from dsa_core.lab.record import read_record
+from dsa_core.lab.record_files import read_record
 
 MACS = 0.5
 STANDARD = {"resnet20_a": "resnet20-12fca82f.th", "resnet56_a": "resnet56-4bfd9763.th"}

@@ -53,9 +53,9 @@ def only_here(route: Any) -> None:
 
 @contextmanager
 def serving(folder: Path, *words: str) -> Iterator[str]:
-    """Run `python -m WORDS` until the block ends; {port} and {token} in the words are filled in."""
+    """Run `python -m WORDS` until the block ends; {port} in the words is filled in."""
     port = free_port()
-    command = [word.format(port=port, token=TOKEN) for word in words]
+    command = [word.format(port=port) for word in words]
     log = folder / "server.log"
     with log.open("w") as file:
         server = subprocess.Popen(
@@ -80,7 +80,12 @@ def serving(folder: Path, *words: str) -> Iterator[str]:
 def environment(folder: Path) -> dict[str, str]:
     """This process's, with settings and state of Jupyter in a folder of the test."""
     places = {f"JUPYTER_{n}_DIR": str(folder / n.lower()) for n in ("CONFIG", "DATA", "RUNTIME")}
-    ours = {"DSA_ROOT": str(ROOT), "IPYTHONDIR": str(folder / "ipython"), **places}
+    ours = {
+        "JUPYTER_TOKEN": TOKEN,
+        "DSA_ROOT": str(ROOT),
+        "IPYTHONDIR": str(folder / "ipython"),
+        **places,
+    }
     inherited = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
     return {**inherited, "OMP_NUM_THREADS": "1", **ours}
 

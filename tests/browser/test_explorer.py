@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from browser_tools import PATIENCE_S, ROOT, TOKEN, serving
 
-NOTEBOOK = ROOT / "notebooks" / "07_budget_explorer.ipynb"
+MAKE = re.search(r"/(voila .*)", (ROOT / "Makefile").read_text())  # `make explore`
+WORDS = MAKE[1].replace("notebooks", f"{ROOT}/notebooks").replace("8866", "{port}").split()
 MOVES = 20
 REDRAW_MS = 1000  # generous: the machine may be busy; what was measured is printed
 WATCH = """() => {
@@ -30,8 +31,7 @@ WATCH = """() => {
 @pytest.fixture
 def explorer(page: Any, tmp_path: Path) -> Iterator[Any]:
     """The page of the explorer, ready."""
-    words = ["voila", str(NOTEBOOK), "--no-browser", "--port={port}", "--Voila.ip=127.0.0.1"]
-    with serving(tmp_path, *words, "--token={token}") as address:
+    with serving(tmp_path, *WORDS) as address:
         page.goto(f"{address}/?token={TOKEN}")
         page.locator("tr[data-group]").first.wait_for()
         yield page
@@ -71,9 +71,9 @@ def budget_handle(page: Any) -> Any:
     return slider.locator(".noUi-handle").first
 
 
-def test_the_token_is_asked_for(page: Any, tmp_path: Path) -> None:
-    words = ["voila", str(NOTEBOOK), "--no-browser", "--port={port}", "--Voila.ip=127.0.0.1"]
-    with serving(tmp_path, *words, "--token={token}") as address:
+def test_the_token_is_asked_for_and_on_no_command_line(page: Any, tmp_path: Path) -> None:
+    assert not any(word.startswith(("--token", "--Voila.token")) for word in WORDS)
+    with serving(tmp_path, *WORDS) as address:
         answer = page.goto(f"{address}/")
         assert "data-group" not in page.content()
         assert answer.status in (302, 403) or "login" in page.url

@@ -43,7 +43,7 @@ def run_all(page: Any) -> None:
 def test_run_all_and_a_slider(page: Any, tmp_path: Path) -> None:
     copy_of_the_notebook(tmp_path)
     words = ["jupyterlab", "--no-browser", "--allow-root", "--port={port}", "--ip=127.0.0.1"]
-    safe = ["--IdentityProvider.token={token}", f"--ServerApp.root_dir={tmp_path}"]
+    safe = [f"--ServerApp.root_dir={tmp_path}"]
     with serving(
         tmp_path, *words, *safe, "--ServerApp.port_retries=0", "--LabApp.news_url="
     ) as address:

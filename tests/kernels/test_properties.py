@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import oracle
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
@@ -13,7 +14,6 @@ from torch.testing import assert_close
 from dsa_core.kernels import segment_ids, segment_sum
 
 Op = Callable[..., Tensor]
-few = settings(deadline=None, max_examples=60, derandomize=True)
 
 
 class Case(NamedTuple):
@@ -51,7 +51,6 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(scores, k, offsets, 10 ** draw(st.floats(-3, 3)), seed)
 
 
-@few
 @given(case=cases())
 def test_probabilities_sum_to_k(op: Op, case: Case) -> None:
     p = case.solve(op)
@@ -59,7 +58,12 @@ def test_probabilities_sum_to_k(op: Op, case: Case) -> None:
     assert_close(segment_sum(p, case.offsets), case.k, rtol=1e-10, atol=0.0)
 
 
-@few
+@given(case=cases())
+def test_values_are_those_of_fifty_digits(op: Op, case: Case) -> None:
+    wanted = oracle.keep_probs_of_many_digits(case.scores, case.k, case.offsets, case.temperature)
+    assert_close(case.solve(op), wanted, rtol=0.0, atol=1e-12)
+
+
 @given(case=cases())
 def test_float32_probabilities_sum_to_k(op: Op, case: Case) -> None:
     p = case.solve(op, scores=case.scores.float())
@@ -67,7 +71,6 @@ def test_float32_probabilities_sum_to_k(op: Op, case: Case) -> None:
     assert_close(segment_sum(p.double(), case.offsets), case.k, rtol=1e-5, atol=0.0)
 
 
-@few
 @given(case=cases())
 def test_the_sum_follows_k_alone(op: Op, case: Case) -> None:
     # d sum p / dk = 1 and d sum p / ds = 0
@@ -79,17 +82,15 @@ def test_the_sum_follows_k_alone(op: Op, case: Case) -> None:
     assert_close(unit * grad_scores, torch.zeros_like(scores), rtol=0.0, atol=1e-12)
 
 
-@few
 @given(case=cases())
 def test_p_rises_with_score_within_a_segment(op: Op, case: Case) -> None:
     p = case.solve(op)
     for a, b in zip(case.offsets[:-1], case.offsets[1:], strict=True):
         order = case.scores[a:b].argsort()
-        # torch rounds the last few of a vector in scalar code: ties may differ by one ulp
-        assert bool((p[a:b][order].diff() >= -2e-16).all())
+        # torch rounds the last few of a vector in scalar code: ties may differ by two ulps
+        assert bool((p[a:b][order].diff() >= -3e-16).all())
 
 
-@few
 @given(case=cases(), ratio=st.floats(0.1, 0.999))
 def test_p_rises_with_k(op: Op, case: Case, ratio: float) -> None:
     more, fewer = case.solve(op), case.solve(op, k=ratio * case.k)
@@ -97,7 +98,6 @@ def test_p_rises_with_k(op: Op, case: Case, ratio: float) -> None:
     assert bool((segment_sum(more - fewer, case.offsets) > 0).all())
 
 
-@few
 @given(case=cases(), step=st.floats(0.01, 10.0))
 def test_raising_one_score_raises_its_p_and_lowers_the_others(
     op: Op, case: Case, step: float
@@ -111,7 +111,6 @@ def test_raising_one_score_raises_its_p_and_lowers_the_others(
     assert float(change.max()) <= 1e-10  # nobody else gains
 
 
-@few
 @given(case=cases())
 def test_permuting_channels_permutes_p(op: Op, case: Case) -> None:
     shuffle = torch.randperm(len(case.scores), generator=case.generator())
@@ -120,7 +119,6 @@ def test_permuting_channels_permutes_p(op: Op, case: Case) -> None:
     assert_close(case.solve(op, scores=case.scores[shuffle]), p[shuffle], rtol=1e-9, atol=1e-13)
 
 
-@few
 @given(case=cases())
 def test_segments_do_not_see_one_another(op: Op, case: Case) -> None:
     together, alone = case.solve(op), []
@@ -130,7 +128,6 @@ def test_segments_do_not_see_one_another(op: Op, case: Case) -> None:
     assert_close(together, torch.cat(alone), rtol=1e-13, atol=0.0)
 
 
-@few
 @given(case=cases(), shift=st.floats(-1e3, 1e3), scale=st.floats(1e-2, 1e2))
 def test_shift_and_scale_change_nothing(op: Op, case: Case, shift: float, scale: float) -> None:
     # (a s + c - t') / (a T) with t' = a t + c
@@ -142,7 +139,6 @@ def test_shift_and_scale_change_nothing(op: Op, case: Case, shift: float, scale:
     assert_close(moved, p, rtol=1e-9, atol=rounding + 1e-13)
 
 
-@few
 @given(case=cases())
 def test_mirrored_scores_keep_what_was_dropped(op: Op, case: Case) -> None:
     # 1 - p solves the problem of -s and n - k
@@ -152,7 +148,6 @@ def test_mirrored_scores_keep_what_was_dropped(op: Op, case: Case) -> None:
     assert_close(case.solve(op, k=k), 1 - dropped, rtol=0.0, atol=1e-10)
 
 
-@few
 @given(case=cases())
 def test_gradients_are_finite_and_bounded(op: Op, case: Case) -> None:
     # dp/dk are shares in [0, 1]; |T dp/ds| <= w <= 1/4

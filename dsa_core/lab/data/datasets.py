@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from dsa_core.lab.data.batches import Batches, check_part
 from dsa_core.lab.data.files import read_cifar, read_fashion_mnist
 from dsa_core.lab.data.folder import FolderDataset, open_folder
 from dsa_core.lab.data.maps import MapBatches
+from dsa_core.lab.data.pictures import SKIP
 from dsa_core.lab.data.scenes import compose
 from dsa_core.lab.data.segment_task import segmentation
 from dsa_core.lab.data.upscale import SCALE, UpscaleDataset, photographs, read_folders
@@ -134,6 +135,8 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
             `voc:PATH` or `voc:PATH@HEIGHTxWIDTH` for label maps in the layout of VOC 2012, see
             `read_voc`;
             `sr:TRAINFOLDER,TESTFOLDER` for pictures to be enlarged by 2, see `read_folders`.
+            A picture that cannot be read is an error that names it; after a name that ends with
+            @skip (`folder:PATH@skip`) such pictures are left out, with a warning and their number.
         root: folder of the data; None = DSA_DATA, else ./data.
         download: fetch what is missing.
 
@@ -144,7 +147,8 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
     """
     kind, _, where = name.partition(":")
     if where and kind in OPENERS:
-        return OPENERS[kind](where, data_root(root))
+        found = OPENERS[kind](where.removesuffix(SKIP), data_root(root), skip=where.endswith(SKIP))
+        return replace(found, name=name)
     if name not in LOADERS:
         raise ConfigError(f"unknown dataset {name!r}{nearest(name, (*LOADERS, *PATHS))}")
     return LOADERS[name](data_root(root), download)
@@ -179,8 +183,8 @@ def _digit_scenes(root: Path, download: bool) -> Dataset:
     return _maps("digit_scenes", (*train, *compose("test", test_digits, test_labels)), "shift")
 
 
-def _voc(where: str, root: Path) -> Dataset:
-    return _maps(f"voc:{where}", read_voc(where, root), "zoom_crop_flip")
+def _voc(where: str, root: Path, *, skip: bool) -> Dataset:
+    return _maps(where, read_voc(where, root, skip=skip), "zoom_crop_flip")
 
 
 def _maps(name: str, parts: tuple[Tensor, Tensor, Tensor, Tensor], augment: str) -> Dataset:
@@ -197,12 +201,12 @@ def _photo_patches(root: Path, download: bool) -> UpscaleDataset:
     return UpscaleDataset("photo_patches", super_resolution(SCALE), *photographs())
 
 
-def _sr(where: str, root: Path) -> UpscaleDataset:
-    return UpscaleDataset(f"sr:{where}", super_resolution(SCALE), *read_folders(where, root))
+def _sr(where: str, root: Path, *, skip: bool) -> UpscaleDataset:
+    return UpscaleDataset(where, super_resolution(SCALE), *read_folders(where, root, skip=skip))
 
 
-def _folder(where: str, root: Path) -> FolderDataset:
-    return open_folder(where)
+def _folder(where: str, root: Path, *, skip: bool) -> FolderDataset:
+    return open_folder(where, skip=skip)
 
 
 def _cifar10(root: Path, download: bool) -> Dataset:
@@ -230,7 +234,7 @@ LOADERS: dict[str, Callable[[Path, bool], Dataset | UpscaleDataset]] = {
     "digit_scenes": _digit_scenes,
     "photo_patches": _photo_patches,
 }
-OPENERS: dict[str, Callable[[str, Path], AnyDataset]] = {
+OPENERS: dict[str, Callable[..., AnyDataset]] = {
     "folder": _folder,
     "voc": _voc,
     "sr": _sr,

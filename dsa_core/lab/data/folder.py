@@ -1,6 +1,6 @@
 """Pictures in a folder in ImageNet's layout, read from disk as they are needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dsa_core.errors import ConfigError, DataError
 from dsa_core.lab.data.batches import Batch, BatchSource, check_part
+from dsa_core.lab.data.pictures import pictures_below, read_all, read_picture
 from dsa_core.training.processes import share_list
 from dsa_core.training.seeds import step_seed
 from dsa_core.training.task import Task, classification
@@ -35,6 +36,7 @@ class FolderDataset:
         mean: of each channel (ImageNet's), of pixel / 255.
         std: standard deviation of each channel, in the same unit.
         augment: the augmentation its training batches get by default.
+        left_out: pictures that cannot be read and were to be left out.
         workers: processes that read and decode pictures; 0 = this one does.
         task: classification.
     """
@@ -46,12 +48,13 @@ class FolderDataset:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     augment: str = "resized_crop_flip"
+    left_out: frozenset[Path] = frozenset()
     workers: int = 0
     task: Task = field(default_factory=classification)
 
     def count(self, part: str) -> int:
         """Count the examples of "train" or "test"."""
-        return len(_Pictures(self._part(part), transform=None, indices=None))
+        return len(_Pictures(self._part(part), self.left_out, transform=None, indices=None))
 
     def _part(self, part: str) -> Path:
         return self.path / ("train" if check_part(part) == "train" else "val")
@@ -77,6 +80,7 @@ class FolderDataset:
         chosen = augment or (self.augment if training else "none")
         pictures = _Pictures(
             self._part(part),
+            self.left_out,
             transform=_transform(chosen, self.size, self.mean, self.std),
             indices=indices,
         )
@@ -146,58 +150,76 @@ class FolderBatches(BatchSource):
 
 
 class _Pictures(TorchDataset[tuple[Tensor, int]]):
-    """An image folder whose items are asked for by (index, seed of the random transforms)."""
+    """Pictures by class, asked for by (index, seed of the random transforms)."""
 
-    def __init__(self, folder: Path, *, transform: Any, indices: Tensor | None) -> None:
-        from torchvision.datasets import ImageFolder
-
-        try:
-            self._folder = ImageFolder(str(folder))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataError(
-                f"{folder} holds no pictures in folders by class ({error}): wanted is "
-                "PATH/train/CLASS/picture.jpg and PATH/val/CLASS/picture.jpg"
-            ) from error
+    def __init__(
+        self, folder: Path, left_out: Set[Path], *, transform: Any, indices: Tensor | None
+    ) -> None:
+        self._folder = folder
+        by_class = paths_by_class(folder)
+        self._classes = len(by_class)
+        pairs = [(p, label) for label, paths in enumerate(by_class) for p in paths]
+        self._pairs = [pair for pair in pairs if pair[0] not in left_out]
         self._transform = transform
-        self._indices = list(range(len(self._folder))) if indices is None else indices.tolist()
+        self._indices = list(range(len(self._pairs))) if indices is None else indices.tolist()
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         index, seed = key
-        image, label = self._folder[self._indices[index]]
+        path, label = self._pairs[self._indices[index]]
+        image = read_picture(path)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self._transform(image), label
 
     def describe(self) -> str:
         """Name the folder's last part and its classes: a moved dataset is the same dataset."""
-        classes = len(self._folder.classes)
-        return f"{Path(self._folder.root).name}: {len(self)} pictures, {classes} classes"
+        return f"{self._folder.name}: {len(self)} pictures, {self._classes} classes"
 
 
-def open_folder(path: str) -> FolderDataset:
-    """Open `path` in ImageNet's layout, without reading a picture.
+def open_folder(path: str, *, skip: bool = False) -> FolderDataset:
+    """Open `path` in ImageNet's layout.
+
+    Args:
+        path: the folder.
+        skip: read every picture once, and leave out those that cannot be read; otherwise none is
+            read before it is needed.
 
     Raises:
-        DataError: a part is missing, or the parts have different classes.
+        DataError: a part or the pictures of a class are missing, or the parts have different
+            classes.
     """
     root = Path(path).expanduser()
-    classes = [_classes(root / part, root) for part in ("train", "val")]
+    parts = [root / part for part in ("train", "val")]
+    classes = [[folder.name for folder in class_folders(part)] for part in parts]
     if classes[0] != classes[1]:
         odd = sorted(set(classes[0]) ^ set(classes[1]))
         raise DataError(f"train and val in {root} have different classes: {odd[:5]} in one only")
-    return FolderDataset(f"folder:{path}", len(classes[0]), root)
+    paths = [p for part in parts for of_class in paths_by_class(part) for p in of_class]
+    whole = read_all(paths, lambda p: read_picture(p) and p, skip=True) if skip else paths
+    left_out = frozenset(paths) - frozenset(whole)
+    return FolderDataset(f"folder:{path}", len(classes[0]), root, left_out=left_out)
 
 
-def _classes(part: Path, root: Path) -> list[str]:
-    found = sorted(p.name for p in part.iterdir() if p.is_dir()) if part.is_dir() else []
+def class_folders(part: Path) -> list[Path]:
+    """The folders of a part, one a class, in the order of their names."""
+    found = sorted(p for p in part.iterdir() if p.is_dir()) if part.is_dir() else []
     if not found:
         raise DataError(
-            f"{part} holds no folders: wanted is ImageNet's layout, {root}/train/CLASS/picture.jpg "
-            f"and {root}/val/CLASS/picture.jpg"
+            f"{part} holds no folders: wanted is ImageNet's layout, {part}/CLASS/picture.jpg"
         )
+    return found
+
+
+def paths_by_class(part: Path) -> list[list[Path]]:
+    """The pictures of each class of a part."""
+    folders = class_folders(part)
+    found = [pictures_below(folder, folders) for folder in folders]
+    for folder, paths in zip(folders, found, strict=True):
+        if not paths:
+            raise DataError(f"{folder} holds no pictures: wanted are files such as picture.jpg")
     return found
 
 

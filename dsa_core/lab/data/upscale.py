@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from dsa_core.errors import ConfigError, DataError
 from dsa_core.lab.data.augment import augment_batch, augmentation
 from dsa_core.lab.data.batches import Batch, Batches, BatchSource, check_part, checksum
+from dsa_core.lab.data.pictures import SUFFIXES, read_all, read_picture
 from dsa_core.training.task import Task
 
 SCALE = 2
@@ -19,7 +20,6 @@ COLOURS = 3
 PLAIN = {"mean": (0.0,) * COLOURS, "std": (1.0,) * COLOURS}  # colours stay in [0, 1]
 PHOTO_PATCH, FOLDER_PATCH = 32, 48  # sides of a training patch, in pixels of the large picture
 PHOTO_TEST = 256, 384  # columns of each photograph: its middle, where it is sharp
-SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 
 def shrunk(pictures: Tensor, scale: int) -> Tensor:
@@ -153,12 +153,15 @@ def photographs() -> tuple[Tensor, tuple[Tensor, ...]]:
     return patches, tuple(even(p[:, :, left:right]).contiguous() for p in photos)
 
 
-def read_folders(where: str, root: Path) -> tuple[Tensor, tuple[Tensor, ...]]:
+def read_folders(
+    where: str, root: Path, *, skip: bool = False
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Read `TRAINFOLDER,TESTFOLDER`: patches of the one, whole pictures of the other.
 
     Args:
         where: two folders of pictures; relative ones lie below `root`.
         root: folder of the data.
+        skip: leave out pictures that cannot be read.
 
     Raises:
         ConfigError: there are not two folders.
@@ -167,33 +170,25 @@ def read_folders(where: str, root: Path) -> tuple[Tensor, tuple[Tensor, ...]]:
     folders = where.split(",")
     if len(folders) != 2 or not all(folders):
         raise ConfigError(f"wanted is sr:TRAINFOLDER,TESTFOLDER, got 'sr:{where}'")
-    train, test = (read_pictures(root / Path(f).expanduser()) for f in folders)
+    train, test = (read_pictures(root / Path(f).expanduser(), skip=skip) for f in folders)
     patches = torch.cat([cut(p, FOLDER_PATCH) for p in train if min(p.shape[1:]) >= FOLDER_PATCH])
     return patches, tuple(even(p) for p in test)
 
 
-def read_pictures(folder: Path) -> list[Tensor]:
+def read_pictures(folder: Path, *, skip: bool = False) -> list[Tensor]:
     """Read all pictures of a folder in the order of their names, uint8, (3, H, W) each.
 
     Raises:
         DataError: the folder is missing, holds no picture of at least 48x48 pixels, or one is
             damaged.
     """
-    from PIL import Image
-
     found = folder.iterdir() if folder.is_dir() else iter(())
     paths = sorted(p for p in found if p.suffix.lower() in SUFFIXES)
-    pictures = []
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                values = np.array(picture.convert("RGB"))
-        except OSError as error:
-            raise DataError(f"{path} cannot be read as a picture: {error}") from error
-        pictures.append(torch.from_numpy(values).permute(2, 0, 1).contiguous())
-    if not any(min(p.shape[1:]) >= FOLDER_PATCH for p in pictures):
+    pictures = read_all(paths, lambda p: np.array(read_picture(p)), skip=skip)
+    tensors = [torch.from_numpy(p).permute(2, 0, 1).contiguous() for p in pictures]
+    if not any(min(p.shape[1:]) >= FOLDER_PATCH for p in tensors):
         raise DataError(
             f"{folder} holds no picture of at least {FOLDER_PATCH}x{FOLDER_PATCH} pixels: wanted "
             f"are files such as {folder}/name.png"
         )
-    return pictures
+    return tensors

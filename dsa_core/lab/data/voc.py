@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from dsa_core.errors import ConfigError, DataError
+from dsa_core.lab.data.pictures import read_all, read_picture
 from dsa_core.lab.data.segment_task import VOID
 
 YEAR = "2012"
 Parts = tuple[Tensor, Tensor, Tensor, Tensor]  # train pictures, maps, test pictures, maps
 
 
-def read_voc(where: str, root: Path) -> Parts:
+def read_voc(where: str, root: Path, *, skip: bool = False) -> Parts:
     """Read `PATH` or `PATH@HEIGHTxWIDTH`.
 
     Training pictures are those of the list train.txt, test pictures those of test.txt where there
@@ -26,6 +27,7 @@ def read_voc(where: str, root: Path) -> Parts:
     Args:
         where: PATH holds VOCdevkit/VOC2012; a relative one lies below `root`.
         root: folder of the data.
+        skip: leave out pairs that cannot be read.
 
     Returns:
         Pictures uint8 (N, 3, H, W), label maps uint8 (N, H, W), of both parts.
@@ -36,7 +38,7 @@ def read_voc(where: str, root: Path) -> Parts:
     """
     path, size = split_size(where)
     folder = root / Path(path).expanduser()
-    pairs = [read_part(folder, part, size) for part in ("train", held_out(folder))]
+    pairs = [read_part(folder, part, size, skip=skip) for part in ("train", held_out(folder))]
     return (*pairs[0], *pairs[1])
 
 
@@ -65,9 +67,14 @@ def lists(folder: Path) -> Path:
     return folder / "VOCdevkit" / f"VOC{YEAR}" / "ImageSets" / "Segmentation"
 
 
-def read_part(folder: Path, part: str, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+def read_part(
+    folder: Path, part: str, size: tuple[int, int] | None, *, skip: bool
+) -> tuple[Tensor, Tensor]:
     """Read the pictures and maps of one list."""
-    pairs = [read_pair(*paths, size) for paths in paths_of(folder, part)]
+    paths = paths_of(folder, part)
+    pairs = read_all(paths, lambda pair: read_pair(*pair, size), skip=skip)
+    if not pairs:
+        raise DataError(f"no picture of the list {lists(folder) / part}.txt can be read")
     shapes = {labels.shape for _, labels in pairs}
     if len(shapes) > 1:
         few = ", ".join(f"{h}x{w}" for h, w in sorted(shapes)[:3])
@@ -114,13 +121,10 @@ def read_pair(image: str, labels: str, size: tuple[int, int] | None) -> tuple[An
     """
     from PIL import Image
 
-    try:
-        with Image.open(image) as picture, Image.open(labels) as target:
-            if picture.size != target.size:
-                raise DataError(f"{image} and {labels} differ in size")
-            pair = picture.convert("RGB"), target.copy()  # "P": the numbers are the classes
-    except OSError as error:
-        raise DataError(f"a picture of the lists cannot be read: {error}") from error
+    # the map is a palette's indices: the numbers are the classes
+    pair = read_picture(Path(image)), read_picture(Path(labels), mode=None)
+    if pair[0].size != pair[1].size:
+        raise DataError(f"{image} and {labels} differ in size")
     if size is not None:
         pair = (
             fitted(pair[0], size, Image.Resampling.BILINEAR),

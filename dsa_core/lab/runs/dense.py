@@ -15,9 +15,9 @@ from dsa_core.errors import ConfigError
 from dsa_core.files import write_atomically
 from dsa_core.lab.machine import device_name
 from dsa_core.lab.models.weights import file_digest, load_weights
+from dsa_core.lab.runs.context import RunContext
 from dsa_core.lab.runs.facts import git_commit, versions
 from dsa_core.lab.runs.folder import one_run_at_a_time
-from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.training import FP32, TrainConfig, place_model, train
 from dsa_core.training.processes import agreed
 from dsa_core.training.stopwatch import total_time
@@ -46,30 +46,32 @@ class DenseNetwork:
     extra: dict[str, float] = field(default_factory=dict)
 
 
-def dense_network(shop: Workshop, model: nn.Module) -> DenseNetwork:
+def dense_network(context: RunContext, model: nn.Module) -> DenseNetwork:
     """Train the dense network in place, or take the one that a run left in `out/dense/`.
 
     Given weights are in the model already, see `load_given`: they are kept in `out/dense/` and
     scored. Of runs that go side by side one trains or keeps it, and the others wait.
     """
-    config, settings = shop.config, shop.config.preset.dense
+    config, settings = context.config, context.config.preset.dense
     if settings is None and config.weights is None:
         return DenseNetwork(model, None, 0.0, 0.0, 0, reused=False)
-    folder = shop.out / "dense" / config.dense_folder
+    folder = context.out / "dense" / config.dense_folder
     done = folder / FACTS
     if not agreed(done.exists()):
         with one_run_at_a_time(folder):
             if not agreed(done.exists()):
                 if config.weights is not None:
-                    keep_given(shop, model, folder)
+                    keep_given(context, model, folder)
                 elif settings is not None:
-                    train_dense(shop, model, settings, folder)
+                    train_dense(context, model, settings, folder)
     facts = read_dense(model, folder)
     # a run that was killed later finds its own; given weights no run has trained
     reused = config.weights is None and facts.get("trained_by") != config.hash
     word = f"trained before, {folder}" if reused else f"on the test set, {folder}"
     score, extra = facts["score"], facts.get("extra", {})
-    shop.say(f"dense {config.model}: {shop.task.show(score)} {shop.task.judged_by} ({word})")
+    context.print(
+        f"dense {config.model}: {context.task.show(score)} {context.task.judged_by} ({word})"
+    )
     cost = total_time([facts])
     return DenseNetwork(model, score, **cost, epochs=facts["epochs"], reused=reused, extra=extra)
 
@@ -101,27 +103,27 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def train_dense(shop: Workshop, model: nn.Module, settings: TrainConfig, folder: Path) -> None:
+def train_dense(context: RunContext, model: nn.Module, settings: TrainConfig, folder: Path) -> None:
     """Train the dense network in place, and write it to its folder."""
-    config = shop.config
-    shop.say(f"dense {config.model}: training {settings.epochs} epochs of {config.dataset}")
+    config = context.config
+    context.print(f"dense {config.model}: training {settings.epochs} epochs of {config.dataset}")
     result = train(
         model,
-        shop.training("dense", settings),
-        shop.task,
+        context.training("dense", settings),
+        context.task,
         settings,
         seed=config.seed,
         checkpoint=folder / "train.pt",
-        progress=shop.progress,
+        progress=context.progress,
     )
     place_model(model, FP32)
-    measured = shop.measure(model)
+    measured = context.measure(model)
     facts = {
         "model": config.model,
         "dataset": config.dataset,
         "seed": config.seed,
         "trained_by": config.hash,
-        "score_name": shop.task.judged_by,
+        "score_name": context.task.judged_by,
         "score": measured.score,
         "extra": measured.extra,
         "seconds": result.seconds,
@@ -129,7 +131,7 @@ def train_dense(shop: Workshop, model: nn.Module, settings: TrainConfig, folder:
         "epochs": len(result.history),
         "precision": result.precision,
         "versions": versions(),
-        "device": device_name(shop.device),
+        "device": device_name(context.device),
         "git_commit": git_commit(),
         "config": settings.model_dump(),
         "history": result.history,
@@ -149,7 +151,7 @@ def keep_dense(model: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
     write_atomically(folder / FACTS, json.dumps(facts, indent=1) + "\n")
 
 
-def load_given(shop: Workshop, model: nn.Module) -> None:
+def load_given(context: RunContext, model: nn.Module) -> None:
     """Put the given weights into the model, in place, if the run has some.
 
     Nothing is written yet: a file that does not fit is refused before anything else happens. An
@@ -159,14 +161,14 @@ def load_given(shop: Workshop, model: nn.Module) -> None:
         ConfigError: the file is missing, another one than the configuration names, or does not fit
             the network; or the configuration names none.
     """
-    wanted, path = shop.config.weights, shop.weights
+    wanted, path = context.config.weights, context.weights
     if path is not None:
         check_same(wanted, path)
-    if wanted is None or (shop.out / "dense" / shop.config.dense_folder / FACTS).exists():
+    if wanted is None or (context.out / "dense" / context.config.dense_folder / FACTS).exists():
         return
     if path is None:
         raise ConfigError(
-            f"this configuration starts from weights (SHA-256 {wanted[:10]}...), and {shop.out} "
+            f"this configuration starts from weights (SHA-256 {wanted[:10]}...), and {context.out} "
             "holds no copy of them: give the file, as run(..., weights=PATH)"
         )
     load_weights(model, path)
@@ -187,9 +189,9 @@ def check_same(wanted: str | None, path: Path) -> None:
         )
 
 
-def keep_given(shop: Workshop, model: nn.Module, folder: Path) -> None:
+def keep_given(context: RunContext, model: nn.Module, folder: Path) -> None:
     """Measure the network of the given weights, and write it to its folder."""
-    shop.say(f"dense {shop.config.model}: weights of {shop.weights}")
-    measured = shop.measure(model)
-    facts = {"weights": shop.config.weights, "score": measured.score, "extra": measured.extra}
+    context.print(f"dense {context.config.model}: weights of {context.weights}")
+    measured = context.measure(model)
+    facts = {"weights": context.config.weights, "score": measured.score, "extra": measured.extra}
     keep_dense(model, folder, facts | {"seconds": 0.0, "epochs": 0})

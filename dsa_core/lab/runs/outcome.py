@@ -10,9 +10,10 @@ from dsa_core.lab.data import AnyDataset
 from dsa_core.lab.latency import Latency, latencies
 from dsa_core.lab.machine import device_name
 from dsa_core.lab.record import CostRecord, GroupRecord, Record, Scores
+from dsa_core.lab.runs.context import RunContext
 from dsa_core.lab.runs.dense import DenseNetwork
 from dsa_core.lab.runs.facts import git_commit, versions
-from dsa_core.lab.runs.workshop import Workshop
+from dsa_core.lab.runs.history import history_of, search_record
 from dsa_core.methods import Allocation
 from dsa_core.surgery.verify import count_macs
 from dsa_core.training import FP32, EvalResult, TrainResult, place_model
@@ -47,11 +48,11 @@ class Outcome:
     cutting: dict[str, float]
 
 
-def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
+def record_of(context: RunContext, outcome: Outcome, example: Tensor) -> Record:
     """Write down a run; costs are counted and latencies measured here."""
-    config, dense, found = shop.config, outcome.dense, outcome.allocation
-    costs = {r: cost_record(shop, outcome, example, r) for r in RESOURCES}
-    timed = time_both(shop, outcome, example)
+    config, dense, found = context.config, outcome.dense, outcome.allocation
+    costs = {r: cost_record(context, outcome, example, r) for r in RESOURCES}
+    timed = time_both(context, outcome, example)
     if config.calibration is not None:
         costs["latency"] = latency_record(outcome, timed, config.asked["latency"])
     return Record(
@@ -69,8 +70,8 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
         divisor=config.divisor,
         budget_met=all(costs[r].ratio <= ratio + 1e-9 for r, ratio in config.asked.items()),
         costs=costs,
-        score_name=shop.task.judged_by,
-        score_unit=shop.task.unit,
+        score_name=context.task.judged_by,
+        score_unit=context.task.unit,
         scores=Scores(
             dense=dense.score,
             pruned=outcome.before.score,
@@ -87,11 +88,13 @@ def record_of(shop: Workshop, outcome: Outcome, example: Tensor) -> Record:
         latency=timed,
         precision=outcome.tuned.precision,
         versions=versions(),
-        device=device_name(shop.device),
+        device=device_name(context.device),
         git_commit=git_commit(),
         notes=found.notes
         | config.preset.cut.notes()
         | ({"weights": config.weights} if config.weights else {}),
+        search=search_record(history_of(found), found.graph),
+        config=config.model_dump(mode="json"),
     )
 
 
@@ -116,12 +119,12 @@ def extra_scores(outcome: Outcome) -> dict[str, dict[str, float]]:
     }
 
 
-def time_both(shop: Workshop, outcome: Outcome, example: Tensor) -> dict[str, Latency]:
+def time_both(context: RunContext, outcome: Outcome, example: Tensor) -> dict[str, Latency]:
     """Time the dense and the pruned network in turn: as the calibration did, if there is one."""
-    calibration = shop.config.calibration
+    calibration = context.config.calibration
     precision = FP32 if calibration is None else calibration.as_precision
     n = None if calibration is None else calibration.shape[0]
-    x = some_examples(shop.dataset, example[0, 0].numel(), n).to(shop.device)
+    x = some_examples(context.dataset, example[0, 0].numel(), n).to(context.device)
     both = [outcome.dense.model, outcome.pruned]
     for model in both:
         place_model(model, precision)
@@ -160,10 +163,10 @@ def some_examples(dataset: AnyDataset, pixels: int, n: int | None = None) -> Ten
 
 
 def cost_record(
-    shop: Workshop, outcome: Outcome, example: Tensor, resource: Resource
+    context: RunContext, outcome: Outcome, example: Tensor, resource: Resource
 ) -> CostRecord:
     """Asked, relaxed, predicted and counted cost of one resource."""
-    config, found = shop.config, outcome.allocation
+    config, found = context.config, outcome.allocation
     if resource == "macs":
         counted = count_macs(outcome.pruned, example)
     else:

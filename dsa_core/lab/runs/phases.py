@@ -1,16 +1,13 @@
 """The phases of a run after the dense network: the search, the cut, the fine-tuning."""
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from dsa_core.channels import ChannelGraph
-from dsa_core.files import write_atomically
-from dsa_core.lab.runs.workshop import Workshop
+from dsa_core.lab.runs.context import RunContext
+from dsa_core.lab.runs.history import history_of, write_history
 from dsa_core.masks import masked
 from dsa_core.methods import ALLOCATORS, Allocation, SearchConfig, SearchData
 from dsa_core.ranking import importance
@@ -28,33 +25,35 @@ from dsa_core.training import (
 from dsa_core.training.processes import average_buffers
 
 
-def find_allocation(shop: Workshop, model: nn.Module, graph: ChannelGraph) -> Allocation:
+def find_allocation(context: RunContext, model: nn.Module, graph: ChannelGraph) -> Allocation:
     """Search, training the model in place."""
-    config, settings = shop.config, shop.config.preset.search
-    weights, ratios = shop.halves()
+    config, settings = context.config, context.config.preset.search
+    weights, ratios = context.halves()
     data = SearchData(
-        weights=shop.training("weights", settings.train, weights),
-        ratios=shop.training("ratios", ratio_training(settings), ratios),
-        task=shop.task,
-        checkpoint=shop.checkpoints / "search.pt",
-        progress=shop.progress,
-        held_out=shop.plain_batches(ratios),
+        weights=context.training("weights", settings.train, weights),
+        ratios=context.training("ratios", ratio_training(settings), ratios),
+        task=context.task,
+        checkpoint=context.checkpoints / "search.pt",
+        progress=context.progress,
+        held_out=context.plain_batches(ratios),
     )
-    shop.say(f"{config.method}: searching for {config.ratio:.0%} of the dense {config.resource}")
+    context.print(
+        f"{config.method}: searching for {config.ratio:.0%} of the dense {config.resource}"
+    )
     allocation = ALLOCATORS[config.method](
         model, graph, config.budget, data, settings, seed=config.seed
     )
-    write_history(shop.folder, allocation)
+    write_history(context.folder, history_of(allocation))
     return allocation
 
 
 def masked_loss(
-    shop: Workshop, model: nn.Module, graph: ChannelGraph, allocation: Allocation
+    context: RunContext, model: nn.Module, graph: ChannelGraph, allocation: Allocation
 ) -> float:
     """The loss of what will be cut, under its hard mask, on the held-out part."""
-    held_out = shop.plain_batches(shop.halves()[1])
-    with masked(model, graph, allocation.keep.float().to(shop.device)) as cut:
-        return evaluate(zero_weights(cut, masks_of(allocation)), held_out, shop.task).loss
+    held_out = context.plain_batches(context.halves()[1])
+    with masked(model, graph, allocation.keep.float().to(context.device)) as cut:
+        return evaluate(zero_weights(cut, masks_of(allocation)), held_out, context.task).loss
 
 
 def ratio_training(settings: SearchConfig) -> TrainConfig:
@@ -63,25 +62,25 @@ def ratio_training(settings: SearchConfig) -> TrainConfig:
     return settings.train.model_copy(update={"batch_size": size})
 
 
-def ranked(shop: Workshop, model: nn.Module, allocation: Allocation) -> Allocation:
+def ranked(context: RunContext, model: nn.Module, allocation: Allocation) -> Allocation:
     """The same counts, of the channels that matter by the weights that are cut."""
-    rank = shop.config.preset.cut.rank
+    rank = context.config.preset.cut.rank
     if rank is None:
         return allocation
     return replace(allocation, importance=importance(model, allocation.graph, rank).cpu())
 
 
 def cut_and_renew(
-    shop: Workshop, model: nn.Module, graph: ChannelGraph, allocation: Allocation
+    context: RunContext, model: nn.Module, graph: ChannelGraph, allocation: Allocation
 ) -> nn.Module:
     """Prune; refit the weights of what is left, or estimate its BatchNorm statistics anew."""
-    preset = shop.config.preset
-    images = shop.some_batches("reconstruction", preset.cut.reconstruct)
-    pruned = prune(model, graph, allocation.keep, reconstruct=images, progress=shop.progress)
+    preset = context.config.preset
+    images = context.some_batches("reconstruction", preset.cut.reconstruct)
+    pruned = prune(model, graph, allocation.keep, reconstruct=images, progress=context.progress)
     zero_weights(pruned, masks_of(allocation))
     if images:
         return pruned
-    batches = shop.training("recalibration", preset.fine_tune)
+    batches = context.training("recalibration", preset.fine_tune)
     recalibrate_batchnorm(pruned, batches, preset.norm_batches)
     average_buffers(pruned)  # of several processes each has seen its own rows
     return pruned
@@ -92,53 +91,30 @@ def masks_of(allocation: Allocation) -> Mapping[str, Tensor]:
     return allocation.weight_mask or {}
 
 
-def fine_tune(shop: Workshop, pruned: nn.Module, allocation: Allocation) -> TrainResult:
+def fine_tune(context: RunContext, pruned: nn.Module, allocation: Allocation) -> TrainResult:
     """Train the pruned network in place, on the whole training set; removed weights stay zero."""
-    settings = shop.config.preset.fine_tune
-    shop.say(f"{shop.config.method}: fine-tuning {settings.epochs} epochs")
+    settings = context.config.preset.fine_tune
+    context.print(f"{context.config.method}: fine-tuning {settings.epochs} epochs")
     with held_zeros(pruned, masks_of(allocation)):
         result = train(
             pruned,
-            shop.training("fine-tune", settings),
-            shop.task,
+            context.training("fine-tune", settings),
+            context.task,
             settings,
-            seed=shop.config.seed,
-            checkpoint=shop.checkpoints / "fine_tune.pt",
-            progress=shop.progress,
+            seed=context.config.seed,
+            checkpoint=context.checkpoints / "fine_tune.pt",
+            progress=context.progress,
         )
     place_model(pruned, FP32)  # the score and the latency are of plain float32
     return result
 
 
 def keep_pruned(
-    shop: Workshop, pruned: nn.Module, graph: ChannelGraph, allocation: Allocation
+    context: RunContext, pruned: nn.Module, graph: ChannelGraph, allocation: Allocation
 ) -> None:
     """Write the pruned network to `pruned/`: smaller tensors, or sparse ones."""
-    folder, name = shop.folder / "pruned", shop.config.model
+    folder, name = context.folder / "pruned", context.config.model
     if allocation.weight_mask is None:
         save(folder, pruned, graph, allocation.keep, name=name)
     else:
         save_sparse(folder, pruned, graph, allocation.weight_mask, name=name)
-
-
-def write_history(folder: Path, allocation: Allocation) -> None:
-    """Write every update of the keep ratios, and every epoch, as `history.json`."""
-    updates = [{**asdict(u), **u.figures} for u in allocation.updates]
-    names = sorted({k for u in updates for k in u} - {"figures"})
-    columns = {k: [rounded(u.get(k, math.nan)) for u in updates] for k in names}
-    history = {
-        "groups": [g.name for g in allocation.graph.prunable],
-        "sizes": allocation.graph.sizes.tolist(),
-        "updates": columns,
-        "epochs": list(allocation.epochs),
-    }
-    write_atomically(folder / "history.json", json.dumps(history) + "\n")
-
-
-def rounded(value: float | int | tuple[float, ...]) -> float | int | list[float] | None:
-    """Six significant digits; NaN, which JSON does not have, becomes null."""
-    if isinstance(value, tuple):
-        return [float(f"{v:.6g}") for v in value]
-    if isinstance(value, int):
-        return value
-    return float(f"{value:.6g}") if value == value else None

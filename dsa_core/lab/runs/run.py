@@ -9,8 +9,10 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
 from dsa_core.lab.data import load
 from dsa_core.lab.device import device_of
-from dsa_core.lab.record import FILE, Record, read_record, write_record
+from dsa_core.lab.record import Record
+from dsa_core.lab.record_files import FILE, read_record, write_record
 from dsa_core.lab.runs.config import RunConfig
+from dsa_core.lab.runs.context import RunContext
 from dsa_core.lab.runs.dense import dense_network, load_given
 from dsa_core.lab.runs.folder import (
     alone_in,
@@ -31,7 +33,6 @@ from dsa_core.lab.runs.phases import (
     ranked,
 )
 from dsa_core.lab.runs.start import start
-from dsa_core.lab.runs.workshop import Workshop
 from dsa_core.surgery import try_forward
 from dsa_core.training import EvalResult
 from dsa_core.training.processes import agreed, process_group, wait
@@ -64,7 +65,7 @@ def run(
         data_root: folder of the datasets; None for DSA_DATA, else ./data.
         weights: file of the dense weights that `config.weights` names; a run that is continued
             does not need it, there is a copy in `out/dense/`.
-        progress: show bars and say what happens.
+        progress: show bars, and print what happens.
         force: search and fine-tune anew, even if there is a record of this configuration; the dense
             network is kept.
         onnx: also write the pruned network as `pruned.onnx`, compared and timed in ONNX Runtime.
@@ -86,88 +87,88 @@ def run(
     check_folder(folder or out)
     dataset = load(config.dataset, data_root)
     device = device_of()  # joins the processes, if there are several
-    shop = Workshop(
+    context = RunContext(
         config, out, dataset, device, progress and process_group().is_main, folder, weights
     )
     if not force:
-        check_config(shop.folder, config)
-    with disk_may_be_full(shop.folder):
-        done = not force and agreed((shop.folder / FILE).exists())
+        check_config(context.folder, config)
+    with disk_may_be_full(context.folder):
+        done = not force and agreed((context.folder / FILE).exists())
         if done:
-            shop.say(f"{config.method}: done before, {shop.folder}")
-        record = record_there(shop) if done else walk(shop, force=force)
+            context.print(f"{config.method}: done before, {context.folder}")
+        record = record_there(context) if done else run_phases(context, force=force)
         if onnx:
-            with alone_in(shop.folder):
-                record = with_onnx(shop, record) if process_group().is_main else record
+            with alone_in(context.folder):
+                record = with_onnx(context, record) if process_group().is_main else record
     wait()
     return record
 
 
-def record_there(shop: Workshop) -> Record:
+def record_there(context: RunContext) -> Record:
     """The record that an earlier call has left.
 
     Raises:
         ConfigError: it is of another configuration.
     """
-    record = read_record(shop.folder / FILE)
-    if record.config_hash != shop.config.hash:
+    record = read_record(context.folder / FILE)
+    if record.config_hash != context.config.hash:
         raise ConfigError(
-            f"{shop.folder} holds a run of another configuration ({record.config_hash}, this is "
-            f"{shop.config.hash}): give this one another folder, or remove that"
+            f"{context.folder} holds a run of another configuration ({record.config_hash}, this is "
+            f"{context.config.hash}): give this one another folder, or remove that"
         )
     return record
 
 
-def forget(shop: Workshop) -> None:
+def remove_earlier(context: RunContext) -> None:
     """Remove the record and the checkpoints of an earlier run of the same configuration."""
     wait()
-    for old in [shop.folder / FILE, *shop.checkpoints.glob("*.pt")]:
+    for old in [context.folder / FILE, *context.checkpoints.glob("*.pt")]:
         old.unlink(missing_ok=True)
     wait()
 
 
-def walk(shop: Workshop, *, force: bool = False) -> Record:
+def run_phases(context: RunContext, *, force: bool = False) -> Record:
     """Refuse what cannot work; then take the phases, alone in the folder, and write the record."""
-    model, graph = start(shop.config, shop.dataset, shop.example)
-    load_given(shop, model)
-    with alone_in(shop.folder):
+    model, graph = start(context.config, context.dataset, context.example)
+    load_given(context, model)
+    with alone_in(context.folder):
         if force:
-            forget(shop)
-        elif agreed((shop.folder / FILE).exists()):  # of a process that has ended just now
-            return record_there(shop)
-        write_config(shop.folder, shop.config)
-        record = all_phases(shop, model, graph)
+            remove_earlier(context)
+        elif agreed((context.folder / FILE).exists()):  # of a process that has ended just now
+            return record_there(context)
+        write_config(context.folder, context.config)
+        record = all_phases(context, model, graph)
         if process_group().is_main:
-            check_still_there(shop.folder)
-            write_record(shop.folder, record)
+            check_still_there(context.folder)
+            write_record(context.folder, record)
     return record
 
 
-def all_phases(shop: Workshop, model: nn.Module, graph: ChannelGraph) -> Record:
+def all_phases(context: RunContext, model: nn.Module, graph: ChannelGraph) -> Record:
     """Take the phases one after the other; each goes on from its own checkpoint."""
-    example = shop.example
-    dense = dense_network(shop, model)
+    example = context.example
+    dense = dense_network(context, model)
     searched = copy.deepcopy(dense.model)
-    allocation = find_allocation(shop, searched, graph)
-    source = dense.model if shop.config.preset.cut.weights == "dense" else searched
-    allocation = ranked(shop, source, allocation)
-    loss = masked_loss(shop, source, graph, allocation)
+    allocation = find_allocation(context, searched, graph)
+    source = dense.model if context.config.preset.cut.weights == "dense" else searched
+    allocation = ranked(context, source, allocation)
+    loss = masked_loss(context, source, graph, allocation)
     watch = Stopwatch()
-    pruned = cut_and_renew(shop, source, graph, allocation)
+    pruned = cut_and_renew(context, source, graph, allocation)
     cutting = watch.read()
     try_forward(pruned, example)
-    before = shop.measure(pruned)
-    say_score(shop, before, "before fine-tuning")
-    tuned = fine_tune(shop, pruned, allocation)
-    after = shop.measure(pruned)
-    say_score(shop, after, "after fine-tuning")
-    keep_pruned(shop, pruned, graph, allocation)
+    before = context.measure(pruned)
+    say_score(context, before, "before fine-tuning")
+    tuned = fine_tune(context, pruned, allocation)
+    after = context.measure(pruned)
+    say_score(context, after, "after fine-tuning")
+    keep_pruned(context, pruned, graph, allocation)
     outcome = Outcome(dense, allocation, loss, pruned, before, after, tuned, cutting)
-    return record_of(shop, outcome, example)
+    return record_of(context, outcome, example)
 
 
-def say_score(shop: Workshop, found: EvalResult, when: str) -> None:
+def say_score(context: RunContext, found: EvalResult, when: str) -> None:
     """Tell what was measured."""
-    score = f"{shop.task.show(found.score)} {shop.task.judged_by}"
+    score = f"{context.task.show(found.score)} {context.task.judged_by}"
     others = "".join(f", {name} {value:.4f}" for name, value in found.extra.items())
-    shop.say(f"{shop.config.method}: {score}{others} {when}")
+    context.print(f"{context.config.method}: {score}{others} {when}")

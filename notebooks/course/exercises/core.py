@@ -9,11 +9,13 @@ A module of exercises, one for each notebook, is built like this:
         inputs = [(torch.randn(4),) for _ in range(5)]
         grade("double", learner, solution_double, inputs, hint="twice x, not x squared")
 
-and the notebook says `try_it(check_double, double)`.
+and the notebook says `try_it(check_double, double)`. An exercise that is an experiment says
+`predict("", measure, "more", "fewer")`: the learner writes a guess, then runs.
 """
 
 import copy
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -72,15 +74,36 @@ def grade(
 
 
 def try_it(check: Callable[[Callable[..., Any]], None], learner: Callable[..., Any]) -> None:
-    """Run a check; an exercise that was not begun is no error.
+    """Run a check and print what it says; an exercise that was not begun is no error.
 
     Raises:
-        AssertionError: the learner's answer is wrong.
+        AssertionError: the learner's answer is wrong, and pytest is running.
     """
     try:
         check(learner)
     except NotImplementedError:
         print(f"{learner.__name__}: not done yet; replace `raise NotImplementedError`")
+    except AssertionError as problem:
+        if "PYTEST_CURRENT_TEST" in os.environ:
+            raise
+        print(problem)
+
+
+def predict(guess: str, measure: Callable[[], str], *choices: str) -> None:
+    """Run an experiment once the learner has said what it will show, and print both.
+
+    Args:
+        guess: one of the choices; anything else runs nothing.
+        measure: the experiment; returns one of the choices.
+        choices: the possible answers.
+    """
+    if guess not in choices:
+        wanted = " or ".join(map(repr, choices))
+        print(f"{measure.__name__}: not done yet; write {wanted} before you run")
+        return
+    found = measure()
+    verdict = "as you said" if found == guess else f"you said {guess}: what did you overlook?"
+    print(f"{measure.__name__}: {found}; {verdict}")
 
 
 def call(name: str, learner: Callable[..., Any], arguments: tuple[Any, ...], hint: str) -> Any:
@@ -130,7 +153,7 @@ def tensor_difference(wanted: Tensor, got: Any, rtol: float, atol: float) -> str
     if not bool(bad.any()):
         return ""
     worst = float((a - b).abs()[bad].max())
-    return f"{int(bad.sum())} of {bad.numel()} entries differ, by up to {worst:.3g}"
+    return f"{int(bad.sum())} of {bad.numel()} entries differ, by up to {worst:.3g}{slip(a, b)}"
 
 
 def number_difference(wanted: float, got: Any, rtol: float, atol: float) -> str:
@@ -141,7 +164,19 @@ def number_difference(wanted: float, got: Any, rtol: float, atol: float) -> str:
         return f"wanted is one number, your function returned a {type(got).__name__}"
     if math.isclose(value, wanted, rel_tol=rtol, abs_tol=atol):
         return ""
-    return f"the numbers differ by {abs(value - wanted):.3g}"
+    a, b = torch.tensor([wanted]).double(), torch.tensor([value]).double()
+    return f"the numbers differ by {abs(value - wanted):.3g}{slip(a, b)}"
+
+
+def slip(wanted: Tensor, got: Tensor) -> str:
+    """The likely mistake behind a wrong answer: its sign, or one factor; else nothing."""
+    if torch.allclose(got, -wanted, rtol=RTOL, atol=ATOL):
+        return ": is the sign the wrong way round?"
+    size = float((got * got).sum())
+    factor = float((wanted * got).sum()) / size if size else 0.0
+    if wanted.numel() > 1 and torch.allclose(factor * got, wanted, rtol=RTOL, atol=ATOL):
+        return f": all by one factor, {factor:.4g}" if factor else ""
+    return ""
 
 
 def mapping_difference(wanted: Mapping[Any, Any], got: Any, rtol: float, atol: float) -> str:

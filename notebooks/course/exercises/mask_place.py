@@ -1,4 +1,4 @@
-"""Where a mask acts decides whether its gradient means anything: three estimates and the truth.
+"""Where a mask acts: three estimates of the gradient of the keep ratios, and the truth.
 
 Used by notebook 03. What is compared is the gradient of the loss with respect to the keep ratio of
 every group, at one network, with one importance and one sharpness.
@@ -12,18 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from course.gradient import ratio_gradient
-from dsa_core.budget import Budget, Cost, uniform_ratio
+from course.gradient import Batch, buffers, masked_loss, ratio_gradient
+from dsa_core.budget import Budget
 from dsa_core.channels import ChannelGraph
-from dsa_core.lab.data import Dataset, Task, classification, load, split
+from dsa_core.lab.data import Task, classification, load, split
 from dsa_core.lab.models.resnet import resnet
-from dsa_core.masks import Estimator, estimator_mask, keep_probs, masked_parameters, top_channels
-from dsa_core.methods import ALLOCATORS, SearchConfig, SearchData
+from dsa_core.masks import Estimator, estimator_mask, keep_probs, top_channels
+from dsa_core.methods import Uniform
+from dsa_core.pruner import Pruner
 from dsa_core.ranking import importance
-from dsa_core.tracing import trace
-from dsa_core.training import FP32, TrainConfig, train
-
-Batch = tuple[Tensor, Tensor]
+from dsa_core.training import TrainConfig, train
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Probe:
         graph: of the model.
         alpha: keep ratios, shape (K,), float64, in (0, 1].
         b: importance, shape (n,).
-        batches: pictures and labels, all of one size.
+        batches: images and labels, all of one size.
         task: gives the loss.
         sharpness: beta2.
     """
@@ -48,16 +46,11 @@ class Probe:
     task: Task
     sharpness: float
 
+    @torch.no_grad()
     def loss(self, mask: Tensor) -> float:
         """The mean loss over the batches under a mask (n,) at the consumers."""
-        parameters = dict(self.model.named_parameters())
-        state = parameters | masked_parameters(parameters, self.graph, mask)
-        with torch.no_grad():
-            losses = [
-                self.task.loss(functional_call(self.model, state | buffers(self.model), (x,)), y)
-                for x, y in self.batches
-            ]
-        return float(sum(losses)) / len(losses)
+        losses = [masked_loss(self.model, self.graph, mask, b, self.task) for b in self.batches]
+        return float(torch.stack(losses).mean())
 
 
 def prepare(
@@ -66,7 +59,7 @@ def prepare(
     """A network of nine groups that learns the digits, then lives under masks for some epochs.
 
     Three stages of two basic blocks, 8, 16 and 32 wide; uniform keep ratios at `ratio` of the MACs.
-    The gradient is to be asked for on 400 training pictures that its weights never saw.
+    The gradient is to be asked for on 400 training images that its weights never saw.
 
     Args:
         seed: of weights, order and masks.
@@ -75,35 +68,30 @@ def prepare(
         epochs: of plain training, and under masks.
     """
     torch.manual_seed(seed)
-    model, task = resnet((2, 2, 2), (8, 16, 32), in_channels=1), classification()
-    digits = load("digits")
-    assert isinstance(digits, Dataset)
+    model, task, digits = (
+        resnet((2, 2, 2), (8, 16, 32), in_channels=1),
+        classification(),
+        load("digits"),
+    )
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     weights, held = split(digits.count("train"), 0.7, seed)
-    first, second, third = (
-        digits.batches("train", indices=part, seed=seed + i, batch_size=64, drop_last=True)
-        for i, part in enumerate((weights, weights, held))
-    )
+    batches = digits.batches("train", indices=weights, seed=seed, batch_size=64, drop_last=True)
     plain = TrainConfig(epochs=epochs[0], lr=0.1, precision="fp32", channels_last=False)
-    train(model, first, task, plain, seed=seed, progress=False)
-    graph = trace(model, torch.zeros(1, 1, 8, 8))
+    train(model, batches, task, plain, seed=seed, progress=False)
     under = plain.model_copy(update={"epochs": epochs[1], "lr": 0.05, "schedule": "constant"})
-    search = SearchData(second, third, task, progress=False)
-    config = SearchConfig(train=under)
-    ALLOCATORS["uniform"](model, graph, Budget(macs=ratio), search, config, seed=seed)
-    alpha = uniform_ratio(Cost.of(graph, "macs").relative, ratio, 1 / graph.sizes.double())
+    pruner = Pruner(
+        model, torch.zeros(1, 1, 8, 8), Budget(macs=ratio), steps=epochs[1] * len(batches),
+        method=Uniform(), seed=seed,
+    )  # fmt: skip
+    train(model, batches, task, under, seed=seed, progress=False, pruner=pruner)
+    graph, alpha = pruner.graph, pruner.scheme.keep_ratios
     look = digits.batches(
         "train", indices=held, batch_size=400, augment="none", seed=9, drop_last=True
     )
-    batches = [*look.epoch(0), *look.epoch(1)]
-    return Probe(model.train(), graph, alpha, importance(model, graph), batches, task, sharpness)
-
-
-def buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the statistics, for a forward pass in training mode to write to."""
-    return {name: value.clone() for name, value in model.named_buffers()}
+    both = [*look.epoch(0), *look.epoch(1)]
+    return Probe(model.train(), graph, alpha, importance(model, graph), both, task, sharpness)
 
 
 def finite_difference(probe: Probe) -> Tensor:
@@ -142,8 +130,8 @@ def at_the_consumers(probe: Probe, estimator: Estimator, *, passes: int, seed: i
     return average(
         lambda batch: ratio_gradient(
             probe.model, probe.graph, probe.alpha, probe.b, batch, task=probe.task,
-            sharpness=probe.sharpness, estimator=estimator, precision=FP32, generator=draw,
-        )[0],
+            sharpness=probe.sharpness, estimator=estimator, generator=draw,
+        ),
         probe.batches,
         passes,
     )  # fmt: skip

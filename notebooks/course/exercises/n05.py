@@ -1,102 +1,56 @@
-"""Checks and answers of notebook 05, a full run."""
+"""Checks and answers of notebook 05, DSA from scratch."""
 
-import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
 
 from course.exercises.core import grade
+from dsa_core.budget import Cost, QuadraticForm, shift_to_budgets
+from dsa_core.lab import models
+from dsa_core.tracing import trace
 
-Grid = Mapping[str, Sequence[Any]]
-
-
-def solution_sharpness(step: int, steps: int, first: float, last: float) -> float:
-    """Geometric growth: the same factor in every step, `first` at step 0, `last` at step `steps`.
-
-    beta(s) = first (last / first)^(s / steps).
-    """
-    return first * (last / first) ** (step / steps)
+Forms = Sequence[QuadraticForm]
 
 
-def check_sharpness(learner: Callable[[int, int, float, float], float]) -> None:
-    """Grade `sharpness(step, steps, first, last)`."""
-    inputs = [(0, 10, 5.0, 20.0), (10, 10, 5.0, 20.0), (5, 10, 5.0, 20.0), (7, 40, 0.05, 100.0)]
-    hint = "the same *factor* in every step, not the same amount: halfway from 5 to 20 it is 10"
-    grade("sharpness", learner, solution_sharpness, inputs, hint=hint)
+def resnet8_costs() -> tuple[Cost, Cost]:
+    """MACs and parameters of the notebook's network."""
+    graph = trace(models.build("resnet8"), models.example_input("resnet8"))
+    return Cost.of(graph, "macs"), Cost.of(graph, "params")
 
 
-def solution_budget_met(kept: Sequence[int], ratio: float) -> bool:
-    """Whether a chain of layers that keeps these channels is within its budget.
-
-    Layer i reads kept[i] and makes kept[i + 1] channels: MACs = sum_i kept[i] kept[i + 1], against
-    the same sum over the 4, 16, 16, 32 channels of the dense chain. Equal is within.
-    """
-    dense = (4, 16, 16, 32)
-    return chain_macs(kept) <= ratio * chain_macs(dense)
+def solution_shift_to_all(v: Tensor, forms: Forms, budgets: Sequence[float]) -> Tensor:
+    """One shift, the largest that a budget asks for; one channel of each group stays."""
+    floors = 1 / resnet8_costs()[0].sizes.double()
+    return shift_to_budgets(v, forms, budgets, floors)[0]
 
 
-def chain_macs(widths: Sequence[int]) -> int:
-    """MACs of a chain of 1x1 convolutions at one pixel."""
-    return sum(a * b for a, b in itertools.pairwise(widths))
+def check_shift_to_all(learner: Callable[[Tensor, Forms, Sequence[float]], Tensor]) -> None:
+    """Grade `shift_to_all(v, forms, budgets)`."""
+    forms = [cost.relative for cost in resnet8_costs()]
+    draw = torch.Generator().manual_seed(5)
+    rows = -torch.rand(4, len(resnet8_costs()[0].sizes), generator=draw, dtype=torch.float64)
+    asked = [[0.5, 0.4], [0.5, 0.9], [0.25, 0.3], [0.1, 0.05]]
+    inputs = [(v, forms, budgets) for v, budgets in zip(rows, asked, strict=True)]
+    hint = "each budget asks for a shift of its own; the largest of them is within every budget"
+    grade("shift_to_all", learner, solution_shift_to_all, inputs, hint=hint)
 
 
-def check_budget_met(learner: Callable[[Sequence[int], float], bool]) -> None:
-    """Grade `budget_met(kept, ratio)`."""
-    inputs = [
-        ((4, 16, 16, 32), 1.0),
-        ((4, 8, 8, 32), 0.5),  # 352 of 832, 42 %
-        ((4, 16, 8, 32), 0.5),  # 448 of 832: 54 %
-        ((4, 10, 10, 32), 0.5),  # 460 of 832: 55 %, though 5/8 of the channels stay
-        ((4, 16, 8, 28), 0.5),  # 416 of 832: exactly half
-        ((4, 4, 16, 32), 0.5),  # 592: the narrow layer saves little
-    ]
-    hint = "count the MACs of what is kept, sum of kept[i] * kept[i + 1]; exactly on budget is met"
-    grade("budget_met", learner, solution_budget_met, inputs, hint=hint)
+def solution_keep_with_floor(s: Tensor, k: float, least: float) -> Tensor:
+    """p = max(least, sigmoid(s - t)) with t such that sum p = k, by halving an interval."""
+    low, high = s.min() - 50, s.max() + 50
+    for _ in range(80):
+        t = (low + high) / 2
+        above = torch.sigmoid(s - t).clamp_min(least).sum() > k
+        low, high = (t, high) if above else (low, t)
+    return torch.sigmoid(s - low).clamp_min(least)
 
 
-def solution_mean_and_spread(scores: Sequence[float]) -> tuple[float, float]:
-    """Mean, and sample standard deviation sqrt(sum (x - mean)^2 / (n - 1)); 0 for a single run."""
-    n = len(scores)
-    mean = sum(scores) / n
-    squares = sum((x - mean) ** 2 for x in scores)
-    return mean, math.sqrt(squares / (n - 1)) if n > 1 else 0.0
-
-
-def check_mean_and_spread(learner: Callable[[Sequence[float]], tuple[float, float]]) -> None:
-    """Grade `mean_and_spread(scores)`."""
-    inputs = [([0.91, 0.93],), ([0.9, 0.92, 0.97],), ([0.5, 0.5, 0.5, 0.5],), ([0.88],)]
-    hint = (
-        "the mean is taken from the same n numbers, so only n - 1 deviations are free: divide the "
-        "squares by n - 1; one run alone has no spread, return 0.0"
-    )
-    grade("mean_and_spread", learner, solution_mean_and_spread, inputs, hint=hint)
-
-
-def solution_runs_of(grid: Grid, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Every combination of the values, each with every seed; the last name changes fastest."""
-    axes = {**grid, "seed": seeds}
-    return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
-
-
-def check_runs_of(learner: Callable[[Grid, Sequence[int]], list[dict[str, Any]]]) -> None:
-    """Grade `runs_of(grid, seeds)`; the order of the runs does not matter."""
-
-    inputs = [
-        ({"method": ["dsa"]}, [0]),
-        ({"method": ["dsa", "uniform"]}, [0, 1]),
-        ({"method": ["dsa", "uniform"], "ratio": [0.75, 0.5, 0.25]}, [0, 1]),
-    ]
-    hint = "every method with every ratio with every seed: their numbers multiply"
-    grade("runs_of", in_order(learner), in_order(solution_runs_of), inputs, hint=hint)
-
-
-def in_order(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, its list of dicts sorted, and each dict by its names."""
-
-    def ordered(*arguments: Any) -> Any:
-        runs = function(*arguments)
-        if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
-            return runs
-        return sorted((dict(sorted(run.items())) for run in runs), key=repr)
-
-    return ordered
+def check_keep_with_floor(learner: Callable[[Tensor, float, float], Tensor]) -> None:
+    """Grade `keep_with_floor(s, k, least)`."""
+    draw = torch.Generator().manual_seed(6)
+    scores = [torch.randn(n, generator=draw, dtype=torch.float64) * 4 for n in (4, 8, 16)]
+    kept = [(2.0, 0.01), (2.0, 0.1), (12.0, 0.05)]
+    inputs = [(s, k, least) for s, (k, least) in zip(scores, kept, strict=True)]
+    hint = "find t with sum of max(least, sigmoid(s - t)) = k: that sum, too, falls as t rises"
+    grade("keep_with_floor", learner, solution_keep_with_floor, inputs, hint=hint)

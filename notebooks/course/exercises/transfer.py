@@ -16,13 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from dsa_core.allocation import Allocation
 from dsa_core.budget import Budget, Cost, round_to_channels, shift_to_budget, uniform_ratio
 from dsa_core.channels import ChannelGraph
 from dsa_core.files import write_atomically
-from dsa_core.lab.data import AnyDataset, Dataset, load, split
+from dsa_core.lab.data import AnyDataset, BatchSource, Dataset, load
 from dsa_core.lab.models.segmentation import SmallSegNet
 from dsa_core.masks import top_channels
-from dsa_core.methods import ALLOCATORS, DCSS, Allocation, SearchConfig, SearchData
+from dsa_core.methods import DCSS
+from dsa_core.pruner import Pruner
 from dsa_core.ranking import importance
 from dsa_core.surgery import prune
 from dsa_core.tracing import trace
@@ -178,9 +180,14 @@ def settings(epochs: int, lr: float) -> TrainConfig:
     return TrainConfig(epochs=epochs, lr=lr, batch_size=32, precision="fp32", channels_last=False)
 
 
+def batches_of(dataset: AnyDataset, config: TrainConfig, seed: int) -> BatchSource:
+    """All training examples."""
+    return dataset.batches("train", batch_size=config.batch_size, seed=seed, drop_last=True)
+
+
 def fit(model: nn.Module, dataset: AnyDataset, config: TrainConfig, seed: int) -> None:
     """Train in place on all training examples."""
-    batches = dataset.batches("train", batch_size=config.batch_size, seed=seed, drop_last=True)
+    batches = batches_of(dataset, config, seed)
     train(model, batches, dataset.task, config, seed=seed, progress=False)
 
 
@@ -192,29 +199,25 @@ def searched(
     config: TrainConfig,
     *,
     seed: int,
-    dcss: DCSS | None = None,
+    method: DCSS | None = None,
 ) -> Allocation:
-    """Search by DCSS on a copy of the network, an update of the choices before every weight step.
+    """Search by DCSS on a copy of the network, an update of the choices in every step.
 
     Args:
         model: dense and trained; it is left as it is.
         graph: of the model.
-        dataset: of the task; 80 % of its training part is for the weights.
+        dataset: of the task.
         budget: to reach.
         config: of the weights' training, at a constant rate of 0.02.
-        seed: of split and order.
-        dcss: settings of the method; None for the defaults.
+        seed: of order and masks.
+        method: settings; None for the defaults.
     """
+    model, batches = copy.deepcopy(model), batches_of(dataset, config, seed)
+    method, steps = method or DCSS(ratio_every=1), config.epochs * len(batches)
+    pruner = Pruner(model, graph, budget, steps=steps, method=method, seed=seed)
     config = config.model_copy(update={"schedule": "constant", "lr": 0.02})
-    parts = split(dataset.count("train"), 0.8, seed)
-    size = config.batch_size
-    weights, ratios = (
-        dataset.batches("train", batch_size=size, indices=part, seed=seed + i, drop_last=True)
-        for i, part in enumerate(parts)
-    )
-    data = SearchData(weights, ratios, dataset.task, progress=False)
-    how = SearchConfig(train=config, ratio_every=1, dcss=dcss)
-    return ALLOCATORS["dcss"](copy.deepcopy(model), graph, budget, data, how, seed=seed)
+    train(model, batches, dataset.task, config, seed=seed, progress=False, pruner=pruner)
+    return pruner.conclude()
 
 
 def cut_and_tuned(
@@ -226,10 +229,9 @@ def cut_and_tuned(
     *,
     seed: int,
 ) -> nn.Module:
-    """A pruned copy of the network, BatchNorm estimated anew, after fine-tuning."""
+    """A pruned copy of the network with new BatchNorm statistics, after fine-tuning."""
     pruned = prune(model, graph, top_channels(importance(model, graph), counts, graph))
-    batches = dataset.batches("train", batch_size=config.batch_size, seed=seed, drop_last=True)
-    recalibrate_batchnorm(pruned, batches, 20)
+    recalibrate_batchnorm(pruned, batches_of(dataset, config, seed), 20)
     fit(pruned, dataset, config, seed + 1)
     return pruned
 

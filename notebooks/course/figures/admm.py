@@ -108,7 +108,7 @@ def curves_figure(
     log: bool = False,
     xlabel: str = "steps",
 ) -> Figure:
-    """Curves over the steps of an optimiser: residuals (log), or costs against a budget.
+    """Curves over the steps of an optimizer: residuals (log), or costs against a budget.
 
     Args:
         curves: label -> one value a step. On a logarithmic axis values <= 0 are left out.

@@ -1,19 +1,19 @@
 """Several methods side by side, from records: what they score, and what they take."""
 
-import statistics
 from collections.abc import Sequence
 
-from matplotlib.axes import Axes
+import pandas as pd
 from matplotlib.figure import Figure
 
+from course.figures.results import strip_figure
 from dsa_core.errors import ConfigError
-from dsa_core.lab.data import in_unit
 from dsa_core.lab.plots.allocation import UNITS
 from dsa_core.lab.plots.style import COLOURS, DENSE, blank_figure, colour_of, open_axes
 from dsa_core.lab.record import Record
+from dsa_core.lab.report import frame
 
 PHASES = {"dense": "dense training", "search": "search", "fine_tune": "fine-tuning"}
-PHASE_COLOURS = {"dense": DENSE, "search": COLOURS[0], "fine_tune": COLOURS[4]}
+PHASE_COLOURS = [DENSE, COLOURS[0], COLOURS[4]]
 
 
 def methods_of(records: Sequence[Record]) -> list[str]:
@@ -24,7 +24,7 @@ def methods_of(records: Sequence[Record]) -> list[str]:
 def scores_figure(records: Sequence[Record]) -> Figure:
     """Score after fine-tuning: a panel for each budget, a row for each method, a dot for each seed.
 
-    A hollow dot missed its budget: it is not a smaller network that scores so. The bar is the
+    A crossed dot missed its budget: it is not a smaller network that scores so. The bar is the
     mean of the row, the dashed line that of the dense networks.
 
     Args:
@@ -36,38 +36,22 @@ def scores_figure(records: Sequence[Record]) -> Figure:
     kinds = {(r.model, r.dataset, r.preset) for r in records}
     if len(kinds) != 1:
         raise ConfigError(f"one figure is of one network, data and preset; got {sorted(kinds)}")
-    ratios = sorted({r.asked_ratio for r in records}, reverse=True)
-    methods = methods_of(records)
-    figure = blank_figure(0.8 + 2.8 * len(ratios), 1.2 + 0.38 * len(methods))
-    panels = figure.subplots(1, len(ratios), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, ratio in zip(panels, ratios, strict=True):
-        draw_scores(axes, [r for r in records if r.asked_ratio == ratio], methods)
-        axes.set_title(f"{100 * ratio:g} % of the {UNITS[records[0].resource]} asked", fontsize=10)
-    panels[0].set_yticks(range(len(methods)), methods)
-    panels[0].invert_yaxis()
-    figure.supxlabel(f"test {records[0].score_name} in {records[0].score_unit}", fontsize=10)
+    methods, first = methods_of(records), records[0]
+    budgets = dict(list(frame(records).groupby("less")))
+    panels = {
+        f"{-100 * less:g} % of the {UNITS[first.resource]} asked": {
+            method: runs["after"][runs["method"] == method].tolist() for method in methods
+        }
+        for less, runs in budgets.items()
+    }
+    xlabel = f"test {first.score_name} in {first.score_unit}"
+    colours = [colour_of(method) for method in methods]
+    figure = strip_figure(panels, xlabel=xlabel, colours=colours, sharex=True)
+    for axes, runs in zip(figure.axes, budgets.values(), strict=True):
+        missed = runs[~runs["met"]]
+        axes.plot(missed["after"], [methods.index(m) for m in missed["method"]], "kx")
+        axes.axvline(runs["dense"].mean(), color="#333333", linestyle="--", linewidth=1)
     return figure
-
-
-def draw_scores(axes: Axes, records: Sequence[Record], methods: Sequence[str]) -> None:
-    """Draw the rows of one budget on given axes; seeds lie above one another."""
-    unit = records[0].score_unit
-    for place, method in enumerate(methods):
-        runs = [r for r in records if r.method == method]
-        if not runs:
-            continue
-        colour = colour_of(method)
-        for number, r in enumerate(runs):
-            height = place + 0.2 * (number - (len(runs) - 1) / 2)
-            inside = colour if r.budget_met else "none"
-            score = in_unit(r.scores.fine_tuned, unit)
-            axes.plot(score, height, "o", color=colour, markerfacecolor=inside, markersize=5)
-        mean = statistics.fmean(in_unit(r.scores.fine_tuned, unit) for r in runs)
-        axes.plot([mean, mean], [place - 0.38, place + 0.38], color=colour, linewidth=2.5)
-    dense = [in_unit(r.scores.dense, unit) for r in records if r.scores.dense is not None]
-    if dense:
-        axes.axvline(statistics.fmean(dense), color="#333333", linestyle="--", linewidth=1)
-    open_axes(axes)
 
 
 def seconds_figure(records: Sequence[Record]) -> Figure:
@@ -79,24 +63,20 @@ def seconds_figure(records: Sequence[Record]) -> Figure:
     Args:
         records: runs of one network on one device, in the order in which to draw methods.
     """
-    methods = methods_of(records)
-    figure = blank_figure(7.4, 1.3 + 0.38 * len(methods))
+    runs = pd.DataFrame([{"method": r.method, "trials": r.trials, **r.seconds} for r in records])
+    means = runs.groupby("method", sort=False).mean()
+    phases = means[list(PHASES)].rename(columns=PHASES)
+    figure = blank_figure(7.4, 1.3 + 0.38 * len(means))
     axes = figure.add_subplot()
-    for place, method in enumerate(methods):
-        runs = [r for r in records if r.method == method]
-        start = 0.0
-        for phase, name in PHASES.items():
-            width = statistics.fmean(r.seconds.get(phase, 0.0) for r in runs)
-            label = name if place == 0 else None
-            axes.barh(place, width, left=start, color=PHASE_COLOURS[phase], label=label)
-            start += width
-        trials = statistics.fmean(r.trials for r in runs)
+    phases.plot.barh(stacked=True, width=0.8, color=PHASE_COLOURS, ax=axes)
+    ends = zip(phases.sum(axis=1), means["trials"], strict=True)
+    for place, (end, trials) in enumerate(ends):
         more = f", {trials:.1f} trials" if trials > 1 else ""
-        axes.text(start, place, f" {start:.1f} s{more}", va="center", fontsize=8)
-    axes.set_yticks(range(len(methods)), methods)
+        axes.text(end, place, f" {end:.1f} s{more}", va="center", fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.2)
     axes.set_xlabel("seconds, mean of the runs")
+    axes.set_ylabel("")
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     open_axes(axes)
     return figure

@@ -1,10 +1,10 @@
 """What the campaign shows: differences with their intervals, one method among random ones."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from seaborn import pointplot, swarmplot
 
 from course.estimate import Estimate
 from dsa_core.errors import ConfigError
@@ -66,39 +66,41 @@ def draw_differences(axes: Axes, found: Panel) -> None:
     open_axes(axes)
 
 
-def strip_figure(panels: Mapping[str, Strip], *, xlabel: str) -> Figure:
-    """Runs as dots: the first row of each panel with its range shaded through all rows.
+def strip_figure(
+    panels: Mapping[str, Strip],
+    *,
+    xlabel: str,
+    colours: Sequence[str] = ("#666666", *COLOURS),
+    shade: bool = False,
+    sharex: bool = False,
+) -> Figure:
+    """Runs as dots, a panel for each score, a row for each label; the bar of a row is its mean.
 
     Args:
-        panels: title -> label -> values, the same labels in every panel; the first label is what
-            the others are held against. The bar of a row is its mean.
+        panels: title -> label -> values, the same labels in every panel.
         xlabel: with unit.
+        colours: of the rows.
+        shade: the range of the first row through all rows, to hold the others against it.
+        sharex: one scale for all panels.
 
     Raises:
         ConfigError: there is nothing to draw, or the labels differ.
     """
     labels = same_labels(panels)
-    figure = blank_figure(8.0, 1.3 + 0.42 * len(labels))
-    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    figure = blank_figure(max(8.0, 0.8 + 2.8 * len(panels)), 1.3 + 0.42 * len(labels))
+    every = figure.subplots(1, len(panels), sharey=True, sharex=sharex, squeeze=False)[0]
     for axes, (title, rows) in zip(every, panels.items(), strict=True):
-        draw_strip(axes, rows)
+        first = rows[labels[0]]
+        if shade and first:
+            axes.axvspan(min(first), max(first), color=DENSE, alpha=0.35, linewidth=0)
+        style = {"orient": "h", "palette": list(colours[: len(labels)]), "ax": axes}
+        swarmplot(dict(rows), size=6, alpha=0.75, **style)
+        pointplot(
+            dict(rows), errorbar=None, linestyle="none", marker="|", markersize=20,
+            markeredgewidth=2, **style,
+        )  # fmt: skip
         axes.set_title(title, fontsize=10)
-    texts = [f"{label} ({len(next(iter(panels.values()))[label])})" for label in labels]
-    every[0].set_yticks(range(len(labels)), texts)
-    every[0].set_ylim(len(labels) - 0.5, -0.5)
+        axes.margins(x=0.08)
+        open_axes(axes)
     figure.supxlabel(xlabel, fontsize=10)
     return figure
-
-
-def draw_strip(axes: Axes, rows: Strip) -> None:
-    """Draw one panel."""
-    for place, values in enumerate(rows.values()):
-        colour = "#666666" if place == 0 else COLOURS[(place - 1) % len(COLOURS)]
-        if place == 0 and values:
-            axes.axvspan(min(values), max(values), color=DENSE, alpha=0.35, linewidth=0)
-        axes.plot(values, [place] * len(values), "o", color=colour, markersize=6, alpha=0.75)
-        if values:
-            mean = statistics.fmean(values)
-            axes.plot([mean, mean], [place - 0.3, place + 0.3], color=colour, linewidth=2)
-    axes.margins(x=0.08)
-    open_axes(axes)

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
-from course.figures.masks import log_axis
 from dsa_core.lab.plots.style import COLOURS, DENSE, blank_figure, open_axes
 
 BINS = ("dropped", "kept")
@@ -101,3 +102,12 @@ def density_figure(density: Mapping[str, float], *, asked: float) -> Figure:
     axes.legend(frameon=False, fontsize=8)
     open_axes(axes)
     return figure
+
+
+def log_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic x axis for these values, with its numbers written out."""
+    axes.set_xscale("log")
+    wide = max(values) / min(values) > 10
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if wide else MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())

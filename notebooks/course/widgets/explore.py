@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
-
 from course.figures.frontier import Point, between
-from course.widgets.shelf import Network, Search
+from course.widgets.networks import Network, passed
 from dsa_core.budget import Budget, Resource, round_to_channels
 from dsa_core.errors import ConfigError, nearest
+from dsa_core.lab.record import Record
 from dsa_core.methods import ratios_on_path
 
 
@@ -85,12 +84,11 @@ def look(network: Network, state: State) -> View:
         BudgetError: the floors cost more than the budget, or no shipped search went so low.
         ConfigError: no run of this method is shipped.
     """
-    chosen = choose(network, state)
+    record = choose(network, state)
     cost, budget = network.costs[state.resource], state.budget
-    ratios = ratios_on_path(chosen.passed, cost, budget)
+    ratios = ratios_on_path(passed(record), cost, budget)
     counts = round_to_channels(ratios, cost, budget)
     used = {r: Used(c.at(counts), c.dense) for r, c in network.costs.items()}
-    record = chosen.record
     kept = tuple(counts.tolist())
     return View(
         names=cost.names,
@@ -104,22 +102,22 @@ def look(network: Network, state: State) -> View:
     )
 
 
-def choose(network: Network, state: State) -> Search:
+def choose(network: Network, state: State) -> Record:
     """The search with the largest budget not above the one asked for; else the lowest there is.
 
     Budgets in different resources do not compare: those in the asked one go first, and among the
     others the search that went furthest is taken. Of several seeds the first.
     """
     searches = searches_of(network, state.method)
-    same = [s for s in searches if s.record.resource == state.resource]
-    below = [s for s in same if s.record.asked_ratio <= state.ratio + 1e-9]
+    same = [s for s in searches if s.resource == state.resource]
+    below = [s for s in same if s.asked_ratio <= state.ratio + 1e-9]
     if not below:
         return (same or list(searches))[0]
-    ratio = below[-1].record.asked_ratio
-    return next(s for s in below if s.record.asked_ratio == ratio)
+    ratio = below[-1].asked_ratio
+    return next(s for s in below if s.asked_ratio == ratio)
 
 
-def searches_of(network: Network, method: str) -> tuple[Search, ...]:
+def searches_of(network: Network, method: str) -> tuple[Record, ...]:
     """The shipped searches of a method."""
     if method not in network.searches:
         raise ConfigError(f"no run of method {method!r}{nearest(method, network.searches)}")
@@ -129,6 +127,5 @@ def searches_of(network: Network, method: str) -> tuple[Search, ...]:
 def lowest_ratio(network: Network, state: State) -> float:
     """The smallest budget that a shipped search of this method and resource can answer."""
     cost = network.costs[state.resource]
-    search = choose(network, State(state.method, state.resource, ratio=1e-9))
-    end = torch.stack([cost.relative(r) for r in search.passed])
-    return float(end.min())
+    record = choose(network, State(state.method, state.resource, ratio=1e-9))
+    return min(float(cost.relative(ratios)) for ratios in passed(record))

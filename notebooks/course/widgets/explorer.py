@@ -17,8 +17,8 @@ from ipywidgets import (
 
 from course.widgets.explore import State, look, lowest_ratio
 from course.widgets.guard import shown
+from course.widgets.networks import Network
 from course.widgets.page import Backdrop, page
-from course.widgets.shelf import Network
 from dsa_core.errors import ConfigError
 
 RESOURCES = [("MACs", "macs"), ("parameters", "params")]
@@ -32,17 +32,17 @@ class BudgetExplorer(HBox):
     """Sliders for a budget, and what it leaves of a network.
 
     Attributes:
-        shelf: networks by name, from `read_shelf`.
+        networks: by name, from `read_networks`.
         network, method, resource, budget, divisor, floor, protect: the controls.
         sheet: an HTML widget with the answer; problem: what went wrong, empty if nothing did.
     """
 
-    def __init__(self, shelf: Mapping[str, Network], *, ratio: float = 0.5) -> None:
-        if not shelf:
-            raise ConfigError("shelf is empty: read one with read_shelf(folder)")
-        self.shelf = dict(shelf)
-        self._backdrop = cache(lambda name: Backdrop.of(self.shelf[name]))
-        self.network = Dropdown(options=list(shelf), description="network", style=WIDE)
+    def __init__(self, networks: Mapping[str, Network], *, ratio: float = 0.5) -> None:
+        if not networks:
+            raise ConfigError("networks is empty: read some with read_networks(folder)")
+        self.networks = dict(networks)
+        self._backdrop = cache(lambda name: Backdrop.of(self.networks[name]))
+        self.network = Dropdown(options=list(networks), description="network", style=WIDE)
         self.method = Dropdown(description="method", style=WIDE)
         self.resource = ToggleButtons(
             options=RESOURCES, description="budget in", style={**WIDE, "button_width": "112px"}
@@ -86,7 +86,7 @@ class BudgetExplorer(HBox):
 
     def _take_network(self) -> None:
         """Offer the methods and groups of the chosen network."""
-        network = self.shelf[self.network.value]
+        network = self.networks[self.network.value]
         kept, self._ready = self.method.value, False
         self.method.options = list(network.searches)
         self.method.value = kept if kept in network.searches else self.method.options[0]
@@ -97,7 +97,7 @@ class BudgetExplorer(HBox):
     def _take_limits(self) -> None:
         """Let the budget go no lower than the shipped searches did, and answer."""
         self._ready = False
-        lowest = lowest_ratio(self.shelf[self.network.value], self.state)
+        lowest = lowest_ratio(self.networks[self.network.value], self.state)
         self.budget.min = min(1.0, ceil(lowest / STEP - 0.1) * STEP)  # a tenth of a step is slack
         self._ready = True
         self.redraw()
@@ -107,7 +107,7 @@ class BudgetExplorer(HBox):
         if not self._ready:
             return
         with shown(self.problem):
-            network, state = self.shelf[self.network.value], self.state
+            network, state = self.networks[self.network.value], self.state
             view = look(network, state)
             self.sheet.value = page(network, state, view, self._backdrop(self.network.value))
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from course.figures.frontier import frontier_figure, place_in
 from course.widgets.explore import State, View
 from course.widgets.live import LiveResult
-from course.widgets.shelf import Network
+from course.widgets.networks import Network
 from dsa_core.budget import Resource
 from dsa_core.lab.plots.style import COLOURS, DENSE, png
 
@@ -49,14 +49,16 @@ def page(network: Network, state: State, view: View, backdrop: Backdrop) -> str:
 
 def live_page(result: LiveResult) -> str:
     """What a live run found."""
-    kept = result.macs
+    found = result.allocation
+    kept, dense = found.whole_cost("macs"), found.budget.cost(found.graph, "macs").dense
     rows = [
-        ("MACs", f"{kept.kept:,} of {kept.dense:,}", f"{kept.ratio:.1%}"),
+        ("MACs", f"{kept:,} of {dense:,}", f"{kept / dense:.1%}"),
         ("test accuracy", "dense", f"{result.dense:.1%}"),
         ("", "after the cut", f"{result.cut:.1%}"),
         ("", "after fine-tuning", f"{result.tuned:.1%}"),
     ]
-    return sheet(table(rows), bars(result.names, result.sizes, result.counts))
+    names = [group.name for group in found.graph.prunable]
+    return sheet(table(rows), bars(names, found.graph.sizes.tolist(), found.counts.tolist()))
 
 
 def sheet(*parts: str) -> str:

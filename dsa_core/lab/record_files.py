@@ -1,0 +1,98 @@
+"""Records on the disk: `record.json` in the folder of a run, or a line each in a `.jsonl` file."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from dsa_core.errors import ConfigError, first_problem
+from dsa_core.files import write_atomically
+from dsa_core.lab.record import Record
+
+FILE, LINES = "record.json", ".jsonl"
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write `record.json` atomically."""
+    path = folder / FILE
+    write_atomically(path, record.model_dump_json(indent=1) + "\n")
+    return path
+
+
+def write_lines(path: Path, records: Iterable[Record]) -> None:
+    """Write a line for each record, atomically."""
+    write_atomically(path, "".join(f"{each.model_dump_json()}\n" for each in records))
+
+
+def read_record(path: Path) -> Record:
+    """Read the one record of a file.
+
+    Raises:
+        ConfigError: the file is not a record; names the first entry that is wrong.
+    """
+    (record,) = read_records(path)
+    return record
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read all records of a file.
+
+    Raises:
+        ConfigError: one of them is damaged; names its line.
+    """
+    found = list(records_in(path))
+    for each in found:
+        if isinstance(each, ConfigError):
+            raise each
+    return [each for each in found if isinstance(each, Record)]
+
+
+def find_records(*roots: Path) -> list[Record]:
+    """Read all records of some files and folders, in the order of their paths; each run once.
+
+    What is not a record, or a damaged one, is named on stderr, with its line, and left out.
+
+    Args:
+        roots: `.jsonl` files, or folders with such files or with runs somewhere below them.
+
+    Raises:
+        ConfigError: a root is missing.
+    """
+    found: dict[str, Record] = {}
+    for each in (each for root in roots for path in files_of(root) for each in records_in(path)):
+        if isinstance(each, ConfigError):
+            print(f"left out: {each}", file=sys.stderr)
+        else:  # a file has more of an old run than its folder: the same run all the same
+            found.setdefault(each.model_dump_json(exclude={"search", "config"}), each)
+    return list(found.values())
+
+
+def files_of(root: Path) -> list[Path]:
+    """A file itself; of a folder, all files of records below it.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if not root.exists():
+        raise ConfigError(
+            f"{root} does not exist: give the folder that `dsa run --out` wrote to, or a file of "
+            f"records ({LINES})"
+        )
+    return sorted([*root.rglob(FILE), *root.rglob(f"*{LINES}")]) if root.is_dir() else [root]
+
+
+def records_in(path: Path) -> Iterator[Record | ConfigError]:
+    """Each record of a file or, in its place, what is wrong with it."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        yield ConfigError(f"{path}: cannot be read: {error.strerror or error}")
+        return
+    several = path.suffix == LINES
+    for number, text in enumerate(content.splitlines() if several else [content], start=1):
+        try:
+            yield Record.model_validate_json(text)
+        except ValidationError as error:
+            place = f"{path}, line {number}" if several else str(path)
+            yield ConfigError(f"{place}: {first_problem(error)}")

@@ -1,0 +1,98 @@
+"""`dsa report`, a table of records, and `dsa records pack`, a file of them."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dsa_core.errors import ConfigError
+from dsa_core.lab.screen import console
+
+if TYPE_CHECKING:
+    from dsa_core.lab.record import Record
+
+
+class Form(StrEnum):
+    """How a table is written."""
+
+    text = "text"
+    markdown = "markdown"
+    csv = "csv"
+
+
+class Columns(StrEnum):
+    """What a table of records is about."""
+
+    results = "results"
+    cost = "cost"
+    status = "status"
+    overview = "overview"
+
+
+RUNS_HELP = "folders that `dsa run --out` wrote to, or files of records (.jsonl)"
+COLUMNS_HELP = (
+    "results; cost: trials, epochs and seconds of the search, against DSA's; status: fewer "
+    "columns; overview: a line for each method, a column for each budget"
+)
+INTO_HELP = "a Markdown page: put the table between its marks <!-- dsa report: begin --> and end"
+PACK_HELP = "the file (default: FOLDER.jsonl); runs are added to what it holds, or replaced there"
+
+
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(help=RUNS_HELP)],
+    form: Annotated[Form, typer.Option("--format", help="text, markdown or csv")] = Form.text,
+    columns: Annotated[Columns, typer.Option(help=COLUMNS_HELP)] = Columns.results,
+    into: Annotated[Path | None, typer.Option(help=INTO_HELP)] = None,
+) -> None:
+    """Gather records into a table: a row for each method and budget, mean and spread over seeds."""
+    from dsa_core.files import write_atomically
+    from dsa_core.lab import report
+    from dsa_core.lab.record_files import find_records
+
+    records = find_records(*runs)
+    if not records:
+        raise ConfigError(
+            f"no record that can be read in {', '.join(map(str, runs))}: is a run still going?"
+        )
+    if into is None:
+        show(records, form, columns)
+        return
+    if not into.is_file():
+        raise ConfigError(f"--into: there is no page {into}")
+    table = report.as_markdown(records, columns.value)
+    write_atomically(into, report.put_into(into.read_text(encoding="utf-8"), table))
+
+
+def show(
+    records: "Sequence[Record]", form: Form = Form.text, columns: Columns = Columns.results
+) -> None:
+    """Print a table of records."""
+    from dsa_core.lab import report
+
+    if form is Form.text:
+        screen = console()
+        screen.print(report.as_table(records, width=screen.width, table=columns.value))
+    elif form is Form.markdown:
+        print(report.as_markdown(records, columns.value))
+    else:
+        print(report.as_csv(records, columns.value), end="")
+
+
+records_app = typer.Typer(no_args_is_help=True, help="Files of records.")
+
+
+@records_app.command("pack")
+def pack_command(
+    folder: Annotated[Path, typer.Argument(help="folder that `dsa run --out` wrote to")],
+    into: Annotated[Path | None, typer.Option(help=PACK_HELP)] = None,
+) -> None:
+    """Gather the records of all runs below a folder in one file, a line each.
+
+    Example: dsa records pack runs/methods_digits --into data/records/methods_digits.jsonl
+    """
+    from dsa_core.lab.runs.pack import pack
+
+    file = into or folder.with_name(f"{folder.name}.jsonl")
+    print(f"{file}: {pack(folder, file)} records")

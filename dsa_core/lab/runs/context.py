@@ -1,0 +1,115 @@
+"""What the phases of a run share: its configuration, data, task, device and folders."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dsa_core.lab.data import AnyDataset, BatchSource, Task, generator, split, step_seed
+from dsa_core.lab.runs.config import RunConfig
+from dsa_core.training import EvalResult, TrainConfig, evaluate
+
+EVAL_BATCH = 500  # examples, of pictures up to 64x64
+HELD_OUT = 0.9  # where nothing is held out, the rest of this split gives the loss of the cut
+EVAL_PIXELS = EVAL_BATCH * 64 * 64  # larger pictures are evaluated in smaller batches
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What the phases of a run share.
+
+    Attributes:
+        config: of the run.
+        out: folder of all runs.
+        dataset, device: as loaded; the task comes with the dataset.
+        progress: show bars, and print what happens.
+        home: folder of this run; None for `out/<run>`.
+        weights: file of the given dense weights; None if there are none, or `out` has a copy.
+    """
+
+    config: RunConfig
+    out: Path
+    dataset: AnyDataset
+    device: torch.device
+    progress: bool
+    home: Path | None = None
+    weights: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this run."""
+        return self.home or self.out / self.config.folder
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the phases save themselves."""
+        return self.folder / "checkpoints"
+
+    def training(
+        self, phase: str, settings: TrainConfig, indices: Tensor | None = None
+    ) -> BatchSource:
+        """Augmented training batches; their order depends on seed and phase."""
+        return self.dataset.batches(
+            "train",
+            batch_size=settings.batch_size,
+            indices=indices,
+            seed=step_seed(self.config.seed, phase),
+            drop_last=True,
+            device=self.device,
+        )
+
+    def plain_batches(self, indices: Tensor) -> BatchSource:
+        """Training examples without augmentation, each once."""
+        return self.dataset.batches(
+            "train",
+            batch_size=self.eval_batch,
+            indices=indices,
+            augment="none",
+            device=self.device,
+        )
+
+    def some_batches(self, phase: str, n: int) -> list[Tensor] | None:
+        """Inputs of n training examples, drawn from seed and phase; None of 0."""
+        drawn = generator(self.config.seed, phase)
+        chosen = torch.randperm(self.dataset.count("train"), generator=drawn)[:n]
+        return [x for x, _ in self.plain_batches(chosen).epoch(0)] if n else None
+
+    @property
+    def task(self) -> Task:
+        """The loss and what judges."""
+        return self.dataset.task
+
+    def measure(self, model: nn.Module) -> EvalResult:
+        """Loss and score on the test set, in float32."""
+        test = self.dataset.batches("test", batch_size=self.eval_batch, device=self.device)
+        return evaluate(model, test, self.task)
+
+    @property
+    def eval_batch(self) -> int:
+        """Examples in a batch that is only evaluated: fewer, if they are large."""
+        pixels = self.example[0, 0].numel()
+        return max(1, min(EVAL_BATCH, EVAL_PIXELS // max(1, pixels)))
+
+    @cached_property
+    def example(self) -> Tensor:
+        """Zeros in the shape of one training example, shape (1, C, H, W), on the device.
+
+        Of training, because test pictures may differ in size.
+        """
+        batches = self.dataset.batches("train", batch_size=1, augment="none", shuffle=False)
+        x, _ = next(iter(batches.epoch(0)))
+        return torch.zeros_like(x, device=self.device)
+
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """The part of the training set for the weights, and the part for the keep ratios."""
+        n, fraction = self.dataset.count("train"), self.config.preset.weights_fraction
+        if fraction < 1:
+            return split(n, fraction, self.config.seed)
+        return torch.arange(n), split(n, HELD_OUT, self.config.seed)[1]
+
+    def print(self, text: str) -> None:
+        """Print, where progress is shown."""
+        if self.progress:
+            print(text, flush=True)

@@ -1,0 +1,87 @@
+"""Checks and answers of notebook 13, a full run."""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from course.exercises.core import grade
+
+Grid = Mapping[str, Sequence[Any]]
+
+
+def solution_budget_met(kept: Sequence[int], ratio: float) -> bool:
+    """Whether a chain of layers that keeps these channels is within its budget.
+
+    Layer i reads kept[i] and makes kept[i + 1] channels: MACs = sum_i kept[i] kept[i + 1], against
+    the same sum over the 4, 16, 16, 32 channels of the dense chain. Equal is within.
+    """
+    dense = (4, 16, 16, 32)
+    return chain_macs(kept) <= ratio * chain_macs(dense)
+
+
+def chain_macs(widths: Sequence[int]) -> int:
+    """MACs of a chain of 1x1 convolutions at one pixel."""
+    return sum(a * b for a, b in itertools.pairwise(widths))
+
+
+def check_budget_met(learner: Callable[[Sequence[int], float], bool]) -> None:
+    """Grade `budget_met(kept, ratio)`."""
+    inputs = [
+        ((4, 16, 16, 32), 1.0),
+        ((4, 8, 8, 32), 0.5),  # 352 of 832, 42 %
+        ((4, 16, 8, 32), 0.5),  # 448 of 832: 54 %
+        ((4, 10, 10, 32), 0.5),  # 460 of 832: 55 %, though 5/8 of the channels stay
+        ((4, 16, 8, 28), 0.5),  # 416 of 832: exactly half
+        ((4, 4, 16, 32), 0.5),  # 592: the narrow layer saves little
+    ]
+    hint = "count the MACs of what is kept, sum of kept[i] * kept[i + 1]; exactly on budget is met"
+    grade("budget_met", learner, solution_budget_met, inputs, hint=hint)
+
+
+def solution_mean_and_spread(scores: Sequence[float]) -> tuple[float, float]:
+    """Mean, and sample standard deviation sqrt(sum (x - mean)^2 / (n - 1)); 0 for a single run."""
+    n = len(scores)
+    mean = sum(scores) / n
+    squares = sum((x - mean) ** 2 for x in scores)
+    return mean, math.sqrt(squares / (n - 1)) if n > 1 else 0.0
+
+
+def check_mean_and_spread(learner: Callable[[Sequence[float]], tuple[float, float]]) -> None:
+    """Grade `mean_and_spread(scores)`."""
+    inputs = [([0.91, 0.93],), ([0.9, 0.92, 0.97],), ([0.5, 0.5, 0.5, 0.5],), ([0.88],)]
+    hint = (
+        "the mean is taken from the same n numbers, so only n - 1 deviations are free: divide the "
+        "squares by n - 1; one run alone has no spread, return 0.0"
+    )
+    grade("mean_and_spread", learner, solution_mean_and_spread, inputs, hint=hint)
+
+
+def solution_runs_of(grid: Grid, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Every combination of the values, each with every seed; the last name changes fastest."""
+    axes = {**grid, "seed": seeds}
+    return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
+
+
+def check_runs_of(learner: Callable[[Grid, Sequence[int]], list[dict[str, Any]]]) -> None:
+    """Grade `runs_of(grid, seeds)`; the order of the runs does not matter."""
+
+    inputs = [
+        ({"method": ["dsa"]}, [0]),
+        ({"method": ["dsa", "uniform"]}, [0, 1]),
+        ({"method": ["dsa", "uniform"], "ratio": [0.75, 0.5, 0.25]}, [0, 1]),
+    ]
+    hint = "every method with every ratio with every seed: their numbers multiply"
+    grade("runs_of", in_order(learner), in_order(solution_runs_of), inputs, hint=hint)
+
+
+def in_order(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, its list of dicts sorted, and each dict by its names."""
+
+    def ordered(*arguments: Any) -> Any:
+        runs = function(*arguments)
+        if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+            return runs
+        return sorted((dict(sorted(run.items())) for run in runs), key=repr)
+
+    return ordered

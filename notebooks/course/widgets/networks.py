@@ -1,0 +1,108 @@
+"""Networks as the explorer shows them: their runs, read once, and what their channels cost."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from course.figures.frontier import Frontier, frontiers, place
+from dsa_core.budget import Cost, Resource
+from dsa_core.errors import ConfigError
+from dsa_core.lab import models
+from dsa_core.lab.record import Record
+from dsa_core.lab.record_files import find_records
+from dsa_core.tracing import trace
+
+RESOURCES: tuple[Resource, ...] = ("macs", "params")
+
+
+@dataclass(frozen=True)
+class Network:
+    """All runs of one network on one dataset with one preset.
+
+    Attributes:
+        name: for people: "resnet8 on digits, quick".
+        costs: by resource.
+        searches: runs by method, from the smallest budget to the largest, then by seed.
+        frontiers: measured score against MACs, by method.
+        score_name: "accuracy", say.
+    """
+
+    name: str
+    costs: dict[Resource, Cost]
+    searches: dict[str, tuple[Record, ...]]
+    frontiers: dict[str, Frontier]
+    score_name: str
+
+    @property
+    def records(self) -> list[Record]:
+        """All of them."""
+        return [r for records in self.searches.values() for r in records]
+
+
+def read_networks(*roots: Path) -> dict[str, Network]:
+    """Read all runs that chose channels of a classifier from some files or folders of records.
+
+    Runs of other tasks, and those that set single weights to zero, are passed over: they have no
+    accuracy or no widths to show. Each network is traced once, for its cost.
+
+    Args:
+        roots: files and folders of records, see `find_records`.
+
+    Returns:
+        Networks by name, in order of name.
+
+    Raises:
+        ConfigError: there is no run, or a record is not of the network that its name builds.
+    """
+    found: dict[str, list[Record]] = {}
+    for record in find_records(*roots):
+        if record.score_name == "accuracy" and record.method != "dtp-weight":
+            name = f"{record.model} on {record.dataset}, {record.preset}"
+            found.setdefault(name, []).append(record)
+    if not found:
+        where = ", ".join(map(str, roots)) or "no folder"
+        raise ConfigError(
+            f"no record of a classifier in {where}: make some with `dsa run --out FOLDER`, or name "
+            "the folder that holds them"
+        )
+    return {name: network(name, records) for name, records in sorted(found.items())}
+
+
+def passed(record: Record) -> Tensor:
+    """Keep ratios on the way of a search, float64, shape (T, K), the end last.
+
+    Of a method that does not follow a falling budget (SSL, MorphNet, AMC) only the end.
+    """
+    way = record.search.path if record.search else ()
+    return torch.tensor([*way, [g.keep_ratio for g in record.groups]], dtype=torch.float64)
+
+
+def network(name: str, records: list[Record]) -> Network:
+    """Put the runs of one network together."""
+    costs = costs_of(records[0].model)
+    for resource, cost in costs.items():
+        for record in records:
+            if record.costs[resource].dense != cost.dense:
+                raise ConfigError(
+                    f"{name}: the record says {record.costs[resource].dense} {resource} dense, "
+                    f"the network {record.model!r} has {cost.dense}: made with other classes?"
+                )
+    by_method: dict[str, list[Record]] = {}
+    for r in sorted(records, key=lambda r: (place(r.method), r.asked_ratio, r.seed)):
+        by_method.setdefault(r.method, []).append(r)
+    searches = {method: tuple(found) for method, found in by_method.items()}
+    return Network(name, costs, searches, frontiers(records, "macs"), records[0].score_name)
+
+
+@cache
+def costs_of(model: str) -> dict[Resource, Cost]:
+    """Trace a network by name, and build its costs; the generator of torch is left alone.
+
+    The name comes out of a file: code of others is not imported.
+    """
+    with torch.random.fork_rng(devices=[]):
+        graph = trace(models.build_known(model), models.example_input(model))
+    return {resource: Cost.of(graph, resource) for resource in RESOURCES}

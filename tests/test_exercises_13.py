@@ -1,0 +1,61 @@
+"""Each check of notebook 13 passes its answer, and fails what learners write at first."""
+
+import itertools
+import statistics
+
+import pytest
+from course.exercises import n13
+
+
+def zipped(grid, seeds):
+    columns = [*grid.values(), seeds]
+    return [dict(zip([*grid, "seed"], point, strict=True)) for point in zip(*columns, strict=False)]
+
+
+WRONG = {
+    n13.check_budget_met: [
+        lambda kept, ratio: sum(kept) <= ratio * 68,  # channels, not MACs
+        lambda kept, ratio: n13.chain_macs(kept) < ratio * 832,  # exactly on budget is met
+        lambda kept, ratio: n13.chain_macs(kept) >= ratio * 832,
+    ],
+    n13.check_mean_and_spread: [
+        lambda scores: (statistics.fmean(scores), statistics.pstdev(scores)),  # n, not n - 1
+        lambda scores: statistics.fmean(scores),
+        lambda scores: (statistics.median(scores), statistics.stdev(scores)),
+        lambda scores: (statistics.fmean(scores), statistics.stdev(scores)),  # one run: raises
+    ],
+    n13.check_runs_of: [
+        zipped,
+        lambda grid, seeds: [
+            dict(zip(grid, p, strict=True)) for p in itertools.product(*grid.values())
+        ],
+        lambda grid, seeds: {"seed": seeds, **grid},
+    ],
+}
+SOLUTIONS = {
+    n13.check_budget_met: n13.solution_budget_met,
+    n13.check_mean_and_spread: n13.solution_mean_and_spread,
+    n13.check_runs_of: n13.solution_runs_of,
+}
+
+
+@pytest.mark.parametrize("check", SOLUTIONS, ids=lambda check: check.__name__)
+def test_the_answer_passes(check, capsys):
+    check(SOLUTIONS[check])
+    assert "right on all" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("check", "wrong"), [(check, wrong) for check, several in WRONG.items() for wrong in several]
+)
+def test_typical_wrong_answers_fail(check, wrong):
+    with pytest.raises(AssertionError, match="hint: "):
+        check(wrong)
+
+
+def test_the_order_of_the_runs_is_free():
+    n13.check_runs_of(lambda grid, seeds: n13.solution_runs_of(grid, seeds)[::-1])
+
+
+def test_the_answer_counts_what_its_hint_says():
+    assert n13.chain_macs((4, 16, 16, 32)) == 4 * 16 + 16 * 16 + 16 * 32 == 832

@@ -1,0 +1,290 @@
+"""Verified tracing: what a trial cut shows to be wrong is put right, or stays with the reason."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from problems_networks import Net, conv
+from torch import Tensor, nn
+
+from dsa_core.budget import Cost
+from dsa_core.channels import ChannelGraph
+from dsa_core.errors import SurgeryError, TraceError
+from dsa_core.example import Call
+from dsa_core.lab.check import compare
+from dsa_core.surgery import load, prune, save, try_forward
+from dsa_core.surgery.verify import count_macs, random_channels, randomise
+from dsa_core.tracing import trace
+
+X = torch.zeros(2, 3, 8, 8)
+CHANGED = "computes something else"
+BROKEN = "cannot run: the network (Net, test_tracing.py:"
+Between = Callable[[nn.Module, Tensor], Tensor]
+
+
+class Owner(nn.Module):
+    """Does something with tensors, and numbers of its own that stand for widths."""
+
+    def __init__(self, function: Between, **numbers: Any) -> None:
+        super().__init__()
+        self.function = function
+        for name, value in numbers.items():
+            if isinstance(value, Tensor):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def between(function: Between, **parts: nn.Module | Tensor) -> nn.Module:
+    """A convolution to 8 channels, something, a convolution to 5, a head."""
+    return Net(lambda n, x: n.b(function(n, n.a(x).relu())).relu(), 5, a=conv(3, 8), b=conv(8, 5),
+               **parts)  # fmt: skip
+
+
+def owned(function: Between, **numbers: Any) -> nn.Module:
+    """The same, and what lies between is a module that holds numbers."""
+    return between(lambda n, x: n.m(x), m=Owner(function, **numbers))
+
+
+def shuffled(y: Tensor, pieces: int) -> Tensor:
+    b, c, h, w = y.shape
+    return y.view(b, pieces, c // pieces, h, w).transpose(1, 2).reshape(b, c, h, w)
+
+
+def restormer(n: nn.Module, y: Tensor) -> Tensor:
+    """A view of one tensor with another's width."""
+    gate = n.g(y.mean((2, 3), keepdim=True))
+    return y * gate.view(y.shape[0], y.shape[1], 1, 1).sigmoid()
+
+
+def unpooled(n: nn.Module, y: Tensor) -> Tensor:
+    small, places = F.max_pool2d(y, 2, return_indices=True)
+    return F.max_unpool2d(small, places, 2)
+
+
+def recurrent_state(m: nn.Module, y: Tensor) -> Tensor:
+    return y + torch.zeros(len(y), m.c, 8, 8, dtype=y.dtype)
+
+
+# network, what group `a` becomes (None: it stays), words of the reason or names of attributes set
+CASES: dict[str, tuple[Callable[[], nn.Module], int | None, str]] = {
+    "pairs shuffled": (lambda: between(lambda n, y: shuffled(y, y.shape[1] // 2)), 4, ""),
+    "halves shuffled": (lambda: between(lambda n, y: shuffled(y, 2)), 4, ""),
+    "fours unflattened": (
+        lambda: between(
+            lambda n, y: y.unflatten(1, (y.shape[1] // 4, 4)).transpose(1, 2).flatten(1, 2)
+        ), 2, ""),
+    "unflattened by numbers": (
+        lambda: between(lambda n, y: y.unflatten(1, [8, -1]).flatten(1, 2)), None, BROKEN),
+    "root of the width": (lambda: between(lambda n, y: y / y.shape[1] ** 0.5), None, CHANGED),
+    "root of a weight's": (
+        lambda: between(lambda n, y: y * n.b.weight.shape[1] ** -0.5), None, CHANGED),
+    "numel": (lambda: between(lambda n, y: y / y.numel()), None, CHANGED),
+    "branch on the width": (
+        lambda: between(lambda n, y: 2 * y if y.shape[1] == 8 else y), None, CHANGED),
+    "position in the width": (
+        lambda: between(lambda n, y: y + torch.arange(y.shape[1])[:, None, None]), None, CHANGED),
+    "blur": (
+        lambda: owned(lambda m, y: F.conv2d(y, m.f, padding=1, groups=m.c), c=8,
+                      f=torch.rand(8, 1, 3, 3)), 8, "m.c"),
+    "unpooled": (lambda: between(unpooled), 8, ""),
+    "gate of written width": (
+        lambda: between(lambda n, y: y * n.g(y.mean((2, 3))).view(-1, 8, 1, 1), g=nn.Linear(8, 8)),
+        None, BROKEN),
+    "rows of written width": (
+        lambda: between(lambda n, y: y * y.mean((2, 3)).view(-1, 8).sigmoid()[:, :, None, None]),
+        None, BROKEN),
+    "width held by a module": (
+        lambda: owned(lambda m, y: y * y.mean((2, 3)).view(-1, m.c)[:, :, None, None], c=8),
+        8, "m.c"),
+    "fours of the channels": (
+        lambda: between(lambda n, y: torch.cat(y.chunk(y.shape[1] // 4, 1)[::-1], 1)), None, ""),
+    "another's width": (lambda: between(restormer, g=conv(8, 8, 1)), 8, ""),
+    "split by a number": (
+        lambda: between(lambda n, y: torch.cat(y.split(4, 1)[::-1], 1)), None, CHANGED),
+    "split by an attribute": (
+        lambda: owned(lambda m, y: torch.cat(y.split(m.half, 1)[::-1], 1), half=4), 4, "m.half"),
+    "slices by half the width": (
+        lambda: between(
+            lambda n, y: torch.cat([y[:, y.shape[1] // 2 :], y[:, : y.shape[1] // 2]], 1)), 4, ""),
+    "norm groups": (lambda: between(lambda n, y: n.g(y), g=nn.GroupNorm(4, 8)), 4, ""),
+    "norm groups by an attribute": (
+        lambda: owned(lambda m, y: F.group_norm(y, m.groups), groups=4), 4, "m.groups"),
+    "norm groups by a number": (lambda: between(lambda n, y: F.group_norm(y, 4)), None, ""),
+    "state of an attribute's shape": (lambda: owned(recurrent_state, c=8), 8, "m.c"),
+    "state of written shape": (
+        lambda: between(lambda n, y: y + torch.zeros(2, 8, 8, 8, dtype=y.dtype)), None, BROKEN),
+}  # fmt: skip
+
+
+def agrees(model: nn.Module, graph: ChannelGraph, example: Any, seed: int = 5) -> None:
+    """Masked and pruned agree in float64 at another cut than the trace's own, and so do MACs."""
+    model = copy.deepcopy(model).double().eval()
+    call = Call.of(example).map(lambda t: torch.rand_like(t, dtype=torch.float64))
+    with torch.random.fork_rng():
+        randomise(model)
+        row = compare("it", model, graph, call, random_channels(graph, 0.5, seed), files=False)
+    assert row.status == "ok", row.reason
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_small_networks_are_cut_rightly_or_stay_with_a_reason(name: str) -> None:
+    build, size, words = CASES[name]
+    torch.manual_seed(0)
+    model = build()
+    graph = trace(model, X)
+    sizes = {g.name: g.size for g in graph.prunable}
+    assert sizes.get("a") == size
+    assert sizes["b"] == 5
+    assert ("trial cut" in graph.report()) == (size is None)
+    assert words in (graph.report() if size is None else str(graph.remedies.attributes))
+    agrees(model, graph, X)
+
+
+def test_remedies_hold_for_networks_that_are_saved_and_cut_again(tmp_path: Path) -> None:
+    for name in ("blur", "pairs shuffled", "split by an attribute", "root of the width"):
+        torch.manual_seed(0)
+        dense = CASES[name][0]()
+        once = prune(dense, graph := trace(dense, X), random_channels(graph, 0.6, 1))
+        twice = prune(once, graph := trace(once, X), keep := random_channels(graph, 0.6, 1))
+        again = load(save(tmp_path / name, twice, graph, keep, name="it"), dense)
+        assert torch.equal(try_forward(again, X), try_forward(twice, X))
+
+
+def test_an_attribute_that_does_not_fit_is_refused() -> None:
+    model = CASES["blur"][0]()
+    graph = trace(model, X)
+    for value in (9, 8.0, True, None):
+        model.m.c = value
+        with pytest.raises(SurgeryError, match=r"m\.c must be 8, a number of channels; it is"):
+            prune(model, graph, random_channels(graph, 0.5, 0))
+
+
+def test_the_network_and_the_generator_are_left_as_they_were() -> None:
+    model = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.Dropout(), conv(8, 5)).train()
+    model(torch.rand(2, 3, 8, 8)).sum().backward()
+    model[1].eval()
+    before = copy.deepcopy(model.state_dict())
+    gradients = [p.grad.clone() for p in model.parameters()]
+    state = torch.get_rng_state()
+    trace(model, X)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
+    assert [m.training for m in model] == [True, False, True, True]
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+class Steps(nn.Module):
+    """A recurrent layer between two linear ones."""
+
+    def __init__(self, kind: type[nn.Module], cell: bool, **settings: Any) -> None:
+        super().__init__()
+        self.a, self.c, self.b = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(7, 3)
+        self.r, self.cell = kind(8, 7, **settings), cell
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.c(self.a(x).relu())
+        state = self.r(y[:, 0] if self.cell else y)
+        return self.b(state[0] if isinstance(state, tuple) else state)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_macs_of_recurrent_layers_are_those_that_torch_counts(kind: str) -> None:
+    cell = kind.endswith("Cell")
+    settings = {} if cell else {"num_layers": 2, "batch_first": True}
+    model, x = Steps(getattr(nn, kind), cell, **settings), torch.zeros(2, 5, 6)
+    graph = trace(model, x)
+    assert [g.name for g in graph.prunable] == ["a"]
+    assert Cost.of(graph, "macs").dense == count_macs(model.double(), x.double())
+    agrees(model, graph, x)
+
+
+def test_what_runs_once_for_the_batch_is_refused_by_name() -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.g = conv(3, 8), conv(8, 5), nn.Linear(4, 6)
+            self.register_buffer("table", torch.rand(3, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x).relu()) * self.g(self.table).sum()
+
+    with pytest.raises(TraceError, match=r"^g: linear runs once for the whole batch of 2"):
+        trace(Table(), X)
+    assert len(trace(Table(), X[:1]).prunable) == 1
+
+
+def test_macs_that_cannot_be_counted_are_refused() -> None:
+    def chained(n: nn.Module, y: Tensor) -> Tensor:
+        u = n.c(y).mean((2, 3))
+        return y * torch.linalg.multi_dot([u, u.T, u]).sum()
+
+    with pytest.raises(TraceError, match=r"torch counts \d+, our rules \d+.*linalg_multi_dot"):
+        trace(between(chained, c=conv(8, 4)), X)
+
+
+# Conv1D of GPT-2, and its siblings: (forward, weight of the layer)
+MATRICES: dict[str, tuple[Between, tuple[int, int]]] = {
+    "x @ W": (lambda n, x: x @ n.w, (6, 8)),
+    "x @ W.t()": (lambda n, x: x @ n.w.t(), (8, 6)),
+    "addmm": (lambda n, x: torch.addmm(n.bias, x.flatten(0, 1), n.w).view(2, 5, -1), (6, 8)),
+    "einsum": (lambda n, x: torch.einsum("bnd,df->bnf", x, n.w), (6, 8)),
+    "einsum, turned": (lambda n, x: torch.einsum("bnd,fd->bnf", x, n.w), (8, 6)),
+    "linear(x, W.T)": (lambda n, x: F.linear(x, n.w.T), (6, 8)),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_a_product_with_a_matrix_is_a_layer(name: str) -> None:
+    product, shape = MATRICES[name]
+    model = Net(
+        lambda n, x: n.c(product(n, n.a(x).tanh()).tanh()).tanh().mean(1), 5, a=nn.Linear(4, 6),
+        w=torch.rand(shape), bias=torch.rand(8), c=nn.Linear(8, 5),
+    )  # fmt: skip
+    x = torch.zeros(2, 5, 4)
+    graph = trace(model, x)
+    assert {g.name: g.size for g in graph.prunable} == {"a": 6, "w": 8, "c": 5}
+    agrees(model, graph, x)
+
+
+def test_transposed_depthwise_convolutions_hand_channels_through() -> None:
+    model = nn.Sequential(conv(3, 8), nn.ConvTranspose2d(8, 16, 2, 2, groups=8), conv(16, 5))
+    graph = trace(model, X)
+    assert {g.name: g.size for g in graph.prunable} == {"0": 8}
+    agrees(model, graph, X)
+
+
+PER_CHANNEL: dict[str, Between] = {
+    "asinh": lambda n, y: y.asinh(),
+    "tan": lambda n, y: y.tan(),
+    "trunc": lambda n, y: y - y.trunc(),
+    "expit": lambda n, y: torch.special.expit(y),
+    "log2": lambda n, y: (y + 1).log2(),
+    "clip": lambda n, y: y.clip(0.1, 0.9),
+    "fmod": lambda n, y: y.fmod(0.3),
+    "adaptive_max_pool": lambda n, y: F.adaptive_max_pool1d(y.flatten(2), 16).unflatten(2, (4, 4)),
+    "adaptive_max_pool3d": lambda n, y: F.adaptive_max_pool3d(y[:, :, None], (1, 4, 4))[:, :, 0],
+    "sort": lambda n, y: y.flatten(2).sort(2)[0].unflatten(2, (8, 8)),
+    "topk": lambda n, y: y.flatten(2).topk(16)[0].unflatten(2, (4, 4)),
+    "repeat_interleave": lambda n, y: y.repeat_interleave(2, 2),
+    "unfold": lambda n, y: F.fold(F.unfold(y, 2, stride=2), 8, 2, stride=2),
+    "grid_sample": lambda n, y: F.grid_sample(
+        y, torch.linspace(-1, 1, 128, dtype=y.dtype).view(1, 8, 8, 2).expand(2, -1, -1, -1),
+        align_corners=False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PER_CHANNEL)
+def test_operators_that_act_on_each_channel_by_itself(name: str) -> None:
+    model = between(PER_CHANNEL[name])
+    graph = trace(model, X)
+    assert {g.name: g.size for g in graph.prunable} == {"a": 8, "b": 5}
+    agrees(model, graph, X)
