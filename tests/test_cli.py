@@ -9,7 +9,8 @@ from problems_runs import some_record, tiny_preset
 from typer.testing import CliRunner
 
 from dsa_core.errors import BudgetError
-from dsa_core.lab.cli import app, main, parse_budget, parse_floors
+from dsa_core.lab.cli import app, main
+from dsa_core.lab.options import parse_budget, parse_floors
 from dsa_core.lab.record_files import write_record
 from dsa_core.lab.runs import presets
 

@@ -12,7 +12,7 @@ from dsa_core.budget import Cost
 from dsa_core.errors import BudgetError, ConfigError
 from dsa_core.lab import models
 from dsa_core.lab.calibration import Calibration, CalibrationSettings, calibrate
-from dsa_core.lab.cli import parse_budget
+from dsa_core.lab.options import parse_budget
 from dsa_core.lab.runs import configure, run
 from dsa_core.surgery.verify import count_macs
 

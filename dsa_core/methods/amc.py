@@ -62,7 +62,7 @@ def allocate(
         BudgetError: the budget is below what `keep_least` allows.
         ConfigError: the network is not trained: the configuration has warm-up epochs.
         TrainingError: a score is not a number, or the checkpoint belongs to another run.
-        KeyboardInterrupt: as it came, with a word on how to go on.
+        KeyboardInterrupt: raised again, with a message that says how to resume.
 
     Source: He et al., AMC, ECCV 2018 (arXiv:1802.03494).
     """

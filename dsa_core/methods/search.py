@@ -47,7 +47,7 @@ def search(
     Raises:
         BudgetError: the budget is below the cost of the floors.
         TrainingError: the loss is not finite, or the checkpoint belongs to another run.
-        KeyboardInterrupt: as it came; the message says how to go on.
+        KeyboardInterrupt: raised again, with a message that says how to resume.
     """
     per_epoch = len(data.weights)
     pruner = Pruner(

@@ -115,7 +115,7 @@ def train(
     Raises:
         TrainingError: the loss is not finite, or the checkpoint is damaged or belongs to a
             different run.
-        KeyboardInterrupt: as it came, with a word on how to go on.
+        KeyboardInterrupt: raised again, with a message that says how to resume.
     """
     objective = TaskObjective(task, config.label_smoothing) if isinstance(task, Task) else task
     run = _Run(
@@ -124,10 +124,10 @@ def train(
         objective,
         config,
         seed=seed,
-        checkpoint=checkpoint,
+        path=checkpoint,
         pruner=pruner,
         held_out=held_out,
-        optimizer=optimizer,
+        make=optimizer,
         fingerprint=fingerprint or {},
     )
     run.prepare(resume, precision)
@@ -152,36 +152,33 @@ def train(
     return run.result(stopped)
 
 
+@dataclass
 class _Run:
     """The state of one training: model, optimizer, history and precision."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        batches: Feed,
-        objective: Objective,
-        config: TrainConfig,
-        *,
-        seed: int,
-        checkpoint: Path | None,
-        pruner: PrunerLike | None,
-        held_out: Feed | None,
-        optimizer: Factory | None,
-        fingerprint: Mapping[str, str],
-    ) -> None:
-        self.objective, self.pruner, self.held_out = objective, pruner, held_out
-        self.model, self.batches, self.config = model, batches, config
-        self.seed, self.path = seed, checkpoint
-        self.device = device_of_model(model)
-        self.total = config.epochs * len(batches)
+    model: nn.Module
+    batches: Feed
+    objective: Objective
+    config: TrainConfig
+    seed: int
+    path: Path | None
+    pruner: PrunerLike | None
+    held_out: Feed | None
+    make: Factory | None
+    fingerprint: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        self.device = device_of_model(self.model)
+        self.total = self.config.epochs * len(self.batches)
         self.history: list[EpochRecord] = []
         self.saved = 0
-        self.optimizer = make_optimizer(model, config, optimizer)
-        self.others = dict(fingerprint)  # what the configuration does not know
-        if optimizer is not None:
+        self.optimizer = make_optimizer(self.model, self.config, self.make)
+        self.others = dict(self.fingerprint)  # what the configuration does not know
+        if self.make is not None:
             self.others["optimizer"] = repr(self.optimizer)
         # a mask of attention, say, is infinite on purpose
-        self.infinite = {n for n, b in model.named_buffers() if not bool(b.isfinite().all())}
+        buffers = self.model.named_buffers()
+        self.infinite = {n for n, b in buffers if not bool(b.isfinite().all())}
 
     def prepare(self, resume: bool, precision: Precision | None) -> None:
         """Resume from the checkpoint, or choose a precision and write the first checkpoint."""
