@@ -26,6 +26,7 @@ FALLING: dict[str, tuple[Method, Budget]] = {
     "dtp": (DTP(), MACS),
     "dtp proximal": (DTP(plan="proximal"), MACS),
     "dtp-weight": (DTPWeight(), PARAMS),
+    "knapsack": (METHODS["knapsack"](), Budget(macs=0.4)),
     "random": (METHODS["random"](), MACS),
     "uniform": (METHODS["uniform"](), MACS),
 }
@@ -109,7 +110,7 @@ def test_a_stranger_s_loop_ends_on_the_budget(name):
     assert kept < 0.75 * sum(p.numel() for p in loop.model.parameters())
 
 
-@pytest.mark.parametrize("name", ["uniform", "random"])
+@pytest.mark.parametrize("name", ["uniform", "random", "knapsack"])
 def test_what_listens_to_no_loss_needs_no_step(name):
     method, model = METHODS[name](), network()
     pruner = Pruner(model, torch.zeros(1, 1, 6, 6), MACS, steps=0, method=method)

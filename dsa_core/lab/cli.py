@@ -47,8 +47,8 @@ PRESET_HELP = (
     "paper: CIFAR-10, 300 epochs from random weights; imagenet: 120 epochs of folder:PATH"
 )
 METHOD_HELP = (
-    "dsa, uniform, random, dcss, dtp, dtp-weight (single weights), ssl, morphnet or amc; give it "
-    "several times for several (default: dsa)"
+    "dsa, uniform, random, knapsack, dcss, dtp, dtp-weight (single weights), ssl, morphnet or amc; "
+    "give it several times for several (default: dsa)"
 )
 BUDGET_HELP = (
     "macs=RATIO, params=RATIO or latency=RATIO, RATIO in (0, 1] of the dense network; or "

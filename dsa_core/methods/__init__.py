@@ -10,6 +10,7 @@ from dsa_core.methods.config import METHODS, OnStep, SearchConfig, SearchData
 from dsa_core.methods.dcss import DCSS
 from dsa_core.methods.dtp import DTP
 from dsa_core.methods.dtp_weight import DTPWeight
+from dsa_core.methods.knapsack import Knapsack
 from dsa_core.methods.morphnet import MorphNet
 from dsa_core.methods.penalised import Penalty
 from dsa_core.methods.search import allocator, search
@@ -33,6 +34,7 @@ __all__ = [
     "AMCSettings",
     "Allocation",
     "DTPWeight",
+    "Knapsack",
     "MorphNet",
     "OnStep",
     "Random",

@@ -14,6 +14,7 @@ from dsa_core.methods.amc_settings import AMCSettings
 from dsa_core.methods.dcss import DCSS
 from dsa_core.methods.dtp import DTP
 from dsa_core.methods.dtp_weight import DTPWeight
+from dsa_core.methods.knapsack import Knapsack
 from dsa_core.methods.morphnet import MorphNet
 from dsa_core.methods.ssl import SSL
 from dsa_core.methods.uniform import Random, Uniform
@@ -21,7 +22,7 @@ from dsa_core.scheme import Method
 from dsa_core.training import BatchSource, Task, TrainConfig
 
 METHODS: dict[str, type[Method]] = {
-    m.label: m for m in (DCSS, DSA, DTP, DTPWeight, MorphNet, Random, SSL, Uniform)
+    m.label: m for m in (DCSS, DSA, DTP, DTPWeight, Knapsack, MorphNet, Random, SSL, Uniform)
 }
 SHARING = (Method, Masked, DSA)  # their settings are those of every method that inherits them
 OnStep = Callable[[Update], bool | None]
