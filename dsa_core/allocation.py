@@ -22,8 +22,9 @@ class Update:
 
     Attributes:
         step: weight steps done before it.
-        budget: what was asked for at that moment, ratio of the dense cost.
-        cost: relaxed cost of `keep_ratios`, ratio of the dense cost.
+        budget: what was asked for at that moment, ratio of the dense cost; of several budgets the
+            one that binds.
+        cost: relaxed cost of `keep_ratios` in the same resource, ratio of the dense cost.
         keep_ratios: of every group, after the update.
         figures: what else the method knows, by name. Of DSA: sharpness (beta2); inexactness, the
             sum of p (1 - p) over all channels, which is the variance of the number of channels

@@ -132,10 +132,12 @@ class Progress:
 
     def note(self, done: int, figures: Figures) -> None:
         """Put the present keep ratios into the history, when so many weight steps are done."""
+        pairs = zip(self.scheme.costs.values(), self.problem.budgets_at(done), strict=True)
+        cost, asked = max(pairs, key=lambda pair: pair[0] / pair[1])  # of the budget that binds
         update = Update(
             step=done,
-            budget=self.problem.budget_at(done),
-            cost=next(iter(self.scheme.costs.values())),
+            budget=asked,
+            cost=cost,
             keep_ratios=tuple(self.scheme.keep_ratios.tolist()),
             figures=figures,
         )

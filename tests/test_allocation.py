@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems_runs import found, graph8
+from problems_runs import allocate, found, graph8, trained
 
 from dsa_core.budget import Budget, Cost
 from dsa_core.errors import BudgetError
@@ -72,6 +72,15 @@ def test_whole_channels_come_by_importance():
         assert int(keep.sum()) == count
         if count < group.size:
             assert float(b[keep].min()) >= float(b[~keep].max())
+
+
+def test_the_history_is_of_the_budget_that_binds():
+    searched = allocate("dsa", trained(), Budget(macs=1.0, params=0.3))
+    asked = [update.budget for update in searched.updates]
+    assert asked == sorted(asked, reverse=True)
+    assert asked[-1] == 0.3
+    assert searched.updates[-1].cost == pytest.approx(0.3)
+    assert searched.at(params=0.6).relaxed_cost("params") == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(("macs", "params"), [(0.8, 0.9), (0.9, 0.6), (0.6, 1.0)])
