@@ -28,6 +28,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from dsa_core.channels import ChannelGraph
+from dsa_core.channels.export import evaluating
 from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
 
@@ -93,25 +94,18 @@ def reconstruct(
     if not inputs:
         raise SurgeryError("reconstruct: wanted some batches of inputs, got none")
     always = torch.cat([keep.cpu(), torch.ones(1, dtype=torch.bool)])  # place -1: stays
-    modes = {m: m.training for network in (pruned, dense) for m in network.modules()}
-    pruned.eval()
-    dense.eval()
-    try:
+    fits = []
+    with evaluating(pruned), evaluating(dense):
         norms = norms_behind(pruned, inputs[0], run)
-        theirs = dict(dense.named_modules())
-        fits = []
         for layer in tqdm(graph.layers, desc="reconstruct", unit="layer", disable=not progress):
             name = layer.weight.rpartition(".")[0]
-            module = dict(pruned.named_modules())[name]
+            module = pruned.get_submodule(name)
             if isinstance(module, Fitted) and module in norms:
-                kept = always[layer.out_channels]
-                total = gather((pruned, module), (dense, theirs[name]), kept, inputs, run)
+                kept, theirs = always[layer.out_channels], (dense, dense.get_submodule(name))
+                total = gather((pruned, module), theirs, kept, inputs, run)
                 if total is not None:
                     fits.append(total.fit(name, module, norms[module], ridge))
-        return fits
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    return fits
 
 
 def gather(
