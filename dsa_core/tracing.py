@@ -227,9 +227,8 @@ def some_channels(graph: ChannelGraph, names: set[str] | None) -> Tensor:
 
 def views_of(graph: ChannelGraph, names: Iterable[str]) -> tuple[int, ...]:
     """The views that cut the axis of one of these groups in two, by their number."""
-    spans = [range(g.start, g.start + g.size) for g in graph.prunable if g.name in set(names)]
-    places = {place for span in spans for place in span}
-    return tuple(i for i, view in enumerate(graph.views) if places & set(view.tolist()))
+    places = set[int]().union(*(span_of(graph, name) for name in names))
+    return tuple(i for i, v in enumerate(graph.clues.views) if places & set(v.tolist()))
 
 
 def with_remedies(graph: ChannelGraph, **changes: Any) -> ChannelGraph:
@@ -253,36 +252,41 @@ def parametrized(graph: ChannelGraph, name: str) -> str:
 
 def holding(graph: ChannelGraph, name: str) -> dict[tuple[str, int], int]:
     """The axes of tensors that hold channels of a group, with their lengths."""
-    group = next(g for g in graph.prunable if g.name == name)
+    span = span_of(graph, name)
     return {
         (tensor, axis): len(channels)
         for tensor, by_axis in graph.axes.items()
         for axis, channels in by_axis.items()
-        if bool(((channels >= group.start) & (channels < group.start + group.size)).any())
+        if span & set(channels.tolist())
     }
 
 
-def attributes_near(model: nn.Module, graph: ChannelGraph, name: str) -> Iterator[dict[str, Width]]:
-    """Whole numbers that may stand for a group's width: all at once, then one by one.
+def span_of(graph: ChannelGraph, name: str) -> set[int]:
+    """The flat channels of a prunable group."""
+    group = next(g for g in graph.prunable if g.name == name)
+    return set(range(group.start, group.start + group.size))
 
-    They are looked for in the modules beside and above the layers that hold the group's channels.
+
+def attributes_near(model: nn.Module, graph: ChannelGraph, name: str) -> Iterator[dict[str, Width]]:
+    """Whole numbers that may stand for a group's width: one by one, then all at once.
+
+    They are looked for in the modules whose operators handle the group's channels, and above.
     """
-    held = holding(graph, name)
-    layers = {tensor.rpartition(".")[0] for tensor, _ in held}
-    homes = {layer.rpartition(".")[0] for layer in layers}
+    span, held = span_of(graph, name), holding(graph, name)
+    homes = [p for p, channels in graph.clues.modules.items() if span & set(channels.tolist())]
     found: dict[str, Width] = {}
     for path, module in model.named_modules():
-        if isinstance(module, SIZED) or not is_near(path, homes):
+        if isinstance(module, SIZED) or not any(f"{h}.".startswith(f"{path}.") for h in homes):
             continue
         for attribute, value in vars(module).items():
             if type(value) is int and value > 1:
                 width = next((w for w in widths(held, value)), None)
                 if width is not None:
                     found[f"{path}.{attribute}" if path else attribute] = width
-    exact = {attribute: width for attribute, width in found.items() if width.divisor == 1}
-    yield from (several for several in (exact, found) if len(several) > 1)
     ordered = sorted(found.items(), key=lambda item: item[1].divisor)
+    exact = dict(item for item in ordered if item[1].divisor == 1)
     yield from ({attribute: width} for attribute, width in ordered[:TRIES])
+    yield from (several for several in (exact, found) if len(several) > 1)
 
 
 def widths(held: Mapping[tuple[str, int], int], value: int) -> Iterator[Width]:
@@ -290,18 +294,6 @@ def widths(held: Mapping[tuple[str, int], int], value: int) -> Iterator[Width]:
     for (tensor, axis), length in sorted(held.items(), key=lambda item: item[1]):
         if length % value == 0:
             yield Width(tensor, axis, length // value)
-
-
-def is_near(path: str, homes: Iterable[str]) -> bool:
-    """Whether a module is one of the homes, inside one (not the whole network), or above one."""
-    return any(
-        path == home
-        or (home and path.startswith(f"{home}."))
-        or home.startswith(f"{path}.")
-        or path == ""
-        or (home == "" and "." not in path)
-        for home in homes
-    )
 
 
 def odd_macs(graph: ChannelGraph) -> str:

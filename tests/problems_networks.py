@@ -6,14 +6,20 @@ one: where the code ties channels (conv groups, shuffles, chunks), a tied set co
 outputs leave the network.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dsa_core.channels import ChannelGraph
+from dsa_core.example import Call
+from dsa_core.lab.check import compare
 from dsa_core.lab.models.resnet import BasicBlock, ConvShortcut, SlicePadShortcut
+from dsa_core.surgery.verify import TOLERANCES, random_channels, randomise
 
 PICTURE = (3, 8, 8)
 
@@ -75,6 +81,18 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.f(self, x)
         return self.head(x.flatten(2).mean(2) if x.ndim == 4 else x)
+
+
+def agrees(model: nn.Module, graph: ChannelGraph, example: Any, seed: int = 5) -> None:
+    """Masked and pruned agree in float64 at another cut than the trace's own, and so do MACs."""
+    model = copy.deepcopy(model).double().eval()
+    call = Call.of(example).map(lambda t: torch.rand_like(t, dtype=torch.float64))
+    with torch.random.fork_rng():
+        randomise(model)
+        row = compare("it", model, graph, call, random_channels(graph, 0.5, seed), files=False)
+    assert row.max_abs_diff is not None, row.reason
+    assert row.max_abs_diff <= TOLERANCES[torch.float64]
+    assert row.macs_predicted == row.macs_counted
 
 
 def foreign_pad(n: nn.Module, x: Tensor) -> Tensor:

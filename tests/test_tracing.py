@@ -8,16 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from problems_networks import Net, conv
+from problems_networks import Net, agrees, conv
 from torch import Tensor, nn
 
 from dsa_core.budget import Cost
-from dsa_core.channels import ChannelGraph
 from dsa_core.errors import SurgeryError, TraceError
-from dsa_core.example import Call
-from dsa_core.lab.check import compare
 from dsa_core.surgery import load, prune, save, try_forward
-from dsa_core.surgery.verify import count_macs, random_channels, randomise
+from dsa_core.surgery.verify import count_macs, random_channels
 from dsa_core.tracing import trace
 
 X = torch.zeros(2, 3, 8, 8)
@@ -122,16 +119,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module], int | None, str]] = {
     "state of written shape": (
         lambda: between(lambda n, y: y + torch.zeros(2, 8, 8, 8, dtype=y.dtype)), None, BROKEN),
 }  # fmt: skip
-
-
-def agrees(model: nn.Module, graph: ChannelGraph, example: Any, seed: int = 5) -> None:
-    """Masked and pruned agree in float64 at another cut than the trace's own, and so do MACs."""
-    model = copy.deepcopy(model).double().eval()
-    call = Call.of(example).map(lambda t: torch.rand_like(t, dtype=torch.float64))
-    with torch.random.fork_rng():
-        randomise(model)
-        row = compare("it", model, graph, call, random_channels(graph, 0.5, seed), files=False)
-    assert row.status == "ok", row.reason
 
 
 @pytest.mark.parametrize("name", CASES)

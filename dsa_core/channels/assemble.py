@@ -14,7 +14,7 @@ from dsa_core.channels.export import export
 from dsa_core.channels.graph import ChannelGraph, Layer, Norm, without_empty
 from dsa_core.channels.grouping import group_classes
 from dsa_core.channels.ids import NO_CHANNEL, Ids
-from dsa_core.channels.remedies import Remedies
+from dsa_core.channels.remedies import Clues, Remedies
 from dsa_core.channels.tracer import LayerTrace, Tracer, state_aliases
 from dsa_core.errors import TraceError
 from dsa_core.example import Call
@@ -111,8 +111,14 @@ def assemble(tracer: Tracer, model: nn.Module, call: Call) -> ChannelGraph:
         input_shape=tuple(call.first_tensor.shape),
         example=call.describe(),
         outputs=tracer.outputs,
-        views=tuple(flat(ids) for ids in tracer.views),
+        clues=clues(tracer, flat),
     )
+
+
+def clues(tracer: Tracer, flat: Callable[[Tensor], Tensor]) -> Clues:
+    """What a trial cut needs to know to find remedies."""
+    modules = {path: flat(torch.cat(seen)).unique() for path, seen in tracer.seen.items() if seen}
+    return Clues(tuple(flat(ids) for ids in tracer.views), modules)
 
 
 def flat_layer(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dsa_core.channels.grouping import Group
-from dsa_core.channels.remedies import Remedies
+from dsa_core.channels.remedies import Clues, Remedies
 from dsa_core.example import Call
 
 
@@ -86,8 +86,7 @@ class ChannelGraph:
         example: what it was traced with, shapes and structure only, as plain data for JSON (see
             `Call.describe`).
         outputs: channels of the first tensor of two axes or more that the network returns.
-        views: for each view that cuts the channel axis in two, the flat channels on that axis.
-        remedies: what was settled by a trial cut.
+        clues, remedies: for a trial cut, and what it settled.
     """
 
     groups: tuple[Group, ...]
@@ -102,7 +101,7 @@ class ChannelGraph:
     input_shape: tuple[int, ...]
     example: dict[str, Any]
     outputs: int
-    views: tuple[Tensor, ...] = ()
+    clues: Clues = field(default_factory=Clues)
     remedies: Remedies = field(default_factory=Remedies)
 
     def call(self, model: nn.Module) -> Call:
@@ -189,7 +188,7 @@ class ChannelGraph:
             layers=tuple(layer.moved(places) for layer in self.layers),
             norms=tuple(replace(n, channels=places[n.channels]) for n in self.norms),
             frozen=frozen,
-            views=tuple(places[v] for v in self.views),
+            clues=self.clues.moved(places),
         )
 
     def report(self) -> str:

@@ -60,11 +60,12 @@ def recipes(graph: Graph, states: Collection[Node]) -> tuple[dict[Node, list[Nod
         inputs = node.all_input_nodes
         if node.op == "call_function" and inputs and constant.issuperset(inputs):
             constant.add(node)
+    computed = constant - states
     weights: dict[Node, list[Node]] = {}
     inside: set[Node] = set()
     for node in graph.nodes:
         for weight in node.args[1:] if is_layer(node) else ():
-            if isinstance(weight, Node) and weight in constant - states and not turns(weight):
+            if isinstance(weight, Node) and weight in computed and not turns(weight):
                 cone = ancestors(weight)
                 if all(is_weight(user, at) or user in cone for at in cone for user in at.users):
                     used = (n for n in graph.nodes if n in states)  # parameters first
@@ -75,7 +76,7 @@ def recipes(graph: Graph, states: Collection[Node]) -> tuple[dict[Node, list[Nod
 
 def turns(node: Node) -> bool:
     """Whether a node transposes a parameter: that is followed."""
-    return operator(node) in ("t", "numpy_T", "transpose", "permute") and all(
+    return operator(node) in ("t", "numpy_T", "mT", "transpose", "permute") and all(
         n.op == "placeholder" for n in node.all_input_nodes
     )
 

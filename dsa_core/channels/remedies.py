@@ -1,8 +1,10 @@
-"""What the exported graph does not say, and a trial cut found out (see `dsa_core.tracing`)."""
+"""What the exported graph does not say and a trial cut finds out (see `dsa_core.tracing`)."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,21 @@ class Remedies:
             return Remedies()
         attributes = {name: Width(**width) for name, width in described["attributes"].items()}
         return Remedies(tuple(described["turned"]), attributes, dict(described["frozen"]))
+
+
+@dataclass(frozen=True)
+class Clues:
+    """Where a remedy may be found: flat channels, -1 for those that stay.
+
+    Attributes:
+        views: of each view that cuts the channel axis in two, the channels on that axis.
+        modules: path of a module -> the channels that its own operators handle.
+    """
+
+    views: tuple[Tensor, ...] = ()
+    modules: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def moved(self, places: Tensor) -> "Clues":
+        """The same with channels at new places, (n + 1,): old place -> new, -1 for the last."""
+        modules = {path: places[channels] for path, channels in self.modules.items()}
+        return Clues(tuple(places[view] for view in self.views), modules)

@@ -267,6 +267,7 @@ RULES: dict[str, Rule] = {
     "movedim": on_base(lambda b, c: b.movedim(c.args["source"], c.args["destination"])),
     "t": on_base(lambda b, c: b.t()),
     "numpy_T": on_base(lambda b, c: b.T),
+    "mT": on_base(lambda b, c: b.mT),
     "unsqueeze": on_base(lambda b, c: b.unsqueeze(c.args["dim"])),
     "squeeze": on_base(
         lambda b, c: b.reshape([n for n, k in zip(b.shape, kept_axes(c), strict=True) if k])

@@ -66,6 +66,7 @@ class Tracer:
             that they lie on.
         turned: views to read the other way, by their place in `views`.
         views: the ids on the axis of each view that cuts it in two.
+        seen: path of a module -> the ids that its own operators handled.
         recipes, inside: computed weights, and the nodes that compute them (see `recipes`).
     """
 
@@ -85,6 +86,7 @@ class Tracer:
     outputs: int = 1
     turned: Sequence[int] = ()
     views: list[Tensor] = field(default_factory=list)
+    seen: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
     recipes: dict[Node, list[Node]] = field(default_factory=dict)
     inside: set[Node] = field(default_factory=set)
 
@@ -201,6 +203,8 @@ class Tracer:
         else:
             self.unknown_ops[str(node.target)] = self.unknown_ops.get(str(node.target), 0) + 1
             results = self.opaque(call, f"unknown op {node.target}")
+        found = [v for v in call.tensors() if not isinstance(v, StateIds)]
+        self.seen[call.module] += [v.base.flatten() for v in found]
         if isinstance(node.meta["val"], list | tuple):
             return results if isinstance(results, list) else [results] * len(call.shapes)
         return results[0] if isinstance(results, list) else results
