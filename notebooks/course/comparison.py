@@ -144,21 +144,3 @@ def processor_search(record: Record) -> float:
 def processor_in_all(record: Record) -> float:
     """Of all threads in all phases."""
     return sum(record.processor_seconds.values())
-
-
-def role_of(group: str) -> str:
-    """What a group of our CIFAR ResNets does, from its name: as `sensitivity.role`, untraced.
-
-    A group is named by its first layer. "stem" is the first convolution; "shortcut", a second
-    convolution, to whose output a shortcut is added; "strided", the first one of a stage after the
-    first; all others "inner", as in a network without blocks.
-    """
-    stage, *inside = group.split(".")
-    if stage == "conv1":
-        return "stem"
-    if len(inside) != 2:
-        return "inner"
-    block, layer = inside
-    if layer != "conv1":
-        return "shortcut"
-    return "strided" if block == "0" and stage != "layer1" else "inner"
