@@ -1,13 +1,9 @@
 """Our runs beside the paper's rows, and what they cost beside each other."""
 
-import pytest
-from course.comparison import beside_paper, processor_table, role_of, select
-from course.sensitivity import role
+from course.comparison import beside_paper, processor_table, select
 from problems_runs import some_record, three_seeds
 
-from dsa_core.lab import models
 from dsa_core.lab.record import Scores
-from dsa_core.tracing import trace
 
 
 def test_records_of_a_method_and_a_budget():
@@ -73,12 +69,3 @@ def test_processor_seconds_are_compared_on_one_device_only():
         ["50", "uniform", "1", "1.0", "4", "50", "-", "-", "-", "-", "-"],
         ["25", "dtp", "1", "1.0", "4", "50", "1", "100", "-", "110", "-"],
     ]
-
-
-@pytest.mark.parametrize("name", ["resnet8", "resnet20_a", "resnet18_cifar"])
-def test_the_role_in_a_groups_name_is_that_of_the_traced_group(name: str):
-    model = models.build(name)
-    graph = trace(model, models.example_input(name))
-    found = {g.name: role_of(g.name) for g in graph.prunable}
-    assert found == {g.name: role(model, graph, g) for g in graph.prunable}
-    assert set(found.values()) == {"stem", "shortcut", "strided", "inner"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from course.figures.search import group_colours, running_mean, search_figure
+from course.figures.search import group_colours, search_figure, smoothed
 
 from dsa_core.errors import ConfigError
 from dsa_core.lab.plots import COLOURS
@@ -49,12 +49,10 @@ def test_four_panels_hold_loss_cost_ratios_and_price() -> None:
 
 def test_the_band_of_prices_is_the_smoothed_spread() -> None:
     axes = panels(history())["price: loss per log cost"]
-    mean, spread = running_mean([-0.1, -0.2, -0.3], 0.9), running_mean([0.0, 0.1, 0.2], 0.9)
+    mean, spread = smoothed([-0.1, -0.2, -0.3]), smoothed([0.0, 0.1, 0.2])
     corners = axes.collections[0].get_paths()[0].vertices
     assert corners[:, 1].min() == pytest.approx(mean[2] - spread[2])
-    assert corners[:, 1].max() == pytest.approx(
-        max(m + s for m, s in zip(mean, spread, strict=True))
-    )
+    assert corners[:, 1].max() == pytest.approx((mean + spread).max())
 
 
 @pytest.mark.parametrize("nothing", [None, math.nan])
@@ -94,6 +92,6 @@ def test_a_missing_column_is_named() -> None:
 
 
 def test_the_running_mean_is_corrected_for_its_start() -> None:
-    """m_2 = (0.5 * 4 + 1 * 1) / 1.5 = 2; what is no number is skipped."""
-    assert running_mean([4.0, 1.0], 0.5) == pytest.approx([4.0, 2.0])
-    assert running_mean([math.nan, 4.0, math.nan, 1.0], 0.5) == pytest.approx([0.0, 4.0, 4.0, 2.0])
+    """m_2 = (.9 * 4 + 1 * 1) / 1.9; what is no number is skipped."""
+    found = smoothed([None, 4.0, math.nan, 1.0]).tolist()
+    assert found == pytest.approx([math.nan, 4.0, 4.0, 4.6 / 1.9], nan_ok=True)

@@ -13,7 +13,6 @@ from dsa_core.lab.record_files import (
     FILE,
     find_records,
     read_record,
-    read_records,
     write_lines,
     write_record,
 )
@@ -113,13 +112,13 @@ def test_a_damaged_record_is_named_and_left_out(tmp_path, capsys):
 def test_lines_and_folders_hold_the_same_records(tmp_path):
     records = [some_record(seed=1), some_record(seed=2, search=SearchRecord(updates=3))]
     write_lines(tmp_path / "both.jsonl", records)
-    assert read_records(tmp_path / "both.jsonl") == records
+    assert find_records(tmp_path / "both.jsonl") == records
     old = some_record(seed=2)  # the same run, before a record had its search
     write_record(tmp_path / "run", old)
     assert find_records(tmp_path / "run", tmp_path / "both.jsonl") == [old, records[0]]
     (tmp_path / "both.jsonl").write_text("{}\n")
     with pytest.raises(ConfigError, match=r"both\.jsonl, line 1: "):
-        read_records(tmp_path / "both.jsonl")
+        find_records(tmp_path, strict=True)
 
 
 def test_a_pack_has_what_old_records_lack_and_replaces_only_its_own_runs(tmp_path):
@@ -129,7 +128,7 @@ def test_a_pack_has_what_old_records_lack_and_replaces_only_its_own_runs(tmp_pat
     (folder / "a" / "config.json").write_text('{"seed": 0}')
     write_history(folder / "a", history_of(found("dsa")))
     assert pack(folder, file) == 2
-    other, packed = read_records(file)
+    other, packed = find_records(file)
     assert (other.config_hash, packed.config) == ("other", {"seed": 0})
     assert packed == small(
         config={"seed": 0}, search=search_record(history_of(found("dsa")), graph8())

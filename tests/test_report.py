@@ -27,8 +27,12 @@ from dsa_core.lab.report import (
 )
 
 
+def lines(records, table="results") -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(as_csv(records, table))))
+
+
 def row_of(records) -> dict[str, str]:
-    (row,) = csv.DictReader(io.StringIO(as_csv(records)))
+    (row,) = lines(records)
     return row
 
 
@@ -124,13 +128,13 @@ def test_csv_is_only_the_table():
 def test_a_narrow_terminal_gets_a_column_for_each_run(width):
     other = some_record(method="uniform", series="other")
     text = shown([some_record(), other], width)
-    lines = text.splitlines()
-    assert max(map(len, lines)) <= width
+    shown_lines = text.splitlines()
+    assert max(map(len, shown_lines)) <= width
     for value in ("resnet20", "uniform", "88.00", "50.000", "masked loss"):
         assert value in text  # whole, not folded
-    accuracies = [line for line in lines if "88.00" in line]
+    accuracies = [line for line in shown_lines if "88.00" in line]
     assert len(accuracies) == (2 if width == 220 else 1)
-    assert (lines[1].split()[:2] == ["network", "data"]) == (width == 220)
+    assert (shown_lines[1].split()[:2] == ["network", "data"]) == (width == 220)
 
 
 # ------------------------------------------------------------------ what a search cost
@@ -142,18 +146,15 @@ def costly(method: str, search: float, **changes):
     return some_record(method=method, seconds=seconds, **changes)
 
 
-def cost_rows(records) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(as_csv(records, "cost"))))
-
-
 def test_costs_are_compared_with_dsa_at_the_same_budget():
-    rows = cost_rows(
+    rows = lines(
         [
             costly("dsa", 50.0),
             costly("dsa", 75.0, seed=1),
             costly("ssl", 250.0, trials=5, epochs={"dense": 15, "search": 20, "fine_tune": 4}),
             costly("ssl", 30.0, asked_ratio=0.25),
-        ]
+        ],
+        "cost",
     )
     found = {(row["method"], row["asked %"]): row for row in rows}
     ssl = found["ssl", "50 macs"]
@@ -165,15 +166,15 @@ def test_costs_are_compared_with_dsa_at_the_same_budget():
 
 
 def test_seconds_of_different_devices_are_not_compared():
-    (row, _) = cost_rows([costly("amc", 50.0, device="GPU"), costly("dsa", 50.0)])
+    (row, _) = lines([costly("amc", 50.0, device="GPU"), costly("dsa", 50.0)], "cost")
     assert (row["method"], row["search x DSA"]) == ("amc", "-")
 
 
 def test_dsa_is_its_own_measure_and_two_series_of_it_are_none():
     first, second = costly("dsa", 10.0, series="a"), costly("dsa", 20.0, series="b")
     other = costly("uniform", 5.0)
-    assert [row["search x DSA"] for row in cost_rows([first, other])] == ["1.00", "0.50"]
-    assert [row["search x DSA"] for row in cost_rows([first, second, other])] == [
+    assert [row["search x DSA"] for row in lines([first, other], "cost")] == ["1.00", "0.50"]
+    assert [row["search x DSA"] for row in lines([first, second, other], "cost")] == [
         "1.00",
         "1.00",
         "-",
@@ -225,13 +226,11 @@ def test_a_table_as_markdown():
 # ------------------------------------------------------------------ methods down, budgets across
 
 
-def overview(records) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(as_csv(records, "overview"))))
-
-
 def test_an_overview_has_a_line_for_each_method_and_a_column_for_each_budget():
     other = some_record(model="resnet110", method="uniform", asked_ratio=0.25, budget_met=False)
-    uniform, dsa = overview([*three_seeds(), some_record(asked_ratio=0.75, series="q"), other])
+    uniform, dsa = lines(
+        [*three_seeds(), some_record(asked_ratio=0.75, series="q"), other], "overview"
+    )
     budgets = {"asked 75 macs": "88.00 (1)", "asked 50 macs": "88.00 ± 2.00 (3)"}
     words = {"network": "resnet20", "data": "cifar10", "preset": "cpu-short", "method": "dsa"}
     assert dsa == words | {"dense": "90.75"} | budgets | {"asked 25 macs": ""}
@@ -242,14 +241,18 @@ def test_an_overview_has_a_line_for_each_method_and_a_column_for_each_budget():
 
 
 def test_an_overview_never_averages_different_settings():
-    lines = overview([some_record(series="a"), some_record(series="b", seed=1)])
-    assert [line["asked 50 macs"] for line in lines] == ["88.00 (1)", "88.00 (1)"]
+    found = lines([some_record(series="a"), some_record(series="b", seed=1)], "overview")
+    assert [line["asked 50 macs"] for line in found] == ["88.00 (1)", "88.00 (1)"]
 
 
 def test_an_overview_of_a_search_from_random_weights():
     scores = Scores(dense=None, pruned=0.7, fine_tuned=0.88, masked_loss=0.5)
     fresh = some_record(scores=scores, asked_ratio=0.25)
-    assert overview([fresh])[0]["dense"] == overview([fresh, some_record()])[0]["dense"] == "-"
+    assert (
+        lines([fresh], "overview")[0]["dense"]
+        == lines([fresh, some_record()], "overview")[0]["dense"]
+        == "-"
+    )
     text = as_markdown([some_record()], "overview")
     assert "Test accuracy in % after fine-tuning" in text
 

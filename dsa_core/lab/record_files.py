@@ -26,45 +26,36 @@ def write_lines(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_record(path: Path) -> Record:
-    """Read the one record of a file.
+    """Read the record of one run.
 
     Raises:
         ConfigError: the file is not a record; names the first entry that is wrong.
     """
-    (record,) = read_records(path)
-    return record
+    found = next(records_in(path))
+    if isinstance(found, ConfigError):
+        raise found
+    return found
 
 
-def read_records(path: Path) -> list[Record]:
-    """Read all records of a file.
-
-    Raises:
-        ConfigError: one of them is damaged; names its line.
-    """
-    found = list(records_in(path))
-    for each in found:
-        if isinstance(each, ConfigError):
-            raise each
-    return [each for each in found if isinstance(each, Record)]
-
-
-def find_records(*roots: Path) -> list[Record]:
+def find_records(*roots: Path, strict: bool = False) -> list[Record]:
     """Read all records of some files and folders, in the order of their paths; each run once.
-
-    What is not a record, or a damaged one, is named on stderr, with its line, and left out.
 
     Args:
         roots: `.jsonl` files, or folders with such files or with runs somewhere below them.
+        strict: raise the first error. Else what is not a record, or a damaged one, is named on
+            stderr, with its line, and left out.
 
     Raises:
         ConfigError: a root is missing.
     """
     found: dict[str, Record] = {}
     for each in (each for root in roots for path in files_of(root) for each in records_in(path)):
-        if isinstance(each, ConfigError):
-            print(f"left out: {each}", file=sys.stderr)
-        else:  # a file has more of an old run than its folder: the same run all the same
+        if isinstance(each, Record):  # a file has more of an old run than its folder
             found.setdefault(each.model_dump_json(exclude={"search", "config"}), each)
+        elif strict:
+            raise each
+        else:
+            print(f"left out: {each}", file=sys.stderr)
     return list(found.values())
 
 

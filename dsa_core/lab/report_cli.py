@@ -1,9 +1,8 @@
 """`dsa report`, a table of records, and `dsa records pack`, a file of them."""
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,24 +12,8 @@ from dsa_core.lab.screen import console
 if TYPE_CHECKING:
     from dsa_core.lab.record import Record
 
-
-class Form(StrEnum):
-    """How a table is written."""
-
-    text = "text"
-    markdown = "markdown"
-    csv = "csv"
-
-
-class Columns(StrEnum):
-    """What a table of records is about."""
-
-    results = "results"
-    cost = "cost"
-    status = "status"
-    overview = "overview"
-
-
+Form = Literal["text", "markdown", "csv"]
+Columns = Literal["results", "cost", "status", "overview"]
 RUNS_HELP = "folders that `dsa run --out` wrote to, or files of records (.jsonl)"
 COLUMNS_HELP = (
     "results; cost: trials, epochs and seconds of the search, against DSA's; status: fewer "
@@ -42,8 +25,8 @@ PACK_HELP = "the file (default: FOLDER.jsonl); runs are added to what it holds, 
 
 def report_command(
     runs: Annotated[list[Path], typer.Argument(help=RUNS_HELP)],
-    form: Annotated[Form, typer.Option("--format", help="text, markdown or csv")] = Form.text,
-    columns: Annotated[Columns, typer.Option(help=COLUMNS_HELP)] = Columns.results,
+    form: Annotated[Form, typer.Option("--format", help="text, markdown or csv")] = "text",
+    columns: Annotated[Columns, typer.Option(help=COLUMNS_HELP)] = "results",
     into: Annotated[Path | None, typer.Option(help=INTO_HELP)] = None,
 ) -> None:
     """Gather records into a table: a row for each method and budget, mean and spread over seeds."""
@@ -61,23 +44,21 @@ def report_command(
         return
     if not into.is_file():
         raise ConfigError(f"--into: there is no page {into}")
-    table = report.as_markdown(records, columns.value)
+    table = report.as_markdown(records, columns)
     write_atomically(into, report.put_into(into.read_text(encoding="utf-8"), table))
 
 
-def show(
-    records: "Sequence[Record]", form: Form = Form.text, columns: Columns = Columns.results
-) -> None:
+def show(records: "Sequence[Record]", form: Form = "text", columns: Columns = "results") -> None:
     """Print a table of records."""
     from dsa_core.lab import report
 
-    if form is Form.text:
+    if form == "text":
         screen = console()
-        screen.print(report.as_table(records, width=screen.width, table=columns.value))
-    elif form is Form.markdown:
-        print(report.as_markdown(records, columns.value))
+        screen.print(report.as_table(records, width=screen.width, table=columns))
+    elif form == "markdown":
+        print(report.as_markdown(records, columns))
     else:
-        print(report.as_csv(records, columns.value), end="")
+        print(report.as_csv(records, columns), end="")
 
 
 records_app = typer.Typer(no_args_is_help=True, help="Files of records.")

@@ -1,6 +1,6 @@
 """Runs of several methods beside each other and beside the paper's, as tables for a notebook."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 from dsa_core.lab.paper_results import NEAREST, RESULTS, SAME_BUDGET, PaperResult, nearest_result
@@ -123,17 +123,10 @@ def processor_row(runs: Sequence[Record], records: Sequence[Record]) -> list[str
     rivals = [r for r in of_dsa if task_of(r) == task_of(timed[0])]
     texts = [str(len(timed))]
     for seconds in (processor_search, processor_in_all):
-        texts += [spread(map(seconds, timed), 0), times(timed, rivals, seconds)]
+        ours, theirs = [*map(seconds, timed)], [*map(seconds, rivals)]
+        times = f"{fmean(ours) / fmean(theirs):.2f}" if theirs else NOTHING
+        texts += [spread(ours, 0), times]
     return texts
-
-
-def times(
-    runs: Sequence[Record], rivals: Sequence[Record], seconds: Callable[[Record], float]
-) -> str:
-    """Mean seconds as a multiple of the rivals'; a dash without rivals."""
-    if not rivals:
-        return NOTHING
-    return f"{fmean(map(seconds, runs)) / fmean(map(seconds, rivals)):.2f}"
 
 
 def processor_search(record: Record) -> float:
@@ -144,21 +137,3 @@ def processor_search(record: Record) -> float:
 def processor_in_all(record: Record) -> float:
     """Of all threads in all phases."""
     return sum(record.processor_seconds.values())
-
-
-def role_of(group: str) -> str:
-    """What a group of our CIFAR ResNets does, from its name: as `sensitivity.role`, untraced.
-
-    A group is named by its first layer. "stem" is the first convolution; "shortcut", a second
-    convolution, to whose output a shortcut is added; "strided", the first one of a stage after the
-    first; all others "inner", as in a network without blocks.
-    """
-    stage, *inside = group.split(".")
-    if stage == "conv1":
-        return "stem"
-    if len(inside) != 2:
-        return "inner"
-    block, layer = inside
-    if layer != "conv1":
-        return "shortcut"
-    return "strided" if block == "0" and stage != "layer1" else "inner"

@@ -8,7 +8,7 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
 from dsa_core.lab import models
 from dsa_core.lab.record import Record
-from dsa_core.lab.record_files import FILE, read_record, read_records, write_lines
+from dsa_core.lab.record_files import FILE, find_records, read_record, write_lines
 from dsa_core.lab.runs.folder import CONFIG
 from dsa_core.lab.runs.history import HISTORY, search_record
 from dsa_core.tracing import trace
@@ -30,7 +30,7 @@ def pack(folder: Path, into: Path) -> int:
     runs = [whole(path) for path in sorted(folder.rglob(FILE))]
     if not runs:
         raise ConfigError(f"no {FILE} below {folder}: give the folder that `dsa run` wrote to")
-    before = read_records(into) if into.exists() else []
+    before = find_records(into, strict=True) if into.exists() else []
     records = {r.config_hash: r for r in (*before, *runs)}
     write_lines(into, records.values())
     return len(records)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -49,15 +50,14 @@ def search_figure(history: Mapping[str, Any]) -> Figure:
 def draw_loss(axes: Axes, history: Mapping[str, Any]) -> None:
     """Draw the held-out loss of every update; without one, the training loss of every epoch."""
     updates = history["updates"]
-    held_out = updates.get("loss", [])
-    points = [(s, v) for s, v in zip(updates["step"], held_out, strict=False) if is_number(v)]
-    if not points:
+    held_out = updates.get("loss") or [None] * len(updates["step"])
+    losses = pd.Series(held_out, index=updates["step"], dtype=float).dropna()
+    if losses.empty:
         draw_training_loss(axes, updates["step"][-1], history.get("epochs", []))
         return
     axes.set_ylabel("validation loss under masks")
-    steps, losses = zip(*points, strict=True)
-    axes.plot(steps, losses, ".", color=DENSE, markersize=3, label="one batch")
-    axes.plot(steps, running_mean(losses, 0.9), color=COLOURS[0], label="running mean")
+    axes.plot(losses, ".", color=DENSE, markersize=3, label="one batch")
+    axes.plot(smoothed(losses), color=COLOURS[0], label="running mean")
     axes.legend(frameon=False, fontsize=8)
 
 
@@ -97,12 +97,9 @@ def draw_ratios(axes: Axes, updates: Mapping[str, Sequence[Any]], groups: Sequen
 
 def draw_price(axes: Axes, updates: Mapping[str, Sequence[Any]]) -> None:
     """Draw the mean price and, as a band, its spread over the groups; both smoothed."""
-    mean = running_mean(updates["price"], 0.9)
-    spread = running_mean(updates["price_spread"], 0.9)
-    low = [m - s for m, s in zip(mean, spread, strict=True)]
-    high = [m + s for m, s in zip(mean, spread, strict=True)]
+    mean, spread = smoothed(updates["price"]), smoothed(updates["price_spread"])
     axes.fill_between(
-        updates["step"], low, high, color=COLOURS[4], alpha=0.35, linewidth=0,
+        updates["step"], mean - spread, mean + spread, color=COLOURS[4], alpha=0.35, linewidth=0,
         label="spread over groups",
     )  # fmt: skip
     axes.plot(updates["step"], mean, color=COLOURS[0], label="mean price")
@@ -118,19 +115,9 @@ def group_colours(n: int) -> list[Any]:
     return [colormaps["viridis"](0.95 * k / (n - 1)) for k in range(n)]
 
 
-def running_mean(values: Sequence[float], memory: float) -> list[float]:
-    """Exponential average with bias correction: m_t = sum_i memory^(t-i) v_i / sum_i memory^(t-i).
+def smoothed(values: Sequence[float | None]) -> pd.Series:
+    """Exponential average with bias correction: m_t = sum_i .9^(t-i) v_i / sum_i .9^(t-i).
 
-    Values that are no numbers are skipped; the average stays as it was (0 before the first).
+    Values that are missing (null and NaN) are skipped; the average stays as it was.
     """
-    total, weight, result = 0.0, 0.0, []
-    for value in values:
-        if is_number(value):
-            total, weight = memory * total + value, memory * weight + 1.0
-        result.append(total / weight if weight else 0.0)
-    return result
-
-
-def is_number(value: float | None) -> bool:
-    """Whether a value of a history is there: null and NaN stand for "not measured"."""
-    return value is not None and value == value
+    return pd.Series(values, dtype=float).ewm(alpha=0.1, ignore_na=True).mean()
