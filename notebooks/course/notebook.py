@@ -9,25 +9,23 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
-import nbformat
 import numpy as np
 import torch
 from IPython.display import Image, display
 from ipywidgets import HTML, Layout, VBox, Widget
 from ipywidgets import Image as ImageWidget
 from matplotlib.figure import Figure
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-from nbformat import NotebookNode
 
 from dsa_core.errors import ConfigError
 from dsa_core.files import write_atomically
 from dsa_core.lab.device import device_of
 from dsa_core.lab.plots import png
-from dsa_core.lab.runs.facts import versions
+
+if TYPE_CHECKING:  # they take seconds to load, and a notebook that runs needs none of them
+    from nbformat import NotebookNode
 
 CELL_TIMEOUT_S = 1800
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -70,6 +68,8 @@ def start(seed: int) -> Session:
     Raises:
         ConfigError: no repository lies above the current folder, and DSA_ROOT names none.
     """
+    from dsa_core.lab.runs.facts import versions
+
     root = find_root(Path.cwd())
     data = Path(os.environ.setdefault("DSA_DATA", str(root / "data"))).expanduser()
     torch.manual_seed(seed)
@@ -164,7 +164,7 @@ class Panel(VBox):
         return f"(sliders: {', '.join(self.controls)}; run this notebook to move them)"
 
 
-def execute(path: Path, *, timeout_s: int = CELL_TIMEOUT_S) -> NotebookNode:
+def execute(path: Path, *, timeout_s: int = CELL_TIMEOUT_S) -> "NotebookNode":
     """Run a notebook in its own folder and save it with its outputs, whole or not at all.
 
     Saved are sources, tags, outputs and execution counts; widget state, view ids, timings and what
@@ -177,6 +177,9 @@ def execute(path: Path, *, timeout_s: int = CELL_TIMEOUT_S) -> NotebookNode:
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; the file stays as it was.
     """
+    import nbformat
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
@@ -193,8 +196,10 @@ def execute(path: Path, *, timeout_s: int = CELL_TIMEOUT_S) -> NotebookNode:
     return notebook
 
 
-def strip(notebook: NotebookNode) -> None:
+def strip(notebook: "NotebookNode") -> None:
     """Leave only kernel, language, tags and outputs, and fold the checks; in place."""
+    from nbformat import NotebookNode
+
     notebook.metadata = NotebookNode(
         kernelspec=NotebookNode(KERNEL), language_info=NotebookNode(name="python")
     )
@@ -208,7 +213,7 @@ def strip(notebook: NotebookNode) -> None:
             cell.outputs = [o for o in cell.outputs if not strip_output(o)]
 
 
-def strip_output(output: NotebookNode) -> bool:
+def strip_output(output: "NotebookNode") -> bool:
     """Remove a widget's view, dead without its state; return whether nothing is left to show."""
     data = output.get("data")
     if data is None:
@@ -219,6 +224,8 @@ def strip_output(output: NotebookNode) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m course.notebook execute FILE...`; exit code 1 if a notebook failed."""
+    from nbclient.exceptions import CellExecutionError
+
     parser = argparse.ArgumentParser(prog="python -m course.notebook", description=main.__doc__)
     parser.add_argument("action", choices=["execute"])
     parser.add_argument("files", nargs="+", type=Path)

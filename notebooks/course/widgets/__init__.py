@@ -3,7 +3,7 @@
 `read_networks` and `look` need no Jupyter; `BudgetExplorer` and `RunPanel` are ipywidgets.
 """
 
-from course.widgets.explore import State, View, look, lowest_ratio
+from course.widgets.explore import State, View, look
 from course.widgets.explorer import BudgetExplorer
 from course.widgets.live import LiveJob, LiveResult, Progress, prune_live
 from course.widgets.networks import Network, read_networks
@@ -19,7 +19,6 @@ __all__ = [
     "State",
     "View",
     "look",
-    "lowest_ratio",
     "prune_live",
     "read_networks",
 ]

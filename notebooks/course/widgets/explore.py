@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from course.figures.frontier import Point, between
 from course.widgets.networks import Network, passed
 from dsa_core.budget import Budget, Resource, round_to_channels
-from dsa_core.errors import ConfigError, nearest
+from dsa_core.errors import BudgetError, ConfigError, nearest
 from dsa_core.lab.record import Record
 from dsa_core.methods import ratios_on_path
 
@@ -58,47 +58,58 @@ class View:
     Attributes:
         names, sizes, counts: of every group: name, channels, channels kept.
         used: of each resource.
-        predicted: the place on the measured frontier, with its score; None if not measured there.
-        asked_ratio, seed: of the search that the allocation comes from.
-        measured: whether that search was asked for just this, so that its score is no guess.
+        record: of the search that the allocation comes from.
+        measured: whether this very allocation was trained and tested, so that the record has its
+            score.
+        predicted: else the place on the straight line between two measured budgets; None where
+            there is none, or where a floor or a divisor moved the counts off the search's path.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     counts: tuple[int, ...]
     used: dict[Resource, Used]
-    predicted: Point | None
-    asked_ratio: float
-    seed: int
+    record: Record
     measured: bool
+    predicted: Point | None
 
 
 def look(network: Network, state: State) -> View:
     """Find what a budget leaves of a network, from shipped searches and the cost model.
 
     The search that was asked for the nearest budget below is read at the place where it passed
-    this one. Its keep ratios, shifted on the budget, are rounded to whole channels. The score is
-    read off the frontier at the MACs that are left, between the two budgets measured around it.
+    this one. Its keep ratios, shifted on the budget, are rounded to whole channels.
 
     Raises:
-        BudgetError: the floors cost more than the budget, or no shipped search went so low.
+        BudgetError: the floors cost more than the budget, or no shipped search went so low, or the
+            method followed no falling budget and was not asked for this one.
         ConfigError: no run of this method is shipped.
     """
     record = choose(network, state)
     cost, budget = network.costs[state.resource], state.budget
-    ratios = ratios_on_path(passed(record), cost, budget)
-    counts = round_to_channels(ratios, cost, budget)
+    if len(passed(record)) == 1 and (state.resource, state.ratio) != (
+        record.resource,
+        record.asked_ratio,
+    ):
+        asked = sorted({f"{r.asked_ratio:.1%}" for r in searches_of(network, state.method)})
+        raise BudgetError(
+            f"{state.method} followed no falling budget: it answers only what it was asked, "
+            f"{', '.join(asked)} of the MACs. Choose one of these, or another method"
+        )
+    counts = round_to_channels(ratios_on_path(passed(record), cost, budget), cost, budget)
     used = {r: Used(c.at(counts), c.dense) for r, c in network.costs.items()}
     kept = tuple(counts.tolist())
+    measured = kept == tuple(g.kept for g in record.groups)
+    on_path = state.divisor == 1 and not state.floor and not state.floors
+    curve = network.frontiers.get(state.method, ()) if on_path and not measured else ()
     return View(
         names=cost.names,
         sizes=tuple(cost.sizes.tolist()),
         counts=kept,
         used=used,
-        predicted=between(network.frontiers.get(state.method, ()), used["macs"].ratio),
-        asked_ratio=record.asked_ratio,
-        seed=record.seed,
-        measured=kept == tuple(g.kept for g in record.groups),
+        record=record,
+        measured=measured,
+        predicted=between(curve, used["macs"].ratio),
     )
 
 
@@ -122,10 +133,3 @@ def searches_of(network: Network, method: str) -> tuple[Record, ...]:
     if method not in network.searches:
         raise ConfigError(f"no run of method {method!r}{nearest(method, network.searches)}")
     return network.searches[method]
-
-
-def lowest_ratio(network: Network, state: State) -> float:
-    """The smallest budget that a shipped search of this method and resource can answer."""
-    cost = network.costs[state.resource]
-    record = choose(network, State(state.method, state.resource, ratio=1e-9))
-    return min(float(cost.relative(ratios)) for ratios in passed(record))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import cache
-from math import ceil
 
 from ipywidgets import (
     HTML,
@@ -15,7 +14,7 @@ from ipywidgets import (
     VBox,
 )
 
-from course.widgets.explore import State, look, lowest_ratio
+from course.widgets.explore import State, look
 from course.widgets.guard import shown
 from course.widgets.networks import Network
 from course.widgets.page import Backdrop, page
@@ -24,7 +23,6 @@ from dsa_core.errors import ConfigError
 RESOURCES = [("MACs", "macs"), ("parameters", "params")]
 DIVISORS = (1, 2, 4, 8, 16)
 NONE = "no group"
-STEP = 0.01
 WIDE = {"description_width": "110px"}
 
 
@@ -33,7 +31,8 @@ class BudgetExplorer(HBox):
 
     Attributes:
         networks: by name, from `read_networks`.
-        network, method, resource, budget, divisor, floor, protect: the controls.
+        network, method, resource, budget, divisor, floor, protect: the controls; `wishes` are all
+            but the first.
         sheet: an HTML widget with the answer; problem: what went wrong, empty if nothing did.
     """
 
@@ -47,16 +46,15 @@ class BudgetExplorer(HBox):
         self.resource = ToggleButtons(
             options=RESOURCES, description="budget in", style={**WIDE, "button_width": "112px"}
         )
-        self.budget = percent_slider("budget", ratio, low=STEP)
-        self.divisor = SelectionSlider(
-            options=DIVISORS, description="multiples of", style=WIDE, continuous_update=False
-        )
-        self.floor = percent_slider("keep at least", 0.0, low=0.0)
+        self.budget = percent_slider("budget, %", ratio, low=1.0)
+        self.divisor = SelectionSlider(options=DIVISORS, description="multiples of", style=WIDE)
+        self.floor = percent_slider("keep at least, %", 0.0, low=0.0)
         self.protect = Dropdown(description="never prune", style=WIDE)
         self.sheet, self.problem = HTML(), HTML()
         self._ready = False  # no answer while several controls change at once
-        controls = [self.network, self.method, self.resource, self.budget]
-        controls += [self.divisor, self.floor, self.protect]
+        self.wishes = [self.method, self.resource, self.budget, self.divisor, self.floor]
+        self.wishes += [self.protect]
+        controls = [self.network, *self.wishes]
         for control in controls:
             control.layout.width = "360px"
         answer = VBox([self.problem, self.sheet], layout=Layout(flex="1 1 480px"))
@@ -71,17 +69,15 @@ class BudgetExplorer(HBox):
         return State(
             method=self.method.value,
             resource=self.resource.value,
-            ratio=round(self.budget.value, 4),
+            ratio=round(self.budget.value, 1) / 100,
             divisor=self.divisor.value,
-            floor=self.floor.value,
+            floor=round(self.floor.value) / 100,
             floors=floors,
         )
 
     def _listen(self) -> None:
         self.network.observe(lambda _: self._take_network(), names="value")
-        for control in (self.method, self.resource):
-            control.observe(lambda _: self._take_limits(), names="value")
-        for control in (self.budget, self.divisor, self.floor, self.protect):
+        for control in self.wishes:
             control.observe(lambda _: self.redraw(), names="value")
 
     def _take_network(self) -> None:
@@ -92,13 +88,6 @@ class BudgetExplorer(HBox):
         self.method.value = kept if kept in network.searches else self.method.options[0]
         self.protect.options = [NONE, *network.costs["macs"].names]
         self.protect.value = NONE
-        self._take_limits()
-
-    def _take_limits(self) -> None:
-        """Let the budget go no lower than the shipped searches did, and answer."""
-        self._ready = False
-        lowest = lowest_ratio(self.networks[self.network.value], self.state)
-        self.budget.min = min(1.0, ceil(lowest / STEP - 0.1) * STEP)  # a tenth of a step is slack
         self._ready = True
         self.redraw()
 
@@ -106,24 +95,24 @@ class BudgetExplorer(HBox):
         """Show what the controls say; an error is shown, and raised under test."""
         if not self._ready:
             return
+        answer = ""  # of a wish that cannot be met nothing old stays in sight
         with shown(self.problem):
             network, state = self.networks[self.network.value], self.state
-            view = look(network, state)
-            self.sheet.value = page(network, state, view, self._backdrop(self.network.value))
+            answer = page(network, state, look(network, state), self._backdrop(self.network.value))
+        self.sheet.value = answer
 
     def __repr__(self) -> str:
-        return f"(the explorer, at {self.budget.value:.0%}; run this notebook to move the sliders)"
+        return f"(the explorer, at {self.budget.value:g} %; run this notebook to move the sliders)"
 
 
 def percent_slider(description: str, value: float, *, low: float) -> FloatSlider:
-    """A slider in steps of one percent that speaks when it is let go."""
+    """A slider from `low` to 100 percent, in steps of one, that speaks while it is dragged."""
     return FloatSlider(
-        value=value,
+        value=100 * value,
         min=low,
-        max=1.0,
-        step=STEP,
+        max=100.0,
+        step=1.0,
         description=description,
-        readout_format=".0%",
-        continuous_update=False,
+        readout_format=".0f",
         style=WIDE,
     )

@@ -1,7 +1,7 @@
 """Networks as the explorer shows them: their runs, read once, and what their channels cost."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -24,17 +24,35 @@ class Network:
 
     Attributes:
         name: for people: "resnet8 on digits, quick".
-        costs: by resource.
+        model: by its name.
         searches: runs by method, from the smallest budget to the largest, then by seed.
         frontiers: measured score against MACs, by method.
         score_name: "accuracy", say.
     """
 
     name: str
-    costs: dict[Resource, Cost]
+    model: str
     searches: dict[str, tuple[Record, ...]]
     frontiers: dict[str, Frontier]
     score_name: str
+
+    @cached_property
+    def costs(self) -> dict[Resource, Cost]:
+        """By resource; the network is traced when they are first asked for.
+
+        Raises:
+            ConfigError: a record is not of the network that its name builds.
+        """
+        costs = costs_of(self.model)
+        for resource, cost in costs.items():
+            for record in self.records:
+                if record.costs[resource].dense != cost.dense:
+                    raise ConfigError(
+                        f"{self.name}: the record says {record.costs[resource].dense} {resource} "
+                        f"dense, the network {self.model!r} has {cost.dense}: made with other "
+                        "classes?"
+                    )
+        return costs
 
     @property
     def records(self) -> list[Record]:
@@ -46,7 +64,7 @@ def read_networks(*roots: Path) -> dict[str, Network]:
     """Read all runs that chose channels of a classifier from some files or folders of records.
 
     Runs of other tasks, and those that set single weights to zero, are passed over: they have no
-    accuracy or no widths to show. Each network is traced once, for its cost.
+    accuracy or no widths to show.
 
     Args:
         roots: files and folders of records, see `find_records`.
@@ -55,7 +73,7 @@ def read_networks(*roots: Path) -> dict[str, Network]:
         Networks by name, in order of name.
 
     Raises:
-        ConfigError: there is no run, or a record is not of the network that its name builds.
+        ConfigError: there is no run.
     """
     found: dict[str, list[Record]] = {}
     for record in find_records(*roots):
@@ -82,19 +100,12 @@ def passed(record: Record) -> Tensor:
 
 def network(name: str, records: list[Record]) -> Network:
     """Put the runs of one network together."""
-    costs = costs_of(records[0].model)
-    for resource, cost in costs.items():
-        for record in records:
-            if record.costs[resource].dense != cost.dense:
-                raise ConfigError(
-                    f"{name}: the record says {record.costs[resource].dense} {resource} dense, "
-                    f"the network {record.model!r} has {cost.dense}: made with other classes?"
-                )
     by_method: dict[str, list[Record]] = {}
     for r in sorted(records, key=lambda r: (place(r.method), r.asked_ratio, r.seed)):
         by_method.setdefault(r.method, []).append(r)
     searches = {method: tuple(found) for method, found in by_method.items()}
-    return Network(name, costs, searches, frontiers(records, "macs"), records[0].score_name)
+    first = records[0]
+    return Network(name, first.model, searches, frontiers(records, "macs"), first.score_name)
 
 
 @cache

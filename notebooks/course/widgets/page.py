@@ -5,6 +5,7 @@ tenth of a second. White ground and dark ink are set, so that it reads in a dark
 """
 
 import base64
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -21,10 +22,12 @@ from dsa_core.lab.plots.style import COLOURS, DENSE, png
 WORDS: dict[Resource, str] = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 SHEET = (
     "background:#fff;color:#222;font:14px/1.5 'DejaVu Sans',sans-serif;padding:12px;"
-    "max-width:800px;box-sizing:border-box"
+    "box-sizing:border-box;display:flex;flex-wrap:wrap;gap:16px"
 )
+CODE = "white-space:pre-wrap;background:#f4f4f4;color:#222;padding:8px;margin:4px 0"
+COLUMN = "flex:1 1 360px;min-width:0"
 CELL = "padding:1px 8px 1px 0;text-align:left;white-space:nowrap;color:#222;background:#fff"
-WIDEST = 320  # pixels of the bar of the largest group
+WIDEST = 160  # pixels of the bar of the largest group
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,11 @@ class Backdrop:
 
 
 def page(network: Network, state: State, view: View, backdrop: Backdrop) -> str:
-    """Everything below the controls."""
+    """Everything beside the controls."""
     groups = bars(view.names, view.sizes, view.counts)
-    return sheet(numbers(network, view), groups, source(state, view), frontier(view, backdrop))
+    left = numbers(network, view) + source(view) + groups
+    right = frontier(view, backdrop) + take_away(state, view)
+    return sheet(f'<div style="{COLUMN}">{left}</div><div style="{COLUMN}">{right}</div>')
 
 
 def live_page(result: LiveResult) -> str:
@@ -88,14 +93,12 @@ def table(rows: Sequence[tuple[str, str, str]]) -> str:
 
 
 def score(view: View) -> tuple[str, str]:
-    """How the score is known, and the score."""
-    here = view.predicted
-    if here is None:
-        return "not measured at so few MACs", "?"
-    runs = f"{here.n} seed{'' if here.n == 1 else 's'}"
-    how = f"measured, {runs}" if view.measured else "between two measured budgets"
-    spread = f" &plusmn; {here.spread:.1%}" if here.n > 1 else ""
-    return how, f"{here.score:.1%}{spread}"
+    """How the score is known, and the score: nothing is shown for what nobody trained."""
+    if view.measured:
+        return f"measured, seed {view.record.seed}", f"{view.record.scores.fine_tuned:.2%}"
+    if view.predicted is None:
+        return "not measured", "?"
+    return "not measured; on the line between two measured budgets", f"~ {view.predicted.score:.1%}"
 
 
 def bars(names: Sequence[str], sizes: Sequence[int], counts: Sequence[int]) -> str:
@@ -118,13 +121,31 @@ def bar(name: str, size: int, kept: int, unit: float) -> str:
     )
 
 
-def source(state: State, view: View) -> str:
+def source(view: View) -> str:
     """Which run the allocation comes from."""
-    asked = f"{view.asked_ratio:.0%}"
-    how = "the allocation of" if view.measured else "on the way of"
+    record, how = view.record, "the allocation of" if view.measured else "on the way of"
     return (
-        f'<p style="margin:8px 0;color:#555">{how} the search by {escape(state.method)} that was '
-        f"asked for {asked}, seed {view.seed}</p>"
+        f'<p style="margin:8px 0;color:#555">{how} the search by {escape(record.method)} that was '
+        f"asked for {record.asked_ratio:.0%}, seed {record.seed}</p>"
+    )
+
+
+def take_away(state: State, view: View) -> str:
+    """The allocation as JSON, and the Python that prunes a network with it."""
+    kept = dict(zip(view.names, view.counts, strict=True))
+    facts = {"method": state.method, state.resource: state.ratio, "channels": kept}
+    code = (
+        f"import dsa_core as dsa, torch\n"
+        f"model = dsa.models.build({view.record.model!r})  # or yours, with trained weights\n"
+        f"graph = dsa.trace(model, dsa.models.example_input({view.record.model!r}))\n"
+        f"counts = torch.tensor({list(view.counts)})\n"
+        f"keep = dsa.top_channels(dsa.importance(model, graph), counts, graph)\n"
+        f"smaller = dsa.prune(model, graph, keep)"
+    )
+    return "".join(
+        f'<details><summary>{name}</summary><pre style="{CODE}" data-take="{name}">{escape(text)}'
+        f"</pre></details>"
+        for name, text in (("JSON", json.dumps(facts)), ("Python", code))
     )
 
 
@@ -139,13 +160,17 @@ def frontier(view: View, backdrop: Backdrop) -> str:
 
 
 def ring(view: View, backdrop: Backdrop) -> str:
-    """The mark, placed in parts of the picture's size."""
-    here = view.predicted
-    if here is None:
+    """The mark, placed in parts of the picture's size: filled where measured, hollow where not."""
+    cost = view.used["macs"].ratio
+    if view.measured:
+        height, fill = view.record.scores.fine_tuned, COLOURS[5]
+    elif view.predicted is not None:
+        height, fill = view.predicted.score, "transparent"
+    else:
         return ""
-    left, top = place_in(backdrop.figure, here.cost, here.score)
+    left, top = place_in(backdrop.figure, cost, height)
     return (
-        f'<span data-mark="{here.cost:.4f}" style="position:absolute;left:{100 * left:.2f}%;'
-        f"top:{100 * top:.2f}%;width:16px;height:16px;margin:-10px;border-radius:50%;"
-        f'border:2px solid {COLOURS[5]}"></span>'
+        f'<span data-mark="{"measured" if view.measured else "guess"}" style="position:absolute;'
+        f"left:{100 * left:.2f}%;top:{100 * top:.2f}%;width:14px;height:14px;margin:-9px;"
+        f'border-radius:50%;border:2px solid {COLOURS[5]};background:{fill}"></span>'
     )
