@@ -83,13 +83,18 @@ class Net(nn.Module):
         return self.head(x.flatten(2).mean(2) if x.ndim == 4 else x)
 
 
-def agrees(model: nn.Module, graph: ChannelGraph, example: Any, seed: int = 5) -> None:
-    """Masked and pruned agree in float64 at another cut than the trace's own, and so do MACs."""
+def agrees(
+    model: nn.Module, graph: ChannelGraph, example: Any, seed: int = 5, *, files: bool = False
+) -> None:
+    """Masked and pruned agree in float64 at another cut than the trace's own, and so do MACs.
+
+    With files, so does what is saved and loaded.
+    """
     model = copy.deepcopy(model).double().eval()
     call = Call.of(example).map(lambda t: torch.rand_like(t, dtype=torch.float64))
     with torch.random.fork_rng():
         randomise(model)
-        row = compare("it", model, graph, call, random_channels(graph, 0.5, seed), files=False)
+        row = compare("it", model, graph, call, random_channels(graph, 0.5, seed), files=files)
     assert row.max_abs_diff is not None, row.reason
     assert row.max_abs_diff <= TOLERANCES[torch.float64]
     assert row.macs_predicted == row.macs_counted

@@ -243,7 +243,7 @@ def test_random_networks_are_cut_rightly_or_refused(part: int) -> None:
         try:
             graph = trace(model, X)
             if graph.prunable:
-                agrees(model, graph, X)
+                agrees(model, graph, X, files=True)
         except TraceError:
             refused += 1
         except Exception as error:
