@@ -19,6 +19,7 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
 from dsa_core.example import Call
 from dsa_core.kernels import soft_topk
+from dsa_core.kernels.segments import places, segment_ids
 from dsa_core.masked_weights import MaskedWeights, consumer_sites
 
 Estimator = Literal["mean_field", "straight_through", "mixed", "relaxed"]
@@ -96,13 +97,8 @@ def top_channels(b: Tensor, counts: Tensor, graph: ChannelGraph) -> Tensor:
     Returns:
         Which channels stay, bool, shape (n,), on the CPU.
     """
-    sizes = graph.sizes.tolist()
-    keep = torch.zeros(graph.n_channels, dtype=torch.bool)
-    for kept, scores, n in zip(
-        keep.split(sizes), b.cpu().split(sizes), counts.tolist(), strict=True
-    ):
-        kept[scores.argsort(descending=True, stable=True)[:n]] = True
-    return keep
+    place = places(b.cpu(), graph.offsets)
+    return place < counts[segment_ids(graph.offsets)]
 
 
 def masked_parameters(

@@ -62,7 +62,7 @@ class Method(BaseModel):
         if len(budget.ratios) > 1 and not self.several_resources:
             raise BudgetError(
                 f"{self.label} follows one resource, the budget names {', '.join(budget.ratios)}: "
-                "name one, or use dsa, uniform or random"
+                "name one, or use a method that follows several, such as dsa"
             )
 
 

@@ -25,6 +25,7 @@ from torch.nn.functional import conv2d
 
 from dsa_core.budget import Budget, Cost, QuadraticForm, round_to_channels, uniform_ratio
 from dsa_core.errors import BudgetError, TrainingError
+from dsa_core.kernels.segments import places
 from dsa_core.lab.data import Task
 from dsa_core.lab.runs import configure
 from dsa_core.masked_weights import MaskedWeights
@@ -35,7 +36,6 @@ from dsa_core.methods.dcss_budget import Choices, Penalised, make_choices
 from dsa_core.methods.dcss_choice import (
     Candidates,
     candidates_of,
-    channel_ranks,
     choice_probs,
     entropy,
     expected_ratios,
@@ -168,14 +168,14 @@ def test_a_hard_choice_is_the_mask_of_the_most_important_channels():
     pick = torch.randint(0, 8, (len(cost.sizes), 1), generator=draws(5))
     pi = torch.zeros(some.counts.shape).scatter_(1, pick, 1.0)
     groups = torch.repeat_interleave(torch.arange(len(cost.sizes)), cost.sizes)
-    mask = staircase(pi, some.counts, channel_ranks(b, graph), groups)
+    mask = staircase(pi, some.counts, places(b, graph.offsets), groups)
     keep = top_channels(b, some.counts.gather(1, pick)[:, 0], graph)
     assert torch.equal(mask, keep.float())
 
 
 def test_ranks_of_equals_go_to_the_first():
     graph = graph8()
-    ranks = channel_ranks(torch.ones(graph.n_channels), graph)
+    ranks = places(torch.ones(graph.n_channels), graph.offsets)
     for group in graph.prunable:
         own = ranks[group.start : group.start + group.size]
         assert torch.equal(own, torch.arange(group.size))
@@ -561,7 +561,7 @@ def loss_at(pi: Tensor) -> Tensor:
     """Of the first held-out batch, in float64, from the definition."""
     model, graph = trained().double().train(), graph8()
     x, y = next(search_data().ratios.forever())
-    ranks = channel_ranks(importance(model, graph), graph)
+    ranks = places(importance(model, graph), graph.offsets)
     groups = torch.repeat_interleave(torch.arange(len(graph.sizes)), graph.sizes)
     cost = Cost.of(graph, "macs")
     some = candidates_of(cost, Budget(macs=0.5), DCSS().fractions)

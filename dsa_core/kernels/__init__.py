@@ -49,7 +49,6 @@ class SoftTopK(Protocol):
         offsets: Tensor,
         *,
         temperature: Tensor,
-        frozen: Tensor | None = None,
     ) -> Tensor:
         """Keep probabilities, shape (n,)."""
         ...
@@ -64,7 +63,6 @@ def soft_topk(
     offsets: Tensor,
     *,
     temperature: float | Tensor,
-    frozen: Tensor | None = None,
     backend: str = "auto",
     check: bool = True,
 ) -> Tensor:
@@ -83,8 +81,6 @@ def soft_topk(
         offsets: shape (G + 1,), int64, from 0 to n, rising strictly: segment g is
             scores[offsets[g] : offsets[g + 1]].
         temperature: T > 0, in the unit of the scores; a float, or shape () or (G,).
-        frozen: shape (n,), bool. A frozen channel has p = 1 exactly, and counts in k; so k_g must
-            exceed the number of frozen channels of its segment, or equal n_g.
         backend: "auto" ("triton" for float32 and bfloat16 on a CUDA device, else "torch"),
             "reference" (slow), "torch" or "triton". What is too long or too extreme for "triton" is
             handed to "torch".
@@ -97,7 +93,7 @@ def soft_topk(
         in float32 and 1e-10 in float64. The root is found in float64 in both cases, except by
         "triton", which computes in float32.
 
-        Gradient, by the implicit function theorem, with w = p (1 - p) and w = 0 where frozen:
+        Gradient, by the implicit function theorem, with w = p (1 - p):
         dp_i/dk = w_i / sum w  and  dp_i/ds_j = (w_i delta_ij - w_i w_j / sum w) / T.  At k_g = n_g
         dp/dk is its limit softmax(-s / T), and dp/ds = 0. Once differentiable. There is no
         gradient for the temperature, which follows a schedule.
@@ -111,16 +107,16 @@ def soft_topk(
     condition; Li et al., DTP, ICCV 2023 (arXiv:2307.08483), in the closed form for two targets.
     """
     if check:
-        t = check_inputs(scores, k, offsets, temperature=temperature, frozen=frozen)
+        t = check_inputs(scores, k, offsets, temperature=temperature)
     else:
         t = torch.as_tensor(temperature, dtype=torch.float64, device=scores.device).expand(len(k))
     name = resolve_backend(backend, like=scores)
     if name == "triton" and check and not _suits_triton(scores, offsets, t):
         name = "torch"
     if scores.dtype == torch.bfloat16 and name != "triton":
-        p = _run(name)(scores.float(), k, offsets, temperature=t, frozen=frozen)
+        p = _run(name)(scores.float(), k, offsets, temperature=t)
         return p.to(torch.bfloat16)
-    return _run(name)(scores, k, offsets, temperature=t, frozen=frozen)
+    return _run(name)(scores, k, offsets, temperature=t)
 
 
 def solve_threshold(
@@ -129,7 +125,6 @@ def solve_threshold(
     offsets: Tensor,
     *,
     temperature: float | Tensor,
-    frozen: Tensor | None = None,
 ) -> Threshold:
     """Find the thresholds at which k_g channels of every segment g are kept in expectation.
 
@@ -142,7 +137,6 @@ def solve_threshold(
         k: expected number kept, shape (G,).
         offsets: shape (G + 1,).
         temperature: > 0, in the unit of the scores.
-        frozen: shape (n,), bool, or None.
 
     Returns:
         `Threshold`: root (G,), residual (G,), iterations, converged (G,). Reading `converged` is
@@ -151,8 +145,8 @@ def solve_threshold(
     Raises:
         ValueError: as in `soft_topk`.
     """
-    t = check_inputs(scores, k, offsets, temperature=temperature, frozen=frozen)
-    return fast.solve_threshold(scores, k, offsets, temperature=t, frozen=frozen)
+    t = check_inputs(scores, k, offsets, temperature=temperature)
+    return fast.solve_threshold(scores, k, offsets, temperature=t)
 
 
 def backends() -> tuple[str, ...]:
@@ -226,8 +220,7 @@ def _fused(
     offsets: Tensor,
     *,
     temperature: Tensor,
-    frozen: Tensor | None = None,
 ) -> Tensor:
     """`triton.soft_topk` by its registered name, which `torch.compile` can trace."""
-    p: Tensor = torch.ops.dsa_core.soft_topk(scores, k, offsets, temperature, frozen)[0]
+    p: Tensor = torch.ops.dsa_core.soft_topk(scores, k, offsets, temperature)[0]
     return p

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from dsa_core.kernels.segments import segment_sum
-
 _FLOATS = (torch.float32, torch.float64)
 _SCORES = (*_FLOATS, torch.bfloat16)
 
@@ -16,7 +14,6 @@ def check_inputs(
     offsets: Tensor,
     *,
     temperature: float | Tensor,
-    frozen: Tensor | None,
 ) -> Tensor:
     """Refuse arguments that `soft_topk` cannot answer; every check that reads a value is here.
 
@@ -32,10 +29,8 @@ def check_inputs(
     _check_offsets(offsets, n)
     n_segments = len(offsets) - 1
     _check_tensor("k", k, like=scores, dtypes=_FLOATS, shape=(n_segments,))
-    if frozen is not None:
-        _check_tensor("frozen", frozen, like=scores, dtypes=(torch.bool,), shape=(n,))
     _check_finite(scores, offsets)
-    _check_k(k, offsets, frozen)
+    _check_k(k, offsets)
     return _checked_temperature(temperature, scores, n_segments)
 
 
@@ -87,21 +82,13 @@ def _check_finite(scores: Tensor, offsets: Tensor) -> None:
         )
 
 
-def _check_k(k: Tensor, offsets: Tensor, frozen: Tensor | None) -> None:
-    """0 <= frozen count < k <= n, or k = n."""
+def _check_k(k: Tensor, offsets: Tensor) -> None:
+    """0 < k <= n."""
     sizes = offsets.diff()
     if (g := _first(~((k > 0) & (k <= sizes)))) is not None:
         raise ValueError(
             f"k: segment {g} has {int(sizes[g])} channels: wanted k in (0, {int(sizes[g])}], got "
             f"{float(k[g])}. k counts channels (k = ratio * size); clamp it if it may overshoot."
-        )
-    if frozen is None:
-        return
-    n_frozen = segment_sum(frozen.long(), offsets)
-    if (g := _first((k <= n_frozen) & (k < sizes))) is not None:
-        raise ValueError(
-            f"k: segment {g} has {int(n_frozen[g])} frozen channels out of {int(sizes[g])}: wanted "
-            f"k above {int(n_frozen[g])}, got {float(k[g])}. Frozen channels count in k."
         )
 
 

@@ -40,10 +40,9 @@ def soft_topk(
     offsets: Tensor,
     *,
     temperature: Tensor,
-    frozen: Tensor | None = None,
 ) -> Tensor:
     """Keep k of n in expectation; see `dsa_core.kernels.soft_topk`, which checks its arguments."""
-    p: Tensor = _SoftTopK.apply(scores, k, offsets, temperature, frozen)
+    p: Tensor = _SoftTopK.apply(scores, k, offsets, temperature)
     return p
 
 
@@ -54,19 +53,18 @@ def solve_threshold(
     offsets: Tensor,
     *,
     temperature: Tensor,
-    frozen: Tensor | None = None,
 ) -> Threshold:
     """Find the thresholds; see `dsa_core.kernels.solve_threshold`, which checks its arguments."""
     ids = segment_ids(offsets)
-    problem = _standardise(scores, k, offsets, ids=ids, temperature=temperature, frozen=frozen)
+    problem = _standardise(scores, k, offsets, ids=ids, temperature=temperature)
     u, iterations = _solve(problem)
-    residual = _residual(torch.sigmoid(_logits(u, problem, ids, frozen)), k, ids)
+    residual = _residual(torch.sigmoid(_logits(u, problem, ids)), k, ids)
     root = (problem.pivot + u * temperature).masked_fill(problem.closed, -torch.inf)
     return Threshold(root, residual, iterations, residual <= CONVERGED_RESIDUAL)
 
 
 class _Problem(NamedTuple):
-    """The segments sorted: within each, x falls, frozen channels are last and have x = -inf.
+    """The segments sorted: within each, x falls.
 
     The first m = round(k) channels of a segment are its `top`, the others its `rest`; side 2g is
     the top of segment g, side 2g + 1 its rest.
@@ -79,7 +77,7 @@ class _Problem(NamedTuple):
     y_edge: Tensor  # (2G,) largest y of each side
     log_carry: Tensor  # (2G,) log of max(r, 0) and of max(-r, 0), r = k - round(k)
     x_upper: Tensor  # (G,) x of the ceil(k)-th largest
-    n: Tensor  # (G,) int64, channels that are not frozen
+    n: Tensor  # (G,) int64, channels
     k: Tensor  # (G,) float64, of them kept in expectation, 0 < k < n
     pivot: Tensor  # (G,) float64, score of the (floor(k) + 1)-th largest
     closed: Tensor  # (G,) bool, all is kept, and k = n / 2 stands in for what has no root
@@ -92,7 +90,6 @@ def _standardise(
     *,
     ids: Tensor,
     temperature: Tensor,
-    frozen: Tensor | None,
 ) -> _Problem:
     """Sort, shift and scale.
 
@@ -101,10 +98,6 @@ def _standardise(
     """
     s, first, n, kept = scores.double(), offsets[:-1], offsets.diff(), k.double()
     closed = kept >= n
-    if frozen is not None:
-        out = frozen & ~closed.take(ids)
-        n_out = sum_by(out.long(), ids, len(k))
-        s, n, kept = s.masked_fill(out, -torch.inf), n - n_out, kept - n_out
     kept = torch.where(closed, n.double() / 2, kept)
     top, below = kept.round().long(), kept.floor().long()
 
@@ -200,11 +193,10 @@ def _imbalance(u: Tensor, problem: _Problem) -> tuple[Tensor, Tensor]:
     return log_a - log_b, derivative
 
 
-def _logits(u: Tensor, problem: _Problem, ids: Tensor, frozen: Tensor | None) -> Tensor:
-    """z = (s - t) / T where the scores stand, (n,); +inf is kept for certain: frozen, or k = n."""
+def _logits(u: Tensor, problem: _Problem, ids: Tensor) -> Tensor:
+    """z = (s - t) / T where the scores stand, (n,); +inf is kept for certain: k = n."""
     z = torch.empty_like(problem.x).scatter_(0, problem.order, problem.x - u.take(ids))
-    certain = problem.closed.take(ids)
-    return z.masked_fill(certain if frozen is None else certain | frozen, torch.inf)
+    return z.masked_fill(problem.closed.take(ids), torch.inf)
 
 
 def _residual(p: Tensor, k: Tensor, ids: Tensor) -> Tensor:
@@ -234,19 +226,16 @@ class _SoftTopK(torch.autograd.Function):
         k: Tensor,
         offsets: Tensor,
         temperature: Tensor,
-        frozen: Tensor | None,
     ) -> Tensor:
         ids = segment_ids(offsets)
-        problem = _standardise(scores, k, offsets, ids=ids, temperature=temperature, frozen=frozen)
-        z = _logits(_solve(problem)[0], problem, ids, frozen)
+        problem = _standardise(scores, k, offsets, ids=ids, temperature=temperature)
+        z = _logits(_solve(problem)[0], problem, ids)
         p = torch.sigmoid(z)
         _check_converged(_residual(p, k, ids))
         if any(ctx.needs_input_grad):
             t = temperature.take(ids)
             log_w = logsigmoid(z) + logsigmoid(-z)  # w = p (1 - p); -inf where p is 1 for certain
             logits = torch.where(problem.closed.take(ids), -scores / t, log_w)  # k = n: the limit
-            if frozen is not None:
-                logits = logits.masked_fill(frozen, -torch.inf)
             share, slope = softmax_by(logits, ids, len(k)), log_w.exp() / t
             ctx.save_for_backward(share.to(scores.dtype), slope.to(scores.dtype), ids)
             ctx.n_segments, ctx.k_dtype = len(k), k.dtype
@@ -259,4 +248,4 @@ class _SoftTopK(torch.autograd.Function):
         share, slope, ids = ctx.saved_tensors
         grad = grads[0]
         grad_k = sum_by(share * grad, ids, ctx.n_segments)
-        return slope * (grad - grad_k.take(ids)), grad_k.to(ctx.k_dtype), None, None, None
+        return slope * (grad - grad_k.take(ids)), grad_k.to(ctx.k_dtype), None, None

@@ -22,17 +22,13 @@ def soft_topk(
     offsets: Tensor,
     *,
     temperature: Tensor,
-    frozen: Tensor | None = None,
 ) -> Tensor:
     """Keep k of n in expectation; see `dsa_core.kernels.soft_topk`, which checks its arguments."""
-    free = torch.ones_like(scores, dtype=torch.bool) if frozen is None else ~frozen
-    p = torch.ones_like(scores)
-    for g, (a, b) in enumerate(itertools.pairwise(offsets.tolist())):
-        i = a + free[a:b].nonzero().squeeze(1)  # frozen channels keep p = 1, and count in k
-        kept = k[g].double() - (b - a - len(i))
-        p_free = _Segment.apply(scores[i].double(), kept, temperature[g])
-        p = p.index_copy(0, i, p_free.to(p.dtype))
-    return p
+    parts = [
+        _Segment.apply(scores[a:b].double(), k[g].double(), temperature[g])
+        for g, (a, b) in enumerate(itertools.pairwise(offsets.tolist()))
+    ]
+    return torch.cat(parts).to(scores.dtype)
 
 
 def threshold(x: Tensor, k: Tensor) -> Tensor:

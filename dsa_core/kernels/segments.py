@@ -53,6 +53,19 @@ def sum_by(x: Tensor, ids: Tensor, count: int) -> Tensor:
     return x.new_zeros(count, *x.shape[1:]).index_add(0, ids, x)
 
 
+def places(score: Tensor, offsets: Tensor) -> Tensor:
+    """The place of every position in its segment by score, int64, shape (n,).
+
+    0 is the highest; of equals the first comes first.
+    """
+    ids = segment_ids(offsets)
+    order = score.argsort(descending=True, stable=True)
+    order = order[ids[order].argsort(stable=True)]  # by segment, the highest first
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    return place - offsets[ids]
+
+
 def softmax_by(logits: Tensor, ids: Tensor, count: int) -> Tensor:
     """Softmax over the entries that carry the same id; all -inf gives zeros, not NaN."""
     peak = logits.new_full((count,), torch.finfo(logits.dtype).min)

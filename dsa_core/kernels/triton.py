@@ -26,7 +26,6 @@ def _launch_forward(
     k: Tensor,
     offsets: Tensor,
     temperature: Tensor,
-    frozen: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """p (n,), thresholds (G,) float64."""
     scores, n_segments = scores.contiguous(), len(k)
@@ -37,12 +36,10 @@ def _launch_forward(
         k.contiguous(),
         offsets.contiguous(),
         temperature.contiguous(),
-        scores if frozen is None else frozen.contiguous().view(torch.uint8),
         p,
         threshold,
         MAX=MAX_EVALUATIONS,
         BLOCK=block_size(len(scores), n_segments),
-        FROZEN=frozen is not None,
     )
     return p, threshold
 
@@ -53,7 +50,6 @@ def _launch_backward(
     k: Tensor,
     offsets: Tensor,
     temperature: Tensor,
-    frozen: Tensor | None,
     threshold: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the scores (n,) and of k (G,)."""
@@ -64,12 +60,10 @@ def _launch_backward(
         scores,
         offsets.contiguous(),
         temperature.contiguous(),
-        scores if frozen is None else frozen.contiguous().view(torch.uint8),
         threshold,
         grad_scores,
         grad_k,
         BLOCK=block_size(len(scores), n_segments),
-        FROZEN=frozen is not None,
     )
     return grad_scores, grad_k
 
@@ -81,10 +75,9 @@ def soft_topk_op(
     k: Tensor,
     offsets: Tensor,
     temperature: Tensor,
-    frozen: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Keep probabilities (n,) and thresholds (G,) float64."""
-    return _launch_forward(scores, k, offsets, temperature, frozen)
+    return _launch_forward(scores, k, offsets, temperature)
 
 
 @torch.library.custom_op("dsa_core::soft_topk_backward", mutates_args=())
@@ -94,11 +87,10 @@ def soft_topk_backward_op(
     k: Tensor,
     offsets: Tensor,
     temperature: Tensor,
-    frozen: Tensor | None,
     threshold: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the scores and of k; formulas in `reference.py`."""
-    return _launch_backward(grad, scores, k, offsets, temperature, frozen, threshold)
+    return _launch_backward(grad, scores, k, offsets, temperature, threshold)
 
 
 @soft_topk_op.register_fake
@@ -107,7 +99,6 @@ def _(
     k: Tensor,
     offsets: Tensor,
     temperature: Tensor,
-    frozen: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     p = torch.empty_like(scores, memory_format=torch.contiguous_format)
     return p, k.new_empty(k.shape[0], dtype=torch.float64)
@@ -120,7 +111,6 @@ def _(
     k: Tensor,
     offsets: Tensor,
     temperature: Tensor,
-    frozen: Tensor | None,
     threshold: Tensor,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(scores), torch.empty_like(k)
@@ -128,20 +118,20 @@ def _(
 
 def _setup_context(
     ctx: torch.autograd.function.FunctionCtx,
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None],
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
     output: tuple[Tensor, Tensor],
 ) -> None:
     threshold = output[1]
     ctx.mark_non_differentiable(threshold)
-    ctx.save_for_backward(*inputs, threshold)  # type: ignore[arg-type]
+    ctx.save_for_backward(*inputs, threshold)
 
 
 def _backward(
     ctx: torch.autograd.function.FunctionCtx, grad: Tensor, *_: Tensor
 ) -> tuple[Tensor | None, ...]:
-    scores, k, offsets, temperature, frozen, threshold = ctx.saved_tensors  # type: ignore[attr-defined]
-    grads = soft_topk_backward_op(grad, scores, k, offsets, temperature, frozen, threshold)
-    return (*grads, None, None, None)
+    scores, k, offsets, temperature, threshold = ctx.saved_tensors  # type: ignore[attr-defined]
+    grads = soft_topk_backward_op(grad, scores, k, offsets, temperature, threshold)
+    return (*grads, None, None)
 
 
 soft_topk_op.register_autograd(_backward, setup_context=_setup_context)
@@ -154,12 +144,11 @@ def soft_topk(
     offsets: Tensor,
     *,
     temperature: Tensor,
-    frozen: Tensor | None = None,
 ) -> Tensor:
     """Keep k of n in expectation; see `dsa_core.kernels.soft_topk`, which checks its arguments.
 
     Scores of float32 or bfloat16 (float64 is answered in float32's digits), within `FARTHEST`
     temperatures.
     """
-    p: Tensor = soft_topk_op(scores, k, offsets, temperature, frozen)[0]
+    p: Tensor = soft_topk_op(scores, k, offsets, temperature)[0]
     return p

@@ -14,24 +14,22 @@ _FAR = tl.constexpr(1e300)  # an empty side has no edge; infinities would meet i
 
 
 @triton.jit
-def load_scores(scores, frozen, begin, end, BLOCK: tl.constexpr, FROZEN: tl.constexpr):
-    """Scores as float64, and which of them are channels that are not frozen."""
+def load_scores(scores, begin, end, BLOCK: tl.constexpr):
+    """Scores as float64, and which of them are channels of the segment."""
     index = begin + tl.arange(0, BLOCK)
     free = index < end
     s = tl.load(scores + index, mask=free, other=0.0).to(tl.float64)
-    if FROZEN:
-        free = free & (tl.load(frozen + index, mask=free, other=1) == 0)
     return s, free
 
 
 @triton.jit
-def _extremes(scores, frozen, start, end, BLOCK: tl.constexpr, FROZEN: tl.constexpr):
+def _extremes(scores, start, end, BLOCK: tl.constexpr):
     """Number of free channels, their smallest and largest score."""
     count = tl.zeros([BLOCK], dtype=tl.float32)
     low = tl.full([BLOCK], _FAR, dtype=tl.float64)
     high = tl.full([BLOCK], -_FAR, dtype=tl.float64)
     for begin in range(start, end, BLOCK):
-        s, free = load_scores(scores, frozen, begin, end, BLOCK, FROZEN)
+        s, free = load_scores(scores, begin, end, BLOCK)
         count += tl.where(free, 1.0, 0.0)
         low = tl.minimum(low, tl.where(free, s, _FAR))
         high = tl.maximum(high, tl.where(free, s, -_FAR))
@@ -46,9 +44,7 @@ def _log_add(a, b):
 
 
 @triton.jit
-def _imbalance(
-    scores, frozen, start, end, t, sharpness, k, BLOCK: tl.constexpr, FROZEN: tl.constexpr
-):
+def _imbalance(scores, start, end, t, sharpness, k, BLOCK: tl.constexpr):
     """phi = log A - log B at threshold t, and its derivative in units of 1 / T.
 
     As `fast._imbalance`, but split at t itself and not at the m-th largest, which would need
@@ -60,7 +56,7 @@ def _imbalance(
     near_a = tl.full([BLOCK], _FAR, dtype=tl.float64)
     near_b = tl.full([BLOCK], _FAR, dtype=tl.float64)
     for begin in range(start, end, BLOCK):
-        s, free = load_scores(scores, frozen, begin, end, BLOCK, FROZEN)
+        s, free = load_scores(scores, begin, end, BLOCK)
         z = (s - t) * sharpness
         top = free & (z > 0)
         count += tl.where(top, 1.0, 0.0)
@@ -73,7 +69,7 @@ def _imbalance(
     slope_a = tl.zeros([BLOCK], dtype=tl.float32)
     slope_b = tl.zeros([BLOCK], dtype=tl.float32)
     for begin in range(start, end, BLOCK):
-        s, free = load_scores(scores, frozen, begin, end, BLOCK, FROZEN)
+        s, free = load_scores(scores, begin, end, BLOCK)
         z = (s - t) * sharpness
         top = free & (z > 0)
         rest = free & (z <= 0)
@@ -100,8 +96,8 @@ def _imbalance(
 
 @triton.jit
 def _solve(
-    scores, frozen, start, end, low, high, temperature, k, n,
-    MAX: tl.constexpr, BLOCK: tl.constexpr, FROZEN: tl.constexpr,
+    scores, start, end, low, high, temperature, k, n,
+    MAX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Newton inside a bracket that every evaluation shrinks; every fourth step halves it.
 
@@ -116,7 +112,7 @@ def _solve(
     evaluations = 0
     searching = 1
     while (evaluations < MAX) & (searching > 0):
-        phi, derivative = _imbalance(scores, frozen, start, end, t, sharpness, k, BLOCK, FROZEN)
+        phi, derivative = _imbalance(scores, start, end, t, sharpness, k, BLOCK)
         lower = tl.where(phi < 0, t, lower)
         upper = tl.where(phi > 0, t, upper)
         newton = t - temperature * phi / tl.maximum(derivative, 1e-30)
@@ -135,21 +131,21 @@ def _solve(
 
 @triton.jit
 def forward_kernel(
-    scores, k, offsets, temperature, frozen, p, threshold,
-    MAX: tl.constexpr, BLOCK: tl.constexpr, FROZEN: tl.constexpr,
+    scores, k, offsets, temperature, p, threshold,
+    MAX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Solve segment g, and write its p and threshold."""
     g = tl.program_id(0)
     start, end = tl.load(offsets + g), tl.load(offsets + g + 1)
     T = tl.load(temperature + g).to(tl.float64)
-    n, low, high = _extremes(scores, frozen, start, end, BLOCK, FROZEN)
-    kept = tl.load(k + g).to(tl.float64) - ((end - start).to(tl.float64) - n)
+    n, low, high = _extremes(scores, start, end, BLOCK)
+    kept = tl.load(k + g).to(tl.float64)
     t = -float("inf") + T  # where all is kept
     if kept < n:
-        t = _solve(scores, frozen, start, end, low, high, T, kept, n, MAX, BLOCK, FROZEN)
+        t = _solve(scores, start, end, low, high, T, kept, n, MAX, BLOCK)
     tl.store(threshold + g, t)
     for begin in range(start, end, BLOCK):
-        s, free = load_scores(scores, frozen, begin, end, BLOCK, FROZEN)
+        s, free = load_scores(scores, begin, end, BLOCK)
         index = begin + tl.arange(0, BLOCK)
         z = tl.minimum(tl.maximum((s - t) / T, -150.0), 150.0).to(tl.float32)
         e = tl.exp(-tl.abs(z))
@@ -166,8 +162,8 @@ def _nearness(s, free, t, low, T, is_open):
 
 @triton.jit
 def backward_kernel(
-    grad, scores, offsets, temperature, frozen, threshold, grad_scores, grad_k,
-    BLOCK: tl.constexpr, FROZEN: tl.constexpr,
+    grad, scores, offsets, temperature, threshold, grad_scores, grad_k,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Gradients of segment g: grad_k = sum share g,  grad_s = w (g - grad_k) / T."""
     g = tl.program_id(0)
@@ -176,17 +172,17 @@ def backward_kernel(
     t = tl.load(threshold + g)
     is_open = t > -_FAR
     t = tl.where(is_open, t, 0.0)
-    _, low, _ = _extremes(scores, frozen, start, end, BLOCK, FROZEN)
+    _, low, _ = _extremes(scores, start, end, BLOCK)
     nearest = tl.full([BLOCK], _FAR, dtype=tl.float64)
     for begin in range(start, end, BLOCK):
-        s, free = load_scores(scores, frozen, begin, end, BLOCK, FROZEN)
+        s, free = load_scores(scores, begin, end, BLOCK)
         nearest = tl.minimum(nearest, _nearness(s, free, t, low, T, is_open))
     edge = tl.min(nearest)
 
     total = tl.zeros([BLOCK], dtype=tl.float32)
     weighted = tl.zeros([BLOCK], dtype=tl.float32)
     for begin in range(start, end, BLOCK):
-        s, free = load_scores(scores, frozen, begin, end, BLOCK, FROZEN)
+        s, free = load_scores(scores, begin, end, BLOCK)
         index = begin + tl.arange(0, BLOCK)
         away = _nearness(s, free, t, low, T, is_open)
         share = tl.exp(-tl.minimum(away - edge, 200.0).to(tl.float32))
@@ -198,7 +194,7 @@ def backward_kernel(
     tl.store(grad_k + g, mean.to(grad_k.dtype.element_ty))
 
     for begin in range(start, end, BLOCK):
-        s, free = load_scores(scores, frozen, begin, end, BLOCK, FROZEN)
+        s, free = load_scores(scores, begin, end, BLOCK)
         index = begin + tl.arange(0, BLOCK)
         e = tl.exp(-tl.minimum(tl.abs((s - t) / T), 100.0).to(tl.float32))
         w = tl.where(free, tl.where(is_open, e / ((1.0 + e) * (1.0 + e)), 0.0), 0.0)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from dsa_core.allocation import Allocation, Update, ratios_on_path
+from dsa_core.dsa import DSA
 from dsa_core.methods import amc, trials
 from dsa_core.methods.amc_settings import AMCSettings
 from dsa_core.methods.config import METHODS, OnStep, SearchConfig, SearchData
@@ -28,6 +29,7 @@ ALLOCATORS: dict[str, Callable[..., Allocation]] = {
 __all__ = [
     "ALLOCATORS",
     "DCSS",
+    "DSA",
     "DTP",
     "METHODS",
     "SSL",

@@ -11,10 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import TrainingError
+from dsa_core.kernels.segments import places, segment_ids
 from dsa_core.masks import masked_parameters
 from dsa_core.methods.amc_settings import AMCSettings
 from dsa_core.methods.config import SearchData
-from dsa_core.methods.dcss_choice import channel_ranks
 from dsa_core.ranking import importance
 from dsa_core.training import Precision, TrainConfig, autocast, device_of_model, mode, place
 from dsa_core.training.precision import choose_precision
@@ -57,9 +57,8 @@ class MaskedScore:
         self.model, self.graph, self.data = model, graph, data
         self.settings, device = settings, device_of_model(model)
         self.importance = importance(model, graph, settings.importance)
-        self.ranks = channel_ranks(self.importance, graph)
-        groups = torch.arange(len(graph.sizes))
-        self.groups = torch.repeat_interleave(groups, graph.sizes).to(device)
+        self.ranks = places(self.importance, graph.offsets.to(device))
+        self.groups = segment_ids(graph.offsets).to(device)
         self.parameters = {name: p.detach() for name, p in model.named_parameters()}
         self.examples = held_out(data, settings.reward_examples, device)
         precision, order = train.precision, train.channels_last

@@ -15,9 +15,10 @@ from dsa_core.budget import (
     sharpness_at,
     step_scale_at,
 )
+from dsa_core.kernels.segments import places, segment_ids
 from dsa_core.masked_weights import MaskedWeights
 from dsa_core.methods.dcss_budget import make_choices
-from dsa_core.methods.dcss_choice import candidates_of, channel_ranks, entropy, staircase
+from dsa_core.methods.dcss_choice import candidates_of, entropy, staircase
 from dsa_core.scheme import Figures, Method, Problem, Scheme, held_out_slopes
 from dsa_core.training.processes import average
 
@@ -105,8 +106,8 @@ class ChoiceScheme(Scheme):
         self.candidates = candidates_of(problem.cost, problem.budget, method.fractions)
         ratio = problem.budget.ratio
         self.choices = make_choices(problem.form, self.candidates, ratio, method)
-        sizes = problem.graph.sizes
-        self.groups = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(problem.device)
+        self.offsets = problem.graph.offsets.to(problem.device)
+        self.groups = segment_ids(self.offsets)
         self.counts_here = self.candidates.counts.to(problem.device)
         self.ranks = torch.zeros_like(self.groups)
         self.drawn: tuple[Tensor, Tensor] | None = None  # pi, and the mask as a function of it
@@ -126,7 +127,7 @@ class ChoiceScheme(Scheme):
     def mixture(self, step: int) -> tuple[Tensor, Tensor]:
         """The present choice pi, (K, J), that asks for a gradient, and its mask (n,)."""
         if self.problem.due(step):
-            self.ranks = channel_ranks(self.importance(), self.problem.graph)
+            self.ranks = places(self.importance(), self.offsets)
         with torch.enable_grad():
             pi = self.choices.pi.to(self.problem.device, torch.float32).requires_grad_()
             return pi, staircase(pi, self.counts_here, self.ranks, self.groups)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from dsa_core.budget import Budget, Cost
-from dsa_core.channels import ChannelGraph
 
 
 @dataclass(frozen=True)
@@ -84,19 +83,6 @@ def entropy(pi: Tensor) -> Tensor:
     return -torch.xlogy(pi, pi).sum(1)
 
 
-def channel_ranks(b: Tensor, graph: ChannelGraph) -> Tensor:
-    """The place of every channel in its group by importance, int64, shape (n,).
-
-    0 is the most important; of equals the first comes first, as in `masks.top_channels`.
-    """
-    ranks = torch.empty(graph.n_channels, dtype=torch.int64, device=b.device)
-    for group in graph.prunable:
-        here = slice(group.start, group.start + group.size)
-        order = b[here].argsort(descending=True, stable=True)
-        ranks[here][order] = torch.arange(group.size, device=b.device)
-    return ranks
-
-
 def staircase(pi: Tensor, counts: Tensor, ranks: Tensor, groups: Tensor) -> Tensor:
     """The aggregated mask: what a channel is worth if the candidates are mixed.
 
@@ -111,7 +97,7 @@ def staircase(pi: Tensor, counts: Tensor, ranks: Tensor, groups: Tensor) -> Tens
     Args:
         pi: probabilities of the candidates, shape (K, J).
         counts: of the candidates, int64, shape (K, J).
-        ranks: of the channels in their groups, int64, shape (n,); see `channel_ranks`.
+        ranks: of the channels in their groups, int64, shape (n,); see `kernels.segments.places`.
         groups: group of every channel, int64, shape (n,).
 
     Returns:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dsa_core.budget.surface import CostForm
 from dsa_core.kernels.roots import find_root
-from dsa_core.kernels.segments import segment_ids, sum_by
+from dsa_core.kernels.segments import places, segment_ids, sum_by
 
 REACH = 40.0  # sigmoid(40) is 1 to the last bit of float64
 
@@ -99,21 +99,12 @@ def ranks(importance: Tensor, offsets: Tensor) -> Tensor:
     Returns:
         Scores, shape (n,), float32.
     """
-    ids = segment_ids(offsets)
-    order = importance.argsort(descending=True, stable=True)
-    order = order[ids[order].argsort(stable=True)]  # by group, the most important first
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    sizes = offsets.diff()[ids]
-    below = sizes - 1 - (place - offsets[ids])
+    sizes = offsets.diff()[segment_ids(offsets)]
+    below = sizes - 1 - places(importance, offsets)
     return ((below.double() + 0.5) / sizes).float()
 
 
 def keep_most(score: Tensor, counts: Tensor, offsets: Tensor) -> Tensor:
     """The `counts` (G,) highest scores of every group, bool, shape (n,); ties go to the first."""
     ids = segment_ids(offsets)
-    order = score.argsort(descending=True, stable=True)
-    order = order[ids[order].argsort(stable=True)]
-    keep = torch.empty(len(score), dtype=torch.bool, device=score.device)
-    keep[order] = torch.arange(len(order), device=order.device) - offsets[ids] < counts.to(ids)[ids]
-    return keep
+    return places(score, offsets) < counts.to(ids)[ids]

@@ -7,8 +7,7 @@ One segment of n channels with importance scores s_i, of which k are to be kept:
 
 The mask is m_i = n P_i1. Two targets leave one unknown per row, the log-odds log(P_i1 / P_i0), and
 one per segment, so that everything here is a vector and not a plan: `transport_mask` is the closed
-form, `sinkhorn` the slow way to it, `proximal_step` and `exact_proximal_step` the sequence of plans
-that a training follows.
+form, `sinkhorn` the slow way to it, `proximal_step` the sequence of plans that a training follows.
 
 Source: Li et al., DTP, ICCV 2023 (arXiv:2307.08483); the proximal sequence is IPOT, Xie et al.,
 UAI 2019 (arXiv:1802.04307).
@@ -53,7 +52,6 @@ def transport_mask(
     offsets: Tensor,
     *,
     eps: float,
-    frozen: Tensor | None = None,
 ) -> Tensor:
     """Solve the transport problem of every segment in closed form.
 
@@ -68,7 +66,6 @@ def transport_mask(
         k: channels kept, shape (G,), in (0, n_g].
         offsets: shape (G + 1,), int64.
         eps: weight of the entropy, > 0, in the unit of C (scores squared).
-        frozen: shape (n,), bool, or None; these have m = 1 and count in k.
 
     Returns:
         Masks m in [0, 1], shape (n,), that sum to k. Gradient, with w = m (1 - m):
@@ -80,7 +77,7 @@ def transport_mask(
     Source: Li et al., DTP (arXiv:2307.08483), entropic transport; the closed form is ours.
     """
     _check_eps(eps)
-    return soft_topk(scores, k, offsets, temperature=eps / 2, frozen=frozen)
+    return soft_topk(scores, k, offsets, temperature=eps / 2)
 
 
 def sinkhorn(scores: Tensor, k: Tensor, offsets: Tensor, *, eps: float, steps: int) -> Tensor:
@@ -100,7 +97,7 @@ def sinkhorn(scores: Tensor, k: Tensor, offsets: Tensor, *, eps: float, steps: i
         Masks m = n P_i1, shape (n,), in the dtype of the scores. Autograd passes through each step.
     """
     _check_eps(eps)
-    check_inputs(scores, k, offsets, temperature=eps, frozen=None)
+    check_inputs(scores, k, offsets, temperature=eps)
     if steps < 1:
         raise ValueError(f"steps: wanted at least 1, got {steps}.")
     parts = scores.double().split(offsets.diff().tolist())
@@ -129,7 +126,6 @@ def proximal_step(
     plan: Plan,
     *,
     eps: float,
-    frozen: Tensor | None = None,
 ) -> tuple[Tensor, Plan]:
     """One scaling of the proximal problem, the step that DTP takes per mini-batch.
 
@@ -144,8 +140,7 @@ def proximal_step(
 
     The masks sum to k after every step, but the rows are right in the limit only: a mask may exceed
     1 meanwhile (at most k / sum q). Where eps is far below the spread of the scores the rows stay
-    wrong for long, for one scaling moves l by a few units only. `exact_proximal_step` has both
-    right at every step.
+    wrong for long, for one scaling moves l by a few units only.
 
     Args:
         scores: s, shape (n,).
@@ -153,7 +148,6 @@ def proximal_step(
         offsets: shape (G + 1,), int64.
         plan: the last plan, a constant for autograd; `Plan.uniform(offsets)` at first.
         eps: weight of the proximal term, > 0.
-        frozen: shape (n,), bool, or None; these have m = 1 and count in k.
 
     Returns:
         Masks m >= 0, shape (n,), in the dtype of the scores, differentiable in scores and k:
@@ -165,19 +159,17 @@ def proximal_step(
     Source: Li et al., DTP (arXiv:2307.08483); Xie et al., IPOT (arXiv:1802.04307), Algorithm 1 with
     one inner iteration.
     """
-    _check(scores, k, offsets, plan, eps=eps, frozen=frozen)
+    _check(scores, k, offsets, plan, eps=eps)
     ids = segment_ids(offsets)
-    fixed = torch.zeros_like(scores, dtype=torch.bool) if frozen is None else frozen
-    n_free = sum_by((~fixed).double(), ids, len(k))  # (G,)
-    kept = k.double() - (offsets.diff() - n_free)
-    solved = kept < n_free  # elsewhere all is kept, and nothing is left to decide
-    kept = torch.where(solved, kept, n_free / 2)  # any number that has logarithms
-    fixed = fixed | ~solved[ids]
+    n, kept = offsets.diff().double(), k.double()  # (G,)
+    solved = kept < n  # elsewhere all is kept, and nothing is left to decide
+    kept = torch.where(solved, kept, n / 2)  # any number that has logarithms
+    fixed = ~solved[ids]
 
     y = plan.log_odds + (2 * scores.double() - 1) / eps
     logit = y + plan.log_scale[ids]
-    log_kept = kept.log() - _log_sum_by(logsigmoid(logit), ids, fixed, len(k))
-    log_dropped = (n_free - kept).log() - _log_sum_by(logsigmoid(-logit), ids, fixed, len(k))
+    log_kept = kept.log() - _log_sum_by(logsigmoid(logit), ids, len(k))
+    log_dropped = (n - kept).log() - _log_sum_by(logsigmoid(-logit), ids, len(k))
     mask = torch.exp(logsigmoid(logit) + log_kept[ids])
     mask = torch.where(fixed, torch.ones_like(mask), mask)
     with torch.no_grad():
@@ -186,60 +178,11 @@ def proximal_step(
     return mask.to(scores.dtype), Plan(log_odds, scale)
 
 
-def exact_proximal_step(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    plan: Plan,
-    *,
-    eps: float,
-    frozen: Tensor | None = None,
-) -> tuple[Tensor, Plan]:
-    """Solve the proximal problem: `proximal_step` with its scaling run to the end.
-
-    Solves  argmin_P <P, C> + eps KL(P | P_prev)  under rows 1/n and columns (1 - k/n, k/n):
-
-        m_i = sigmoid(z_i + (2 s_i - 1) / eps + t),   t such that  sum_i m_i = k,
-
-    with z = log_odds: `soft_topk` again. With C fixed, t steps *are* the plan of
-    entropy eps / t, not only in the limit. A deviation from the paper, which scales once a step.
-
-    Args:
-        scores: s, shape (n,).
-        k: channels kept, shape (G,), in (0, n_g].
-        offsets: shape (G + 1,), int64.
-        plan: the last plan of this function, a constant for autograd; `Plan.uniform` at first.
-        eps: weight of the proximal term, > 0.
-        frozen: shape (n,), bool, or None; these have m = 1 and count in k.
-
-    Returns:
-        Masks m in [0, 1], shape (n,), that sum to k, with the gradient of `transport_mask`; and the
-        next plan, its log-odds known up to a number per segment, which the next t takes up.
-
-    Raises:
-        ValueError: an argument is of the wrong type, shape or range.
-    """
-    _check(scores, k, offsets, plan, eps=eps, frozen=frozen)
-    y = plan.log_odds + (2 * scores.double() - 1) / eps
-    with torch.no_grad():
-        ids = segment_ids(offsets)
-        mean = (
-            sum_by(y, ids, len(k)) / offsets.diff()
-        )  # else y drifts, and float32 loses its digits
-    y = y - mean[ids]
-    wide = y if scores.dtype == torch.float64 else y.float()
-    mask = soft_topk(wide, k, offsets, temperature=1.0, frozen=frozen)
-    return mask.to(scores.dtype), Plan(y.detach(), torch.zeros_like(plan.log_scale))
-
-
-def _log_sum_by(logs: Tensor, ids: Tensor, left_out: Tensor, count: int) -> Tensor:
-    """Log of the sum of exp(logs) per segment, (n,) -> (count,); 0 where all is left out."""
-    logs = logs.masked_fill(left_out, -torch.inf)
+def _log_sum_by(logs: Tensor, ids: Tensor, count: int) -> Tensor:
+    """Log of the sum of exp(logs) per segment, (n,) -> (count,)."""
     peak = logs.detach().new_full((count,), -torch.inf)
     peak = peak.scatter_reduce(0, ids, logs.detach(), "amax")
-    empty = torch.isinf(peak)
-    peak = peak.masked_fill(empty, 0.0)
-    return peak + torch.log(sum_by(torch.exp(logs - peak[ids]), ids, count) + empty)
+    return peak + torch.log(sum_by(torch.exp(logs - peak[ids]), ids, count))
 
 
 def _check_eps(eps: float) -> None:
@@ -248,12 +191,10 @@ def _check_eps(eps: float) -> None:
         raise ValueError(f"eps: wanted a finite number above 0, got {eps!r}.")
 
 
-def _check(
-    scores: Tensor, k: Tensor, offsets: Tensor, plan: Plan, *, eps: float, frozen: Tensor | None
-) -> None:
+def _check(scores: Tensor, k: Tensor, offsets: Tensor, plan: Plan, *, eps: float) -> None:
     """Refuse what has no answer; the plan must belong to these segments."""
     _check_eps(eps)
-    check_inputs(scores, k, offsets, temperature=eps, frozen=frozen)
+    check_inputs(scores, k, offsets, temperature=eps)
     for name, x, wanted in (
         ("plan.log_odds", plan.log_odds, scores.shape),
         ("plan.log_scale", plan.log_scale, k.shape),

@@ -70,10 +70,10 @@ def build(kernel, constants, **types):
 
 for s in ("*fp32", "*bf16"):
     shared = dict(scores=s, offsets="*i64", temperature="*fp64", threshold="*fp64")
-    build(kernels.forward_kernel, dict(MAX=100, BLOCK=256, FROZEN=True),
-          k="*fp32", frozen="*u8", p=s, **shared)
-    build(kernels.backward_kernel, dict(BLOCK=256, FROZEN=True),
-          grad=s, frozen="*u8", grad_scores=s, grad_k="*fp64", **shared)
+    build(kernels.forward_kernel, dict(MAX=100, BLOCK=256),
+          k="*fp32", p=s, **shared)
+    build(kernels.backward_kernel, dict(BLOCK=256),
+          grad=s, grad_scores=s, grad_k="*fp64", **shared)
 print("built")
 """
 

@@ -82,32 +82,28 @@ def test_equals_scipy(
 
 
 FEW = torch.tensor([3.0, 2.0, 1.0, 0.0], dtype=torch.float64)
-HARD: dict[str, tuple[Tensor, float, list[int]]] = {  # scores, k, which are frozen
-    "frozen": (FEW, 2.5, [0]),
-    "all but one frozen": (FEW, 3.5, [0, 2, 3]),
-    "all frozen": (FEW, 4.0, [0, 1, 2, 3]),
-    "k near 0": (FEW, 1e-6, []),
-    "k near n": (FEW, 4 - 1e-5, []),
-    "k near n, the least frozen": (FEW, 4 - 1e-5, [3]),
-    "one score": (FEW[:1], 0.3, []),
-    "long": (torch.linspace(0, 1, 100_000, dtype=torch.float64), 9.0, []),
-    "long and equal": (torch.zeros(5000, dtype=torch.float64), 700.5, []),
-    "every second one": (torch.linspace(0, 9, 40, dtype=torch.float64)[::2], 7.3, []),
+HARD: dict[str, tuple[Tensor, float]] = {  # scores, k
+    "few": (FEW, 2.5),
+    "all": (FEW, 4.0),
+    "k near 0": (FEW, 1e-6),
+    "k near n": (FEW, 4 - 1e-5),
+    "one score": (FEW[:1], 0.3),
+    "long": (torch.linspace(0, 1, 100_000, dtype=torch.float64), 9.0),
+    "long and equal": (torch.zeros(5000, dtype=torch.float64), 700.5),
+    "every second one": (torch.linspace(0, 9, 40, dtype=torch.float64)[::2], 7.3),
 }
 
 
 @pytest.mark.parametrize("name", HARD)
 def test_the_twins_agree_on_values_and_gradients(name: str) -> None:
-    s, kept, fixed = HARD[name]
-    frozen = torch.zeros(len(s), dtype=torch.bool)
-    frozen[fixed] = True
+    s, kept = HARD[name]
     k = torch.tensor([kept], dtype=torch.float64, requires_grad=True)
     scores, offsets = s.detach().requires_grad_(), torch.tensor([0, 7, len(s)])[::2]
     weight = torch.linspace(-1, 1, len(s), dtype=torch.float64)
     t = torch.ones(1, dtype=torch.float64)
     answers = []
     for twin in (fast, reference):
-        p = twin.soft_topk(scores, k, offsets, temperature=t, frozen=frozen)
+        p = twin.soft_topk(scores, k, offsets, temperature=t)
         answers.append([p, *torch.autograd.grad(p @ weight, (scores, k))])
     for got, wanted in zip(*answers, strict=True):
         assert_close(got, wanted, rtol=1e-9, atol=1e-12)
@@ -141,32 +137,6 @@ def test_everything_kept_is_exactly_one(op: Op, dtype: torch.dtype) -> None:
     inside = segment_ids(offsets) == 3
     assert bool((p[~inside] == 1).all())
     assert bool((p[inside] < 1).any())
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_frozen_is_one_and_the_rest_share_what_is_left(op: Op, dtype: torch.dtype) -> None:
-    scores, offsets = ragged(dtype)
-    frozen = torch.rand(len(scores), generator=torch.Generator().manual_seed(2)) < 0.3
-    frozen[0] = True  # the segment of one channel is frozen whole
-    n_frozen = segment_sum(frozen.long(), offsets).to(dtype)
-    k = n_frozen + 0.4 * (offsets.diff() - n_frozen)
-    p = op(scores, k, offsets, temperature=0.3, frozen=frozen)
-    assert bool((p[frozen] == 1).all())
-    free_sizes = segment_sum((~frozen).long(), offsets)[1:]
-    free_offsets = torch.cat([torch.zeros(1, dtype=torch.int64), free_sizes.cumsum(0)])
-    alone = op(scores[~frozen], (k - n_frozen)[1:], free_offsets, temperature=0.3)
-    # k - frozen is rounded differently inside and outside
-    assert_close(p[~frozen], alone, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0.0)
-
-
-def test_all_frozen_may_keep_all(op: Op) -> None:
-    k, frozen = torch.tensor([3.0, 1.5]), torch.tensor([1, 1, 1, 0, 0]).bool()
-    p = op(torch.zeros(5), k, torch.tensor([0, 3, 5]), temperature=1.0, frozen=frozen)
-    assert_close(p, torch.tensor([1, 1, 1, 0.75, 0.75]))
-    solved = solve_threshold(
-        torch.zeros(5), k, torch.tensor([0, 3, 5]), temperature=1.0, frozen=frozen
-    )
-    assert solved.iterations <= 12  # nothing to find in the first segment holds up nobody
 
 
 @pytest.mark.parametrize(("dtype", "shift"), [(torch.float32, 2.0**20), (torch.float64, 2.0**40)])

@@ -53,7 +53,6 @@ def compare(
     offsets: Tensor,
     temperature: float | Tensor,
     *,
-    frozen: Tensor | None = None,
     tolerance: dict[str, float],
 ) -> Tensor:
     """p and both gradients, Triton's beside torch's in float64; returns Triton's p."""
@@ -63,7 +62,7 @@ def compare(
     for backend, dtype in (("triton", scores.dtype), ("torch", torch.float64)):
         s = scores.detach().to(dtype).requires_grad_()
         count = k.detach().clone().requires_grad_()
-        p = soft_topk(s, count, offsets, temperature=temperature, frozen=frozen, backend=backend)
+        p = soft_topk(s, count, offsets, temperature=temperature, backend=backend)
         assert p.dtype == dtype
         grad_s, grad_k = torch.autograd.grad(p, (s, count), weight.to(dtype))
         assert grad_s.dtype == dtype
@@ -98,16 +97,11 @@ def test_long(tolerance: Tol, n: int, ratio: float) -> None:
     assert_close(segment_sum(p.double(), edges(sizes)), k.double(), rtol=1e-5, atol=0.0)
 
 
-def test_frozen_and_a_temperature_per_segment(tolerance: Tol) -> None:
+def test_a_temperature_per_segment(tolerance: Tol) -> None:
     sizes = [3, 40, 1, 5]
-    frozen = torch.zeros(49, dtype=torch.bool, device=DEVICE)
-    frozen[[0, 4, 30, 44, 45, 46, 47, 48]] = True  # the last segment is frozen whole
     k = torch.tensor([1.5, 21.0, 0.3, 5.0], device=DEVICE)
     temperature = torch.tensor([0.01, 0.2, 5.0, 1.0], dtype=torch.float64, device=DEVICE)
-    p = compare(
-        draw(sizes), k, edges(sizes), temperature, frozen=frozen, tolerance=tolerance(torch.float32)
-    )
-    assert bool((p[frozen] == 1).all())
+    compare(draw(sizes), k, edges(sizes), temperature, tolerance=tolerance(torch.float32))
 
 
 @pytest.mark.parametrize("count", ["third", "all"])
@@ -166,7 +160,7 @@ def arguments(sizes: list[int]) -> tuple[Any, ...]:
     offsets = edges(sizes)
     k = (0.4 * offsets.diff()).float().requires_grad_()
     t = torch.full((len(sizes),), 0.5, dtype=torch.float64, device=DEVICE)
-    return draw(sizes).requires_grad_(), k, offsets, t, None
+    return draw(sizes).requires_grad_(), k, offsets, t
 
 
 def test_operator_is_registered_as_it_behaves() -> None:
@@ -174,15 +168,15 @@ def test_operator_is_registered_as_it_behaves() -> None:
 
 
 def test_backward_operator_is_registered_as_it_behaves() -> None:
-    scores, k, offsets, t, _ = arguments([9, 4])
-    p, threshold = fused.soft_topk_op(scores, k, offsets, t, None)
-    inputs = (torch.ones_like(p), scores, k, offsets, t, None, threshold)
+    scores, k, offsets, t = arguments([9, 4])
+    p, threshold = fused.soft_topk_op(scores, k, offsets, t)
+    inputs = (torch.ones_like(p), scores, k, offsets, t, threshold)
     plain = [x.detach() if isinstance(x, Tensor) else x for x in inputs]
     torch.library.opcheck(fused.soft_topk_backward_op, plain)
 
 
 def test_composes_with_compile() -> None:
-    scores, k, offsets, _, _ = arguments([9, 4])
+    scores, k, offsets, _ = arguments([9, 4])
 
     def loss(scores: Tensor, k: Tensor) -> Tensor:
         p = soft_topk(scores.exp(), k, offsets, temperature=0.5, backend="triton", check=False)
@@ -195,7 +189,7 @@ def test_composes_with_compile() -> None:
 
 
 def test_differentiable_once_only() -> None:
-    scores, k, offsets, _, _ = arguments([9, 4])
+    scores, k, offsets, _ = arguments([9, 4])
     p = soft_topk(scores, k, offsets, temperature=1.0, backend="triton")
     (grad,) = torch.autograd.grad(p.square().sum(), scores, create_graph=True)
     with pytest.raises(RuntimeError):
@@ -203,7 +197,7 @@ def test_differentiable_once_only() -> None:
 
 
 def test_long_segments_go_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, k, offsets, _, _ = arguments([9, 4])
+    scores, k, offsets, _ = arguments([9, 4])
     monkeypatch.setattr(fused, "LONGEST", 8)
     p = soft_topk(scores, k, offsets, temperature=1.0, backend="triton")
     assert torch.equal(p, soft_topk(scores, k, offsets, temperature=1.0, backend="torch"))
