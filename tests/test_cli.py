@@ -1,8 +1,10 @@
 """The command line: help that suffices, errors in one line, exit codes."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from problems_runs import some_record, tiny_preset
@@ -276,3 +278,43 @@ def test_a_damaged_record_does_not_stop_a_report(tmp_path, monkeypatch, capsys):
     code, _, error = dsa(monkeypatch, capsys, "report", tmp_path / "b")
     assert code == 2
     assert "no record that can be read" in error
+
+
+WATCHED = """
+import os, sys
+names = {"open": 0, "os.mkdir": 0, "os.rename": 1, "os.symlink": 1, "os.truncate": 0}
+log = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+def watch(event, args):
+    if event in names and isinstance(args[names[event]], (str, bytes)):
+        if event != "open" or args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            os.write(log, os.fsencode(os.path.abspath(os.fsdecode(args[names[event]]))) + b"\\n")
+
+sys.addaudithook(watch)
+from dsa_core.lab import cli
+from dsa_core.lab.runs import presets
+from problems_runs import tiny_preset
+presets.PRESETS["tiny"] = tiny_preset
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_writes_to_its_folder_the_cache_and_nowhere_else(tmp_path):
+    for name in ("home", "cwd", "tmp"):
+        (tmp_path / name).mkdir()
+    places = {"HOME": "home", "TMPDIR": "tmp", "DSA_DATA": "data"}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XDG", "MPL"))}
+    ours = {k: str(tmp_path / v) for k, v in places.items()} | {"PYTHONDONTWRITEBYTECODE": "1"}
+    words = "run --preset tiny --method dsa --method uniform --onnx --out ../out --quiet"
+    command = [sys.executable, "-c", WATCHED, str(tmp_path / "log"), *words.split()]
+    subprocess.run(command, cwd=tmp_path / "cwd", env=inherited | ours, check=True)
+    written = {Path(line) for line in (tmp_path / "log").read_text().splitlines()}
+    allowed = [tmp_path / p for p in ("out", "data", "tmp", "home/.cache")] + [Path("/dev")]
+    settings = tmp_path / "home" / ".config"  # matplotlib makes its folder there, an empty one
+    outside = {p for p in written if not any(map(p.is_relative_to, allowed))}
+    assert outside <= {settings, settings / "matplotlib"}
+    assert any(p.is_relative_to(tmp_path / "out") for p in written)
+    files = [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "log"]
+    kept = [tmp_path / p for p in ("out", "data", "home/.cache")]
+    assert not [p for p in files if not any(map(p.is_relative_to, kept))]

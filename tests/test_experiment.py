@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from problems_runs import PLAIN, digits, fresh, graph8, some_record, tiny_preset, tiny_run
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -523,7 +524,9 @@ PHASES = ("dense/*/train.pt", "resnet8*/checkpoints/search.pt", "resnet8*/checkp
 
 
 @pytest.mark.slow
-def test_killed_in_every_phase_changes_no_bit(tmp_path):
+@pytest.mark.kill
+@pytest.mark.parametrize("again", range(max(1, settings.default.max_examples // 300)))
+def test_killed_in_every_phase_changes_no_bit(tmp_path, again):
     whole, killed, moment = tmp_path / "whole", tmp_path / "killed", random.Random()
     undisturbed = start_process(run_long, whole)
     undisturbed.join(LIMIT)

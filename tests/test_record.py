@@ -64,6 +64,12 @@ def test_the_wrong_entry_is_named(tmp_path):
     assert "latency has no 'dense'" in changed(tmp_path, lambda r: r["latency"].pop("dense"))
     assert "costs.macs.dense" in changed(tmp_path, lambda r: r["costs"]["macs"].update(dense=0))
     assert "asked_ratio" in changed(tmp_path, lambda r: r.update(asked_ratio=5))
+    assert "asked_ratio" in changed(tmp_path, lambda r: r["costs"]["macs"].update(asked_ratio=50))
+    assert "relaxed" in changed(tmp_path, lambda r: r["costs"]["macs"].update(relaxed_ratio=-1))
+    assert "at most the size, 16" in changed(tmp_path, lambda r: r["groups"][2].update(kept=17))
+    assert "groups.2.keep_ratio" in changed(tmp_path, lambda r: r["groups"][2].update(keep_ratio=2))
+    assert "epochs.search" in changed(tmp_path, lambda r: r["epochs"].update(search=-1))
+    assert "trials" in changed(tmp_path, lambda r: r.update(trials=0))
     wide = {"updates": 1, "path": [[0.5] * 5]}
     assert "search.path needs 4 ratios" in changed(tmp_path, lambda r: r.update(search=wide))
     wide["path"] = [[0.5, 0.5, 0.5, 1.5]]

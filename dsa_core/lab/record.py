@@ -32,8 +32,8 @@ class CostRecord(Strict):
     """
 
     dense: int = Field(ge=1)
-    asked_ratio: float | None
-    relaxed_ratio: float
+    asked_ratio: Ratio | None
+    relaxed_ratio: float = Field(ge=0, allow_inf_nan=False)
     whole: int = Field(ge=0)
     counted: int = Field(ge=0)
 
@@ -79,9 +79,15 @@ class GroupRecord(Strict):
     """One prunable channel group."""
 
     name: str
-    size: int
-    kept: int
-    keep_ratio: float
+    size: int = Field(ge=1)
+    kept: int = Field(ge=1)
+    keep_ratio: float = Field(ge=0, le=1 + 1e-9)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "GroupRecord":
+        if self.kept > self.size:
+            raise ValueError(f"kept must be at most the size, {self.size}, got {self.kept}")
+        return self
 
 
 class SearchRecord(Strict):
@@ -142,7 +148,7 @@ class Record(Strict):
     asked_ratio: Ratio
     also_asked: dict[Resource, Ratio] = {}
     floors: dict[str, float] = {}
-    divisor: int = 1
+    divisor: int = Field(default=1, ge=1)
     budget_met: bool
     costs: dict[Resource, CostRecord]
     score_name: str
@@ -152,8 +158,8 @@ class Record(Strict):
     groups: tuple[GroupRecord, ...]
     seconds: dict[str, Seconds]
     processor_seconds: dict[str, Seconds] = {}
-    epochs: dict[str, int]
-    trials: int = 1
+    epochs: dict[str, Annotated[int, Field(ge=0)]]
+    trials: int = Field(default=1, ge=1)
     dense_reused: bool
     latency: dict[str, Latency]
     onnx: OnnxRecord | None = None

@@ -1,6 +1,7 @@
 """Write a network as ONNX, and make sure that ONNX Runtime computes the same."""
 
 import copy
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -208,6 +209,7 @@ def onnx_session(content: bytes | Path, *, threads: int = 0):  # type: ignore[no
     Raises:
         SurgeryError: the runtime refuses it.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # 1.32 reports its use unless told not to
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
