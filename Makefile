@@ -30,7 +30,7 @@ lab: $(STAMP) ## open the course in JupyterLab
 explore: $(STAMP) ## serve the budget explorer; the address with its token is printed
 	@token=$$($(BIN)/python -c 'import secrets; print(secrets.token_hex(16))'); \
 	echo "open http://127.0.0.1:8866/?token=$$token"; \
-	$(BIN)/voila notebooks/07_budget_explorer.ipynb --no-browser --port=8866 --Voila.ip=127.0.0.1 --token=$$token
+	$(BIN)/voila notebooks/apps/explorer.ipynb --no-browser --port=8866 --Voila.ip=127.0.0.1 --token=$$token
 
 notebooks: $(STAMP) ## execute all notebooks and save their outputs
 	$(BIN)/python -m course.notebook execute notebooks/*.ipynb notebooks/solutions/*.ipynb
@@ -50,7 +50,7 @@ STRICT := notebooks/02_channel_groups.ipynb notebooks/03_differentiable_masks.ip
 
 test-notebooks: $(STAMP) ## every notebook runs; three give the saved outputs again
 	$(NBVAL) --nbval $(STRICT)
-	$(NBVAL) --nbval-lax $(filter-out $(STRICT),$(wildcard notebooks/*.ipynb)) $(wildcard notebooks/solutions/*.ipynb)
+	$(NBVAL) --nbval-lax $(filter-out $(STRICT),$(wildcard notebooks/*.ipynb notebooks/*/*.ipynb))
 
 test-browser: $(STAMP) ## the explorer and JupyterLab in a real browser; skipped where there is none
 	bash tests/browser/install.sh
