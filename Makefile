@@ -28,7 +28,7 @@ lab: $(STAMP) ## open the course in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 explore: $(STAMP) ## serve the budget explorer; the address with its token is printed
-	$(BIN)/voila notebooks/07_budget_explorer.ipynb --no-browser --port=8866 --Voila.ip=127.0.0.1 --Voila.auto_token=True
+	$(BIN)/voila notebooks/apps/explorer.ipynb --no-browser --port=8866 --Voila.ip=127.0.0.1 --Voila.auto_token=True
 
 notebooks: $(STAMP) ## execute all notebooks and save their outputs
 	$(BIN)/python -m course.notebook execute notebooks/*.ipynb notebooks/solutions/*.ipynb
@@ -48,7 +48,7 @@ STRICT := notebooks/02_channel_groups.ipynb notebooks/03_differentiable_masks.ip
 
 test-notebooks: $(STAMP) ## every notebook runs; three give the saved outputs again
 	$(NBVAL) --nbval $(STRICT)
-	$(NBVAL) --nbval-lax $(filter-out $(STRICT),$(wildcard notebooks/*.ipynb)) $(wildcard notebooks/solutions/*.ipynb)
+	$(NBVAL) --nbval-lax $(filter-out $(STRICT),$(wildcard notebooks/*.ipynb notebooks/*/*.ipynb))
 
 test-browser: $(STAMP) ## the explorer and JupyterLab in a real browser; skipped where there is none
 	bash tests/browser/install.sh

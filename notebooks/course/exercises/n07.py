@@ -1,4 +1,4 @@
-"""Exercises of notebook 07: reading a search for another budget, whole channels, the frontier."""
+"""Exercises of notebook 07: whole channels, and the frontier read backwards."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -7,25 +7,6 @@ import torch
 from torch import Tensor
 
 from course.exercises.core import grade
-
-
-def solution_last_above(costs: Tensor, budget: float) -> int:
-    """The place of the last update whose cost is not below the budget.
-
-    Args:
-        costs: of every update in order, ratios of the dense cost, shape (T,); the first is 1.
-        budget: in (0, 1].
-    """
-    return int((costs >= budget).nonzero()[-1])
-
-
-def check_last_above(learner: Callable[[Tensor, float], int]) -> None:
-    """Compare on ways that fall, and on one that goes up again on its way."""
-    smooth = torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6, 0.5], dtype=torch.float64)
-    bumpy = torch.tensor([1.0, 0.8, 0.6, 0.7, 0.65, 0.5, 0.5], dtype=torch.float64)
-    inputs = [(smooth, 0.75), (smooth, 0.7), (smooth, 1.0), (bumpy, 0.62), (bumpy, 0.5)]
-    hint = "a search may rise again for a moment: the last update at or above the budget counts"
-    grade("last_above", learner, solution_last_above, inputs, hint=hint)
 
 
 def solution_in_multiples(alpha: Tensor, sizes: Tensor, divisor: int) -> Tensor:
@@ -67,27 +48,29 @@ def check_in_multiples(learner: Callable[[Tensor, Tensor, int], Tensor]) -> None
     grade("in_multiples", learner, solution_in_multiples, inputs, hint=hint)
 
 
-def solution_predict(costs: list[float], scores: list[float], cost: float) -> float | None:
-    """The score on the straight line between the measured neighbours; None outside of them.
+def solution_cost_for(costs: list[float], scores: list[float], wanted: float) -> float | None:
+    """The lowest cost at which the line through measured points reaches a score, if it does.
 
     Args:
         costs: where something was measured, rising.
         scores: what was measured.
-        cost: where it is wanted.
+        wanted: the score.
     """
-    points = zip(costs, scores, strict=True)
-    for (c0, s0), (c1, s1) in pairwise(points):
-        if c0 <= cost <= c1:
-            return s0 + (s1 - s0) * (cost - c0) / (c1 - c0)
+    if scores[0] >= wanted:
+        return costs[0]
+    for (c0, s0), (c1, s1) in pairwise(zip(costs, scores, strict=True)):
+        if s0 < wanted <= s1:
+            return c0 + (c1 - c0) * (wanted - s0) / (s1 - s0)
     return None
 
 
-def check_predict(learner: Callable[[list[float], list[float], float], float | None]) -> None:
-    """Compare at measured places, between them, and outside."""
-    costs, scores = [0.25, 0.5, 1.0], [0.8, 0.9, 0.92]
-    inputs = [(costs, scores, c) for c in (0.5, 0.3, 0.75, 1.0, 0.25, 0.1)]
+def check_cost_for(learner: Callable[[list[float], list[float], float], float | None]) -> None:
+    """Compare at measured scores, between them, above all of them, and on a line that dips."""
+    rising, dipping = [0.8, 0.9, 0.92], [0.8, 0.75, 0.92]
+    inputs = [([0.25, 0.5, 1.0], rising, s) for s in (0.9, 0.85, 0.91, 0.7, 0.95)]
+    inputs += [([0.25, 0.5, 1.0], dipping, s) for s in (0.78, 0.85)]
     hint = (
-        "between its neighbours the score moves as the cost does; below the smallest measured cost "
-        "nobody knows: return None, do not extend the line"
+        "go up the line from the left: the first point may be enough; else the first stretch that "
+        "rises to the score; above the best measured score nobody knows: None"
     )
-    grade("predict", learner, solution_predict, inputs, hint=hint)
+    grade("cost_for", learner, solution_cost_for, inputs, hint=hint)
