@@ -29,7 +29,8 @@ class Update:
         figures: what else the method knows, by name. Of DSA: sharpness (beta2); inexactness, the
             sum of p (1 - p) over all channels, which is the variance of the number of channels
             kept; price, the mean of the groups between their bounds, in units of loss per log cost,
-            and price_spread, 0 at an optimum; on held-out batches, their loss under the estimator's mask.
+            and price_spread, 0 at an optimum; on held-out batches, their loss under the
+            estimator's mask.
     """
 
     step: int

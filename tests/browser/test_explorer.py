@@ -32,6 +32,8 @@ WATCH = """() => {
 @pytest.fixture
 def explorer(page: Any, tmp_path: Path) -> Iterator[Any]:
     """The page of the explorer, ready."""
+    with serving(tmp_path, *WORDS) as address:
+        began = time.monotonic()
         page.goto(f"{address}/?token={TOKEN}")
         page.locator("tr[data-group]").first.wait_for()
         print(f"first answer after {time.monotonic() - began:.1f} s")
