@@ -191,7 +191,7 @@ def test_a_budget_below_the_least_is_refused():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_score_is_that_of_the_network_cut_by_surgery(seed):
     model, graph, batches = trained(), graph8(), search_data().ratios
-    score = score_of(AMCSettings(reward_examples=128), model)
+    score = score_of(AMCSettings(reward_examples=128, norm="running"), model)
     generator = torch.Generator().manual_seed(seed)
     counts = (COST.sizes * torch.rand(len(COST.sizes), generator=generator)).long() + 1
     found = score(counts)
@@ -206,7 +206,7 @@ def test_the_score_is_that_of_the_network_cut_by_surgery(seed):
 def test_batch_statistics_are_used_where_wanted_and_nothing_is_changed():
     model, graph = trained(), graph8()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    running = score_of(AMCSettings(), model)
+    running = score_of(AMCSettings(norm="running"), model)
     batch = score_of(AMCSettings(norm="batch"), model)
     counts = COST.sizes // 2
     worths = running(counts), batch(counts)
