@@ -113,11 +113,12 @@ class Trial:
         return self._compare(graph, keep, wanted)
 
     def _compare(self, graph: ChannelGraph, keep: Tensor, wanted: list[Tensor]) -> str:
+        pruned = self.model
         try:
             pruned = prune(self.model, graph, keep)
             found, macs = counted(partial(self._run, pruned))
         except Exception as error:
-            where = failing_module(self.model, error)
+            where = failing_module(pruned, error)
             return f"the cut network cannot run: {where}: {first_line(error)}"
         counts = [int(keep[g.start : g.start + g.size].sum()) for g in graph.prunable]
         self.macs = Cost.of(graph, "macs").at(torch.tensor(counts)), macs // self.call.batch
@@ -279,21 +280,25 @@ def attributes_near(model: nn.Module, graph: ChannelGraph, name: str) -> Iterato
         if isinstance(module, SIZED) or not any(f"{h}.".startswith(f"{path}.") for h in homes):
             continue
         for attribute, value in vars(module).items():
-            if type(value) is int and value > 1:
-                width = next((w for w in widths(held, value)), None)
-                if width is not None:
-                    found[f"{path}.{attribute}" if path else attribute] = width
+            width = next((w for w in widths(held, value)), None)
+            if width is not None:
+                found[f"{path}.{attribute}" if path else attribute] = width
     ordered = sorted(found.items(), key=lambda item: item[1].divisor)
     exact = dict(item for item in ordered if item[1].divisor == 1)
     yield from ({attribute: width} for attribute, width in ordered[:TRIES])
     yield from (several for several in (exact, found) if len(several) > 1)
 
 
-def widths(held: Mapping[tuple[str, int], int], value: int) -> Iterator[Width]:
-    """The axes whose length is a multiple of a number, the smallest multiple first."""
+def widths(held: Mapping[tuple[str, int], int], value: Any) -> Iterator[Width]:
+    """The axes whose length is a multiple of a number, or the sum of some, shortest first."""
+    numbers = value if type(value) in (list, tuple) and len(value) > 1 else [value]
+    if any(type(n) is not int or n < 2 for n in numbers):
+        return
     for (tensor, axis), length in sorted(held.items(), key=lambda item: item[1]):
-        if length % value == 0:
+        if len(numbers) == 1 and length % value == 0:
             yield Width(tensor, axis, length // value)
+        elif sum(numbers) == length:
+            yield Width(tensor, axis, pieces=tuple(numbers))
 
 
 def odd_macs(graph: ChannelGraph) -> str:

@@ -108,6 +108,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], int | None, str]] = {
         lambda: between(lambda n, y: torch.cat(y.split(4, 1)[::-1], 1)), None, CHANGED),
     "split by an attribute": (
         lambda: owned(lambda m, y: torch.cat(y.split(m.half, 1)[::-1], 1), half=4), 4, "m.half"),
+    "split by a list": (
+        lambda: owned(lambda m, y: torch.cat(y.split(m.sizes, 1)[::-1], 1), sizes=[2, 6]),
+        8, "m.sizes"),
     "slices by half the width": (
         lambda: between(
             lambda n, y: torch.cat([y[:, y.shape[1] // 2 :], y[:, : y.shape[1] // 2]], 1)), 4, ""),
@@ -136,7 +139,7 @@ def test_small_networks_are_cut_rightly_or_stay_with_a_reason(name: str) -> None
 
 
 def test_remedies_hold_for_networks_that_are_saved_and_cut_again(tmp_path: Path) -> None:
-    for name in ("blur", "pairs shuffled", "split by an attribute", "root of the width"):
+    for name in ("blur", "pairs shuffled", "split by a list", "root of the width"):
         torch.manual_seed(0)
         dense = CASES[name][0]()
         once = prune(dense, graph := trace(dense, X), random_channels(graph, 0.6, 1))

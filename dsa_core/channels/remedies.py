@@ -9,11 +9,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Width:
-    """The length of an axis of a tensor, divided by a constant."""
+    """The length of an axis of a tensor, divided by a constant; or the lengths of its pieces."""
 
     tensor: str
     axis: int
     divisor: int = 1
+    pieces: tuple[int, ...] = ()
+
+    def of(self, stays: Tensor) -> int | list[int]:
+        """The number or numbers for the positions of the axis that stay, bool."""
+        if self.pieces:
+            return [int(piece.sum()) for piece in stays.split(self.pieces)]
+        return int(stays.sum()) // self.divisor
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,8 @@ class Remedies:
     Attributes:
         turned: numbers of the views, counted through the graph, of which the code fixes the other
             number than tracing took it for (see `rules_reshape.reshape`).
-        attributes: "module.attribute", a whole number -> what it stands for; `prune` sets it anew.
+        attributes: "module.attribute", a whole number, or a list or tuple of some -> what it stands
+            for; `prune` sets it anew.
         frozen: group -> why all its channels stay.
     """
 
@@ -33,14 +41,20 @@ class Remedies:
 
     def describe(self) -> dict[str, Any]:
         """The same as lists and dicts, for JSON."""
-        return {**asdict(self), "turned": list(self.turned)}
+        attributes = {
+            n: {**asdict(w), "pieces": list(w.pieces)} for n, w in self.attributes.items()
+        }
+        return {**asdict(self), "turned": list(self.turned), "attributes": attributes}
 
     @staticmethod
     def of(described: Mapping[str, Any] | None) -> "Remedies":
         """Read what `describe` gave; none from None."""
         if described is None:
             return Remedies()
-        attributes = {name: Width(**width) for name, width in described["attributes"].items()}
+        attributes = {
+            name: Width(**{**width, "pieces": tuple(width["pieces"])})
+            for name, width in described["attributes"].items()
+        }
         return Remedies(tuple(described["turned"]), attributes, dict(described["frozen"]))
 
 

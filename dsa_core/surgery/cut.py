@@ -188,18 +188,20 @@ def resize(module: nn.Module) -> None:
 def set_width(
     model: nn.Module, name: str, width: Width, channels: Tensor | None, always: Tensor
 ) -> None:
-    """Set a whole number of a module that stands for the length of an axis with these channels."""
+    """Set what stands for the length of an axis, which has these channels, in a module."""
     if channels is None:
         return
     path, _, attribute = name.rpartition(".")
-    module, wanted = module_at(model, path), len(channels) // width.divisor
-    found = vars(module).get(attribute)
-    if type(found) is not int or found != wanted:
+    module = module_at(model, path)
+    found, wanted = vars(module).get(attribute), width.of(torch.ones(len(channels)))
+    listed = list(found) if isinstance(found, tuple) else found
+    if listed != wanted or isinstance(found, float | bool):
         raise SurgeryError(
             f"{name} must be {wanted}, a number of channels; it is {found!r}: the model is not the "
             "one that was traced"
         )
-    setattr(module, attribute, int(always[channels].sum()) // width.divisor)
+    new = width.of(always[channels])
+    setattr(module, attribute, tuple(new) if isinstance(found, tuple) else new)  # type: ignore[arg-type]
 
 
 def resize_convolution(conv: nn.modules.conv._ConvNd, weight: Tensor) -> None:

@@ -104,6 +104,7 @@ class Width(Part):
     tensor: Name
     axis: int = Field(ge=0, lt=8)
     divisor: int = Field(ge=1, lt=MAX_CHANNELS)
+    pieces: list[Channel]
 
 
 class Settled(Part):
