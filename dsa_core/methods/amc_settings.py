@@ -15,7 +15,7 @@ class AMCSettings(BaseModel):
         random_episodes: the first of them, with random actions; the agent learns after those.
         keep_least: smallest keep ratio that may be chosen (0.2).
         reward_examples: held-out examples that a reward is measured on, at most (5000).
-        norm: BatchNorm under a mask uses those statistics of the "batch" it is measured on, as if it
+        norm: BatchNorm under a mask uses the statistics of the "batch" it is measured on, as if it
             had been recalibrated, or the dense network's "running" ones, as AMC does: on ResNet-20
             at half the MACs and below the reward was then at chance, .10 to .13 from the first
             episode to the last, with nothing to learn from.
