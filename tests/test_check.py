@@ -11,6 +11,7 @@ import dsa_core.lab.check as check_module
 from dsa_core.budget import Cost
 from dsa_core.lab import models
 from dsa_core.lab.check import CheckRow, check, summary
+from dsa_core.surgery import prune
 from dsa_core.surgery.verify import count_macs, random_channels, randomise
 from dsa_core.tracing import trace
 
@@ -82,14 +83,23 @@ class Fixed(nn.Module):
         return self.head(self.b(x).mean((2, 3)))
 
 
-def test_what_the_graph_cannot_see_is_found_by_the_comparison(
+def test_what_the_graph_cannot_see_is_settled_by_the_trial_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(models, "build", lambda name: Fixed())
     monkeypatch.setattr(models, "example_input", lambda name: torch.randn(1, 3, 8, 8))
     row = check("fixed")
-    assert row.status in ("failed", "error")
-    assert row.reason
+    assert (row.status, row.groups) == ("ok", 1)
+
+
+def test_a_wrong_cut_is_found_by_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Fixed().double(), torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    graph = trace(model, x)
+    monkeypatch.setattr(check_module, "prune", lambda m, g, keep: prune(m, g, keep.flip(0)))
+    keep = torch.arange(graph.n_channels) < 2
+    row = check_module.compare("fixed", model, graph, x, keep, files=False)
+    assert row.status == "failed"
+    assert "masked and pruned differ" in row.reason
 
 
 class Two(nn.Module):
