@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from dsa_core.errors import ConfigError, SurgeryError, TrainingError
 from dsa_core.lab.models.weights import load_weights
-from dsa_core.lab.record import FILE, read_record, write_record
+from dsa_core.lab.record_files import FILE, read_record, write_record
 from dsa_core.lab.runs.dense import read_dense, sha256
 from dsa_core.surgery import load, prune, save
 from dsa_core.surgery.sparse import load_sparse, save_sparse, zero_weights
