@@ -61,8 +61,7 @@ lint: $(STAMP) ## style, types, import rules
 	$(BIN)/lint-imports
 
 check: $(STAMP) ## thousands of random cases; masked = pruned on all of torchvision's networks (hours)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m "hypothesis or kill" --hypothesis-profile=check
-	DSA_FUZZ_CASES=3000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load tests/test_fuzz_networks.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m "hypothesis or fuzz" --hypothesis-profile=check
 	$(BIN)/dsa check --zoo
 
 docs: $(STAMP) ## the API reference from the docstrings, in build/docs

@@ -524,7 +524,7 @@ PHASES = ("dense/*/train.pt", "resnet8*/checkpoints/search.pt", "resnet8*/checkp
 
 
 @pytest.mark.slow
-@pytest.mark.kill
+@pytest.mark.fuzz
 @pytest.mark.parametrize("again", range(max(1, settings.default.max_examples // 300)))
 def test_killed_in_every_phase_changes_no_bit(tmp_path, again):
     whole, killed, moment = tmp_path / "whole", tmp_path / "killed", random.Random()

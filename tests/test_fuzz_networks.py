@@ -1,15 +1,15 @@
 """Random networks of many kinds of operators: each is cut rightly, or refused; none cut wrongly.
 
-DSA_FUZZ_CASES networks, 100 without it.
+A hundred networks; thousands in `make check`.
 """
 
-import os
 import random
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import settings
 from problems_networks import agrees, conv
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, prune
 from dsa_core.errors import TraceError
 from dsa_core.tracing import trace
 
-CASES, PARTS = int(os.environ.get("DSA_FUZZ_CASES", "100")), 10
+CASES, PARTS = settings.default.max_examples, 10
 X = torch.zeros(2, 3, 6, 6)
 Function = Callable[["Block", Tensor], Tensor]
 
@@ -235,6 +235,7 @@ def network(seed: int) -> tuple[list[str], nn.Module]:
     return kinds, model
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("part", range(PARTS))
 def test_random_networks_are_cut_rightly_or_refused(part: int) -> None:
     refused = 0
