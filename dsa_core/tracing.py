@@ -7,6 +7,7 @@ it computes under the mask, with the MACs that torch counts. If not, the groups 
 by bisection, the known remedies are tried, and what is left stays, with the reason.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,6 +30,7 @@ from dsa_core.surgery.verify import TOLERANCES, counted, distance, randomise
 
 LARGE = 50_000_000  # parameters from which the trial runs in the network's own number format
 TRIES = 12  # attributes that are tried one by one for one group
+ENOUGH = 2  # failures after which an attribute of a class of modules is not tried again
 CHANGED = "the cut network computes something else than the masked one"
 
 SIZED = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase)  # `prune` sees to them
@@ -80,6 +82,7 @@ class Trial:
     def __init__(self, model: nn.Module, call: Call) -> None:
         self.model, self.call = model, call
         self.forms = self._forms()
+        self.vain: Counter[frozenset[str]] = Counter()  # attributes set in vain, by their class
         self.macs: tuple[int, int] | None = None  # by our cost and by torch, of the last cut
 
     def settle(self, read: Read, graph: ChannelGraph) -> ChannelGraph:
@@ -155,10 +158,14 @@ class Trial:
     def remedied(self, graph: ChannelGraph, name: str, fault: str) -> ChannelGraph:
         """Set whole numbers of modules that stand for the width of a group; or freeze it."""
         for widths in attributes_near(self.model, graph, name):
+            kind = frozenset(kind_of(self.model, attribute) for attribute in widths)
+            if self.vain[kind] >= ENOUGH:
+                continue
             attributes = {**graph.remedies.attributes, **widths}
             tried = with_remedies(graph, attributes=attributes)
             if not self.fault(tried, [name]):
                 return tried
+            self.vain[kind] += 1
         return frozen(graph, {name: fault + parametrized(graph, name) * (fault == CHANGED)})
 
     def without_mixed_faults(self, graph: ChannelGraph) -> ChannelGraph:
@@ -287,6 +294,12 @@ def attributes_near(model: nn.Module, graph: ChannelGraph, name: str) -> Iterato
     exact = dict(item for item in ordered if item[1].divisor == 1)
     yield from ({attribute: width} for attribute, width in ordered[:TRIES])
     yield from (several for several in (exact, found) if len(several) > 1)
+
+
+def kind_of(model: nn.Module, attribute: str) -> str:
+    """An attribute by the class of the module that holds it."""
+    path, _, name = attribute.rpartition(".")
+    return f"{type(model.get_submodule(path)).__qualname__}.{name}"
 
 
 def widths(held: Mapping[tuple[str, int], int], value: Any) -> Iterator[Width]:
