@@ -71,7 +71,7 @@ def weight_norm(state: Mapping[str, Tensor], graph: ChannelGraph, order: int) ->
     """The norm of all weights that make each channel (order 1 or 2)."""
     some = next(iter(state.values()))
     total = torch.zeros(graph.n_channels, device=some.device, dtype=torch.float32)
-    for name, axis, channels in graph.makers:
+    for name, axis, channels in graph.producers:
         powers = state[name].detach().float().abs() ** order
         add_at(total, channels, powers.movedim(axis, 0).flatten(1).sum(1))
     return (total ** (1.0 / order)).clamp_min(TINY)

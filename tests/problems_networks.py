@@ -384,6 +384,14 @@ TOYS = [
     Toy("roll", lambda: chain(
         5, a=conv(3, 6), s=lambda x: x.roll(3, 2), b=conv(6, 4), f=lambda x: x.roll(1, 1),
         c=conv(4, 5)), {"a": 6, "c": 5}, ("roll by a fixed number",)),
+    Toy("sliding windows", lambda: chain(
+        5, a=conv(3, 6), s=lambda x: x.unfold(-1, 3, 2).amax(-1), b=conv(6, 4),
+        f=lambda x: x.unfold(1, 3, 1).amax(-1), c=conv(2, 5)),
+        {"a": 6, "c": 5}, ("unfold of the channels",)),
+    Toy("ordered over space", lambda: chain(
+        5, a=conv(3, 6), s=lambda x: x.logcumsumexp(2) - x.median(3, True)[0], b=conv(6, 4),
+        t=lambda x: x.kthvalue(2, 3, True)[0] - torch.aminmax(x, dim=-1, keepdim=True).min,
+        c=conv(4, 5)), {"a": 6, "b": 4, "c": 5}),
     Toy("stack and sum", lambda: Net(stacked, 5, a=conv(3, 4), b=conv(3, 4), c=conv(4, 5)),
         {"a": 4, "c": 5}),
     Toy("side by side", lambda: Net(side_by_side, 5, a=conv(3, 4), b=conv(3, 4), c=conv(4, 5)),

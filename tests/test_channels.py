@@ -32,7 +32,7 @@ def test_groups_partition_the_prunable_channels(toy: Toy) -> None:
     model, graph = traced(toy)
     starts = [g.start for g in graph.prunable]
     assert starts == graph.offsets[:-1].tolist()
-    made = torch.cat([channels for _, _, channels in graph.makers])
+    made = torch.cat([channels for _, _, channels in graph.producers])
     assert made[made >= 0].unique().tolist() == list(range(graph.n_channels))
     state = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     for name, by_axis in graph.axes.items():

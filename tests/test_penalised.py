@@ -69,7 +69,7 @@ def quiet(scheme):
 # ------------------------------------------------------------------ SSL
 
 
-@pytest.mark.parametrize("members", ["filters", "makers", "all"])
+@pytest.mark.parametrize("members", ["filters", "producers", "all"])
 def test_group_norms_are_those_of_each_channel(members):
     p = problem()
     slices = slices_of(p.graph, members)
@@ -85,19 +85,21 @@ def test_the_members_of_a_group():
     """One channel of the stem's group: 1x3x3 + 16x3x3 weights make it, 16 + 32x2 rows read it."""
     p = problem()
     filters = slices_of(p.graph, "filters")
-    count = {m: group_sizes(p.graph, slices_of(p.graph, m)) for m in ("filters", "makers", "all")}
+    count = {
+        m: group_sizes(p.graph, slices_of(p.graph, m)) for m in ("filters", "producers", "all")
+    }
     members = [name for name, _, channels in filters if 0 in channels.tolist()]
     assert len(members) == len(p.graph.prunable[0].members)
     # BatchNorm adds a scale and a shift for each member
     torch.testing.assert_close(
-        count["makers"][0] - count["filters"][0], torch.tensor(2.0 * len(members))
+        count["producers"][0] - count["filters"][0], torch.tensor(2.0 * len(members))
     )
     readers = sum(
         parameters_of(p)[name].select(axis, 0).numel()
         for name, axis, channels in p.graph.consumers
         if 0 in channels.tolist()
     )
-    assert count["all"][0] - count["makers"][0] == readers
+    assert count["all"][0] - count["producers"][0] == readers
 
 
 def test_ssl_pulls_every_group_with_lambda_along_its_weights():
@@ -167,11 +169,11 @@ def test_ssl_counts_biases_and_depthwise_filters_among_a_channel_s_weights():
             )
 
     graph = trace(Plain(), torch.zeros(1, 3, 8, 8))
-    names = {name for name, _, _ in slices_of(graph, "makers")}
+    names = {name for name, _, _ in slices_of(graph, "producers")}
     assert names == {"0.weight", "0.bias", "1.weight", "1.bias"}
     assert {name for name, _, _ in slices_of(graph, "filters")} == {"0.weight"}
     # a filter of 3 x 3 x 3 and its bias, a depthwise filter of 3 x 3 and its bias
-    assert group_sizes(graph, slices_of(graph, "makers")).tolist() == [27 + 1 + 9 + 1] * 4
+    assert group_sizes(graph, slices_of(graph, "producers")).tolist() == [27 + 1 + 9 + 1] * 4
 
 
 def test_without_a_loss_the_penalty_of_strength_one_empties_the_average_channel():
@@ -183,7 +185,7 @@ def test_without_a_loss_the_penalty_of_strength_one_empties_the_average_channel(
     scheme = scheme_of(p)
     scheme.penalty(0, LR)
     assert scheme.lam is not None
-    start = float(group_norms(parameters_of(p), p.graph, slices_of(p.graph, "makers")).mean())
+    start = float(group_norms(parameters_of(p), p.graph, slices_of(p.graph, "producers")).mean())
     ends = []
     for strength in (0.5, 1.0, 1.5):
         x = torch.tensor([start], requires_grad=True)

@@ -26,7 +26,7 @@ def test_wiring_of_a_residual_network() -> None:
         Step("layer1.0.conv2", "conv", (2,), (1,)),  # the sum: back onto the stem's wire
     ]
     assert steps[-1] == Step("linear", "linear", (6,), (7,))
-    # stem and layer1.0.conv2; one maker; ...; conv2 and the shortcut of layers 2 and 3; the output
+    # stem and layer1.0.conv2; one producer; ...; conv2 and the shortcut of layers 2 and 3; output
     assert [w.tied for w in wires] == [0, 2, 1, 1, 2, 1, 2, 1]
     assert (wires[1].first, wires[1].last) == (0, 5)  # the shortcut of layer 2 is the sixth layer
 

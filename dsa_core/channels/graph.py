@@ -156,7 +156,7 @@ class ChannelGraph:
         return places
 
     @cached_property
-    def makers(self) -> tuple[tuple[str, int, Tensor], ...]:
+    def producers(self) -> tuple[tuple[str, int, Tensor], ...]:
         """Where channels are made: (weight, its output axis, flat channel of each position)."""
         found = []
         for layer in self.layers:
@@ -169,7 +169,7 @@ class ChannelGraph:
         """The same graph with some more groups that stay: name of a prunable group -> reason."""
         places = torch.full((self.n_channels + 1,), -1)  # the last: place -1
         groups, frozen, start = list(self.groups), dict(self.frozen), 0
-        made = torch.cat([torch.zeros(0, dtype=torch.int64), *[m for _, _, m in self.makers]])
+        made = torch.cat([torch.zeros(0, dtype=torch.int64), *[m for _, _, m in self.producers]])
         for i, group in enumerate(self.groups):
             end = group.start + group.size
             if group.frozen is None and (why := reasons.get(group.name)) is not None:

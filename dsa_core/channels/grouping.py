@@ -58,15 +58,15 @@ class Grouping:
 
 def group_classes(tracer: Tracer, classes: Tensor, parameters: Collection[str]) -> Grouping:
     """Collect classes that lie alike in all parameters and are frozen for the same reason."""
-    makers = [layer for layer in tracer.layers.values() if layer.in_ids is not None]
-    made = torch.cat([layer.out_ids for layer in makers])
+    producers = [layer for layer in tracer.layers.values() if layer.in_ids is not None]
+    made = torch.cat([layer.out_ids for layer in producers])
     ordered = in_order(classes[made])  # classes that are channels, first made first
     reasons, names = reasons_of_classes(tracer, classes)
     marks = fingerprints(tracer, classes, parameters)
     keys = np.stack([marks[ordered.numpy()], reasons[ordered].numpy().astype(np.uint64)])
     _, label = np.unique(keys, axis=1, return_inverse=True)
     labels = torch.from_numpy(label.reshape(-1))
-    members = members_of(makers, classes, ordered, labels)
+    members = members_of(producers, classes, ordered, labels)
     flat_of_class = torch.full((int(classes.max()) + 1,), -1)
     groups: list[Group] = []
     frozen, start = dict.fromkeys(names, 0), 0
@@ -134,13 +134,13 @@ def fingerprints(tracer: Tracer, classes: Tensor, parameters: Collection[str]) -
 
 
 def members_of(
-    makers: list[LayerTrace], classes: Tensor, ordered: Tensor, labels: Tensor
+    producers: list[LayerTrace], classes: Tensor, ordered: Tensor, labels: Tensor
 ) -> dict[int, tuple[str, ...]]:
     """The layers that make the channels of each group, in the order of the network."""
     label_of_class = torch.full((int(classes.max()) + 1,), -1)
     label_of_class[ordered] = labels
     members: dict[int, dict[str, None]] = {}
-    for layer in makers:
+    for layer in producers:
         for label in label_of_class[classes[layer.out_ids]].unique().tolist():
             members.setdefault(label, {})[layer.name] = None
     return {label: tuple(names) for label, names in members.items()}

@@ -41,7 +41,7 @@ class Ids:
         return bool((self.base == NO_CHANNEL).all())
 
     def varies(self, axis: int) -> bool:
-        """Whether the id changes along an axis."""
+        """Whether channels lie along an axis (negative: from the end), so that the id changes."""
         return self.base.shape[axis] > 1
 
     @staticmethod

@@ -16,7 +16,16 @@ from dsa_core.errors import TraceError
 
 @dataclass
 class OpCall:
-    """One node of the exported graph, with its arguments bound to the operator's own names."""
+    """One node of the exported graph, with its arguments bound to the operator's own names.
+
+    Attributes:
+        op: the operator without namespace, overload and trailing underscore: "unfold" for
+            aten.unfold.default, "relu" for aten.relu_.default.
+        args: every argument of its schema (`torch.ops.aten.unfold.default._schema`), defaults
+            filled in; tensors as `Ids`.
+        shapes: the shape of every tensor that it returns.
+        module: path of the module that calls it, "" for the network itself.
+    """
 
     op: str
     args: dict[str, Any]

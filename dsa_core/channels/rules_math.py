@@ -108,7 +108,7 @@ def along_axis(tracer: Tracer, call: OpCall) -> Ids:
 def sorted_along(tracer: Tracer, call: OpCall) -> list[Ids]:
     """Order positions: each channel by itself, unless it is the channels that are ordered."""
     x = call.tensors()[0]
-    if x.varies(call.args["dim"] % len(x.shape)):
+    if x.varies(call.args["dim"]):
         return tracer.opaque(call, f"{call.op} over channels")
     return [Ids(x.base, shape) for shape in call.shapes]
 
@@ -187,9 +187,9 @@ POOLS_WITH_PLACES = (
 )
 REDUCTIONS = (
     "mean sum amax amin prod var std logsumexp linalg_vector_norm norm argmax argmin any all "
-    "var_mean std_mean"
+    "var_mean std_mean median kthvalue aminmax"
 )
-
+ALONG_AXIS = "softmax log_softmax _softmax cumsum cumprod logcumsumexp"
 RECURRENT = "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"
 NEW = "new_zeros new_ones new_full new_empty"
 LIKE = "zeros_like ones_like full_like empty_like rand_like randn_like"
@@ -203,7 +203,7 @@ RULES: dict[str, Rule] = {
     "grid_sampler": grid_sample,
     **dict.fromkeys(("sort", "topk", "cummax", "cummin"), sorted_along),
     **dict.fromkeys(REDUCTIONS.split(), reduction),
-    **dict.fromkeys(("softmax", "log_softmax", "_softmax", "cumsum", "cumprod"), along_axis),
+    **dict.fromkeys(ALONG_AXIS.split(), along_axis),
     **dict.fromkeys(("matmul", "bmm", "mm", "einsum", "baddbmm", "addmm"), product),
     **dict.fromkeys(("max", "min"), maximum_minimum),
     **dict.fromkeys(RECURRENT.split(), recurrent),

@@ -189,14 +189,23 @@ def repeat_interleave(tracer: Tracer, call: OpCall) -> Ids:
 
 
 def unfold(tracer: Tracer, call: OpCall) -> Ids:
-    """Lay patches out as columns: (N, C, ...) -> (N, C * patch, L), each channel by itself."""
+    """Slide a window along an axis, `x.unfold(axis, size, step)`, and lay it on a new last axis;
+    along channels by a fixed size, so they stay."""
+    x, axis = source(call), call.args["dimension"]
+    if not x.varies(axis):
+        return Ids(x.base.unsqueeze(-1), call.shape)
+    tracer.book.freeze(x.base, f"unfold of the channels ({call.module})")
+    return Ids(x.base.unfold(axis, call.args["size"], call.args["step"]), call.shape)
+
+
+def im2col(tracer: Tracer, call: OpCall) -> Ids:
+    """`F.unfold`: patches as columns, (N, C, ...) -> (N, C * patch, L), each channel by itself."""
     ids = tracer.book.fold(source(call), 1)
-    ids = ids.repeat_interleave(call.shape[1] // len(ids))
-    return Ids.along(ids, 1, call.shape)
+    return Ids.along(ids.repeat_interleave(call.shape[1] // len(ids)), 1, call.shape)
 
 
-def refold(tracer: Tracer, call: OpCall) -> Ids:
-    """Add patches up: (N, C * patch, L) -> (N, C, ...); the rows of a channel are tied."""
+def col2im(tracer: Tracer, call: OpCall) -> Ids:
+    """`F.fold`: add patches up, (N, C * patch, L) -> (N, C, ...); a channel's rows are tied."""
     rows = tracer.book.fold(source(call), 1).reshape(call.shape[1], -1)
     return Ids.along(tracer.book.tie(rows.T), 1, call.shape)
 
@@ -280,8 +289,9 @@ RULES: dict[str, Rule] = {
     "stack": stack,
     "roll": roll,
     "repeat_interleave": repeat_interleave,
-    "im2col": unfold,
-    "col2im": refold,
+    "unfold": unfold,
+    "im2col": im2col,
+    "col2im": col2im,
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,
     "channel_shuffle": channel_shuffle,

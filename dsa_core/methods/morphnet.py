@@ -45,7 +45,7 @@ class CostPenalty(PenaltyScheme):
         graph, device = problem.graph, problem.device
         groups = torch.arange(len(graph.sizes))
         self.groups = torch.repeat_interleave(groups, graph.sizes).to(device)
-        self.sizes = group_sizes(graph, graph.makers).to(device)
+        self.sizes = group_sizes(graph, graph.producers).to(device)
 
     def distances(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """The largest |gamma| of every channel; without BatchNorm its root-mean-square weight."""
@@ -53,7 +53,7 @@ class CostPenalty(PenaltyScheme):
         scales = largest_scales(parameters, graph)
         if bool((scales >= 0).all()):
             return scales
-        norms = group_norms(parameters, graph, graph.makers) / self.sizes.sqrt()
+        norms = group_norms(parameters, graph, graph.producers) / self.sizes.sqrt()
         return torch.where(scales >= 0, scales, norms)
 
     def pulls(self, distances: Tensor) -> Tensor:

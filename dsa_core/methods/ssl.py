@@ -11,7 +11,7 @@ from dsa_core.methods.penalised import Penalty, PenaltyScheme
 from dsa_core.ranking import add_at
 from dsa_core.scheme import Problem
 
-Members = Literal["filters", "makers", "all"]
+Members = Literal["filters", "producers", "all"]
 Slice = tuple[str, int, Tensor]
 SMALLEST = 1e-12  # of a squared norm: the square root has no slope at 0
 
@@ -33,9 +33,9 @@ class SSL(Penalty):
 
     Attributes:
         members: which weights of a channel make its penalised group. "filters": one filter of every
-            layer that makes it; "makers": with BatchNorm's scale and shift of it, without which the
-            penalty is idle, since BatchNorm undoes any scale of a filter; "all": with the weights
-            that read it.
+            layer that makes it; "producers": with BatchNorm's scale and shift of it, without which
+            the penalty is idle, since BatchNorm undoes any scale of a filter; "all": with the
+            weights that read it.
 
     Source: Wen et al., Learning structured sparsity in deep neural networks, NeurIPS 2016
         (arXiv:1608.03665).
@@ -43,7 +43,7 @@ class SSL(Penalty):
 
     label: ClassVar[str] = "ssl"
 
-    members: Members = "makers"
+    members: Members = "producers"
 
     def scheme(self, problem: Problem) -> "GroupLasso":
         """The group lasso."""
@@ -73,16 +73,16 @@ def slices_of(graph: ChannelGraph, members: Members) -> tuple[Slice, ...]:
     Beside the filters that make it, what acts on it alone: biases, depthwise filters, and the scale
     and shift of BatchNorm.
     """
-    weights = {name for name, _, _ in (*graph.makers, *graph.consumers)}
+    weights = {name for name, _, _ in (*graph.producers, *graph.consumers)}
     alone = [
         (name, 0, axes[0])
         for name, axes in graph.axes.items()
         if 0 in axes and name in graph.parameters and name not in weights
     ]
     return {
-        "filters": graph.makers,
-        "makers": (*graph.makers, *alone),
-        "all": (*graph.makers, *alone, *graph.consumers),
+        "filters": graph.producers,
+        "producers": (*graph.producers, *alone),
+        "all": (*graph.producers, *alone, *graph.consumers),
     }[members]
 
 

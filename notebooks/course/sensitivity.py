@@ -217,5 +217,5 @@ def role(model: nn.Module, graph: ChannelGraph, group: Group) -> Role:
         return "stem"
     if len(group.members) > 1:
         return "shortcut"
-    maker = model.get_submodule(group.members[0])
-    return "strided" if max(getattr(maker, "stride", (1,))) > 1 else "inner"
+    producer = model.get_submodule(group.members[0])
+    return "strided" if max(getattr(producer, "stride", (1,))) > 1 else "inner"

@@ -48,5 +48,5 @@ def check_cut_pair(learner: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Ten
         keep = torch.rand(m, generator=generator) < 0.5
         keep[0] = True
         inputs.append((first, second, keep))
-    hint = "the maker loses rows (its first axis), the reader loses columns (its second axis)"
+    hint = "the producer loses rows (its first axis), the consumer loses columns (its second axis)"
     grade("cut_pair", learner, solution_cut_pair, inputs, hint=hint)
