@@ -92,7 +92,8 @@ def test_what_the_graph_cannot_see_is_settled_by_the_trial_cut(
     assert check("fixed").status == "ok"
     monkeypatch.setattr("dsa_core.lab.check.trace", follow)  # a graph that is not verified
     row = check("fixed")
-    assert (row.status, row.groups) == ("ok", 1)
+    assert row.status in ("failed", "error")
+    assert row.reason
 
 
 def test_a_wrong_cut_is_found_by_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
