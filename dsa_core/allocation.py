@@ -185,7 +185,7 @@ def ratios_on_path(passed: Tensor, costs: Cost | Sequence[Cost], budget: Budget)
     """Read from the way of one search the keep ratios for another budget.
 
     They are those of the last update that is not below the budget (of several, not within all of
-    them), shifted on it: a factor common to all groups, which leaves the prices as they are.
+    them), shifted on it: a factor common to all groups, which keeps their proportions.
 
     Args:
         passed: keep ratios of every update in order, the final ones last, shape (T, K), in (0, 1].
