@@ -167,16 +167,17 @@ def timed_row(name: str) -> tuple[str, str, str, str]:
 
 def main(words: list[str]) -> None:
     """Rows of the networks whose names hold a word; a table of all of them if none is given."""
-    lines = []
+    rows = []
     for name in NAMES:
         if not words or any(word in name for word in words):
-            lines.append(f"| {' | '.join([name, *timed_row(name)])} |")
-            print(lines[-1], flush=True)
+            *row, seconds = name, *timed_row(name)
+            rows.append(f"| {' | '.join(row)} |")
+            print(rows[-1], f"{seconds} s of CPU time", flush=True)
     if not words:
-        header = ["# Networks tried", "", __doc__.splitlines()[0], "",
-                  "| network | result | least share of the MACs | what stays, beside the output | CPU s |",
-                  "| --- | --- | --- | --- | --- |"]  # fmt: skip
-        Path("docs/networks.md").write_text("\n".join([*header, *lines, ""]))
+        header = ["# Networks tried", "", str(__doc__).splitlines()[0], "",
+                  "| network | result | least share of the MACs | what stays, beside the output |",
+                  "| --- | --- | --- | --- |"]  # fmt: skip
+        Path("docs/networks.md").write_text("\n".join([*header, *rows, ""]))
 
 
 if __name__ == "__main__":
