@@ -1,7 +1,7 @@
 # ruff: noqa: E501, SIM905 - the lists are tables
 """Networks of timm and transformers, one a family: does each pass, and how much of it is prunable?
 
-python tests/strangers/zoo.py [WORDS ...]    # prints rows; all of them also go to docs/networks.md
+python tests/strangers/zoo.py [WORDS ...]    # prints rows; all of them also go to data/records/networks.md
 """
 
 import signal
@@ -177,7 +177,7 @@ def main(words: list[str]) -> None:
         header = ["# Networks tried", "", str(__doc__).splitlines()[0], "",
                   "| network | result | least share of the MACs | what stays, beside the output |",
                   "| --- | --- | --- | --- |"]  # fmt: skip
-        Path("docs/networks.md").write_text("\n".join([*header, *rows, ""]))
+        Path("data/records/networks.md").write_text("\n".join([*header, *rows, ""]))
 
 
 if __name__ == "__main__":
