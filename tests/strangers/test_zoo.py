@@ -1,4 +1,4 @@
-"""Networks of timm and transformers are cut rightly: a part of the table in data/records/networks.md."""
+"""Networks of timm and transformers are cut rightly: a part of the records' networks.md."""
 
 import pytest
 import zoo
