@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import Executor, Future
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -511,9 +512,12 @@ def test_slurm_submits_one_job_for_each_worker(monkeypatch):
 
 
 def test_slurm_without_settings_says_where_they_go():
-    pytest.importorskip("dask_jobqueue", reason="the extra `cluster` is not installed")
+    if find_spec("dask_jobqueue") is None:
+        pytest.skip("the extra `cluster` is not installed")
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(ConfigError, match=r"jobqueue\.yaml"), pools.slurm_pool(1):
         pass
+    assert signal.getsignal(signal.SIGINT) == handler  # which dask_jobqueue takes when imported
 
 
 def test_threads_are_shared_among_workers(monkeypatch):

@@ -1,6 +1,7 @@
 """Where runs are handed to: threads of this machine, or a dask cluster that shares its folders."""
 
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -59,12 +60,16 @@ def needed(name: str) -> Any:
     """Import a module of the extra `cluster`, or say how to get it."""
     from importlib import import_module
 
+    handler = signal.getsignal(signal.SIGINT)
     try:
         return import_module(name)
     except ImportError:
         raise ConfigError(
             f"this needs {name}: pip install 'dsa_core[cluster]', or run here with --workers"
         ) from None
+    finally:
+        if signal.getsignal(signal.SIGINT) != handler:  # dask_jobqueue takes Ctrl-C for itself
+            signal.signal(signal.SIGINT, handler)
 
 
 def threads_of(workers: int) -> dict[str, str]:
