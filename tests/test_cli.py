@@ -304,7 +304,7 @@ def test_a_run_writes_to_its_folder_the_cache_and_nowhere_else(tmp_path):
     for name in ("home", "cwd", "tmp"):
         (tmp_path / name).mkdir()
     places = {"HOME": "home", "TMPDIR": "tmp", "DSA_DATA": "data"}
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XDG", "MPL"))}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XDG", "MPL", "TORCH"))}
     ours = {k: str(tmp_path / v) for k, v in places.items()}
     ours |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(Path(__file__).parent)}
     words = "run --preset tiny --method dsa --method uniform --onnx --out ../out --quiet"
