@@ -417,6 +417,7 @@ def test_stopped_and_interrupted_without_a_checkpoint():
 
 
 def test_the_seed_decides_and_the_caller_s_random_numbers_stay():
+    trained()  # trains when it is first asked for
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     config = search_config(amc=SHORT)
     runs = [allocate("amc", trained(), config=config, seed=seed) for seed in (0, 1)]

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from dsa_core.errors import ConfigError
 from dsa_core.lab.record_files import read_record
@@ -22,7 +21,6 @@ from dsa_core.training.processes import (
     mean_and_sum,
     process_group,
     share,
-    synchronised,
     wait,
 )
 
@@ -117,8 +115,6 @@ def test_alone_nothing_happens():
     average([x, None])
     wait()
     assert torch.equal(x, torch.arange(5.0))
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    assert synchronised(model) is model
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -1,7 +1,6 @@
 """Schedules of a search, as pure functions of the step: budget, sharpness, step length."""
 
 import math
-from typing import Literal
 
 
 def budget_at(
@@ -41,20 +40,13 @@ def sharpness_at(step: int, total: int, *, first: float, last: float) -> float:
     return last if progress >= 1.0 else first * (last / first) ** progress
 
 
-def step_scale_at(step: int, total: int, *, shape: Literal["cosine", "linear"] = "cosine") -> float:
-    """Return the factor of the step length: 1 at step 0, falling to 0 at step `total`.
-
-    cosine: (1 + cos(pi s / total)) / 2;  linear: 1 - s / total.
+def step_scale_at(step: int, total: int) -> float:
+    """Return the factor of the step length: (1 + cos(pi s / total)) / 2, from 1 to 0.
 
     Raises:
         ValueError: an argument is out of range.
     """
-    progress = _progress(step, total, total)
-    if shape == "linear":
-        return 1.0 - progress
-    if shape == "cosine":
-        return (1.0 + math.cos(math.pi * progress)) / 2.0
-    raise ValueError(f"shape: wanted 'cosine' or 'linear', got {shape!r}")
+    return (1.0 + math.cos(math.pi * _progress(step, total, total))) / 2.0
 
 
 def _progress(step: int, total: int, length: float) -> float:

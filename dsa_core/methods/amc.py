@@ -46,8 +46,8 @@ def allocate(
 
     Deviations from the paper: one decision for a channel *group*, not for a layer; the final reward
     comes at the last decision, not at each (`amc_env`), and no moving average is taken off it;
-    BatchNorm uses the statistics of the examples (`AMCSettings.norm`); channels are removed by
-    masks, and the weights of what stays are not refitted to the dense layers' outputs.
+    channels are removed by masks, and the weights of what stays are not refitted to the dense
+    layers' outputs.
 
     Args:
         model: trained network on its device; it is not changed.

@@ -9,7 +9,7 @@ every rank. With a single process all of this does nothing.
 
 One difference to a single process with the same global batch remains: BatchNorm normalises by the
 statistics of a rank's own rows, as it does in torch's own DistributedDataParallel; running
-statistics are averaged over the ranks. On GPUs `synchronised` turns the layers into SyncBatchNorm.
+statistics are averaged over the ranks.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,6 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from dsa_core.errors import ConfigError, TrainingError
@@ -156,19 +155,3 @@ def wait() -> None:
     """Return when all ranks are here."""
     if not process_group().is_single:
         dist.barrier()
-
-
-def synchronised(model: nn.Module) -> nn.Module:
-    """The network with SyncBatchNorm, where several ranks train on GPUs (torch has none on CPUs).
-
-    Statistics are then those of the global batch, as in a single process.
-    """
-    on_gpu = any(p.is_cuda for p in model.parameters())
-    if (
-        process_group().is_single
-        or not on_gpu
-        or not any(isinstance(m, _BatchNorm) for m in model.modules())
-    ):
-        return model
-    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return converted
