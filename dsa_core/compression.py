@@ -171,20 +171,16 @@ def compress(
     _check_method(pruner, epochs)
     scores = {} if validate is None else {"dense": _score(validate, work)}
 
+    shared: dict[str, Any] = {"seed": seed, "progress": progress}
+    shared |= {
+        "optimizer": optimizer if epochs else None,
+        "fingerprint": {"starting weights": start},
+    }
+
     def phase(name: str, network: nn.Module, settings: dict[str, Any], **more: Any) -> TrainResult:
-        return train(
-            network,
-            batches,
-            objective,
-            TrainConfig(**settings),
-            seed=seed,
-            checkpoint=None if folder is None else folder / f"{name}.pt",
-            progress=progress,
-            phase=name,
-            optimizer=optimizer if epochs else None,
-            fingerprint={"starting weights": start},
-            **more,
-        )
+        file, config = None if folder is None else folder / f"{name}.pt", TrainConfig(**settings)
+        more = {"checkpoint": file, "phase": name, **shared, **more}
+        return train(network, batches, objective, config, **more)
 
     searched = phase("search", work, search, pruner=pruner, stop=lambda: pruner.steps_done >= steps)
     if epochs:
