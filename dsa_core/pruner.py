@@ -37,7 +37,7 @@ from dsa_core.budget import as_budget
 from dsa_core.channels import ChannelGraph, check_fits
 from dsa_core.dsa import DSA
 from dsa_core.errors import ConfigError
-from dsa_core.given import (
+from dsa_core.pruner_inputs import (
     check_free,
     check_gradient,
     check_optimizers,
@@ -47,7 +47,7 @@ from dsa_core.given import (
     weights_of,
 )
 from dsa_core.masked_weights import MaskedWeights
-from dsa_core.progress import Progress
+from dsa_core.search_state import SearchState
 from dsa_core.ranking import Importance, importance
 from dsa_core.scheme import Method, Problem
 from dsa_core.surgery.cut import prune
@@ -55,7 +55,7 @@ from dsa_core.surgery.sparse import zero_weights
 from dsa_core.tracing import trace
 
 
-class Pruner(Progress):
+class Pruner(SearchState):
     """Finds in your training loop how many channels each group keeps, and cuts the others out.
 
     The network trains in place; `finish` returns a smaller copy.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from dsa_core.channels import rules_layers, rules_math, rules_moves
-from dsa_core.channels.door import check_device, check_traceable
+from dsa_core.channels.checks import check_device, check_traceable
 from dsa_core.channels.export import export
 from dsa_core.channels.graph import ChannelGraph, Layer, Norm, without_empty
 from dsa_core.channels.grouping import group_classes

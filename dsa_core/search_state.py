@@ -8,13 +8,13 @@ from torch import Tensor
 
 from dsa_core.allocation import Allocation, Update
 from dsa_core.budget import Budget, Resource
-from dsa_core.given import check_state
+from dsa_core.pruner_inputs import check_state
 from dsa_core.scheme import Figures, Problem, Scheme
 
 FORMAT = 1
 
 
-class Progress:
+class SearchState:
     """The state of a search.
 
     Attributes:
