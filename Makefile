@@ -31,7 +31,8 @@ explore: $(STAMP) ## serve the budget explorer; the address with its token is pr
 	$(BIN)/voila notebooks/apps/explorer.ipynb --no-browser --port=8866 --Voila.ip=127.0.0.1 --Voila.auto_token=True
 
 notebooks: $(STAMP) ## execute all notebooks and save their outputs
-	$(BIN)/python -m course.notebook execute notebooks/*.ipynb notebooks/solutions/*.ipynb
+	$(BIN)/python -m course.notebook execute notebooks/*.ipynb notebooks/solutions/*.ipynb \
+	    notebooks/appendix/*.ipynb
 
 test: lint test-unit test-slow test-notebooks test-browser ## everything that must pass
 

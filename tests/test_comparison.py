@@ -1,6 +1,16 @@
 """Our runs beside the paper's rows, and what they cost beside each other."""
 
-from course.comparison import beside_paper, processor_table, select
+import pytest
+from course.comparison import (
+    after,
+    beside_paper,
+    equal_cost,
+    judged,
+    lead,
+    parts,
+    processor_table,
+    select,
+)
 from problems_runs import some_record, three_seeds
 
 from dsa_core.lab.record import Scores
@@ -69,3 +79,35 @@ def test_processor_seconds_are_compared_on_one_device_only():
         ["50", "uniform", "1", "1.0", "4", "50", "-", "-", "-", "-", "-"],
         ["25", "dtp", "1", "1.0", "4", "50", "1", "100", "-", "110", "-"],
     ]
+
+
+def test_a_lead_and_its_row_of_the_table():
+    rivals = [r.model_copy(update={"method": "uniform"}) for r in three_seeds()]
+    found = lead(after, [*three_seeds(), *rivals[:2]], 0.5)
+    assert found.mean == pytest.approx(88 - 89)
+    row = judged("ahead", found, more_than=-100)
+    assert row == ["ahead", found.as_difference, "holds here"]
+
+
+def test_rivals_of_equal_epochs_or_equal_seconds_against_the_flow_of_most_runs():
+    """DSA in 8 epochs and 50 s; a rival as long in epochs, one in seconds, one in neither."""
+    eight, more = (
+        {"dense": 0, "search": 0, "fine_tune": 8},
+        {"dense": 0, "search": 4, "fine_tune": 9},
+    )
+    runs = [
+        *(timed("dsa", 40.0, epochs=eight, seed=seed) for seed in (0, 1)),
+        timed("dsa", 10.0, preset="another"),
+        timed("uniform", 70.0, epochs=eight),
+        timed("dtp", 42.0, epochs=more),
+        timed("dcss", 90.0, epochs=more),
+        timed("uniform", 40.0, seed=7, preset="another"),  # no seed of DSA's
+        timed("ssl", 40.0, trials=3),
+    ]
+    rows = equal_cost(runs, (0.5, 0.25))
+    assert [(theirs[0].method, alike) for _, _, theirs, alike in rows] == [
+        ("dtp", "CPU seconds"),
+        ("uniform", "epochs"),
+    ]
+    assert all(len(ours) == 2 for _, ours, _, _ in rows)
+    assert parts(runs[-3]) == "4+9"

@@ -36,8 +36,6 @@ RIGHT = [
     (n02.check_united, n02.united),
     (n02.check_united, with_loops),
     (n02.check_kept_after_concat, n02.kept_after_concat),
-    (n02.check_conv_macs, n02.conv_macs),
-    (n02.check_shuffled, n02.shuffled),
 ]
 WRONG = [
     (n02.check_united, first_match_only),
@@ -50,11 +48,6 @@ WRONG = [
             sum(map(len, kept[:i])) + c for i, part in enumerate(kept) for c in part
         ],
     ),
-    (n02.check_conv_macs, lambda i, o, k, s, d: i * o * k * s * s),
-    (n02.check_conv_macs, lambda i, o, k, s, d: i * o * k * k * s * s),
-    (n02.check_conv_macs, lambda i, o, k, s, d: 2 * o * (1 if d else i) * k * k * s * s),
-    (n02.check_shuffled, lambda channels, groups: list(range(channels))),
-    (n02.check_shuffled, lambda channels, groups: n02.shuffled(channels, channels // groups)),
 ]
 
 

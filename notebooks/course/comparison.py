@@ -1,8 +1,9 @@
 """Runs of several methods beside each other and beside the paper's, as tables for a notebook."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
+from course.estimate import Estimate, difference, verdict
 from dsa_core.lab.paper_results import NEAREST, RESULTS, SAME_BUDGET, PaperResult, nearest_result
 from dsa_core.lab.record import Record
 from dsa_core.lab.report import score, spread, task_of
@@ -35,6 +36,22 @@ def select(
         if method in (None, r.method)
         and (ratio is None or abs(r.asked_ratio - ratio) < SAME_BUDGET)
     ]
+
+
+def lead(
+    value: Callable[[Record], float],
+    records: Sequence[Record],
+    ratio: float,
+    rival: str = "uniform",
+) -> Estimate:
+    """Mean of DSA's runs minus that of the rival's, by a score such as `after`, at one budget."""
+    sides = [[value(r) for r in select(records, method, ratio)] for method in ("dsa", rival)]
+    return difference(*sides)
+
+
+def judged(claim: str, found: Estimate, *, more_than: float = 0.0) -> list[str]:
+    """A row of a table of verdicts: the claim, what was found, whether it holds."""
+    return [claim, found.as_difference, verdict(found, more_than=more_than)]
 
 
 def beside_paper(
@@ -137,3 +154,60 @@ def processor_search(record: Record) -> float:
 def processor_in_all(record: Record) -> float:
     """Of all threads in all phases."""
     return sum(record.processor_seconds.values())
+
+
+def flows(records: Sequence[Record]) -> list[list[Record]]:
+    """Runs of one method with the same settings, those of most runs first, then the cheapest.
+
+    Only runs of one trial that have processor seconds.
+    """
+    by: dict[tuple[str, str], list[Record]] = {}
+    for r in records:
+        if r.processor_seconds and r.trials == 1:
+            by.setdefault((r.method, r.preset), []).append(r)
+    return sorted(by.values(), key=lambda runs: (-len(runs), seconds_of(runs)))
+
+
+def seconds_of(runs: Sequence[Record]) -> float:
+    """Mean processor seconds of search and fine-tuning."""
+    return fmean(map(processor_in_all, runs))
+
+
+def equal_in(ours: Sequence[Record], theirs: Sequence[Record], tolerance: float = 0.1) -> str:
+    """What two flows spend alike: "epochs" in all, "CPU seconds" within the tolerance, or both."""
+    epochs = {sum(r.epochs.values()) for r in [*ours, *theirs]}
+    alike = abs(seconds_of(theirs) / seconds_of(ours) - 1) <= tolerance
+    return ", ".join(["epochs"] * (len(epochs) == 1) + ["CPU seconds"] * alike)
+
+
+def parts(record: Record) -> str:
+    """Epochs of the search and of fine-tuning, such as "4+4"."""
+    return f"{record.epochs['search']}+{record.epochs['fine_tune']}"
+
+
+def paired(ours: Sequence[Record], theirs: Sequence[Record]) -> list[float]:
+    """Score of ours minus theirs after fine-tuning, for each seed that both have."""
+    rivals = {r.seed: after(r) for r in theirs}
+    return [after(r) - rivals[r.seed] for r in ours if r.seed in rivals]
+
+
+def equal_cost(
+    records: Sequence[Record], ratios: Sequence[float], method: str = "dsa"
+) -> list[tuple[float, list[Record], list[Record], str]]:
+    """Budget, runs of the method, runs of a rival, and what both spend alike; a row a rival.
+
+    Args:
+        records: runs of one network, with any settings.
+        ratios: budgets.
+        method: whose flow of most runs the others are held against.
+    """
+    rows: list[tuple[float, list[Record], list[Record], str]] = []
+    for ratio in ratios:
+        every = flows(select(records, ratio=ratio))
+        ours = next((runs for runs in every if runs[0].method == method), [])
+        for theirs in every:
+            if not ours or theirs[0].method == method or not paired(ours, theirs):
+                continue
+            if alike := equal_in(ours, theirs):
+                rows.append((ratio, ours, theirs, alike))
+    return rows
