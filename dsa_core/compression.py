@@ -20,8 +20,8 @@ from dsa_core.allocation import Allocation
 from dsa_core.attachment import untouched
 from dsa_core.budget import Budget, Resource
 from dsa_core.errors import ConfigError
-from dsa_core.pruner_inputs import plain
 from dsa_core.pruner import Pruner
+from dsa_core.pruner_inputs import plain
 from dsa_core.ranking import Importance
 from dsa_core.scheme import Method
 from dsa_core.surgery import OnnxCheck, export_onnx, reconstruct, save

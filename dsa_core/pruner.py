@@ -37,6 +37,7 @@ from dsa_core.budget import as_budget
 from dsa_core.channels import ChannelGraph, check_fits
 from dsa_core.dsa import DSA
 from dsa_core.errors import ConfigError
+from dsa_core.masked_weights import MaskedWeights
 from dsa_core.pruner_inputs import (
     check_free,
     check_gradient,
@@ -46,10 +47,9 @@ from dsa_core.pruner_inputs import (
     plain,
     weights_of,
 )
-from dsa_core.masked_weights import MaskedWeights
-from dsa_core.search_state import SearchState
 from dsa_core.ranking import Importance, importance
 from dsa_core.scheme import Method, Problem
+from dsa_core.search_state import SearchState
 from dsa_core.surgery.cut import prune
 from dsa_core.surgery.sparse import zero_weights
 from dsa_core.tracing import trace
