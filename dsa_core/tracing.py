@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dsa_core.budget import Cost
 from dsa_core.channels import ChannelGraph
-from dsa_core.channels.assemble import exported, interpret
+from dsa_core.channels.assemble import interpret, program_for
 from dsa_core.channels.export import evaluating, failing_module, first_line
 from dsa_core.channels.remedies import Remedies, Width
 from dsa_core.errors import SurgeryError, TraceError
@@ -58,7 +58,7 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
             of its weights, or its MACs are not those that torch counts; the message names the part.
     """
     call = Call.of(example)
-    program = exported(model, call)
+    program = program_for(model, call)
     read = partial(interpret, program, model, call)
     graph = read(Remedies())
     if not graph.prunable:

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from dsa_core.lab.bench import report, tables
+from dsa_core.lab.bench import report, tables, tracing
 from dsa_core.lab.bench.figures import Figure, figure, ratios
 from dsa_core.lab.bench.networks import Pair, compare, formats, uniform_pair
 from dsa_core.lab.bench.pictures import normalised, pictures
@@ -20,7 +20,7 @@ from dsa_core.lab.bench.profile import PARTS, profile_search
 from dsa_core.lab.bench.soft_topk import by_group, by_operator, by_scipy, problem, speedup
 from dsa_core.lab.bench.steps import StepTimes, loops
 from dsa_core.lab.bench.throughput import AsPictures, Loops
-from dsa_core.lab.bench.tracing import trace_seconds
+from dsa_core.lab.bench.tracing import trace_over_peer, trace_seconds
 from dsa_core.lab.calibration import read_calibration
 from dsa_core.lab.cli import app
 from dsa_core.lab.machine import machine
@@ -34,6 +34,7 @@ WANTED = {  # what the JSON has to hold
     "search_step_ratio_mobilenet_v2",
     "train_throughput_ratio",
     "trace_seconds_resnet152",
+    "trace_over_torch_pruning",
     "speedup_over_mac_reduction_resnet20",
 }
 
@@ -206,6 +207,14 @@ def test_tracing_counts_its_rounds():
     assert found.median > 0
 
 
+def test_tracing_beside_torch_pruning(monkeypatch):
+    pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
+    monkeypatch.setattr(tracing, "PEER_NETWORKS", ("resnet8", "resnet20"))
+    found = trace_over_peer(rounds=1)["trace_over_torch_pruning"]
+    assert (found.n, found.unit) == (2, "times")
+    assert found.median > 0
+
+
 # ------------------------------------------------------------------ tables, JSON, command line
 
 
@@ -241,6 +250,9 @@ def test_the_json_has_every_figure(quick: bool, monkeypatch):
         report, "train_throughput", lambda *_, **__: (fake("ratio")(), fake("speed")())
     )
     monkeypatch.setattr(report, "trace_seconds", fake("trace"))
+    monkeypatch.setattr(
+        report, "trace_over_peer", lambda **_: {"trace_over_torch_pruning": fake("peer")()}
+    )
     monkeypatch.setattr(report, "uniform_pair", lambda *_, **__: small)
     monkeypatch.setattr(report, "compare", lambda *_, **__: row)
     told: list[str] = []

@@ -1,21 +1,23 @@
 """Follow a network: export it, follow its channels, and assemble what was learned into a graph."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from dsa_core.channels import rules_layers, rules_math, rules_moves
 from dsa_core.channels.checks import check_device, check_traceable
-from dsa_core.channels.export import export
+from dsa_core.channels.export import export, program_of
 from dsa_core.channels.graph import ChannelGraph, Layer, Norm, without_empty
-from dsa_core.channels.grouping import group_classes
+from dsa_core.channels.grouping import Grouping, distinct, group_classes, numbered
 from dsa_core.channels.ids import NO_CHANNEL, Ids
+from dsa_core.channels.program import Program
+from dsa_core.channels.recorder import record
 from dsa_core.channels.remedies import Clues, Remedies
-from dsa_core.channels.tracer import LayerTrace, Tracer, state_aliases
+from dsa_core.channels.tracer import Tracer, state_aliases
 from dsa_core.errors import TraceError
 from dsa_core.example import Call
 
@@ -25,38 +27,40 @@ RULES = {**rules_moves.RULES, **rules_math.RULES, **rules_layers.RULES}
 def follow(model: nn.Module, example: Any, remedies: Remedies | None = None) -> ChannelGraph:
     """Follow every channel of a network through one forward pass in evaluation mode.
 
-    The exported graph is run once with channel ids in place of activations; ids that meet in an
-    elementwise operator are united, ids that an operator mixes are frozen. Channels made and read
-    by the same layers form a group. This is the topological grouping of DSA: cut at every ordinary
-    convolution, what stays connected shares one keep ratio and one mask. Where channels of one
-    layer are read by different layers, the group is split further than there, which keeps the cost
-    an exact quadratic form.
+    The operators that it calls are run once with channel ids in place of activations; ids that
+    meet in an elementwise operator are united, ids that an operator mixes are frozen. Channels made
+    and read by the same layers form a group. This is the topological grouping of DSA: cut at every
+    ordinary convolution, what stays connected shares one keep ratio and one mask. Where channels of
+    one layer are read by different layers, the group is split further than there, which keeps the
+    cost an exact quadratic form.
 
     Whether the network agrees is not asked here: `dsa_core.trace` asks it, and takes these
     arguments and raises these errors.
 
     Args:
-        model: any network that `torch.export` accepts; it is not changed.
+        model: any network that can be recorded (see `recorder`) or that `torch.export` accepts; it
+            is not changed.
         example: what it is called with, see `dsa_core.trace`.
         remedies: what an earlier trace of this network settled.
 
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164), "topological grouping".
     """
     call = Call.of(example)
-    return interpret(exported(model, call), model, call, remedies or Remedies())
+    return interpret(program_for(model, call), model, call, remedies or Remedies())
 
 
-def exported(model: nn.Module, call: Call) -> ExportedProgram:
-    """The graph of operators of a network that is fit to be followed."""
+def program_for(model: nn.Module, call: Call) -> Program:
+    """The operators of a network that is fit to be followed, recorded or else exported."""
     check_traceable(model)
     check_device(model, call)
-    return export(model, call)
+    try:
+        return record(model, call)
+    except Exception:  # whatever it is, torch.export knows better, or says what is wrong
+        return program_of(export(model, call))
 
 
-def interpret(
-    program: ExportedProgram, model: nn.Module, call: Call, remedies: Remedies
-) -> ChannelGraph:
-    """Follow the channels through the exported graph of a network."""
+def interpret(program: Program, model: nn.Module, call: Call, remedies: Remedies) -> ChannelGraph:
+    """Follow the channels through the operators of a network."""
     names = state_aliases(model)
     first = {alias: name for name, aliases in names.items() for alias in aliases}
     tracer = Tracer(
@@ -73,7 +77,7 @@ def interpret(
             "the network has no linear layer, and no convolution that is not depthwise: there is "
             "nothing to prune"
         )
-    graph = assemble(tracer, model, call)
+    graph = assemble(tracer, model, call, names)
     return replace(graph.freeze(remedies.frozen), remedies=remedies)
 
 
@@ -87,22 +91,28 @@ def fixed_widths(model: nn.Module) -> dict[str, str]:
     }
 
 
-def assemble(tracer: Tracer, model: nn.Module, call: Call) -> ChannelGraph:
-    """Turn ids into classes, classes into groups, and number the prunable channels."""
+def assemble(
+    tracer: Tracer, model: nn.Module, call: Call, names: Mapping[str, list[str]]
+) -> ChannelGraph:
+    """Turn ids into classes, classes into groups, and number the prunable channels.
+
+    Args:
+        names: every name of each parameter and buffer, keyed by the first.
+    """
     mark_elements(tracer)
-    classes = tracer.book.classes()
-    layers = tracer.layers.values()
     parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
-    grouping = group_classes(tracer, classes, parameters)
-    flat = grouping.flat
-    aliases = state_aliases(model)
-    axes = {n: {a: flat(ids) for a, ids in by_axis.items()} for n, by_axis in tracer.axes.items()}
-    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    grouping = group_classes(tracer, tracer.book.classes(), parameters)
+    places = [(n, axis) for n, by_axis in tracer.axes.items() for axis in by_axis]
+    axes: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    lines = grouping.flat_lines([tracer.axes[name][axis] for name, axis in places])
+    for (name, axis), channels in zip(places, lines, strict=True):
+        axes[name][axis] = channels
+    norms = grouping.flat_lines([norm.ids for norm in tracer.norms])
     return ChannelGraph(
         groups=grouping.groups,
-        axes={alias: v for n, v in without_empty(axes).items() for alias in aliases.get(n, [n])},
-        layers=tuple(flat_layer(t, tuple(state[t.weight].shape), flat) for t in layers),
-        norms=tuple(Norm(t.weight, t.bias, flat(t.ids)) for t in tracer.norms),
+        axes={alias: v for n, v in without_empty(axes).items() for alias in names.get(n, [n])},
+        layers=flat_layers(tracer, grouping),
+        norms=tuple(Norm(t.weight, t.bias, c) for t, c in zip(tracer.norms, norms, strict=True)),
         parameters=parameters,
         fixed_macs=tracer.fixed_macs,
         frozen=grouping.frozen,
@@ -111,29 +121,35 @@ def assemble(tracer: Tracer, model: nn.Module, call: Call) -> ChannelGraph:
         input_shape=tuple(call.first_tensor.shape),
         example=call.describe(),
         outputs=tracer.outputs,
-        clues=clues(tracer, flat),
+        clues=clues(tracer, grouping),
     )
 
 
-def clues(tracer: Tracer, flat: Callable[[Tensor], Tensor]) -> Clues:
+def clues(tracer: Tracer, grouping: Grouping) -> Clues:
     """What a trial cut needs to know to find remedies."""
-    modules = {path: flat(torch.cat(seen)).unique() for path, seen in tracer.seen.items() if seen}
-    return Clues(tuple(flat(ids) for ids in tracer.views), modules)
+    seen = {path: ids for path, ids in tracer.seen.items() if ids}
+    owners = torch.arange(len(seen)).repeat_interleave(torch.tensor([*map(len, seen.values())]))
+    line, ids = numbered([ids for listed in seen.values() for ids in listed])
+    found = distinct(owners[line], grouping.flat(ids), len(seen))
+    return Clues(tuple(grouping.flat_lines(tracer.views)), dict(zip(seen, found, strict=True)))
 
 
-def flat_layer(
-    traced: LayerTrace, shape: tuple[int, ...], flat: Callable[[Tensor], Tensor]
-) -> Layer:
-    """The layer with flat channels in place of ids."""
-    read = None if traced.in_ids is None else flat(traced.in_ids)
-    return Layer(
-        name=traced.name,
-        kind=traced.kind,
-        weight=traced.weight,
-        shape=shape,
-        coefficient=traced.coefficient,
-        out_channels=flat(traced.out_ids),
-        in_channels=read,
+def flat_layers(tracer: Tracer, grouping: Grouping) -> tuple[Layer, ...]:
+    """The layers with flat channels in place of ids."""
+    traced = list(tracer.layers.values())
+    made = grouping.flat_lines([t.out_ids for t in traced])
+    read = iter(grouping.flat_lines([t.in_ids for t in traced if t.in_ids is not None]))
+    return tuple(
+        Layer(
+            name=t.name,
+            kind=t.kind,
+            weight=t.weight,
+            shape=tracer.elements[t.weight].shape,
+            coefficient=t.coefficient,
+            out_channels=out,
+            in_channels=None if t.in_ids is None else next(read),
+        )
+        for t, out in zip(traced, made, strict=True)
     )
 
 

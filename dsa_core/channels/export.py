@@ -5,16 +5,20 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from operator import attrgetter, getitem
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.func import functional_call
-from torch.fx import Node
+from torch.fx import Graph, GraphModule, Node
 
+from dsa_core.channels.program import Kind, Program, Value, signature
 from dsa_core.errors import TraceError
 from dsa_core.example import Call, tensors_in
 
@@ -26,6 +30,11 @@ ADVICE = (
     "a branch on the values of a tensor, or their use in Python or numpy, cannot be traced: let it "
     "depend on shapes or settings, or use torch.where"
 )
+KINDS: dict[InputKind, Kind] = {
+    InputKind.USER_INPUT: "input",
+    InputKind.CONSTANT_TENSOR: "constant",
+}
+REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")  # `with torch.no_grad():` and so on
 TORCH = str(Path(torch.__file__).parent)
 
 
@@ -163,6 +172,70 @@ def failing_module(model: nn.Module, error: BaseException) -> str:
 def at(frame: FrameType, line: int) -> str:
     """A place in the code as `file.py:12`."""
     return f"{Path(frame.f_code.co_filename).name}:{line}"
+
+
+def program_of(exported: ExportedProgram) -> Program:
+    """The operators of an exported graph.
+
+    Raises:
+        TraceError: it branches or loops, or computes with the value of a tensor.
+    """
+    program, env = Program(), dict[Node, Any]()
+    specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
+    for node in exported.graph.find_nodes(op="placeholder"):
+        spec, value = specs[node.name], node.meta["val"]
+        env[node] = value  # a number, a string or None that was passed in
+        if isinstance(value, Tensor):
+            env[node] = program.give(value, KINDS.get(spec.kind, "state"), str(spec.target))
+    program.returned = follow_graph(exported.graph, exported.graph_module, program, env)
+    return program
+
+
+def follow_graph(
+    graph: Graph, owner: GraphModule, program: Program, env: dict[Node, Any]
+) -> list[Value]:
+    """Add the operators of a graph to a program; returns the tensors that the graph returns."""
+
+    def look_up(value: Any) -> Any:
+        return env[value] if isinstance(value, Node) else value
+
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            value = attrgetter(str(node.target))(owner)
+            env[node] = program.give(value, "constant") if isinstance(value, Tensor) else value
+        elif node.op == "call_function" and node.target is getitem:
+            env[node] = env[node.args[0]][node.args[1]]
+        elif isinstance(node.target, HigherOrderOperator):
+            env[node] = follow_region(node, [look_up(a) for a in node.args], program)
+        elif node.op == "call_function":
+            module, output = name_of_module(node), node.meta.get("val")
+            if not isinstance(node.target, OpOverload):
+                raise TraceError(
+                    f"{module or 'the network'}: {node.target} computes with the value of a "
+                    "tensor, through which a channel cannot be followed. Compute with shapes or "
+                    "settings instead"
+                )
+            args = signature(node.target).bind(node.args, node.kwargs, look_up)
+            made = program.call(node.target, args, output, module)
+            env[node] = made if isinstance(output, list | tuple) else made[0]
+    leaves = torch.utils._pytree.tree_leaves(graph.output_node().args)
+    return [env[v] for v in leaves if isinstance(v, Node) and isinstance(env[v], Value)]
+
+
+def follow_region(node: Node, args: list[Any], program: Program) -> list[Value]:
+    """A part that runs in another mode is followed; branches and loops are refused."""
+    bodies = [i for i, a in enumerate(args) if isinstance(a, GraphModule)]
+    name = getattr(node.target, "_name", str(node.target))
+    if name not in REGIONS or len(bodies) != 1:
+        raise TraceError(
+            f"{name_of_module(node) or 'the network'}: torch.{name} is control flow, through "
+            "which a channel cannot be followed. Trace the part before and the part after it, "
+            "or replace the branch by a fixed one or by torch.where"
+        )
+    body = args[bodies[0]]
+    holders = body.graph.find_nodes(op="placeholder")
+    env = dict(zip(holders, args[bodies[0] + 1 :], strict=True))
+    return follow_graph(body.graph, body, program, env)
 
 
 def name_of_module(node: Node) -> str:

@@ -167,6 +167,8 @@ class ChannelGraph:
 
     def freeze(self, reasons: Mapping[str, str]) -> "ChannelGraph":
         """The same graph with some more groups that stay: name of a prunable group -> reason."""
+        if not reasons:
+            return self
         places = torch.full((self.n_channels + 1,), -1)  # the last: place -1
         groups, frozen, start = list(self.groups), dict(self.frozen), 0
         made = torch.cat([torch.zeros(0, dtype=torch.int64), *[m for _, _, m in self.producers]])
@@ -225,7 +227,13 @@ class ChannelGraph:
 
 def without_empty(axes: Mapping[str, Mapping[int, Tensor]]) -> dict[str, dict[int, Tensor]]:
     """Only the axes on which some channel can be cut, of the tensors that have one."""
-    kept = {n: {a: c for a, c in on.items() if bool((c >= 0).any())} for n, on in axes.items()}
+    lines = [channels for by_axis in axes.values() for channels in by_axis.values()]
+    if not lines:
+        return {}
+    ends = torch.tensor([0, *(len(line) for line in lines)]).cumsum(0)
+    prunable = torch.cat([torch.zeros(1, dtype=torch.int64), (torch.cat(lines) >= 0).cumsum(0)])
+    some = iter(prunable[ends].diff().tolist())
+    kept = {n: {a: c for a, c in on.items() if next(some)} for n, on in axes.items()}
     return {name: by_axis for name, by_axis in kept.items() if by_axis}
 
 

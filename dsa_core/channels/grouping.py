@@ -1,7 +1,7 @@
 """From ids to groups: united ids are one channel; channels made and read alike share a keep
 ratio."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,12 @@ class Grouping:
         """The place of each id in the flat vector, -1 where the channel stays or there is none."""
         return torch.where(ids >= 0, self.flat_of_class[self.classes[ids.clamp_min(0)]], -1)
 
+    def flat_lines(self, lines: Sequence[Tensor]) -> list[Tensor]:
+        """The places of many lines of ids, (n,) each, in one go."""
+        if not lines:
+            return []
+        return list(self.flat(torch.cat(list(lines))).split([line.numel() for line in lines]))
+
 
 def group_classes(tracer: Tracer, classes: Tensor, parameters: Collection[str]) -> Grouping:
     """Collect classes that lie alike in all parameters and are frozen for the same reason."""
@@ -63,9 +69,9 @@ def group_classes(tracer: Tracer, classes: Tensor, parameters: Collection[str]) 
     ordered = in_order(classes[made])  # classes that are channels, first made first
     reasons, names = reasons_of_classes(tracer, classes)
     marks = fingerprints(tracer, classes, parameters)
-    keys = np.stack([marks[ordered.numpy()], reasons[ordered].numpy().astype(np.uint64)])
-    _, label = np.unique(keys, axis=1, return_inverse=True)
-    labels = torch.from_numpy(label.reshape(-1))
+    _, label = np.unique(marks[ordered.numpy()], return_inverse=True)
+    pairs = torch.from_numpy(label) * (len(names) + 1) + reasons[ordered] + 1
+    labels = pairs.unique(return_inverse=True)[1]
     members = members_of(producers, classes, ordered, labels)
     flat_of_class = torch.full((int(classes.max()) + 1,), -1)
     groups: list[Group] = []
@@ -123,14 +129,34 @@ def fingerprints(tracer: Tracer, classes: Tensor, parameters: Collection[str]) -
 
     The counts are hashed with random 64-bit factors, so that the cost is one pass over all axes.
     """
-    factors = np.random.default_rng(0)
+    lines = [ids for name in parameters for ids in tracer.axes.get(name, {}).values()]
     marks = np.zeros(int(classes.max()) + 1, dtype=np.uint64)
-    for name in parameters:  # buffers cost nothing: where channels lie in them is no matter
-        for ids in tracer.axes.get(name, {}).values():
-            found, counts = np.unique(classes[ids[ids >= 0]].numpy(), return_counts=True)
-            factor = factors.integers(1, 2**63, dtype=np.uint64)
-            marks[found] += counts.astype(np.uint64) * factor
+    factor = np.random.default_rng(0).integers(1, 2**63, len(lines), dtype=np.uint64)
+    line, ids = numbered(lines)
+    there = ids >= 0
+    keys = line[there] * len(marks) + classes[ids[there]]
+    found, counts = np.unique(keys.numpy(), return_counts=True)
+    at = np.divmod(found, len(marks))
+    np.add.at(marks, at[1], counts.astype(np.uint64) * factor[at[0]])
     return marks
+
+
+def numbered(lines: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Lines of numbers, (n,) each, one after the other, and of each number that of its line."""
+    if not lines:
+        return torch.zeros(2, 0, dtype=torch.int64).unbind()
+    lengths = torch.tensor([line.numel() for line in lines])
+    return torch.arange(len(lines)).repeat_interleave(lengths), torch.cat(list(lines))
+
+
+def distinct(owners: Tensor, numbers: Tensor, count: int) -> list[Tensor]:
+    """The distinct numbers, all at least -1, of each of so many owners, in ascending order."""
+    if not count:
+        return []
+    span = int(numbers.max()) + 2 if len(numbers) else 1
+    keys = (owners * span + numbers + 1).unique()
+    lengths = torch.bincount(keys // span, minlength=count).tolist()
+    return list((keys % span - 1).split(lengths))
 
 
 def members_of(
@@ -140,7 +166,9 @@ def members_of(
     label_of_class = torch.full((int(classes.max()) + 1,), -1)
     label_of_class[ordered] = labels
     members: dict[int, dict[str, None]] = {}
-    for layer in producers:
-        for label in label_of_class[classes[layer.out_ids]].unique().tolist():
+    line, made = numbered([layer.out_ids for layer in producers])
+    labelled = distinct(line, label_of_class[classes[made]], len(producers))
+    for layer, found in zip(producers, labelled, strict=True):
+        for label in found.tolist():
             members.setdefault(label, {})[layer.name] = None
     return {label: tuple(names) for label, names in members.items()}

@@ -10,6 +10,7 @@ padding.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -38,7 +39,7 @@ class Ids:
     @property
     def empty(self) -> bool:
         """Whether no position holds a channel."""
-        return bool((self.base == NO_CHANNEL).all())
+        return bool((self.base.numpy() == NO_CHANNEL).all())
 
     def varies(self, axis: int) -> bool:
         """Whether channels lie along an axis (negative: from the end), so that the id changes."""
@@ -80,6 +81,7 @@ class IdBook:
     count: int = 0
     pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     frozen: list[tuple[str, Tensor]] = field(default_factory=list)
+    known: tuple[tuple[int, int], Tensor] = field(default=((0, 0), torch.zeros(0)), repr=False)
 
     def fresh(self, n: int) -> Tensor:
         """Hand out n new ids, shape (n,)."""
@@ -98,11 +100,11 @@ class IdBook:
         """
         if a is b:
             return a
-        a, b = torch.broadcast_tensors(a, b)
-        met = (a != NO_CHANNEL) & (b != NO_CHANNEL) & (a != b)
+        left, right = np.broadcast_arrays(a.numpy(), b.numpy())
+        met = (left != NO_CHANNEL) & (right != NO_CHANNEL) & (left != right)
         if met.any():
-            self.pairs.append((a[met], b[met]))
-        return torch.where(a == NO_CHANNEL, b, a)
+            self.pairs.append((torch.from_numpy(left[met]), torch.from_numpy(right[met])))
+        return torch.from_numpy(np.where(left == NO_CHANNEL, right, left))
 
     def freeze(self, ids: Tensor, reason: str) -> None:
         """Keep these ids for good; the reason goes into the report."""
@@ -125,6 +127,12 @@ class IdBook:
 
     def classes(self) -> Tensor:
         """The class of every id under all unions, int64, shape (count,)."""
+        state = (self.count, len(self.pairs))
+        if state != self.known[0]:
+            self.known = state, self._classes()
+        return self.known[1]
+
+    def _classes(self) -> Tensor:
         if not self.pairs:
             return torch.arange(self.count)
         a = torch.cat([p for p, _ in self.pairs]).numpy()

@@ -1,22 +1,20 @@
-"""One operator of the exported graph, with what it is given."""
+"""One operator of the program, with what it is given."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.fx import Node
 
-from dsa_core.channels.export import name_of_module
 from dsa_core.channels.ids import IdBook, Ids
-from dsa_core.errors import TraceError
+from dsa_core.channels.program import Step, Value
 
 
 @dataclass
 class OpCall:
-    """One node of the exported graph, with its arguments bound to the operator's own names.
+    """One step of the program, with ids for its tensors.
 
     Attributes:
         op: the operator without namespace, overload and trailing underscore: "unfold" for
@@ -31,7 +29,6 @@ class OpCall:
     args: dict[str, Any]
     shapes: list[tuple[int, ...]]
     module: str
-    node: Node
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,8 +37,13 @@ class OpCall:
 
     def tensors(self) -> list[Ids]:
         """Every tensor among the arguments, in order."""
-        values = [v if isinstance(v, list | tuple) else [v] for v in self.args.values()]
-        return [v for listed in values for v in listed if isinstance(v, Ids)]
+        found: list[Ids] = []
+        for value in self.args.values():
+            if isinstance(value, Ids):
+                found.append(value)
+            elif isinstance(value, list | tuple):
+                found += [v for v in value if isinstance(v, Ids)]
+        return found
 
     def state(self, argument: str) -> str | None:
         """The state-dict name, if this argument is a parameter or buffer as it stands."""
@@ -94,23 +96,13 @@ class StateIds(Ids):
         return False
 
 
-def bind(node: Node, env: dict[Node, Any]) -> OpCall:
-    """Look a node's arguments up, and name them as the operator's schema does."""
-    module = name_of_module(node)
-    if not isinstance(node.target, torch._ops.OpOverload):
-        raise TraceError(
-            f"{module or 'the network'}: {node.target} computes with the value of a tensor, "
-            "through which a channel cannot be followed. Compute with shapes or settings instead"
-        )
-    schema = node.target._schema.arguments
-    args: dict[str, Any] = {
-        a.name: (a.default_value if a.has_default_value() else None) for a in schema
-    }
-    args.update({a.name: value for a, value in zip(schema, node.args, strict=False)})
-    args.update(node.kwargs)
-    lookup = {name: torch.fx.map_arg(value, lambda n: env[n]) for name, value in args.items()}
-    outputs = node.meta.get("val")
-    outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
-    shapes = [tuple(o.shape) for o in outputs if isinstance(o, Tensor)]
-    name = node.target._schema.name.removeprefix("aten::").rstrip("_")
-    return OpCall(name, lookup, shapes, module, node)
+def bound(step: Step, env: Mapping[Value, Any]) -> OpCall:
+    """A step with the ids of its arguments."""
+
+    args = step.args.copy()
+    for name, value in args.items():
+        if type(value) is Value:
+            args[name] = env[value]
+        elif type(value) is list:
+            args[name] = [env[v] if type(v) is Value else v for v in value]
+    return OpCall(step.op, args, [value.shape for value in step.outputs], step.module)

@@ -2,14 +2,14 @@
 parametrization. What computes them is not followed; they are cut at their sources, and the trial
 cut tells whether that is right (see `dsa_core.tracing`)."""
 
-from collections.abc import Collection
+from collections import defaultdict
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, Node
 
 from dsa_core.channels.ids import NO_CHANNEL, Ids
 from dsa_core.channels.opcall import StateIds
+from dsa_core.channels.program import Program, Step, Value
 
 LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
           "linear")  # fmt: skip
@@ -46,62 +46,77 @@ class Computed(Ids):
         return found
 
 
-def recipes(graph: Graph, states: Collection[Node]) -> tuple[dict[Node, list[Node]], set[Node]]:
+def recipes(program: Program) -> tuple[dict[Value, list[Value]], set[Step]]:
     """Find the weights that are computed from parameters and buffers and used as weights alone.
 
-    Args:
-        states: the graph's parameters and buffers.
-
     Returns:
-        Each such node with its sources, and all nodes that take part in computing them.
+        Each such weight with its sources, and all steps that take part in computing them.
     """
-    states, constant = set(states), set(states)
-    for node in graph.nodes:
-        inputs = node.all_input_nodes
-        if node.op == "call_function" and inputs and constant.issuperset(inputs):
-            constant.add(node)
-    computed = constant - states
-    weights: dict[Node, list[Node]] = {}
-    inside: set[Node] = set()
-    for node in graph.nodes:
-        for weight in node.args[1:] if is_layer(node) else ():
-            if isinstance(weight, Node) and weight in computed and not turns(weight):
-                cone = ancestors(weight)
-                if all(is_weight(user, at) or user in cone for at in cone for user in at.users):
-                    used = (n for n in graph.nodes if n in states)  # parameters first
-                    weights[weight] = [n for n in used if n.users.keys() & cone]
-                    inside |= cone
+    weights: dict[Value, list[Value]] = {}
+    inside: set[Step] = set()
+    layers = [step for step in program.steps if step.op in LAYERS]
+    if all(weight.step is None for step in layers for weight in weights_of(step)):
+        return weights, inside
+    users, computed = users_of(program), computed_of(program)
+    for weight in (weight for step in layers for weight in weights_of(step)):
+        if weight.step is None or weight not in computed or turns(weight.step):
+            continue
+        cone = ancestors(weight)
+        made = [value for step in cone for value in step.outputs]
+        if all(user in cone or is_weight(user, v) for v in made for user in users[v]):
+            sources = [g.value for g in program.given if g.kind == "state"]
+            weights[weight] = [value for value in sources if cone & set(users[value])]
+            inside |= cone
     return weights, inside
 
 
-def turns(node: Node) -> bool:
-    """Whether a node transposes a parameter: that is followed."""
-    return operator(node) in ("t", "numpy_T", "mT", "transpose", "permute") and all(
-        n.op == "placeholder" for n in node.all_input_nodes
-    )
+def weights_of(layer: Step) -> list[Value]:
+    """The weight and the bias of a layer."""
+    found = (layer.args["weight"], layer.args["bias"])
+    return [value for value in found if isinstance(value, Value)]
 
 
-def operator(node: Node) -> str:
-    """The name of the operator of a node, or nothing."""
-    return str(getattr(getattr(node.target, "_schema", None), "name", "")).removeprefix("aten::")
+def users_of(program: Program) -> dict[Value, list[Step | None]]:
+    """The steps that read each tensor; None is whoever called the network."""
+    users: dict[Value, list[Step | None]] = defaultdict(list)
+    for step in program.steps:
+        for value in step.inputs():
+            users[value].append(step)
+    for value in program.returned:
+        users[value].append(None)
+    return users
 
 
-def is_layer(node: Node) -> bool:
-    """Whether a node is a layer that may have a computed weight."""
-    return operator(node) in LAYERS
+def computed_of(program: Program) -> set[Value]:
+    """All that is computed from parameters and buffers alone."""
+    constant = {g.value for g in program.given if g.kind == "state"}
+    computed: set[Value] = set()
+    for step in program.steps:
+        inputs = list(step.inputs())
+        if inputs and constant.issuperset(inputs):
+            constant.update(step.outputs)
+            computed.update(step.outputs)
+    return computed
 
 
-def is_weight(user: Node, node: Node) -> bool:
-    """Whether a layer reads a node as its weight or bias, and not as what it transforms."""
-    return is_layer(user) and user.args[0] is not node
+def turns(step: Step) -> bool:
+    """Whether a step transposes a parameter: that is followed."""
+    turning = step.op in ("t", "numpy_T", "mT", "transpose", "permute")
+    return turning and all(value.step is None for value in step.inputs())
 
 
-def ancestors(node: Node) -> set[Node]:
-    """A node and all that it is computed from, without what the graph is given."""
-    found, waiting = set(), [node]
+def is_weight(user: Step | None, value: Value) -> bool:
+    """Whether a layer reads a tensor as its weight or bias, and not as what it transforms."""
+    return user is not None and user.op in LAYERS and user.args["input"] is not value
+
+
+def ancestors(value: Value) -> set[Step]:
+    """The steps that a tensor is computed by."""
+    found: set[Step] = set()
+    waiting = [value]
     while waiting:
-        at = waiting.pop()
-        if at.op != "placeholder" and at not in found:
-            found.add(at)
-            waiting += at.all_input_nodes
+        step = waiting.pop().step
+        if step is not None and step not in found:
+            found.add(step)
+            waiting += step.inputs()
     return found

@@ -1,25 +1,19 @@
 """Run a network once on channel ids instead of numbers: abstract interpretation of its graph."""
 
-import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, InputSpec
-from torch.fx import Graph, GraphModule, Node
 
-from dsa_core.channels.export import name_of_module
 from dsa_core.channels.ids import NO_CHANNEL, IdBook, Ids
-from dsa_core.channels.opcall import OpCall, StateIds, bind
+from dsa_core.channels.opcall import OpCall, StateIds, bound
+from dsa_core.channels.program import Given, Program, Step, Value, signature
 from dsa_core.channels.recipes import Computed, recipes
 from dsa_core.errors import TraceError
 
-REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")  # `with torch.no_grad():` and so on
 ONLY_SHAPES = (
     "_assert_tensor_metadata",
     "sym_size",
@@ -67,7 +61,6 @@ class Tracer:
         turned: views to read the other way, by their place in `views`.
         views: the ids on the axis of each view that cuts it in two.
         seen: path of a module -> the ids that its own operators handled.
-        recipes, inside: computed weights, and the nodes that compute them (see `recipes`).
     """
 
     rules: dict[str, Rule]
@@ -87,17 +80,20 @@ class Tracer:
     turned: Sequence[int] = ()
     views: list[Tensor] = field(default_factory=list)
     seen: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
-    recipes: dict[Node, list[Node]] = field(default_factory=dict)
-    inside: set[Node] = field(default_factory=set)
 
-    def run(self, program: ExportedProgram) -> None:
-        """Interpret the whole graph, then freeze what leaves the network."""
-        specs = {s.arg.name: s for s in program.graph_signature.input_specs}
-        holders = [n for n in program.graph.nodes if n.op == "placeholder"]
-        inputs = [self._placeholder(specs[node.name], node) for node in holders]
-        states = {n for n, v in zip(holders, inputs, strict=True) if isinstance(v, StateIds)}
-        self.recipes, self.inside = recipes(program.graph, states)
-        values = self._graph(program.graph, inputs, program.graph_module)
+    def run(self, program: Program) -> None:
+        """Interpret the whole program, then freeze what leaves the network."""
+        env: dict[Value, Any] = {g.value: self._given(g) for g in program.given}
+        computed, inside = recipes(program)
+        for weight, sources in computed.items():
+            env[weight] = Computed(weight.shape, [env[source] for source in sources])
+        for step in program.steps:
+            inputs = (env.get(value) for value in step.inputs())
+            self.read.update(ids.name for ids in inputs if isinstance(ids, StateIds))
+            if step not in inside:
+                env.update(zip(step.outputs, self._call(step, env), strict=True))
+        values = [env[value] for value in program.returned]
+        self.read.update(value.name for value in values if isinstance(value, StateIds))
         self.outputs = next((width(value) for value in values if len(value.shape) > 1), 1)
         for value in values:
             self.book.freeze(value.base, "network output")
@@ -148,66 +144,34 @@ class Tracer:
             return Ids.constant(shape)
         return self.frozen_ids(shape, "meets a constant of fixed shape")
 
-    def _placeholder(self, spec: InputSpec, node: Node) -> Any:
-        value = node.meta["val"]
-        if not isinstance(value, Tensor):  # a number, a string or None that was passed in
-            return value
-        shape = tuple(value.shape)
-        if spec.kind == InputKind.USER_INPUT:
+    def _given(self, given: Given) -> Ids:
+        shape = given.value.shape
+        if given.kind == "input":
             return self.frozen_ids(shape, "network input")
-        if spec.kind == InputKind.CONSTANT_TENSOR:
+        if given.kind == "constant":
             return self.fixed(shape)
-        name = self.aliases.get(str(spec.target), str(spec.target))
-        if node.users:
-            self.read.add(name)
+        name = self.aliases.get(given.name, given.name)
         return self.elements.setdefault(name, StateIds(self.book, shape, name))
 
-    def _graph(self, graph: Graph, inputs: Sequence[Any], owner: GraphModule) -> list[Ids]:
-        """Interpret a graph; returns the tensors that it returns."""
-        env: dict[Node, Any] = {}
-        feed = iter(inputs)
-        for node in graph.nodes:
-            if node.op == "placeholder":
-                env[node] = next(feed)
-            elif node.op == "get_attr":
-                env[node] = self._attribute(node, owner)
-            elif node in self.recipes:
-                sources = [env[source] for source in self.recipes[node]]
-                env[node] = Computed(tuple(node.meta["val"].shape), sources)
-            elif node.op == "call_function" and node not in self.inside:
-                env[node] = self._call(node, env)
-        returned = torch.utils._pytree.tree_leaves(graph.output_node().args)
-        values = [env[v] for v in returned if isinstance(v, Node)]
-        return [v for v in values if isinstance(v, Ids)]
-
-    def _attribute(self, node: Node, owner: GraphModule) -> Any:
-        value = operator.attrgetter(str(node.target))(owner)
-        return self.fixed(tuple(value.shape)) if isinstance(value, Tensor) else value
-
-    def _call(self, node: Node, env: dict[Node, Any]) -> Any:
-        if node.target is operator.getitem:
-            return env[node.args[0]][node.args[1]]  # type: ignore[index]
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
-            return self._region(node, env)
-        call = bind(node, env)
+    def _call(self, step: Step, env: dict[Value, Any]) -> list[Ids]:
+        call = bound(step, env)
         if not call.shapes:
             if call.tensors() and call.op not in ONLY_SHAPES:
                 self.opaque(call, f"{call.op} reads values")
-            return None
-        pointwise = torch.Tag.pointwise in node.target.tags  # type: ignore[union-attr]
+            return []
+        pointwise = signature(step.target).pointwise
         rule = self.rules.get(call.op, self.rules["pointwise"] if pointwise else None)
         if all(value.empty for value in call.tensors()):
             results: Any = [Ids.constant(shape) for shape in call.shapes]
         elif rule is not None:
             results = self._by_rule(rule, call)
         else:
-            self.unknown_ops[str(node.target)] = self.unknown_ops.get(str(node.target), 0) + 1
-            results = self.opaque(call, f"unknown op {node.target}")
+            self.unknown_ops[str(step.target)] = self.unknown_ops.get(str(step.target), 0) + 1
+            results = self.opaque(call, f"unknown op {step.target}")
         found = [v for v in call.tensors() if not isinstance(v, StateIds)]
         self.seen[call.module] += [v.base.flatten() for v in found]
-        if isinstance(node.meta["val"], list | tuple):
-            return results if isinstance(results, list) else [results] * len(call.shapes)
-        return results[0] if isinstance(results, list) else results
+        listed = results if isinstance(results, list) else [results] * len(call.shapes)
+        return listed if step.listed else listed[:1]
 
     def _by_rule(self, rule: Rule, call: OpCall) -> Any:
         try:
@@ -221,20 +185,6 @@ class Tracer:
                 "that line in another form"
             ) from error
 
-    def _region(self, node: Node, env: dict[Node, Any]) -> Any:
-        """A part that runs in another mode is followed; branches and loops are refused."""
-        args: list[Any] = [env[a] if isinstance(a, Node) else a for a in node.args]
-        bodies = [i for i, a in enumerate(args) if isinstance(a, GraphModule)]
-        name = getattr(node.target, "_name", str(node.target))
-        if name not in REGIONS or len(bodies) != 1:
-            raise TraceError(
-                f"{name_of_module(node) or 'the network'}: torch.{name} is control flow, through "
-                "which a channel cannot be followed. Trace the part before and the part after it, "
-                "or replace the branch by a fixed one or by torch.where"
-            )
-        body: Any = args[bodies[0]]
-        return self._graph(body.graph, args[bodies[0] + 1 :], body)
-
 
 def width(value: Ids) -> int:
     """The length of the axis that channels lie on; of axis 1 where that is not clear."""
@@ -244,14 +194,15 @@ def width(value: Ids) -> int:
 
 def state_aliases(model: nn.Module) -> dict[str, list[str]]:
     """Every name of each parameter and buffer, keyed by the first: tied weights have several."""
+    modules = list(model.named_modules(remove_duplicate=False))
     seen: dict[int, str] = {}
     names: dict[str, list[str]] = defaultdict(list)
-    pairs = [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-    for name, tensor in pairs:
-        names[seen.setdefault(id(tensor), name)].append(name)
+    for kind in ("_parameters", "_buffers"):
+        for path, module in modules:
+            for key, tensor in vars(module)[kind].items():
+                if tensor is not None:
+                    name = f"{path}.{key}" if path else key
+                    names[seen.setdefault(id(tensor), name)].append(name)
     return names
 
 

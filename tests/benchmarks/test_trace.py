@@ -1,20 +1,20 @@
 """How the time of tracing grows with depth: `pytest -s tests/benchmarks/test_trace.py`.
 
-Chains of 10 to 1,000 convolutions, each with BatchNorm and ReLU. `torch.export` is timed by
-itself: what it takes is not ours. The exponent is the slope of log seconds over log layers from
-100 layers on (below, constant parts weigh in). Nothing here fails by being slow.
+Chains of 10 to 1,000 convolutions, each with BatchNorm and ReLU. Recording the operators is timed
+by itself, and so is the part after it, without a trial cut. The exponent is the slope of log
+seconds over log layers from 100 layers on (below, constant parts weigh in). Nothing here
+fails by being slow.
 """
 
 import math
 import time
-from unittest.mock import patch
 
 import torch
 from torch import nn
 
-import dsa_core.channels.assemble as assemble_module
-from dsa_core.channels import follow
-from dsa_core.channels.export import export
+from dsa_core.channels.assemble import interpret
+from dsa_core.channels.recorder import record
+from dsa_core.channels.remedies import Remedies
 from dsa_core.example import Call
 
 DEPTHS = (10, 30, 100, 300, 1000)
@@ -28,16 +28,15 @@ def chain(depth: int) -> nn.Module:
 
 
 def seconds(depth: int) -> tuple[float, float]:
-    """CPU seconds of the export, and of following the channels through its graph."""
-    model, x = chain(depth).eval(), torch.randn(1, 3, 8, 8)
+    """CPU seconds of recording, and of following the channels through the operators."""
+    model, call = chain(depth).eval(), Call.of(torch.randn(1, 3, 8, 8))
     start = time.process_time()
-    program = export(model, Call.of(x))
-    exported = time.process_time()
-    with patch.object(assemble_module, "export", lambda *_: program):
-        graph = follow(model, x)
+    program = record(model, call)
+    recorded = time.process_time()
+    graph = interpret(program, model, call, Remedies())
     end = time.process_time()
     assert len(graph.prunable) == depth
-    return exported - start, end - exported
+    return recorded - start, end - recorded
 
 
 def slope(points: list[tuple[int, float]]) -> float:
@@ -49,11 +48,11 @@ def slope(points: list[tuple[int, float]]) -> float:
 
 
 def test_time_grows_linearly_with_depth() -> None:
-    seconds(10)  # the first export imports half of torch
+    seconds(10)  # the first time, much is imported
     times = {depth: seconds(depth) for depth in DEPTHS}
-    print(f"\n{'layers':>7} {'export s':>9} {'ours s':>9}")
-    for depth, (exported, ours) in times.items():
-        print(f"{depth:7d} {exported:9.3f} {ours:9.3f}")
-    for part, name in enumerate(("export", "ours")):
+    print(f"\n{'layers':>7} {'record s':>9} {'ours s':>9}")
+    for depth, (recorded, ours) in times.items():
+        print(f"{depth:7d} {recorded:9.3f} {ours:9.3f}")
+    for part, name in enumerate(("record", "ours")):
         exponent = slope([(n, t[part]) for n, t in times.items() if n >= 100])
         print(f"exponent of {name}: {exponent:.2f}")
