@@ -91,7 +91,7 @@ FORMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "regions": in_regions,
     "parts written in place": in_parts,
     "constants": lambda n, x: n.b(n.a(x) * FAR + torch.tensor([2.0]) + torch.ones(6, 1, 1)
-                                 + x.new_tensor([[[3.0]]] * 6) + torch.Tensor([1.0])),
+                                 + torch.Tensor([1.0])),
     "random numbers": lambda n, x: n.b(n.a(x) + torch.randn(6, 1, 1) * torch.rand_like(x[:, :1])),
     "on the device": lambda n, x: n.b(n.a(x) * torch.arange(6, device=x.device)[:, None, None]),
     "by kind of device": lambda n, x: n.b(n.a(x)).relu() if x.device.type == "cpu" else n.a(x),
@@ -166,6 +166,7 @@ UNSURE: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "nonzero": lambda n, x: n.a(x) * len(x.nonzero()),
     "masked": lambda n, x: n.a(x) * x[x > 0].shape[0],
     "unique": lambda n, x: n.a(x) * len(x.unique()),
+    "new_tensor": lambda n, x: n.a(x) + x.new_tensor([2.0]),
     "error caught": caught,
     "function of jit": lambda n, x: scripted(n.a(x)),
     "types mixed": lambda n, x: F.conv2d(x, n.a.weight.double()),
