@@ -142,10 +142,10 @@ def run_command(
         print(f"\n{stop or 'interrupted'}. {GO_ON}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     if process_group().is_main:  # the other processes of a group say nothing
-        tell(configs, records, out)
+        report_runs(configs, records, out)
 
 
-def tell(configs: "Sequence[RunConfig]", records: "Sequence[Record]", out: Path) -> None:
+def report_runs(configs: "Sequence[RunConfig]", records: "Sequence[Record]", out: Path) -> None:
     """Print the table of some runs, and where their records and the pictures of them lie."""
     from dsa_core.files import write_atomically
     from dsa_core.lab.plots import allocation_figure, png

@@ -93,18 +93,18 @@ class AMCSearch:
         seed: int,
     ) -> None:
         # these libraries take seconds to import, and only this method needs them
-        from dsa_core.methods.amc_agent import Agent, own_random
+        from dsa_core.methods.amc_agent import Agent, isolated_rngs
         from dsa_core.methods.amc_env import PruningEnv
 
         self.device, settings = device_of_model(model), config.amc or AMCSettings()
         keep_freed_memory(self.device)
         self.graph, self.budget, self.data = graph, budget, data
-        self.cost, self.settings, self.random = budget.cost(graph), settings, own_random
+        self.cost, self.settings, self.random = budget.cost(graph), settings, isolated_rngs
         self.fingerprint = fingerprint("amc", model, budget, data, config, seed=seed)
         least = settings.keep_least
         self.env = PruningEnv(model, graph, budget, self._reward, keep_least=least)
         self.score = MaskedScore(model, graph, data, settings, config.train)
-        with own_random():
+        with isolated_rngs():
             self.agent = Agent(self.env, settings, seed)
         self.updates: list[Update] = []
         self.rewards: list[float] = []

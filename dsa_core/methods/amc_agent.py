@@ -168,7 +168,7 @@ def seed_all(seed: int) -> None:
 
 
 @contextmanager
-def own_random() -> Iterator[None]:
+def isolated_rngs() -> Iterator[None]:
     """Leave the caller's global random numbers as they were."""
     before = random.getstate(), np.random.get_state()
     try:

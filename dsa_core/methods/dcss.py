@@ -43,7 +43,7 @@ class DCSS(Method):
             rounded to whole channels that the budget allows, at least one. The last is 1, so that
             a group can stay whole.
         estimator: "free": the logits' gradient comes from the training's own backward passes.
-            "held_out": from a held-out batch before every update (`Pruner.look`).
+            "held_out": from a held-out batch before every update (`Pruner.held_out_step`).
         budget: "admm" lands on the budget in every update; "penalty" adds
             `penalty` * log F to the loss, in the manner of the paper, and knows no budget.
         penalty: lambda, in units of the loss: what a group must gain to be worth one log MAC.
@@ -151,7 +151,9 @@ class ChoiceScheme(Scheme):
         self.total, self.taken = torch.zeros_like(self.total), 0
         return self.update(step + 1, mean)
 
-    def look(self, step: int, weights: MaskedWeights, loss: Callable[[], Tensor]) -> Figures:
+    def held_out_step(
+        self, step: int, weights: MaskedWeights, loss: Callable[[], Tensor]
+    ) -> Figures:
         """Move the choice by the loss of a held-out batch under its mask."""
         pi, mask = self.mixture(step)
         slopes, value = held_out_slopes(weights, mask, loss)

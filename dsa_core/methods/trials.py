@@ -51,7 +51,7 @@ class Trials:
             if strength is None:
                 break
             self.model.load_state_dict(start)
-            precision = Precision.noted(found[0].notes) if found else None
+            precision = Precision.from_notes(found[0].notes) if found else None
             found.append(self._trial(len(trials), strength, on_step, precision))
             trials.append(Trial(strength, found[-1].whole_ratio(self.budget.resource)))
             if best_trial(trials, limit) == len(trials) - 1:
@@ -137,8 +137,8 @@ def allocate(
     """Search by a penalty whose strength is searched; the arguments are those of `search`.
 
     The model has the weights of the trial taken at the end. The budget is to come out at, or just
-    below; it may be missed. Of `config` all but `train`, `warmup_epochs`, `ratio_every` (from look
-    to look) and the method's own settings has no meaning here.
+    below; it may be missed. Of `config` only `train`, `warmup_epochs`, `ratio_every` (steps between
+    two entries of the history) and the method's own settings are read.
     """
     method = config.method(name)
     assert isinstance(method, Penalty)

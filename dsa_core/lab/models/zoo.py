@@ -189,7 +189,7 @@ def _factory(name: str) -> Factory:
         factory: Any = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:  # the user's module may raise anything
         raise ConfigError(
-            f"model {name!r} cannot be imported ({_told(error)}): wanted is "
+            f"model {name!r} cannot be imported ({_with_type(error)}): wanted is "
             "'package.module:factory', with the package on the Python path"
         ) from error
     if isinstance(factory, nn.Module) or not callable(factory):
@@ -207,8 +207,8 @@ def _made_by(name: str, num_classes: int) -> nn.Module:
         model: Any = _called(factory, num_classes)
     except Exception as error:  # as above
         raise ConfigError(
-            f"model {name!r} could not be made ({_told(error)}): the factory is called without "
-            "arguments, or with num_classes if it takes that"
+            f"model {name!r} could not be built ({_with_type(error)}): the factory is called "
+            "without arguments, or with num_classes if it takes that"
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(
@@ -217,7 +217,7 @@ def _made_by(name: str, num_classes: int) -> nn.Module:
     return model
 
 
-def _told(error: Exception) -> str:
+def _with_type(error: Exception) -> str:
     """Kind and words of a foreign error."""
     return f"{type(error).__name__}: {error}"
 

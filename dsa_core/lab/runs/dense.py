@@ -49,8 +49,8 @@ class DenseNetwork:
 def dense_network(context: RunContext, model: nn.Module) -> DenseNetwork:
     """Train the dense network in place, or take the one that a run left in `out/dense/`.
 
-    Given weights are in the model already, see `load_given`: they are kept in `out/dense/` and
-    scored. Of runs that go side by side one trains or keeps it, and the others wait.
+    Weights given by the user are in the model already (`load_start_weights`): they are copied to
+    `out/dense/` and scored. Of several runs at once, one does this and the others wait.
     """
     config, settings = context.config, context.config.preset.dense
     if settings is None and config.weights is None:
@@ -61,7 +61,7 @@ def dense_network(context: RunContext, model: nn.Module) -> DenseNetwork:
         with one_run_at_a_time(folder):
             if not agreed(done.exists()):
                 if config.weights is not None:
-                    keep_given(context, model, folder)
+                    keep_start_weights(context, model, folder)
                 elif settings is not None:
                     train_dense(context, model, settings, folder)
     facts = read_dense(model, folder)
@@ -151,7 +151,7 @@ def keep_dense(model: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
     write_atomically(folder / FACTS, json.dumps(facts, indent=1) + "\n")
 
 
-def load_given(context: RunContext, model: nn.Module) -> None:
+def load_start_weights(context: RunContext, model: nn.Module) -> None:
     """Put the given weights into the model, in place, if the run has some.
 
     Nothing is written yet: a file that does not fit is refused before anything else happens. An
@@ -189,7 +189,7 @@ def check_same(wanted: str | None, path: Path) -> None:
         )
 
 
-def keep_given(context: RunContext, model: nn.Module, folder: Path) -> None:
+def keep_start_weights(context: RunContext, model: nn.Module, folder: Path) -> None:
     """Measure the network of the given weights, and write it to its folder."""
     context.print(f"dense {context.config.model}: weights of {context.weights}")
     measured = context.measure(model)

@@ -13,7 +13,7 @@ from dsa_core.lab.record import Record
 from dsa_core.lab.record_files import FILE, read_record, write_record
 from dsa_core.lab.runs.config import RunConfig
 from dsa_core.lab.runs.context import RunContext
-from dsa_core.lab.runs.dense import dense_network, load_given
+from dsa_core.lab.runs.dense import dense_network, load_start_weights
 from dsa_core.lab.runs.folder import (
     alone_in,
     check_config,
@@ -130,7 +130,7 @@ def remove_earlier(context: RunContext) -> None:
 def run_phases(context: RunContext, *, force: bool = False) -> Record:
     """Refuse what cannot work; then take the phases, alone in the folder, and write the record."""
     model, graph = start(context.config, context.dataset, context.example)
-    load_given(context, model)
+    load_start_weights(context, model)
     with alone_in(context.folder):
         if force:
             remove_earlier(context)
@@ -158,16 +158,16 @@ def all_phases(context: RunContext, model: nn.Module, graph: ChannelGraph) -> Re
     cutting = watch.read()
     try_forward(pruned, example)
     before = context.measure(pruned)
-    say_score(context, before, "before fine-tuning")
+    print_score(context, before, "before fine-tuning")
     tuned = fine_tune(context, pruned, allocation)
     after = context.measure(pruned)
-    say_score(context, after, "after fine-tuning")
+    print_score(context, after, "after fine-tuning")
     keep_pruned(context, pruned, graph, allocation)
     outcome = Outcome(dense, allocation, loss, pruned, before, after, tuned, cutting)
     return record_of(context, outcome, example)
 
 
-def say_score(context: RunContext, found: EvalResult, when: str) -> None:
+def print_score(context: RunContext, found: EvalResult, when: str) -> None:
     """Tell what was measured."""
     score = f"{context.task.show(found.score)} {context.task.judged_by}"
     others = "".join(f", {name} {value:.4f}" for name, value in found.extra.items())
