@@ -378,7 +378,7 @@ def test_interrupted_and_resumed_is_identical(tmp_path):
     path, config = tmp_path / "search.pt", search_config(amc=SHORT)
     whole = searched()[1]
     for n, saved in ((2, 0), (5, 3), (6, 6)):
-        word = rf"{saved} of 12 episodes are saved: the same call goes on from .*search\.pt"
+        word = rf"{saved} of 12 episodes are saved: the same call resumes from .*search\.pt"
         with pytest.raises(KeyboardInterrupt, match=word):
             allocate("amc", trained(), config=config, checkpoint=path, on_step=stop_after(n))
     resumed = allocate("amc", trained(), config=config, checkpoint=path)

@@ -331,7 +331,7 @@ class _Run:
             return "training interrupted; without a checkpoint the next run starts over"
         return (
             f"training interrupted; {self.saved} of {self.config.epochs} epochs are saved: "
-            f"the checkpoint {self.path} is whole: the same call goes on from there"
+            f"the same call resumes from {self.path}"
         )
 
     def result(self, stopped: bool) -> TrainResult:
