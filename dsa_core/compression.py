@@ -37,8 +37,8 @@ from dsa_core.training import (
     TrainConfig,
     TrainResult,
     device_of_model,
+    isolated_rng,
     mode,
-    own_random,
     recalibrate_batchnorm,
     step_seed,
     to_device,
@@ -222,14 +222,14 @@ def _feed(given: Any, steps_per_epoch: int | None, progress: bool, device: torch
     """The user's batches as epochs."""
     if isinstance(given, BatchSource):
         return given
-    with own_random(device):  # a DataLoader draws when it is read
+    with isolated_rng(device):  # a DataLoader draws when it is read
         return Loader(given, steps_per_epoch, progress=progress)
 
 
 def _try_first_batch(objective: LossObjective, model: nn.Module, batches: Feed) -> None:
     """Run the loss on one batch; network and random numbers stay as they were."""
     device = device_of_model(model)
-    with own_random(device), untouched(model):
+    with isolated_rng(device), untouched(model):
         objective.try_on(model, to_device(next(batches.forever()), device))
 
 
@@ -248,7 +248,7 @@ def _check_method(pruner: Pruner, epochs: int) -> None:
 def _recalibrate(model: nn.Module, objective: LossObjective, batches: Feed, seed: int) -> None:
     """Renew BatchNorm's statistics, which are still those of the dense network."""
     device = device_of_model(model)
-    with own_random(device, step_seed(seed, "recalibration")):
+    with isolated_rng(device, step_seed(seed, "recalibration")):
         recalibrate_batchnorm(model, batches, min(NORM_BATCHES, len(batches)), run=objective.loss)
     average_buffers(model)
 
@@ -265,7 +265,7 @@ def _refit(
 ) -> None:
     """Refit the weights by some training batches, of one pass at the most."""
     device, n = device_of_model(pruned), min(FIT_BATCHES, len(batches))
-    with own_random(device, step_seed(seed, "reconstruction")):
+    with isolated_rng(device, step_seed(seed, "reconstruction")):
         some = [to_device(batch, device) for batch in islice(batches.forever(), n)]
         run, graph = objective.loss, found.graph
         reconstruct(pruned, dense, graph, found.keep, some, run=run, progress=progress)

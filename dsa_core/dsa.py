@@ -60,7 +60,7 @@ class DSA(Masked):
         settings: of that optimizer; None for its defaults.
         estimator: of the masks' gradient. "free": straight-through, from the backward passes of the
             training itself. The others (`masks.estimator_mask`) need a held-out batch before each
-            update, see `Pruner.look`.
+            update, see `Pruner.held_out_step`.
         fix_when_met: change no keep ratio once the budget is met (the paper's flow).
 
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164).
@@ -158,7 +158,9 @@ class KeepRatioScheme(Scheme):
         self.total, self.taken = torch.zeros_like(self.total), 0
         return self.update(step + 1, mean)
 
-    def look(self, step: int, weights: MaskedWeights, loss: Callable[[], Tensor]) -> Figures:
+    def held_out_step(
+        self, step: int, weights: MaskedWeights, loss: Callable[[], Tensor]
+    ) -> Figures:
         """Move the keep ratios by the loss of a held-out batch under the estimator's mask."""
         if self._met():
             return self.update(step, torch.zeros_like(self.total))

@@ -43,7 +43,7 @@ from dsa_core.pruner_inputs import (
     check_gradient,
     check_optimizers,
     followed,
-    no_look,
+    held_out_error,
     plain,
     weights_of,
 )
@@ -201,22 +201,22 @@ class Pruner(SearchState):
         self._final = self.allocate(self.problem.budget, b)
         return self._final
 
-    def look(self, loss: Callable[[], Tensor]) -> None:
+    def held_out_step(self, loss: Callable[[], Tensor]) -> None:
         """Let a held-out batch move the keep ratios, for an estimator that asks for one.
 
-        Call it where `wants_look` is true, between two steps. Neither the weights nor their
+        Call it where `wants_held_out` is true, between two steps. Neither the weights nor their
         gradients nor BatchNorm's statistics are touched.
 
         Args:
             loss: runs the network on a batch and returns its loss, shape ().
         """
         if self.attachment is None:
-            raise ConfigError("look: attach the pruner first")
-        if not self.wants_look:
+            raise ConfigError("held_out_step: attach the pruner first")
+        if not self.wants_held_out:
             return
         with self.attachment.exact(quiet=True), untouched(self.model):
-            figures = self.scheme.look(self.steps_done, self.attachment.weights, loss)
-        self.looked = self.steps_done
+            figures = self.scheme.held_out_step(self.steps_done, self.attachment.weights, loss)
+        self.last_held_out = self.steps_done
         self.note(self.steps_done, figures)
 
     # -- the answer -------------------------------------------------------------------------------
@@ -247,8 +247,8 @@ class Pruner(SearchState):
         if step < self.problem.warmup:
             return
         check_gradient(gradient, step)
-        if self.scheme.held_out and self.missing_look(step):
-            raise no_look(step, self.problem.method.label)
+        if self.scheme.held_out and self.held_out_missing(step):
+            raise held_out_error(step, self.problem.method.label)
         assert self.attachment is not None  # only an attachment calls this
         lr = float(self.attachment.optimizers[0].param_groups[0]["lr"])
         penalty = self.scheme.penalty(step, lr)

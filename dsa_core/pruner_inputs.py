@@ -157,15 +157,15 @@ def check_gradient(gradient: Tensor, step: int) -> None:
     """
     if not bool(gradient.isfinite().all()):
         raise TrainingError(
-            f"step {step}: the gradient is not finite; look at the loss, lower the learning "
+            f"step {step}: the gradient is not finite; check the loss, lower the learning "
             "rate, or clip. The weights are exact; the keep ratios have not moved"
         )
 
 
-def no_look(step: int, method: str) -> TrainingError:
+def held_out_error(step: int, method: str) -> TrainingError:
     """The error of a step before which a held-out batch was due."""
     return TrainingError(
         f"step {step}: {method} moves its keep ratios by held-out batches: call "
-        "pruner.look(lambda: loss_of(model, batch)) wherever pruner.wants_look, or take the free "
-        "gradient (estimator='free')"
+        "pruner.held_out_step(lambda: loss_of(model, batch)) wherever pruner.wants_held_out, or "
+        "use the free gradient (estimator='free')"
     )

@@ -29,7 +29,7 @@ class SearchState:
 
     def __init__(self, problem: Problem, scheme: Scheme) -> None:
         self.problem, self.scheme, self.graph = problem, scheme, problem.graph
-        self.steps_done, self.looked = 0, -1  # step of the last look
+        self.steps_done, self.last_held_out = 0, -1  # step of the last held-out batch
         self.dense: dict[str, Tensor] = {}
         self.history: list[Update] = []
         self.restored = 1
@@ -47,7 +47,7 @@ class SearchState:
         return self.scheme.costs
 
     @property
-    def looks(self) -> int:
+    def held_out_steps(self) -> int:
         """Held-out batches taken so far."""
         return len(self.history) - 1 if self.scheme.held_out else 0
 
@@ -57,9 +57,9 @@ class SearchState:
         return self.steps_done >= self.problem.warmup
 
     @property
-    def wants_look(self) -> bool:
-        """Whether the method waits for a held-out batch before the next step (`look`)."""
-        return self.scheme.held_out and self.missing_look(self.steps_done)
+    def wants_held_out(self) -> bool:
+        """Whether the method waits for a held-out batch before the next step (`held_out_step`)."""
+        return self.scheme.held_out and self.held_out_missing(self.steps_done)
 
     def __repr__(self) -> str:
         asked, p = self.problem.budget.ratios, self.problem
@@ -75,7 +75,7 @@ class SearchState:
             "format": FORMAT,
             "fingerprint": self.fingerprint(),
             "steps_done": self.steps_done,
-            "looked": self.looked,
+            "last_held_out": self.last_held_out,
             "scheme": self.scheme.state_dict(),
             "history": [asdict(update) for update in self.history],
             "dense": self.dense,
@@ -88,7 +88,7 @@ class SearchState:
             ConfigError: it is of another search; says in what.
         """
         check_state(state, FORMAT, self.fingerprint())
-        self.steps_done, self.looked = int(state["steps_done"]), int(state["looked"])
+        self.steps_done, self.last_held_out = int(state["steps_done"]), int(state["last_held_out"])
         self.scheme.load_state_dict(state["scheme"])
         self.history = [Update(**update) for update in state["history"]]
         self.restored = len(self.history)
@@ -106,9 +106,9 @@ class SearchState:
             "groups": " ".join(f"{g.name}:{g.size}" for g in self.graph.prunable),
         }
 
-    def missing_look(self, step: int) -> bool:
+    def held_out_missing(self, step: int) -> bool:
         """Whether an update is due at a step, and no held-out batch was taken for it."""
-        return self.problem.due(step) and self.looked != step
+        return self.problem.due(step) and self.last_held_out != step
 
     def allocate(self, budget: Budget, b: Tensor) -> Allocation:
         """Which channels stay under a budget, by the present keep ratios.

@@ -20,7 +20,7 @@ from dsa_core.errors import BudgetError, ConfigError, TrainingError
 from dsa_core.lab.data import Task
 from dsa_core.masks import top_channels
 from dsa_core.methods import SearchData, amc_reward
-from dsa_core.methods.amc_agent import Agent, own_random, truncated_normal
+from dsa_core.methods.amc_agent import Agent, isolated_rngs, truncated_normal
 from dsa_core.methods.amc_env import FEATURES, PruningEnv, Wall, layer_table
 from dsa_core.methods.amc_reward import MaskedScore, held_out
 from dsa_core.methods.amc_settings import AMCSettings
@@ -273,7 +273,7 @@ def test_the_agent_learns_what_pays():
     """Of shares uniform on [0.2, 1] the mean is 0.6; the best one is 0.3."""
     kept: list[float] = []
     settings = AMCSettings(episodes=170, random_episodes=50, hidden=64, actor_lr=1e-3)
-    with own_random():
+    with isolated_rngs():
         agent = Agent(toy(0.3, kept), settings, seed=0)
         agent.play(170, lambda done: None, lambda: False)
     assert abs(np.mean(kept[:50]) - 0.6) < 0.1
@@ -289,7 +289,7 @@ def test_an_agent_leaves_no_folder_behind(tmp_path, monkeypatch):
 
 
 def test_two_learning_rates_and_noise_that_decays():
-    with own_random():
+    with isolated_rngs():
         agent = Agent(toy(0.5), SHORT, seed=0)
         agent.play(8, lambda done: None, lambda: False)
     rates = [o.param_groups[0]["lr"] for o in (agent.actor.optimizer, agent.critic.optimizer)]
@@ -303,7 +303,7 @@ def test_two_learning_rates_and_noise_that_decays():
 
 
 def test_noise_is_around_the_actor_s_action_and_its_draws_are_functions_of_the_decision():
-    with own_random():
+    with isolated_rngs():
         agent = Agent(toy(0.5), SHORT, seed=0)
         agent.play(4, lambda done: None, lambda: False)  # the random episodes
     observation = np.zeros((1, len(FEATURES)), dtype=np.float32)
@@ -325,7 +325,7 @@ def test_the_first_episodes_are_uniform():
     env = game()
     step = env.step
     env.step = lambda action: (seen.append(float(action[0])), step(action))[1]  # type: ignore[assignment]
-    with own_random():
+    with isolated_rngs():
         agent = Agent(env, AMCSettings(episodes=60, random_episodes=60), seed=0)
         agent.play(60, lambda done: None, lambda: False)
     quantiles = (np.sort(seen) - 0.2) / 0.8
@@ -378,7 +378,7 @@ def test_interrupted_and_resumed_is_identical(tmp_path):
     path, config = tmp_path / "search.pt", search_config(amc=SHORT)
     whole = searched()[1]
     for n, saved in ((2, 0), (5, 3), (6, 6)):
-        word = rf"{saved} of 12 episodes are saved: the same call goes on from .*search\.pt"
+        word = rf"{saved} of 12 episodes are saved: the same call resumes from .*search\.pt"
         with pytest.raises(KeyboardInterrupt, match=word):
             allocate("amc", trained(), config=config, checkpoint=path, on_step=stop_after(n))
     resumed = allocate("amc", trained(), config=config, checkpoint=path)

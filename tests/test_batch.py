@@ -124,7 +124,7 @@ def test_a_list_parameter_takes_a_list_of_lists(tmp_path):
         ("parameters: {method: 3}", "'method'.*must be str, got 3"),
         ("parameters: {widths: [8, 16]}", r"'widths'.*must be list\[int\], got 8"),
         ("parameters: {ratio: []}", "'ratio' has an empty list"),
-        ("parameters: {ratio: [0.5, 0.5]}", "is there twice"),
+        ("parameters: {ratio: [0.5, 0.5]}", "appears twice"),
         ("parameters: {seed: 3}", "give seeds as"),
         ("parameters: {out: here}", "no parameter 'out'"),
         ("seeds: [1.5]", "seeds.0: "),

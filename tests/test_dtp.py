@@ -252,7 +252,7 @@ def test_interrupted_and_resumed_is_bit_identical(plan, tmp_path):
     settings = config(plan=plan, warmup_epochs=1)
     undisturbed = allocate("dtp", whole, config=settings)
     for n in (1, 4, 3):
-        with pytest.raises(KeyboardInterrupt, match=r"the same call goes on from"):
+        with pytest.raises(KeyboardInterrupt, match=r"the same call resumes from"):
             allocate("dtp", model, config=settings, checkpoint=path, on_step=stop_after(n))
         model = fresh(seed=n)  # what is in memory does not matter
     resumed = allocate("dtp", model, config=settings, checkpoint=path)

@@ -378,7 +378,7 @@ def test_the_second_process_in_a_folder_says_so_and_stops(phases, tmp_path):
 
     def second(context):
         with pytest.raises(
-            ConfigError, match=r"another process is at work in .*wait until it"
+            ConfigError, match=r"another process is working in .*wait until it"
         ) as e:
             run(config, tmp_path, progress=False)
         assert str(context.folder) in str(e.value)
@@ -409,7 +409,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
 def test_a_folder_that_was_removed_meanwhile(phases, tmp_path):
     phases(lambda context: shutil.rmtree(context.folder))
     config = tiny_run()
-    with pytest.raises(TrainingError, match="was removed or emptied while the run was going") as e:
+    with pytest.raises(TrainingError, match="was removed or emptied during the run") as e:
         run(config, tmp_path, progress=False)
     assert str(tmp_path / config.folder) in str(e.value)
     assert not list(tmp_path.rglob(FILE))
@@ -563,7 +563,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         assert process.exitcode == 130
     log = (tmp_path / "runs.log").read_text()
     assert log.count("training interrupted") == 2  # a search is a training with a Pruner attached
-    assert log.count("Give the same `dsa run` command again to go on") == 2
+    assert log.count("Give the same `dsa run` command again to resume") == 2
     assert "Traceback" not in log
     last = start_process(run_command_line, out)
     last.join(LIMIT)

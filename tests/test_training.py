@@ -514,7 +514,7 @@ def test_ctrl_c_leaves_a_checkpoint(digits, tmp_path, at):
         return False
 
     common = {"seed": 0, "progress": False}
-    with pytest.raises(KeyboardInterrupt, match=rf"{at // 5} of 3 epochs.*run\.pt.*goes on"):
+    with pytest.raises(KeyboardInterrupt, match=rf"{at // 5} of 3 epochs.*resumes from .*run\.pt"):
         train(part, small(digits), TASK, config, checkpoint=path, stop=press, **common)
     train(part, small(digits), TASK, config, checkpoint=path, **common)
     train(whole, small(digits), TASK, config, **common)

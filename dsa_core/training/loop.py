@@ -26,7 +26,7 @@ from dsa_core.training.processes import (
     process_group,
 )
 from dsa_core.training.pruner_like import PrunerLike
-from dsa_core.training.seeds import own_random, step_seed
+from dsa_core.training.seeds import isolated_rng, step_seed
 from dsa_core.training.stopwatch import Stopwatch, total_time
 from dsa_core.training.task import Task
 
@@ -104,7 +104,7 @@ def train(
             has its own.
         pruner: searches while the model trains; its state is part of the checkpoint. It is detached
             at the end, also after an error.
-        held_out: batches for a pruner that asks for some (`Pruner.look`).
+        held_out: batches for a pruner that asks for some (`Pruner.held_out_step`).
         optimizer: makes one of the parameters, and says its highest learning rate, in place of the
             configuration's; None for SGD.
         fingerprint: what else the checkpoint must agree with.
@@ -208,10 +208,10 @@ class _Run:
         watch, stopped = Stopwatch(), False
         masked = float(self.pruner is not None and self.pruner.searching)
         meter.start_epoch(epoch, check_every=1 if self.device.type == "cpu" else 20)
-        with own_random(self.device, step_seed(self.seed, self.word, epoch)):
+        with isolated_rng(self.device, step_seed(self.seed, self.seed_label, epoch)):
             held_out = self._held_out()
             for position, batch in enumerate(self.batches.mine(epoch)):
-                self._look(held_out)
+                self._held_out_step(held_out)
                 if stop is not None and stop():
                     stopped = True
                     break
@@ -228,25 +228,25 @@ class _Run:
         return stopped
 
     @property
-    def word(self) -> str:
+    def seed_label(self) -> str:
         """What the random numbers of an epoch are for."""
         return "epoch" if self.pruner is None else "search epoch"
 
     def _held_out(self) -> Iterator[Any]:
-        """Held-out batches from the next one that a look is due for."""
+        """Held-out batches, from the next one that is due."""
         if self.pruner is None or self.held_out is None:
             return iter(())
-        return self.held_out.forever(self.pruner.looks)
+        return self.held_out.forever(self.pruner.held_out_steps)
 
-    def _look(self, held_out: Iterator[Any]) -> None:
-        """Let the pruner look at a held-out batch, where it wants one."""
-        if self.pruner is None or not self.pruner.wants_look:
+    def _held_out_step(self, held_out: Iterator[Any]) -> None:
+        """Hand the pruner a held-out batch, if it waits for one."""
+        if self.pruner is None or not self.pruner.wants_held_out:
             return
         found = next(held_out, None)
         if found is None:
             raise TrainingError("held_out: this pruner asks for held-out batches; give some")
         batch = to_device(found, self.device)
-        self.pruner.look(lambda: self.objective.loss(self.model, batch, self.precision))
+        self.pruner.held_out_step(lambda: self.objective.loss(self.model, batch, self.precision))
 
     def _step(self, batch: Any) -> Measured:
         found = self.objective.measure(self.called, batch, self.precision)
@@ -331,7 +331,7 @@ class _Run:
             return "training interrupted; without a checkpoint the next run starts over"
         return (
             f"training interrupted; {self.saved} of {self.config.epochs} epochs are saved: "
-            f"the checkpoint {self.path} is whole: the same call goes on from there"
+            f"the same call resumes from {self.path}"
         )
 
     def result(self, stopped: bool) -> TrainResult:

@@ -26,11 +26,11 @@ def keep_freed_memory(device: torch.device) -> bool:
     Returns:
         Whether malloc was told.
     """
-    return device.type == "cpu" and _tell_malloc()
+    return device.type == "cpu" and _configure_malloc()
 
 
 @cache
-def _tell_malloc() -> bool:
+def _configure_malloc() -> bool:
     chosen = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
     if not sys.platform.startswith("linux") or any(name.startswith(chosen) for name in os.environ):
         return False

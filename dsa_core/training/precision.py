@@ -37,7 +37,7 @@ class Precision:
         return DTYPES[self.name]
 
     @staticmethod
-    def noted(notes: Mapping[str, Any]) -> "Precision":
+    def from_notes(notes: Mapping[str, Any]) -> "Precision":
         """Read it back from the notes of an allocation, without the times."""
         return Precision(notes["precision"], notes["channels_last"])
 

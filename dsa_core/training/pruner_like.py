@@ -11,11 +11,11 @@ class PrunerLike(Protocol):
     """Hooks into a network and its optimizer for the length of a training."""
 
     @property
-    def wants_look(self) -> bool:
+    def wants_held_out(self) -> bool:
         """Whether it waits for a held-out batch before the next step."""
 
     @property
-    def looks(self) -> int:
+    def held_out_steps(self) -> int:
         """Held-out batches taken."""
 
     @property
@@ -31,7 +31,7 @@ class PrunerLike(Protocol):
     def collect(self) -> None:
         """Turn the gradients before they are clipped."""
 
-    def look(self, loss: Callable[[], Tensor]) -> None:
+    def held_out_step(self, loss: Callable[[], Tensor]) -> None:
         """Take a held-out batch."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def generator(seed: int, *labels: int | str) -> torch.Generator:
 
 
 @contextmanager
-def own_random(device: torch.device, seed: int | None = None) -> Iterator[None]:
+def isolated_rng(device: torch.device, seed: int | None = None) -> Iterator[None]:
     """Give a block random numbers of its own: torch's state comes back as it was.
 
     Args:

@@ -1,4 +1,4 @@
-"""What is known about a run, as a file in its folder: the only memory of a batch."""
+"""The state of a run, as a file in its folder; a batch keeps no other state."""
 
 import time
 from pathlib import Path
@@ -16,15 +16,15 @@ State: TypeAlias = Literal["planned", "running", "interrupted", "done", "failed"
 
 
 class RunState(BaseModel):
-    """How far a run is.
+    """The state of a run.
 
     Attributes:
         id, config_hash: of its job.
-        state: "running" of a batch that is no more means interrupted.
-        seconds: of the attempt that ended.
+        state: "running" in a batch that has ended means interrupted.
+        seconds: of the last attempt.
         started: Unix time.
-        record: whether the run left a record; then it must still be there to count as done.
-        cell: number of the cell that failed, counted from 0 in the executed notebook.
+        record: whether the run left a record, which must then exist for the run to count as done.
+        cell: index of the failed cell in the executed notebook, from 0.
         error: what went wrong, in one line.
         traceback: of the cell.
     """
@@ -43,11 +43,11 @@ class RunState(BaseModel):
 
 
 def read_state(folder: Path, job: Job) -> RunState:
-    """What the folder of a run says; one that is missing, or of other parameters, is planned."""
+    """The state in the folder of a run; planned if missing or of other parameters."""
     blank = RunState(id=job.id, config_hash=job.config_hash)
     try:
         found = RunState.model_validate_json((folder / FILE).read_text())
-    except (OSError, ValidationError):  # a damaged file is no proof that anything was done
+    except (OSError, ValidationError):  # a damaged file proves nothing
         return blank
     if found.config_hash != job.config_hash:
         return blank
@@ -56,12 +56,12 @@ def read_state(folder: Path, job: Job) -> RunState:
 
 
 def write_state(folder: Path, state: RunState) -> None:
-    """Replace the run's file in one step."""
+    """Write the state atomically."""
     write_atomically(folder / FILE, state.model_dump_json(indent=1) + "\n")
 
 
 def log(batch: Path, state: RunState) -> None:
-    """Append one line on one run; what is there stays."""
+    """Append one line about one run."""
     when = time.strftime("%Y-%m-%dT%H:%M:%S")
     line = f"{when}  {state.state:11}  {state.seconds:8.1f} s  {state.id}  {state.error}".rstrip()
     with (batch / LOG).open("a") as file:

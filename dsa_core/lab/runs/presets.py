@@ -1,9 +1,9 @@
-"""Settings that belong together, by name.
+"""Presets: settings of whole runs, by name.
 
-Each names its number format and memory order, so that equal runs are equal: `auto`, which measures,
-took bf16 for five of eight equal searches and fp32 for three. BF16 is for the long trainings: all
-shipped runs of CIFAR-10 took it, a step of ResNet-20 in .46 of the time on a processor with bf16
-units. On one without them give `--set search.train.precision=fp32`, and so on.
+Each fixes number format and memory order, so that equal runs are equal: `auto`, which measures,
+chose bf16 in five of eight equal searches and fp32 in three. The long trainings use bf16, as all
+shipped runs of CIFAR-10 did: a step of ResNet-20 takes .46 of the time on a processor with bf16
+units. On one without them pass `--set search.train.precision=fp32`, and so on.
 """
 
 from typing import Any, Literal
@@ -40,11 +40,11 @@ class Cut(BaseModel):
     """What is cut, and how.
 
     Attributes:
-        weights: those that were "searched", or the "dense" ones.
-        rank: of the channels of a group by these weights, see `ranking.importance`; None as the
-            search ranked them.
-        reconstruct: training images by which the weights are refitted after the cut, see
-            `surgery.reconstruct`; 0: they stay, and BatchNorm's statistics are renewed.
+        weights: the "searched" ones, or the "dense" ones.
+        rank: importance that ranks the channels of a group by these weights, see
+            `ranking.importance`; None for the ranking of the search.
+        reconstruct: number of training images used to refit the weights after the cut, see
+            `surgery.reconstruct`; 0: only renew BatchNorm's statistics.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +54,7 @@ class Cut(BaseModel):
     reconstruct: int = Field(default=0, ge=0)
 
     def notes(self) -> dict[str, Any]:
-        """What a record says of it: what is set."""
+        """The settings that differ from the defaults, for the record."""
         return {
             f"cut_{name}": value for name, value in self.model_dump(exclude_defaults=True).items()
         }
@@ -69,8 +69,8 @@ class Preset(BaseModel):
         search: see `SearchConfig`.
         fine_tune: training of the pruned network, on the whole training set.
         weights_fraction: share of the training set that trains weights during the search; the rest
-            is held out, for estimators that move the keep ratios by it and for the loss under the
-            final mask. 1: the weights train on all of it, and that loss is one of training.
+            is held out, for estimators that use it and for the loss under the final mask. At 1 the
+            weights train on all of it, and that loss is a training loss.
         norm_batches: training batches that recalibrate BatchNorm after the cut.
         cut: what is cut, and how.
     """
@@ -88,7 +88,7 @@ class Preset(BaseModel):
 
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a cut that is not set: it changes no old hash."""
+        """Leave out a default cut, so that old hashes do not change."""
         fields: dict[str, Any] = handler(self)
         return {k: v for k, v in fields.items() if k != "cut" or self.cut != Cut()}
 
@@ -126,9 +126,9 @@ def quick() -> Preset:
 def cpu_short() -> Preset:
     """CIFAR-10 in under 90 minutes on 2 cores.
 
-    The learning rate falls to 0, so that the cut network is not judged in the noise of the last
-    steps. bf16, channels last: the faster way on the 2-core machines (with AVX512-BF16) that the
-    shipped records are of; fixed, so that equal runs give equal numbers.
+    The learning rate falls to 0, so that the noise of the last steps does not affect the cut
+    network. bf16 in channels-last order is the faster format on the 2-core machines (with
+    AVX512-BF16) of the shipped records.
     """
     train = TrainConfig(epochs=4, lr=0.05, **FAST)
     search = {"lr": 0.02, "schedule": "cosine"}
@@ -148,15 +148,16 @@ def paper() -> Preset:
     20 plain epochs; 90 / 10 split; 20 weight steps for each update; sharpness 0.05, times 1.1 each
     epoch; straight-through, 0.01 floor (released code). Decided here: the search ends at epoch 100,
     the network is cut there, and the remaining 200 epochs train it on the whole training set with
-    the same schedule; the paper goes on as soon as the budget is met, and does not say when.
+    the same schedule; the paper cuts as soon as the budget is met, and does not say when.
 
-    Decided here too: the budget falls over the first 70 % of the search, and the loss weighs less
-    beside the duals (`clip_norm`). Asked for at once, the budget is met in 3 of 80 epochs, at
-    sharpness 0.06, where every mask is a coin and the ratios follow the noise of 50 batches. Now it
-    is met at a sharpness of about 10. On three convex problems with noise of half the signal the
-    ratios end .44, .54 and .87 times as far above the lowest loss as the uniform allocation, in the
-    order of the answer on two (`tests/test_presets.py` has one). Noise of twice the signal can end
-    far above it: steps that only shrink cannot take back what one batch said.
+    Decided here too: the budget falls over the first 70 % of the search, and the loss has less
+    weight against the duals (`clip_norm`). Imposed at once, the budget is met within 3 of 80
+    epochs, at sharpness 0.06, where masks are coin flips and the ratios follow the noise of 50
+    batches. This way it is met at a sharpness of about 10. On three convex problems with noise of
+    half the signal the ratios end .44, .54 and .87 times as far above the lowest loss as the
+    uniform allocation, in the order of the answer on two (`tests/test_presets.py` has one). With
+    noise of twice the signal they
+    can end far above it: ratios that only shrink cannot undo a wrong step.
     """
     sgd = TrainConfig(
         epochs=100,
@@ -215,7 +216,7 @@ def imagenet() -> Preset:
 
 
 def seg_quick() -> Preset:
-    """Segmentation in minutes: scenes of digits, nothing to fetch."""
+    """Segmentation in minutes: scenes of digits, no download."""
     train = TrainConfig(epochs=30, lr=0.2, batch_size=32, **PLAIN)
     search = {"epochs": 12, "lr": 0.02, "schedule": "constant"}
     return Preset(
@@ -232,8 +233,8 @@ def seg_quick() -> Preset:
 def seg_short() -> Preset:
     """Segmentation of street scenes: CamVid in VOC's layout in `DATA/voc`, at half its size.
 
-    Without weights trained on ImageNet the backbone starts from nothing: the dense score is far
-    below what is published for this network.
+    The backbone is not pre-trained on ImageNet, so the dense score is far below the published one
+    for this network.
     """
     train = TrainConfig(epochs=40, lr=0.1, batch_size=16, weight_decay=1e-4, **PLAIN)
     search = {"epochs": 12, "lr": 0.02, "schedule": "cosine"}
@@ -251,7 +252,7 @@ def seg_short() -> Preset:
 
 
 def sr_quick() -> Preset:
-    """Super-resolution in minutes: patches of two photographs, nothing to fetch."""
+    """Super-resolution in minutes: patches of two photographs, no download."""
     train = sr_training(epochs=30, batch_size=8)
     search = {"epochs": 12, "lr": 0.02, "schedule": "cosine"}
     return Preset(
@@ -284,8 +285,8 @@ def sr_short() -> Preset:
 def sr_training(*, epochs: int, batch_size: int) -> TrainConfig:
     """SGD for a network without BatchNorm: clipped gradients, plain float32.
 
-    VDSR (Kim et al., CVPR 2016) trains so, by SGD with a rate of 0.1; EDSR itself uses Adam.
-    Float32, because the wanted detail is a small correction of the picture.
+    VDSR (Kim et al., CVPR 2016) trains like this, by SGD with a rate of 0.1; EDSR itself uses Adam.
+    Float32, because the predicted detail is a small correction of the image.
     """
     return TrainConfig(
         epochs=epochs,
