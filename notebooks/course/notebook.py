@@ -11,20 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import Image, display
 from ipywidgets import HTML, Layout, VBox, Widget
 from ipywidgets import Image as ImageWidget
-from matplotlib.figure import Figure
 
 from dsa_core.errors import ConfigError
 from dsa_core.files import write_atomically
 from dsa_core.lab.device import device_of
-from dsa_core.lab.plots import png
 
 if TYPE_CHECKING:  # they take seconds to load, and a notebook that runs needs none of them
+    from matplotlib.figure import Figure
     from nbformat import NotebookNode
 
 CELL_TIMEOUT_S = 1800
@@ -114,7 +112,7 @@ def check(condition: object, message: str) -> None:
     print(f"ok: {message}")
 
 
-def show(figure: Figure, *, alt: str | None = None) -> None:
+def show(figure: "Figure", *, alt: str | None = None) -> None:
     """Display a figure as a PNG on white, which also reads in dark mode; a cell may end in this.
 
     Args:
@@ -124,8 +122,12 @@ def show(figure: Figure, *, alt: str | None = None) -> None:
     display(Image(data=drawn(figure), format="png", alt=alt))
 
 
-def drawn(figure: Figure, **options: Any) -> bytes:
+def drawn(figure: "Figure", **options: Any) -> bytes:
     """A figure as PNG, with room for its labels; pyplot lets go of it, lest it is shown twice."""
+    import matplotlib.pyplot as plt
+
+    from dsa_core.lab.plots import png
+
     if figure.get_layout_engine() is None:
         figure.set_layout_engine("constrained")
     plt.close(figure)
@@ -141,7 +143,7 @@ class Panel(VBox):
         problem: an HTML widget, empty unless the last redraw failed.
     """
 
-    def __init__(self, draw: Callable[..., Figure], controls: Mapping[str, Widget]) -> None:
+    def __init__(self, draw: "Callable[..., Figure]", controls: Mapping[str, Widget]) -> None:
         self.draw, self.controls = draw, dict(controls)
         self.picture, self.problem = ImageWidget(format="png", layout=Layout(width="800px")), HTML()
         super().__init__([*self.controls.values(), self.picture, self.problem])

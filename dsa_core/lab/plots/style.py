@@ -1,10 +1,11 @@
 """What all figures share: colours, a blank figure without pyplot's state, PNG bytes."""
 
 import io
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+if TYPE_CHECKING:  # it takes a second to load, and who needs the colours alone does without
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -13,8 +14,11 @@ METHODS = ("dsa", "uniform", "dcss", "dtp", "ssl", "morphnet", "amc")
 OTHER = "#333333"  # of a method without a colour of its own
 
 
-def blank_figure(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> "Figure":
     """Make an empty figure of a size in inches, white, with room for its labels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
@@ -25,12 +29,12 @@ def colour_of(method: str) -> str:
     return COLOURS[METHODS.index(method)] if method in METHODS else OTHER
 
 
-def open_axes(axes: Axes) -> None:
+def open_axes(axes: "Axes") -> None:
     """Take away the upper and right edges of the box."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def png(figure: Figure, *, dpi: int = 140) -> bytes:
+def png(figure: "Figure", *, dpi: int = 140) -> bytes:
     """The figure as the bytes of a PNG file, on white so that it reads in dark mode too."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
