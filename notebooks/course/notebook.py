@@ -4,6 +4,7 @@ python -m course.notebook execute notebooks/02_channel_groups.ipynb
 """
 
 import argparse
+import ast
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from IPython import get_ipython
 from IPython.display import Image, display
 from ipywidgets import HTML, Layout, VBox, Widget
 from ipywidgets import Image as ImageWidget
@@ -64,10 +66,13 @@ def start(seed: int) -> Session:
     that datasets are found whatever folder the notebook runs in.
 
     Raises:
-        ConfigError: no repository lies above the current folder, and DSA_ROOT names none.
+        ConfigError: no repository lies above the current folder, and DSA_ROOT names none; or
+            papermill was given a parameter that the notebook does not take.
     """
     from dsa_core.lab.runs.facts import versions
 
+    if shell := get_ipython():
+        check_injected(shell.user_ns["In"])
     root = find_root(Path.cwd())
     data = Path(os.environ.setdefault("DSA_DATA", str(root / "data"))).expanduser()
     torch.manual_seed(seed)
@@ -77,6 +82,27 @@ def start(seed: int) -> Session:
     where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{where}, {torch.get_num_threads()} threads, seed {seed}")
     return Session(root, data, root / "data" / "records", root / "runs", device, seed)
+
+
+def check_injected(cells: Sequence[str]) -> None:
+    """Check what papermill was given with -p; papermill itself takes any name and any value.
+
+    Args:
+        cells: the sources that ran so far, as IPython's `In`: nothing, the parameters, and, if
+            papermill was given some, those in a cell that begins with "# Parameters".
+
+    Raises:
+        ConfigError: the notebook has no parameter of this name, or it is of another type.
+    """
+    if len(cells) < 3 or not cells[2].startswith("# Parameters"):
+        return
+    from nbformat.v4 import new_code_cell
+
+    from dsa_core.lab.batch.parameters import fit_all, parameters_in
+
+    known = parameters_in(new_code_cell(cells[1]), Path("this notebook"))
+    lines = [line for line in ast.parse(cells[2]).body if isinstance(line, ast.Assign)]
+    fit_all(known, {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in lines})
 
 
 def find_root(here: Path) -> Path:
