@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 NO_CHANNEL = -1
@@ -125,6 +123,9 @@ class IdBook:
 
     def classes(self) -> Tensor:
         """The class of every id under all unions, int64, shape (count,)."""
+        from scipy.sparse import coo_array  # half a second, and only tracing needs it
+        from scipy.sparse.csgraph import connected_components
+
         if not self.pairs:
             return torch.arange(self.count)
         a = torch.cat([p for p, _ in self.pairs]).numpy()

@@ -3,7 +3,6 @@
 from math import prod
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from dsa_core.channels.ids import Ids
 from dsa_core.channels.rules_layers import matrix_product
@@ -139,6 +138,8 @@ def attention(tracer: Tracer, call: OpCall) -> list[Ids]:
 
 def einsum_macs(call: OpCall) -> int:
     """MACs of an einsum of any form, by torch's own counter on tensors without data."""
+    from torch.utils.flop_counter import FlopCounterMode  # brings Triton: a quarter of a second
+
     operands = [torch.empty(value.shape, device="meta") for value in call.tensors()]
     with FlopCounterMode(display=False) as counter:
         torch.einsum(call.args["equation"], *operands)

@@ -50,9 +50,13 @@ def parameters_of(notebook: Path) -> dict[str, Parameter]:
         ConfigError: the file is not a notebook, has no parameters, or one of them is not of the
             form `name: type = value  # help` with a type in `TYPES`.
     """
+    return parameters_in(parameters_cell(notebook), notebook)
+
+
+def parameters_in(cell: nbformat.NotebookNode, notebook: Path) -> dict[str, Parameter]:
+    """Read the parameters of a cell; errors are those of `parameters_of`, and name the notebook."""
     from papermill.translators import PythonTranslator  # takes seconds to import
 
-    cell = parameters_cell(notebook)
     names = assigned(cell, notebook)
     if not names:
         raise ConfigError(f"{notebook.name} takes no parameters: tag one cell `parameters`, {LINE}")

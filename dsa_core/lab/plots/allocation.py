@@ -1,20 +1,22 @@
 """Kept channels of every group, from records."""
 
 from collections.abc import Sequence
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from dsa_core.errors import ConfigError
 from dsa_core.lab.data import with_unit
 from dsa_core.lab.plots.style import COLOURS, DENSE, blank_figure, open_axes
 from dsa_core.lab.record import Record
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 PER_ROW = 10  # groups side by side
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 
 
-def allocation_figure(records: Sequence[Record]) -> Figure:
+def allocation_figure(records: Sequence[Record]) -> "Figure":
     """Kept channels of every group, one bar per run, in front of the dense size in grey.
 
     Eight inches wide, with one row per ten groups.
@@ -62,7 +64,7 @@ def check_groups(records: Sequence[Record]) -> None:
             )
 
 
-def draw_allocation(axes: Axes, records: Sequence[Record], *, shown: range | None = None) -> None:
+def draw_allocation(axes: "Axes", records: Sequence[Record], *, shown: range | None = None) -> None:
     """Draw the bars of all or some groups on given axes."""
     shown = range(len(records[0].groups)) if shown is None else shown
     groups, places = [records[0].groups[k] for k in shown], range(len(shown))
