@@ -78,6 +78,10 @@ WEIGHTS_HELP = (
     "torch.save wrote"
 )
 ONNX_HELP = "write the pruned network as ONNX too, compared and timed in ONNX Runtime"
+WORKERS_HELP = (
+    "processes that read the pictures of folder:PATH, for each GPU; they change no number "
+    "(default: one a processor, at most 8)"
+)
 OUT_HELP = "folder of the runs; a run that is there is continued, or shown if complete"
 ROOT_HELP = "folder of the datasets (default: the variable DSA_DATA, else ./data)"
 
@@ -99,6 +103,7 @@ def run_command(
     data: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
     force: Annotated[bool, typer.Option("--force", help=FORCE_HELP)] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help=ONNX_HELP)] = False,
+    workers: Annotated[int | None, typer.Option(min=0, help=WORKERS_HELP)] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="no progress bars, only the table")
     ] = False,
@@ -135,7 +140,16 @@ def run_command(
     configs = list({c.hash: c for c in configs}.values())  # what is asked for twice is one run
     try:
         records = [
-            run(c, out, data_root=data, weights=weights, progress=not quiet, force=force, onnx=onnx)
+            run(
+                c,
+                out,
+                data_root=data,
+                weights=weights,
+                progress=not quiet,
+                force=force,
+                onnx=onnx,
+                workers=workers,
+            )
             for c in configs
         ]
     except KeyboardInterrupt as stop:  # typer would end without a word

@@ -8,7 +8,7 @@ from torch import nn
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
 from dsa_core.lab.data import load
-from dsa_core.lab.device import device_of
+from dsa_core.lab.device import device_of, picture_readers
 from dsa_core.lab.record import Record
 from dsa_core.lab.record_files import FILE, read_record, write_record
 from dsa_core.lab.runs.config import RunConfig
@@ -49,6 +49,7 @@ def run(
     progress: bool = True,
     force: bool = False,
     onnx: bool = False,
+    workers: int | None = None,
 ) -> Record:
     """Run one configuration, or go on with it where it was left.
 
@@ -69,6 +70,9 @@ def run(
         force: search and fine-tune anew, even if there is a record of this configuration; the dense
             network is kept.
         onnx: also write the pruned network as `pruned.onnx`, compared and timed in ONNX Runtime.
+        workers: processes that read and decode the pictures of `folder:PATH` for each rank; None
+            for one a processor that a rank has, at most 8. They belong to the machine, not to the
+            configuration: they decide no number, and a run goes on with others.
 
     Returns:
         The record; read from the file if the run was complete already.
@@ -85,8 +89,9 @@ def run(
     if onnx:
         check_onnx()
     check_folder(folder or out)
-    dataset = load(config.dataset, data_root)
     device = device_of()  # joins the processes, if there are several
+    readers = picture_readers() if workers is None else workers
+    dataset = load(config.dataset, data_root, workers=readers)
     context = RunContext(
         config, out, dataset, device, progress and process_group().is_main, folder, weights
     )
