@@ -76,6 +76,10 @@ WEIGHTS_HELP = (
     "written by torch.save"
 )
 ONNX_HELP = "also write the pruned network as ONNX, compared and timed in ONNX Runtime"
+WORKERS_HELP = (
+    "processes per GPU that read the images of folder:PATH; they change no number (default: one "
+    "per processor, at most 8)"
+)
 OUT_HELP = "folder of the runs; a run found there is resumed, or shown if complete"
 ROOT_HELP = "folder of the datasets (default: the variable DSA_DATA, else ./data)"
 
@@ -97,6 +101,7 @@ def run_command(
     data: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
     force: Annotated[bool, typer.Option("--force", help=FORCE_HELP)] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help=ONNX_HELP)] = False,
+    workers: Annotated[int | None, typer.Option(min=0, help=WORKERS_HELP)] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="no progress bars, only the table")
     ] = False,
@@ -133,7 +138,16 @@ def run_command(
     configs = list({c.hash: c for c in configs}.values())  # duplicates are one run
     try:
         records = [
-            run(c, out, data_root=data, weights=weights, progress=not quiet, force=force, onnx=onnx)
+            run(
+                c,
+                out,
+                data_root=data,
+                weights=weights,
+                progress=not quiet,
+                force=force,
+                onnx=onnx,
+                workers=workers,
+            )
             for c in configs
         ]
     except KeyboardInterrupt as stop:  # typer would exit silently

@@ -104,10 +104,15 @@ def onnx_latency(path: Path, x: Tensor, *, repeats: int = 15) -> Latency:
         x: one batch.
         repeats: timed passes, at least 1.
     """
-    session, batch = onnx_session(path), x.detach().cpu().float()
-    name, array = session.get_inputs()[0].name, batch.numpy()
-    [times] = in_turn([lambda: session.run(None, {name: array})], batch.device, repeats=repeats)
-    return summary(times, batch, FP32)
+    [times] = in_turn([onnx_call(path, x)], torch.device("cpu"), repeats=repeats)
+    return summary(times, x.cpu(), FP32)
+
+
+def onnx_call(path: Path, x: Tensor) -> Callable[[], object]:
+    """A call that runs an ONNX file on a batch."""
+    session = onnx_session(path)
+    feed = {session.get_inputs()[0].name: x.detach().cpu().float().numpy()}
+    return lambda: session.run(None, feed)
 
 
 def in_turn(

@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from dsa_core.errors import ConfigError
 from dsa_core.training.batches import BatchSource, Feed, to_device
 from dsa_core.training.precision import FP32, Precision, autocast, place
+from dsa_core.training.processes import summed
 from dsa_core.training.task import Task
 
 
@@ -63,7 +64,8 @@ def evaluate(
 
     Args:
         model: the network; its modes come back as they were.
-        batches: epoch 0 of them is read.
+        batches: epoch 0 of them is read; of several processes each reads some of the batches, and
+            all get the result of all: call it on every rank.
         task: gives loss and score.
         precision: number format and memory order.
     """
@@ -71,7 +73,7 @@ def evaluate(
     loss, score, n = torch.zeros((), device=device), torch.zeros((), device=device), 0
     metrics = {name: make().to(device) for name, make in task.metrics.items()}
     with mode(model, training=False):
-        for x, y in batches.epoch(0):
+        for x, y in batches.in_turn():
             x, y = place(x.to(device), precision), y.to(device)
             with autocast(precision, device):
                 outputs = model(x)
@@ -81,9 +83,10 @@ def evaluate(
             if not metrics:
                 score += task.score(outputs, y)
             n += len(x)
-    found = {name: float(metric.compute()) for name, metric in metrics.items()}
-    judged = found.pop(task.judged_by) if found else float(score) / n
-    return EvalResult(float(loss) / n, judged, n, found)
+    found = {name: float(metric.compute()) for name, metric in metrics.items()}  # over all ranks
+    total_loss, total_score, examples = summed(loss, score, n, device=device)
+    judged = found.pop(task.judged_by) if found else total_score / examples
+    return EvalResult(total_loss / examples, judged, int(examples), found)
 
 
 @torch.no_grad()

@@ -24,11 +24,13 @@ from dsa_core.training.processes import (
     distributed,
     mean_and_sum,
     process_group,
+    synced_batchnorm,
 )
 from dsa_core.training.pruner_like import PrunerLike
 from dsa_core.training.seeds import isolated_rng, step_seed
 from dsa_core.training.stopwatch import Stopwatch, total_time
 from dsa_core.training.task import Task
+from dsa_core.training.weight_average import WeightAverage
 
 EpochRecord = dict[str, float]
 
@@ -136,19 +138,22 @@ def train(
     meter = Meter(run.total, done, objective.score_name, show=show, phase=phase)
     stopped = False
     try:
-        for epoch in range(len(run.history), config.epochs):
-            stopped = run.epoch(epoch, meter, stop)
-            if stopped:
-                break
-            run.save()
-            if on_epoch is not None:
-                on_epoch(run.history[-1])
+        with synced_batchnorm(model):
+            for epoch in range(len(run.history), config.epochs):
+                stopped = run.epoch(epoch, meter, stop)
+                if stopped:
+                    break
+                run.save()
+                if on_epoch is not None:
+                    on_epoch(run.history[-1])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(run.interrupted()) from None
     finally:
         meter.close()
         if pruner is not None:
             pruner.detach()
+    if run.average is not None:
+        run.average.put_in()
     return run.result(stopped)
 
 
@@ -189,11 +194,20 @@ class _Run:
             self._restore(load_checkpoint(self.path, self._fingerprint()))
         else:
             self.precision = precision or agreed(self._choose_precision())
-            place_model(self.model, self.precision)
+            self._settle()
             if self.pruner is not None:
                 self.pruner.attach(self.optimizer)
             self.save()
         self.called = distributed(self.model)
+        if self.config.compile:
+            torch.compiler.reset()  # code compiled before knows nothing of a pruner's hooks
+            self.called = torch.compile(self.called)  # type: ignore[assignment]
+
+    def _settle(self) -> None:
+        """Put the weights in their memory order; from here on they change in place."""
+        place_model(self.model, self.precision)
+        decay = self.config.ema
+        self.average = None if decay is None else WeightAverage(self.model, decay)
 
     def _choose_precision(self) -> Precision:
         name, order = self.config.precision, self.config.channels_last
@@ -256,6 +270,8 @@ class _Run:
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
         return found
 
     def _collect(self) -> None:
@@ -302,14 +318,17 @@ class _Run:
                 "history": self.history,
                 "pruner": {} if self.pruner is None else self.pruner.state_dict(),
                 "precision": asdict(self.precision),
+                "average": {} if self.average is None else self.average.state_dict(),
             },
         )
         self.saved = len(self.history)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.precision = Precision(**state["precision"])
-        place_model(self.model, self.precision)
+        self._settle()
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.pruner is not None:
             self.pruner.attach(self.optimizer)

@@ -8,7 +8,7 @@ from torch import nn
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
 from dsa_core.lab.data import load
-from dsa_core.lab.device import device_of
+from dsa_core.lab.device import device_of, picture_readers
 from dsa_core.lab.record import Record
 from dsa_core.lab.record_files import FILE, read_record, write_record
 from dsa_core.lab.runs.config import RunConfig
@@ -49,6 +49,7 @@ def run(
     progress: bool = True,
     force: bool = False,
     onnx: bool = False,
+    workers: int | None = None,
 ) -> Record:
     """Run one configuration, or resume it.
 
@@ -69,6 +70,9 @@ def run(
         force: search and fine-tune again, even if there is a record of this configuration; the
             dense network is reused.
         onnx: also write the pruned network as `pruned.onnx`, compared and timed in ONNX Runtime.
+        workers: processes per rank that read and decode the images of `folder:PATH`; None for one
+            per processor of the rank, at most 8. They are not part of the configuration: they
+            change no number, and a run resumes with any count.
 
     Returns:
         The record; read from its file if the run was already complete.
@@ -84,8 +88,9 @@ def run(
     if onnx:
         check_onnx()
     check_folder(folder or out)
-    dataset = load(config.dataset, data_root)
     device = device_of()  # joins the process group, if there is one
+    readers = picture_readers() if workers is None else workers
+    dataset = load(config.dataset, data_root, workers=readers)
     context = RunContext(
         config, out, dataset, device, progress and process_group().is_main, folder, weights
     )
