@@ -8,7 +8,7 @@ by bisection, the known remedies are tried, and what is left stays, with the rea
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import gcd
@@ -34,7 +34,7 @@ ENOUGH = 2  # failures after which an attribute of a class of modules is not tri
 CHANGED = "the cut network computes something else than the masked one"
 
 SIZED = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase)  # `prune` sees to them
-Read = Callable[[Remedies], ChannelGraph]
+Read = Callable[[Remedies | None], ChannelGraph]
 
 
 def trace(model: nn.Module, example: Any) -> ChannelGraph:
@@ -60,7 +60,7 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
     call = Call.of(example)
     program = exported(model, call)
     read = partial(interpret, program, model, call)
-    graph = read(Remedies())
+    graph = read(None)
     if not graph.prunable:
         return graph
     try:
@@ -88,6 +88,8 @@ class Trial:
     def settle(self, read: Read, graph: ChannelGraph) -> ChannelGraph:
         """The graph with remedies for, or without, the groups that a cut shows to be wrong."""
         next(self.forms)
+        if self.fault(graph):
+            graph = self.remedied_at_once(graph)
         if self.fault(graph):
             graph = self.turned(read, graph)
             for name, fault in self.culprits(graph).items():
@@ -151,9 +153,28 @@ class Trial:
         first = views_of(graph, self.culprits(graph))
         if not first:
             return graph
-        other = read(Remedies(turned=first))
+        before = graph.remedies.turned
+        other = read(Remedies(turned=before + first))
         wrong = views_of(other, self.culprits(other))
-        return read(Remedies(turned=tuple(v for v in first if v not in wrong)))
+        right = [v for v in first if v not in wrong and bool((other.clues.views[v] >= 0).any())]
+        return read(Remedies(turned=(*before, *right)))
+
+    def remedied_at_once(self, graph: ChannelGraph) -> ChannelGraph:
+        """Set the numbers that are counts of channels, or of heads, in all modules that handle
+        them, and widths of axes; the graph as it is, if that does not make it right."""
+        counts: dict[str, Width] = {}
+        exact: dict[str, Width] = {}
+        for group in graph.prunable:
+            for name, width in numbers_near(self.model, graph, group.name, above=False).items():
+                if value_of(self.model, name) == group.size:
+                    counts[name] = width
+                elif width.divisor == 1:
+                    exact[name] = width
+        for widths in (counts, exact, counts | exact):
+            tried = with_remedies(graph, attributes=widths)
+            if widths and not self.fault(tried):
+                return tried
+        return graph
 
     def remedied(self, graph: ChannelGraph, name: str, fault: str) -> ChannelGraph:
         """Set whole numbers of modules that stand for the width of a group; or freeze it."""
@@ -280,20 +301,47 @@ def attributes_near(model: nn.Module, graph: ChannelGraph, name: str) -> Iterato
 
     They are looked for in the modules whose operators handle the group's channels, and above.
     """
-    span, held = span_of(graph, name), holding(graph, name)
-    homes = [p for p, channels in graph.clues.modules.items() if span & set(channels.tolist())]
-    found: dict[str, Width] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, SIZED) or not any(f"{h}.".startswith(f"{path}.") for h in homes):
-            continue
-        for attribute, value in vars(module).items():
-            width = next((w for w in widths(held, value)), None)
-            if width is not None:
-                found[f"{path}.{attribute}" if path else attribute] = width
+    found = numbers_near(model, graph, name)
     ordered = sorted(found.items(), key=lambda item: item[1].divisor)
     exact = dict(item for item in ordered if item[1].divisor == 1)
     yield from ({attribute: width} for attribute, width in ordered[:TRIES])
     yield from (several for several in (exact, found) if len(several) > 1)
+
+
+def numbers_near(
+    model: nn.Module, graph: ChannelGraph, name: str, *, above: bool = True
+) -> dict[str, Width]:
+    """Whole numbers that may stand for a group's width, in the modules whose operators handle its
+    channels, and in those above them; not above: and not those that may be another width."""
+    span, held = span_of(graph, name), holding(graph, name)
+    homes = [p for p, channels in graph.clues.modules.items() if span & set(channels.tolist())]
+    found: dict[str, Width] = {}
+    for path, module in model.named_modules():
+        near = any(f"{h}.".startswith(f"{path}.") if above else h == path for h in homes)
+        if isinstance(module, SIZED) or not near:
+            continue
+        others: Collection[int] = () if above else other_widths(module, path, held)
+        for attribute, value in vars(module).items():
+            width = next((w for w in widths(held, value)), None)
+            if width is not None and value not in others:
+                found[f"{path}.{attribute}" if path else attribute] = width
+    return found
+
+
+def other_widths(module: nn.Module, path: str, held: Mapping[tuple[str, int], int]) -> list[int]:
+    """The lengths of the axes of a module's own parameters that hold no channel of a group."""
+    return [
+        n
+        for name, p in module.named_parameters(prefix=path, recurse=False)
+        for axis, n in enumerate(p.shape)
+        if (name, axis) not in held
+    ]
+
+
+def value_of(model: nn.Module, attribute: str) -> Any:
+    """What a module's attribute is."""
+    path, _, name = attribute.rpartition(".")
+    return vars(model.get_submodule(path))[name]
 
 
 def kind_of(model: nn.Module, attribute: str) -> str:

@@ -1,6 +1,6 @@
 """Follow a network: export it, follow its channels, and assemble what was learned into a graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,18 +8,25 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from dsa_core.channels import rules_layers, rules_math, rules_moves
+from dsa_core.channels import rules_layers, rules_math, rules_moves, rules_products
 from dsa_core.channels.checks import check_device, check_traceable
 from dsa_core.channels.export import export
 from dsa_core.channels.graph import ChannelGraph, Layer, Norm, without_empty
 from dsa_core.channels.grouping import group_classes
 from dsa_core.channels.ids import NO_CHANNEL, Ids
 from dsa_core.channels.remedies import Clues, Remedies
+from dsa_core.channels.stand_ins import standing_in
 from dsa_core.channels.tracer import LayerTrace, Tracer, state_aliases
 from dsa_core.errors import TraceError
 from dsa_core.example import Call
 
-RULES = {**rules_moves.RULES, **rules_math.RULES, **rules_layers.RULES}
+RULES = {
+    **rules_moves.RULES,
+    **rules_math.RULES,
+    **rules_layers.RULES,
+    **rules_products.RULES,
+}
+TURNS = 4  # of views, until the heads of all products lie apart
 
 
 def follow(model: nn.Module, example: Any, remedies: Remedies | None = None) -> ChannelGraph:
@@ -43,29 +50,46 @@ def follow(model: nn.Module, example: Any, remedies: Remedies | None = None) -> 
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164), "topological grouping".
     """
     call = Call.of(example)
-    return interpret(exported(model, call), model, call, remedies or Remedies())
+    return interpret(exported(model, call), model, call, remedies)
 
 
 def exported(model: nn.Module, call: Call) -> ExportedProgram:
     """The graph of operators of a network that is fit to be followed."""
     check_traceable(model)
     check_device(model, call)
-    return export(model, call)
+    with standing_in(model):
+        return export(model, call)
 
 
 def interpret(
-    program: ExportedProgram, model: nn.Module, call: Call, remedies: Remedies
+    program: ExportedProgram, model: nn.Module, call: Call, remedies: Remedies | None
 ) -> ChannelGraph:
-    """Follow the channels through the exported graph of a network."""
+    """Follow the channels through the exported graph of a network.
+
+    Without remedies, views are turned until the heads of products lie apart.
+    """
+    settled = remedies or Remedies()
+    for _ in range(1 if remedies else TURNS):
+        tracer = interpreted(program, model, call, settled.turned)
+        if (wished := tracer.wished()) == settled.turned or remedies:
+            break
+        settled = Remedies(wished)
+    graph = assemble(tracer, model, call)
+    return replace(graph.freeze(settled.frozen), remedies=settled)
+
+
+def interpreted(
+    program: ExportedProgram, model: nn.Module, call: Call, turned: Sequence[int]
+) -> Tracer:
+    """The state after one run of the graph on ids."""
     names = state_aliases(model)
     first = {alias: name for name, aliases in names.items() for alias in aliases}
     tracer = Tracer(
         RULES,
         first,
-        pinned=fixed_widths(model),
         batch=call.batch,
         rank=call.first_tensor.ndim,
-        turned=remedies.turned,
+        turned=turned,
     )
     tracer.run(program)
     if all(layer.in_ids is None for layer in tracer.layers.values()):
@@ -73,18 +97,7 @@ def interpret(
             "the network has no linear layer, and no convolution that is not depthwise: there is "
             "nothing to prune"
         )
-    graph = assemble(tracer, model, call)
-    return replace(graph.freeze(remedies.frozen), remedies=remedies)
-
-
-def fixed_widths(model: nn.Module) -> dict[str, str]:
-    """Parameters of modules that check their own width in forward, with the reason to keep them."""
-    return {
-        f"{name}.{parameter}" if name else parameter: f"attention module of fixed width ({name})"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.MultiheadAttention)
-        for parameter, _ in module.named_parameters()
-    }
+    return tracer
 
 
 def assemble(tracer: Tracer, model: nn.Module, call: Call) -> ChannelGraph:
@@ -112,6 +125,7 @@ def assemble(tracer: Tracer, model: nn.Module, call: Call) -> ChannelGraph:
         example=call.describe(),
         outputs=tracer.outputs,
         clues=clues(tracer, flat),
+        products=tuple((macs, flat(ids)) for macs, ids in tracer.products),
     )
 
 

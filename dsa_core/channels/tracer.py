@@ -64,8 +64,11 @@ class Tracer:
         rank: axes of the first input.
         outputs: channels of the first tensor returned that has two axes: the length of the axis
             that they lie on.
-        turned: views to read the other way, by their place in `views`.
-        views: the ids on the axis of each view that cuts it in two.
+        turned: views to read another way, by their place in `views`; once for each turn.
+        views, ways: of each view that cuts an axis, the ids on it, and into how many axes.
+        wishes: ids that would have to lie along another axis of the view that cut them.
+        products: of products of activations, their MACs for one example, and the ids that share
+            them, each alike.
         seen: path of a module -> the ids that its own operators handled.
         recipes, inside: computed weights, and the nodes that compute them (see `recipes`).
     """
@@ -86,6 +89,9 @@ class Tracer:
     outputs: int = 1
     turned: Sequence[int] = ()
     views: list[Tensor] = field(default_factory=list)
+    ways: list[int] = field(default_factory=list)
+    wishes: list[Tensor] = field(default_factory=list)
+    products: list[tuple[int, Tensor]] = field(default_factory=list)
     seen: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
     recipes: dict[Node, list[Node]] = field(default_factory=dict)
     inside: set[Node] = field(default_factory=set)
@@ -141,6 +147,16 @@ class Tracer:
         ids = self.book.fresh(1)
         self.book.freeze(ids, reason)
         return Ids.constant(shape, int(ids[0]))
+
+    def wished(self) -> tuple[int, ...]:
+        """`turned`, with one turn more for every view of ids that are wished to lie otherwise."""
+        if not self.wishes:
+            return tuple(self.turned)
+        classes = self.book.classes()
+        wanted = classes[torch.cat(self.wishes)].unique()
+        found = [i for i, v in enumerate(self.views) if bool(torch.isin(classes[v], wanted).any())]
+        more = [i for i in found if self.turned.count(i) < self.ways[i] - 1]
+        return (*self.turned, *more)
 
     def fixed(self, shape: tuple[int, ...]) -> Ids:
         """A constant. Its shape cannot change, so the channels that it meets one by one stay."""
