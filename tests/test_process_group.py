@@ -37,6 +37,9 @@ def run(out: Path, *, processes: int) -> None:
     subprocess.run([sys.executable, *start, SCRIPT, out], check=True, env=QUIET, timeout=300)
 
 
+one_outcome = pytest.mark.xdist_group("processes")
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("process_group")
@@ -47,6 +50,7 @@ def outcomes(tmp_path_factory):
     return [load_file(folder / f"{f}.safetensors") for f in files]
 
 
+@one_outcome
 @pytest.mark.slow
 def test_two_processes_find_the_allocation_of_one(outcomes):
     one, two, _ = outcomes
@@ -55,6 +59,7 @@ def test_two_processes_find_the_allocation_of_one(outcomes):
     assert float((one["keep_ratios"] - one["keep_ratios"].mean()).abs().max()) > 0.01  # it searched
 
 
+@one_outcome
 @pytest.mark.slow
 def test_two_processes_train_the_weights_of_one(outcomes):
     one, two, _ = outcomes
@@ -63,6 +68,7 @@ def test_two_processes_train_the_weights_of_one(outcomes):
             torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+@one_outcome
 @pytest.mark.slow
 def test_all_ranks_hold_the_same(outcomes):
     _, first, second = outcomes

@@ -17,6 +17,6 @@ def test_a_stranger_is_cut_rightly(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in zoo.NAMES if n.startswith("hf:")])
-def test_every_small_transformer_is_cut_rightly_or_has_nothing_to_cut(name: str) -> None:
+@pytest.mark.parametrize("name", sorted({f"hf:{n}" for n in zoo.TRANSFORMERS} - {*FEW.split()}))
+def test_every_other_small_transformer_is_cut_rightly_or_has_nothing_to_cut(name: str) -> None:
     assert zoo.row(name)[0] in ("pass", "nothing prunable")
