@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 import dsa_core as dsa
 from dsa_core.budget import Budget
 from dsa_core.errors import BudgetError, ConfigError, DataError, TrainingError
+from dsa_core.lab.batch.state import epochs_in
 from dsa_core.lab.record import Record
 from dsa_core.lab.record_files import FILE, read_record
 from dsa_core.lab.runs import PRESETS, RunConfig, configure, presets, run
@@ -155,6 +156,7 @@ def test_the_folder_of_a_run(finished):
     }
     assert RunConfig.model_validate_json((folder / "config.json").read_text()) == config
     assert read_record(folder / FILE) == record
+    assert epochs_in(folder)["epochs_done"] == epochs_in(folder)["epochs"] > 0
     history = json.loads((folder / "history.json").read_text())
     assert history["groups"] == [g.name for g in record.groups]
     assert history["updates"]["step"] == [0, 2, 4, 6, 8]  # the start, every second of eight

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from dsa_core.errors import TrainingError
-from dsa_core.files import atomic_file
+from dsa_core.files import EPOCHS, atomic_file, write_atomically
 from dsa_core.training.processes import process_group, wait
 
 FORMAT = 1
@@ -35,6 +36,16 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
             file.write(content.getbuffer())
             file.write(hashlib.sha256(content.getbuffer()).digest())
     wait()
+
+
+def save_progress(path: Path, *, done: int, epochs: int, seconds: float) -> None:
+    """Say beside a checkpoint how many epochs are done, in how many seconds, for whoever looks on.
+
+    The file is named as the checkpoint, and ends in `EPOCHS`.
+    """
+    if process_group().is_main:
+        text = json.dumps({"done": done, "epochs": epochs, "seconds": round(seconds, 1)})
+        write_atomically(path.with_suffix(EPOCHS), text + "\n")
 
 
 def load_checkpoint(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Any]:

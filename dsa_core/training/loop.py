@@ -10,7 +10,12 @@ from torch import nn
 
 from dsa_core.errors import TrainingError
 from dsa_core.training.batches import Feed, to_device
-from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
+from dsa_core.training.checkpoint import (
+    load_checkpoint,
+    save_checkpoint,
+    save_progress,
+    shapes_fingerprint,
+)
 from dsa_core.training.config import TrainConfig
 from dsa_core.training.evaluate import device_of_model
 from dsa_core.training.memory import keep_freed_memory
@@ -322,6 +327,8 @@ class _Run:
             },
         )
         self.saved = len(self.history)
+        seconds = sum(epoch["seconds"] for epoch in self.history)
+        save_progress(self.path, done=self.saved, epochs=self.config.epochs, seconds=seconds)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.precision = Precision(**state["precision"])

@@ -14,6 +14,7 @@ from dsa_core.lab.batch.parameters import Parameter, Value, fit_all, parameters_
 
 OUT = "out"  # the parameter that the batch sets itself: the folder of the run
 SEED = "seed"
+SETTINGS = ("method", "model", "dataset", "resource", "ratio", "divisor", "seed")
 DIGITS = 10  # of a job's hash
 
 
@@ -98,6 +99,7 @@ def jobs_of(spec: BatchSpec) -> list[Job]:
 
     Raises:
         ConfigError: a parameter is unknown or invalid, or two runs are the same.
+        BudgetError: a budget is out of range.
     """
     known = parameters_of(spec.notebook)
     if SEED in spec.parameters:
@@ -111,7 +113,30 @@ def jobs_of(spec: BatchSpec) -> list[Job]:
     points = [dict(zip(axes, p, strict=True)) for p in itertools.product(*axes.values())]
     jobs = [job_of(spec, known, point, named=named) for point in points]
     refuse_twins(jobs)
+    for job in jobs:
+        check_settings(job.parameters)
     return jobs
+
+
+def check_settings(parameters: dict[str, Value]) -> None:
+    """Refuse what `configure` would: a notebook that takes a method and a preset is a run of them.
+
+    Raises:
+        ConfigError: there is no such method, preset, network or dataset, or a number is out of
+            range.
+    """
+    if not {"method", "preset"} <= parameters.keys():
+        return
+    from dsa_core.lab import data, models  # torch takes a second
+    from dsa_core.lab.runs.config import configure
+
+    given: dict[str, Any] = {n: v for n, v in parameters.items() if n in SETTINGS and v != ""}
+    config = configure(str(parameters["preset"]) or "tiny", **given)
+    if ":" not in config.model:
+        models.require_known(config.model)
+    if ":" not in config.dataset and config.dataset not in data.names():
+        hint = nearest(config.dataset, data.names())
+        raise ConfigError(f"unknown dataset {config.dataset!r}{hint}")
 
 
 def job_of(

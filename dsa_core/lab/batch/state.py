@@ -1,17 +1,19 @@
 """The state of a run, as a file in its folder; a batch keeps no other state."""
 
+import json
 import time
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dsa_core.files import write_atomically
+from dsa_core.files import EPOCHS, write_atomically
 from dsa_core.lab.batch.spec import Job
 
 FILE = "run.json"
 LOG = "batch.log"
 RECORD = "record.json"
+CONFIG, CHECKPOINTS = "config.json", "checkpoints"  # of a run of this library
 State: TypeAlias = Literal["planned", "running", "interrupted", "done", "failed", "timeout"]
 
 
@@ -27,6 +29,9 @@ class RunState(BaseModel):
         cell: index of the failed cell in the executed notebook, from 0.
         error: what went wrong, in one line.
         traceback: of the cell.
+        epochs_done, epochs: of the search and the fine-tuning of a run that goes on; 0 of 0 where
+            its folder does not say.
+        epoch_seconds: of those that are done, in the mean.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,6 +45,9 @@ class RunState(BaseModel):
     cell: int | None = None
     error: str = ""
     traceback: str = ""
+    epochs_done: int = 0
+    epochs: int = 0
+    epoch_seconds: float = 0.0
 
 
 def read_state(folder: Path, job: Job) -> RunState:
@@ -52,7 +60,26 @@ def read_state(folder: Path, job: Job) -> RunState:
     if found.config_hash != job.config_hash:
         return blank
     lost = found.state == "done" and found.record and not (folder / RECORD).is_file()
+    if found.state == "running":
+        return found.model_copy(update=epochs_in(folder))
     return blank if lost else found
+
+
+def epochs_in(folder: Path) -> dict[str, float]:
+    """How far the trainings of a run are, from its settings and the files beside its checkpoints.
+
+    Nothing of a run that trains otherwise, or whose files cannot be read.
+    """
+    try:
+        preset = json.loads((folder / CONFIG).read_text())["preset"]
+        epochs = preset["search"]["train"]["epochs"] + preset["fine_tune"]["epochs"]
+        files = (folder / CHECKPOINTS).glob(f"*{EPOCHS}")
+        saved = [json.loads(file.read_text()) for file in files]
+        done, seconds = (sum(each[key] for each in saved) for key in ("done", "seconds"))
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    each = seconds / done if done else 0.0
+    return {"epochs_done": done, "epochs": max(epochs, done), "epoch_seconds": each}
 
 
 def write_state(folder: Path, state: RunState) -> None:

@@ -64,13 +64,23 @@ def live_table(states: Sequence[RunState]) -> RenderableType:
     order = {"running": 0, "failed": 1, "timeout": 1, "interrupted": 1, "done": 2, "planned": 3}
     ranked = sorted(states, key=lambda s: order[s.state])
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("run", "state", "time", "error"):
+    for name in ("run", "state", "epochs", "time", "left", "error"):
         table.add_column(name, overflow="ellipsis", no_wrap=True)
     for s in ranked[:SHOWN]:
         seconds = time.time() - s.started if s.state == "running" else s.seconds
         shown = "" if s.state == "planned" else duration(seconds)
-        table.add_row(s.id, Text(s.state, style=STYLES.get(s.state, "")), shown, Text(s.error))
+        style = STYLES.get(s.state, "")
+        table.add_row(s.id, Text(s.state, style=style), *epochs(s, shown), Text(s.error))
     return Group(table, Text(summary(states)))
+
+
+def epochs(state: RunState, spent: str) -> tuple[str, str, str]:
+    """Epochs done, the time spent, and about how long the others take."""
+    if not state.epochs:
+        return "", spent, ""
+    left = (state.epochs - state.epochs_done) * state.epoch_seconds
+    about = f"about {duration(left)}" if state.epochs_done else ""
+    return f"{state.epochs_done} of {state.epochs}", spent, about
 
 
 def summary(states: Sequence[RunState]) -> str:

@@ -7,6 +7,7 @@ from torch import nn
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
+from dsa_core.files import EPOCHS
 from dsa_core.lab.data import load
 from dsa_core.lab.device import device_of, picture_readers
 from dsa_core.lab.record import Record
@@ -126,7 +127,8 @@ def record_there(context: RunContext) -> Record:
 def remove_earlier(context: RunContext) -> None:
     """Remove the record and the checkpoints of an earlier run of the same configuration."""
     wait()
-    for old in [context.folder / FILE, *context.checkpoints.glob("*.pt")]:
+    saved = [each for end in (".pt", EPOCHS) for each in context.checkpoints.glob(f"*{end}")]
+    for old in [context.folder / FILE, *saved]:
         old.unlink(missing_ok=True)
     wait()
 
