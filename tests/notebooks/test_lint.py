@@ -22,7 +22,7 @@ TAGS = {"parameters", "check", "exercise", "widget", "nbval-ignore-output", "nbv
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PLACE = re.compile(r"(?<![\w.:/])/(?:home|root|work|tmp|usr|Users)/")  # a path of some machine
 ARTIST = re.compile(r"\b(plot|bar|barh|hist|scatter|imshow|set_\w+|subplots?|legend|Figure)\(.*\)$")
-LONG = {"02", "06", "08", "09", "10", "11", "13"}  # whose cells may be long and wide
+LONG = {"02", "06", "08", "09", "10", "11"}  # whose cells may be long and wide
 MOST_CELLS = {"12": 30}  # of 00 to 07 and the summary
 MOST_LINES = 10  # of a function in a notebook, but for the one that is taught
 
