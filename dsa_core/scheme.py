@@ -289,8 +289,7 @@ def held_out_slopes(
     weights.put_on(mask)
     try:
         value = loss()
-        wanted = [weight for weight, _ in weights.sites]
-        gradients = torch.autograd.grad(value, wanted, allow_unused=True)
+        gradients = torch.autograd.grad(value, weights.weights, allow_unused=True)
         slopes = weights.slopes(gradients)
     finally:
         weights.take_off()
