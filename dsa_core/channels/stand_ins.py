@@ -14,14 +14,14 @@ class HeadsApart(nn.MultiheadAttention):
     """`nn.MultiheadAttention` of as many heads as its projections have room for."""
 
     # So that torch's encoder layers call `forward`, and not their own kernel.
-    _qkv_same_embed_dim = property(lambda self: False)  # type: ignore[assignment]
+    _qkv_same_embed_dim = property(lambda self: False)
 
     @property
-    def num_heads(self) -> int:  # type: ignore[override]
+    def num_heads(self) -> int:
         """How many there are."""
         return self.out_proj.weight.shape[1] // self.head_dim
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
