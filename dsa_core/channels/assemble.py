@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from dsa_core.channels import rules_layers, rules_math, rules_moves
 from dsa_core.channels.checks import check_device, check_traceable
@@ -14,6 +13,8 @@ from dsa_core.channels.export import export
 from dsa_core.channels.graph import ChannelGraph, Layer, Norm, without_empty
 from dsa_core.channels.grouping import group_classes
 from dsa_core.channels.ids import NO_CHANNEL, Ids
+from dsa_core.channels.program import Program
+from dsa_core.channels.recorder import record
 from dsa_core.channels.remedies import Clues, Remedies
 from dsa_core.channels.tracer import LayerTrace, Tracer, state_aliases
 from dsa_core.errors import TraceError
@@ -46,15 +47,15 @@ def follow(model: nn.Module, example: Any, remedies: Remedies | None = None) -> 
     return interpret(exported(model, call), model, call, remedies or Remedies())
 
 
-def exported(model: nn.Module, call: Call) -> ExportedProgram:
+def exported(model: nn.Module, call: Call) -> Program:
     """The graph of operators of a network that is fit to be followed."""
     check_traceable(model)
     check_device(model, call)
-    return export(model, call)
+    return record(model, call) or export(model, call)
 
 
 def interpret(
-    program: ExportedProgram, model: nn.Module, call: Call, remedies: Remedies
+    program: Program, model: nn.Module, call: Call, remedies: Remedies
 ) -> ChannelGraph:
     """Follow the channels through the exported graph of a network."""
     names = state_aliases(model)
