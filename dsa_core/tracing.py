@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from dsa_core.budget import Cost
 from dsa_core.channels import ChannelGraph
 from dsa_core.channels.assemble import exported, interpret
-from dsa_core.channels.export import evaluating, failing_module, first_line
+from dsa_core.channels.export import failing_module, first_line
+from dsa_core.channels.program import evaluating
 from dsa_core.channels.remedies import Remedies, Width
 from dsa_core.errors import SurgeryError, TraceError
 from dsa_core.example import Call, tensors_in

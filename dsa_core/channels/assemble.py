@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from dsa_core.channels import rules_layers, rules_math, rules_moves, rules_products
 from dsa_core.channels.checks import check_device, check_traceable
@@ -14,6 +13,8 @@ from dsa_core.channels.export import export
 from dsa_core.channels.graph import ChannelGraph, Layer, Norm, without_empty
 from dsa_core.channels.grouping import group_classes
 from dsa_core.channels.ids import NO_CHANNEL, Ids
+from dsa_core.channels.program import Program
+from dsa_core.channels.recorder import record
 from dsa_core.channels.remedies import Clues, Remedies
 from dsa_core.channels.stand_ins import standing_in
 from dsa_core.channels.tracer import LayerTrace, Tracer, state_aliases
@@ -53,16 +54,16 @@ def follow(model: nn.Module, example: Any, remedies: Remedies | None = None) -> 
     return interpret(exported(model, call), model, call, remedies)
 
 
-def exported(model: nn.Module, call: Call) -> ExportedProgram:
+def exported(model: nn.Module, call: Call) -> Program:
     """The graph of operators of a network that is fit to be followed."""
     check_traceable(model)
     check_device(model, call)
     with standing_in(model):
-        return export(model, call)
+        return record(model, call) or export(model, call)
 
 
 def interpret(
-    program: ExportedProgram, model: nn.Module, call: Call, remedies: Remedies | None
+    program: Program, model: nn.Module, call: Call, remedies: Remedies | None
 ) -> ChannelGraph:
     """Follow the channels through the exported graph of a network.
 
@@ -78,9 +79,7 @@ def interpret(
     return replace(graph.freeze(settled.frozen), remedies=settled)
 
 
-def interpreted(
-    program: ExportedProgram, model: nn.Module, call: Call, turned: Sequence[int]
-) -> Tracer:
+def interpreted(program: Program, model: nn.Module, call: Call, turned: Sequence[int]) -> Tracer:
     """The state after one run of the graph on ids."""
     names = state_aliases(model)
     first = {alias: name for name, aliases in names.items() for alias in aliases}

@@ -3,20 +3,18 @@
 import io
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.func import functional_call
-from torch.fx import Node
 
+from dsa_core.channels.program import Program, attributes_kept, evaluating, returned
 from dsa_core.errors import TraceError
-from dsa_core.example import Call, tensors_in
+from dsa_core.example import Call
 
 DATA_DEPENDENT = re.compile(  # in the name or the text of torch's many errors of this one kind
     "data-dependent|DataDependent|DynamicOutputShape|Cannot cast FakeTensor|"
@@ -29,10 +27,8 @@ ADVICE = (
 TORCH = str(Path(torch.__file__).parent)
 
 
-def export(model: nn.Module, call: Call) -> ExportedProgram:
+def export(model: nn.Module, call: Call) -> Program:
     """Export in evaluation mode; the model's own mode is restored.
-
-    What the exported graph returns is the flat list of the tensors that the network returns.
 
     Raises:
         TraceError: the forward itself raises, or it cannot be exported; names the innermost module
@@ -43,7 +39,8 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
         try:
             with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # dumps of whole graphs
                 warnings.simplefilter("ignore")
-                return torch.export.export(model, call.args, call.kwargs, strict=False)
+                found = torch.export.export(model, call.args, call.kwargs, strict=False)
+                return program(found)
         except TraceError:
             raise
         except Exception as error:
@@ -56,39 +53,12 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
             handle.remove()
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode for the length of a block; each module's mode comes back."""
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-@contextmanager
-def attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Tensors that are plain attributes, such as a weight that a hook computes anew before every
-    forward pass (the old weight_norm, torch.nn.utils.prune), come back after a block."""
-    found = [{k: v for k, v in vars(m).items() if isinstance(v, Tensor)} for m in model.modules()]
-    try:
-        yield
-    finally:
-        for module, kept in zip(model.modules(), found, strict=True):
-            vars(module).update(kept)
-
-
-def returned(model: nn.Module, output: Any) -> list[Tensor]:
-    """The tensors that a network returns, which need not be known to torch's pytree."""
-    found = tensors_in(output)
-    if not found:
-        raise TraceError(
-            f"{type(model).__name__} returns a {type(output).__name__} that holds no tensor: let "
-            "its forward return a tensor, or a tuple, dict or dataclass of them"
-        )
-    return found
+def program(exported: ExportedProgram) -> Program:
+    """The graph, and what it is given, of an exported network."""
+    specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
+    holders = [node for node in exported.graph.nodes if node.op == "placeholder"]
+    inputs = {node: (specs[node.name].kind, str(specs[node.name].target)) for node in holders}
+    return Program(exported.graph, inputs, exported.graph_module)
 
 
 def own_error(model: nn.Module, call: Call) -> Exception | None:
@@ -163,10 +133,3 @@ def failing_module(model: nn.Module, error: BaseException) -> str:
 def at(frame: FrameType, line: int) -> str:
     """A place in the code as `file.py:12`."""
     return f"{Path(frame.f_code.co_filename).name}:{line}"
-
-
-def name_of_module(node: Node) -> str:
-    """The path of the module that a node of the exported graph belongs to, '' at the top."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = list(stack.values())[-1][0] if stack else ""
-    return path.removeprefix("L['self'].").removeprefix("L['self']")

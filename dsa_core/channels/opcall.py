@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from dsa_core.channels.export import name_of_module
 from dsa_core.channels.ids import IdBook, Ids
+from dsa_core.channels.program import name_of_module
 from dsa_core.errors import TraceError
 
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, InputSpec
+from torch.export.graph_signature import InputKind
 from torch.fx import Graph, GraphModule, Node
 
-from dsa_core.channels.export import name_of_module
 from dsa_core.channels.ids import NO_CHANNEL, IdBook, Ids
 from dsa_core.channels.opcall import OpCall, StateIds, bind
+from dsa_core.channels.program import Program, name_of_module
 from dsa_core.channels.recipes import Computed, recipes
 from dsa_core.errors import TraceError
 
@@ -96,14 +95,13 @@ class Tracer:
     recipes: dict[Node, list[Node]] = field(default_factory=dict)
     inside: set[Node] = field(default_factory=set)
 
-    def run(self, program: ExportedProgram) -> None:
+    def run(self, program: Program) -> None:
         """Interpret the whole graph, then freeze what leaves the network."""
-        specs = {s.arg.name: s for s in program.graph_signature.input_specs}
         holders = [n for n in program.graph.nodes if n.op == "placeholder"]
-        inputs = [self._placeholder(specs[node.name], node) for node in holders]
+        inputs = [self._placeholder(*program.inputs[node], node) for node in holders]
         states = {n for n, v in zip(holders, inputs, strict=True) if isinstance(v, StateIds)}
         self.recipes, self.inside = recipes(program.graph, states)
-        values = self._graph(program.graph, inputs, program.graph_module)
+        values = self._graph(program.graph, inputs, program.owner)
         self.outputs = next((width(value) for value in values if len(value.shape) > 1), 1)
         for value in values:
             self.book.freeze(value.base, "network output")
@@ -164,21 +162,21 @@ class Tracer:
             return Ids.constant(shape)
         return self.frozen_ids(shape, "meets a constant of fixed shape")
 
-    def _placeholder(self, spec: InputSpec, node: Node) -> Any:
+    def _placeholder(self, kind: InputKind, target: str, node: Node) -> Any:
         value = node.meta["val"]
         if not isinstance(value, Tensor):  # a number, a string or None that was passed in
             return value
         shape = tuple(value.shape)
-        if spec.kind == InputKind.USER_INPUT:
+        if kind == InputKind.USER_INPUT:
             return self.frozen_ids(shape, "network input")
-        if spec.kind == InputKind.CONSTANT_TENSOR:
+        if kind == InputKind.CONSTANT_TENSOR:
             return self.fixed(shape)
-        name = self.aliases.get(str(spec.target), str(spec.target))
+        name = self.aliases.get(target, target)
         if node.users:
             self.read.add(name)
         return self.elements.setdefault(name, StateIds(self.book, shape, name))
 
-    def _graph(self, graph: Graph, inputs: Sequence[Any], owner: GraphModule) -> list[Ids]:
+    def _graph(self, graph: Graph, inputs: Sequence[Any], owner: GraphModule | None) -> list[Ids]:
         """Interpret a graph; returns the tensors that it returns."""
         env: dict[Node, Any] = {}
         feed = iter(inputs)
@@ -196,7 +194,7 @@ class Tracer:
         values = [env[v] for v in returned if isinstance(v, Node)]
         return [v for v in values if isinstance(v, Ids)]
 
-    def _attribute(self, node: Node, owner: GraphModule) -> Any:
+    def _attribute(self, node: Node, owner: GraphModule | None) -> Any:
         value = operator.attrgetter(str(node.target))(owner)
         return self.fixed(tuple(value.shape)) if isinstance(value, Tensor) else value
 

@@ -11,7 +11,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from dsa_core.channels import ChannelGraph, check_fits
-from dsa_core.channels.export import evaluating, failing_module, first_line
+from dsa_core.channels.export import failing_module, first_line
+from dsa_core.channels.program import evaluating
 from dsa_core.channels.remedies import Width
 from dsa_core.channels.stand_ins import stand_in_where_cut
 from dsa_core.errors import SurgeryError

@@ -28,7 +28,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from dsa_core.channels import ChannelGraph
-from dsa_core.channels.export import evaluating
+from dsa_core.channels.program import evaluating
 from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
 
