@@ -41,6 +41,7 @@ SEED_HELP = (
 PRESET_HELP = (
     "tiny: digits, seconds; quick: digits, 1-2 minutes; "
     "cpu-short: CIFAR-10, under 90 minutes on 2 cores; "
+    "cpu-dense: the same time, but a short search, then the dense weights are cut and tuned; "
     "seg-quick, sr-quick: segmentation and super-resolution, minutes, offline; "
     "seg-short: CamVid in DATA/voc; sr-short: T91 to Set5 in DATA/sr; "
     "paper: CIFAR-10, 300 epochs from random weights; imagenet: 120 epochs of folder:PATH"

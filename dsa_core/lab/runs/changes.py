@@ -7,7 +7,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from dsa_core.errors import ConfigError, first_problem, nearest
-from dsa_core.lab.runs.presets import Preset
+from dsa_core.lab.runs.preset import Preset
 
 
 def changed(preset: Preset, changes: Mapping[str, str]) -> Preset:

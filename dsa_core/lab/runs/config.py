@@ -19,7 +19,8 @@ from dsa_core.errors import BudgetError, ConfigError, first_problem, nearest
 from dsa_core.lab.calibration import Calibration, read_calibration
 from dsa_core.lab.models.weights import file_digest
 from dsa_core.lab.runs.changes import changed, named
-from dsa_core.lab.runs.presets import PRESETS, Preset
+from dsa_core.lab.runs.preset import Preset
+from dsa_core.lab.runs.presets import PRESETS
 from dsa_core.methods import ALLOCATORS
 
 RESOURCES: tuple[Resource, ...] = get_args(Resource)

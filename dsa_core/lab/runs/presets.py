@@ -6,19 +6,11 @@ shipped runs of CIFAR-10 did: a step of ResNet-20 takes .46 of the time on a pro
 units. On one without them pass `--set search.train.precision=fp32`, and so on.
 """
 
-from typing import Any, Literal
-
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from typing import Any
 
 from dsa_core.budget import PaperSettings
+from dsa_core.lab.runs.preset import Cut, Preset
 from dsa_core.methods import SearchConfig
-from dsa_core.scheme import SearchImportance
 from dsa_core.training import TrainConfig
 
 FAST: dict[str, Any] = {"precision": "bf16", "channels_last": True}
@@ -34,63 +26,6 @@ AS_STATED: dict[str, Any] = {  # by the DSA paper, for 80 epochs of search; see 
     "prob_floor": 0.01,
     "fix_when_met": True,
 }
-
-
-class Cut(BaseModel):
-    """What is cut, and how.
-
-    Attributes:
-        weights: the "searched" ones, or the "dense" ones.
-        rank: importance that ranks the channels of a group by these weights, see
-            `ranking.importance`; None for the ranking of the search.
-        reconstruct: number of training images used to refit the weights after the cut, see
-            `surgery.reconstruct`; 0: only renew BatchNorm's statistics.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    weights: Literal["searched", "dense"] = "searched"
-    rank: SearchImportance | None = None
-    reconstruct: int = Field(default=0, ge=0)
-
-    def notes(self) -> dict[str, Any]:
-        """The settings that differ from the defaults, for the record."""
-        return {
-            f"cut_{name}": value for name, value in self.model_dump(exclude_defaults=True).items()
-        }
-
-
-class Preset(BaseModel):
-    """How a whole run trains.
-
-    Attributes:
-        model, dataset: used when none is named.
-        dense: training of the dense network; None starts the search from random weights.
-        search: see `SearchConfig`.
-        fine_tune: training of the pruned network, on the whole training set.
-        weights_fraction: share of the training set that trains weights during the search; the rest
-            is held out, for estimators that use it and for the loss under the final mask. At 1 the
-            weights train on all of it, and that loss is a training loss.
-        norm_batches: training batches that recalibrate BatchNorm after the cut.
-        cut: what is cut, and how.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str
-    dataset: str
-    dense: TrainConfig | None
-    search: SearchConfig
-    fine_tune: TrainConfig
-    weights_fraction: float = Field(default=0.9, gt=0, le=1)
-    norm_batches: int = Field(default=50, ge=1)
-    cut: Cut = Cut()
-
-    @model_serializer(mode="wrap")
-    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a default cut, so that old hashes do not change."""
-        fields: dict[str, Any] = handler(self)
-        return {k: v for k, v in fields.items() if k != "cut" or self.cut != Cut()}
 
 
 def tiny() -> Preset:
@@ -138,6 +73,24 @@ def cpu_short() -> Preset:
         dense=train.model_copy(update={"epochs": 15, "lr": 0.1}),
         search=SearchConfig(train=train.model_copy(update=search)),
         fine_tune=train,
+    )
+
+
+def cpu_dense() -> Preset:
+    """`cpu_short` with one epoch of search, which only counts channels; the rest is tuning.
+
+    The dense weights are cut, ranked by their L2 norm, and tuned for seven epochs: at a quarter of
+    the MACs of ResNet-20 more than a point better than `cpu_short` in as many epochs (notebook 12).
+    """
+    short = cpu_short()
+    one = short.search.train.model_copy(update={"epochs": 1})
+    return short.model_copy(
+        update={
+            "search": short.search.model_copy(update={"train": one}),
+            "fine_tune": short.fine_tune.model_copy(update={"epochs": 7}),
+            "cut": Cut(weights="dense", rank="l2"),
+            "weights_fraction": 1.0,
+        }
     )
 
 
@@ -303,6 +256,7 @@ PRESETS = {
     "tiny": tiny,
     "quick": quick,
     "cpu-short": cpu_short,
+    "cpu-dense": cpu_dense,
     "paper": paper,
     "imagenet": imagenet,
     "seg-quick": seg_quick,
@@ -310,5 +264,3 @@ PRESETS = {
     "sr-quick": sr_quick,
     "sr-short": sr_short,
 }
-
-__all__ = ["PRESETS", "Preset"]
