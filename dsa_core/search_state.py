@@ -1,4 +1,4 @@
-"""How far a search is: what it knows of itself, saves, and goes on from."""
+"""The state of a search: what it saves and resumes from."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,13 +18,13 @@ class SearchState:
     """The state of a search.
 
     Attributes:
-        problem: what is searched.
-        scheme: how.
-        graph: which channels belong together.
-        steps_done: optimizer steps seen.
-        history: every move of the keep ratios.
-        restored: updates in the history that this object did not make.
-        dense: the weights and buffers as they were at `Pruner.attach`.
+        problem: the network, budget and steps.
+        scheme: of the method.
+        graph: the channel groups.
+        steps_done: optimizer steps so far.
+        history: every update of the keep ratios.
+        restored: entries of the history not made by this object.
+        dense: weights and buffers at `Pruner.attach`.
     """
 
     def __init__(self, problem: Problem, scheme: Scheme) -> None:
@@ -37,18 +37,18 @@ class SearchState:
 
     @property
     def keep_ratios(self) -> dict[str, float]:
-        """The present keep ratio of every group, by its name."""
+        """The current keep ratio of every group, by name."""
         names = (group.name for group in self.graph.prunable)
         return dict(zip(names, self.scheme.keep_ratios.tolist(), strict=True))
 
     @property
     def cost(self) -> dict[Resource, float]:
-        """What the present keep ratios cost, as a ratio of the dense network, by resource."""
+        """Cost of the current keep ratios relative to the dense network, by resource."""
         return self.scheme.costs
 
     @property
     def held_out_steps(self) -> int:
-        """Held-out batches taken so far."""
+        """Number of held-out batches used so far."""
         return len(self.history) - 1 if self.scheme.held_out else 0
 
     @property
@@ -67,7 +67,7 @@ class SearchState:
         return f"Pruner({p.method.label}: step {self.steps_done} of {p.steps}, {'; '.join(costs)})"
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on besides the network's and the optimizer's own state.
+        """What the next step depends on, besides the states of the network and the optimizer.
 
         Tensors, numbers and text only, so that `torch.load(weights_only=True)` reads it.
         """
@@ -82,10 +82,10 @@ class SearchState:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state, to the same bits if network and optimizer do as well.
+        """Resume from a saved state, bit for bit if network and optimizer are restored as well.
 
         Raises:
-            ConfigError: it is of another search; says in what.
+            ConfigError: it belongs to another search; names the differences.
         """
         check_state(state, FORMAT, self.fingerprint())
         self.steps_done, self.last_held_out = int(state["steps_done"]), int(state["last_held_out"])
@@ -96,7 +96,7 @@ class SearchState:
         self.dense = {k: v.to(device, copy=True) for k, v in state["dense"].items()}
 
     def fingerprint(self) -> dict[str, str]:
-        """What a saved state must agree with."""
+        """What a saved state must match."""
         p = self.problem
         return {
             "method": f"{p.method.label} {p.method.model_dump_json()}",
@@ -107,15 +107,15 @@ class SearchState:
         }
 
     def held_out_missing(self, step: int) -> bool:
-        """Whether an update is due at a step, and no held-out batch was taken for it."""
+        """Whether an update is due at a step and its held-out batch is missing."""
         return self.problem.due(step) and self.last_held_out != step
 
     def allocate(self, budget: Budget, b: Tensor) -> Allocation:
-        """Which channels stay under a budget, by the present keep ratios.
+        """Which channels stay under a budget, by the current keep ratios.
 
         Args:
-            budget: what may be kept.
-            b: what ranks the channels of a group, shape (n,).
+            budget: to meet.
+            b: importance, which ranks the channels of a group, shape (n,).
         """
         return Allocation(
             method=self.problem.method.label,

@@ -191,7 +191,7 @@ def test_a_budget_below_the_least_is_refused():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_score_is_that_of_the_network_cut_by_surgery(seed):
     model, graph, batches = trained(), graph8(), search_data().ratios
-    score = score_of(AMCSettings(reward_examples=128, norm="running"), model)
+    score = score_of(AMCSettings(reward_examples=128), model)
     generator = torch.Generator().manual_seed(seed)
     counts = (COST.sizes * torch.rand(len(COST.sizes), generator=generator)).long() + 1
     found = score(counts)
@@ -201,23 +201,6 @@ def test_the_score_is_that_of_the_network_cut_by_surgery(seed):
     assert found.score == pytest.approx(measured.score, abs=1e-9)
     assert found.loss == pytest.approx(measured.loss, rel=1e-4)
     assert score.dense.score == pytest.approx(evaluate(model, batches, TASK).score)
-
-
-def test_batch_statistics_are_used_where_wanted_and_nothing_is_changed():
-    model, graph = trained(), graph8()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    running = score_of(AMCSettings(norm="running"), model)
-    batch = score_of(AMCSettings(norm="batch"), model)
-    counts = COST.sizes // 2
-    worths = running(counts), batch(counts)
-    assert worths[0].loss != pytest.approx(worths[1].loss, rel=1e-3)
-    b = importance(model, graph, "l1")
-    pruned = prune(model, graph, top_channels(b, counts, graph)).train()
-    with torch.no_grad():
-        losses = [float(TASK.loss(pruned(x), y)) for x, y in examples(128)]
-    assert worths[1].loss == pytest.approx(sum(losses) / 2, rel=1e-4)
-    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
-    assert all(m.momentum == 0.1 for m in model.modules() if isinstance(m, nn.BatchNorm2d))
 
 
 def test_as_many_examples_as_asked():

@@ -219,7 +219,6 @@ class AMCSearch:
             "channels_last": precision.channels_last,
             "amc_episodes": len(self.rewards),
             "amc_examples": sum(len(x) for x, _ in self.score.batches),
-            "amc_norm": self.settings.norm,
             "amc_best_episode": best + 1,
             "amc_best_reward": self.rewards[best],
             "amc_dense_score": self.score.dense.score,

@@ -1,13 +1,10 @@
 """AMC's reward: the score of the dense network under a mask, before any fine-tuning."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import TrainingError
@@ -87,7 +84,7 @@ class MaskedScore:
         model, task = self.model, self.data.task
         weights = masked_parameters(self.parameters, self.graph, mask)
         score = loss = torch.zeros((), device=mask.device)
-        with mode(model, training=False), statistics(model, self.settings.norm):
+        with mode(model, training=False):
             for x, y in batches:
                 with autocast(precision, mask.device):
                     outputs = functional_call(model, weights, (x,)).float()
@@ -114,18 +111,3 @@ def held_out(data: SearchData, most: int, device: torch.device) -> list[Batch]:
         if left <= 0:
             break
     return batches
-
-
-@contextmanager
-def statistics(model: nn.Module, norm: str) -> Iterator[None]:
-    """With norm="batch", BatchNorm uses each batch's statistics; its own are left unchanged."""
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm)] if norm == "batch" else []
-    before = [(m.training, m.momentum) for m in layers]
-    counted = [m.num_batches_tracked for m in layers]
-    try:
-        for m in layers:
-            m.training, m.momentum, m.num_batches_tracked = True, 0.0, None
-        yield
-    finally:
-        for m, (training, momentum), number in zip(layers, before, counted, strict=True):
-            m.training, m.momentum, m.num_batches_tracked = training, momentum, number

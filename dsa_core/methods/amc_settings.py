@@ -1,7 +1,5 @@
 """Settings of AMC."""
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dsa_core.ranking import Importance
@@ -16,11 +14,6 @@ class AMCSettings(BaseModel):
             after those.
         keep_least: smallest keep ratio allowed (0.2).
         reward_examples: largest number of held-out examples a reward is measured on (5000).
-        norm: BatchNorm under a mask uses the dense network's "running" statistics, as AMC does, or
-            those of the measured "batch", as if it had been recalibrated. On ResNet-20 at
-            half the MACs and below the reward of "running" stayed at chance, .10 to .13 from the
-            first episode to the last; "batch" is not shown to help (one run at half, stopped after
-            260 of 400 episodes: .25 in random episodes, .16 in the agent's last fifty).
         importance: what ranks the channels of a group; AMC removes the smallest weights, "l1".
         noise, noise_decay: standard deviation of the truncated normal noise on an action in the
             first episode after the random ones, and its factor per further episode (0.5, 0.95).
@@ -38,7 +31,6 @@ class AMCSettings(BaseModel):
     random_episodes: int = Field(default=100, ge=0)
     keep_least: float = Field(default=0.2, gt=0, lt=1)
     reward_examples: int = Field(default=5000, ge=1)
-    norm: Literal["running", "batch"] = "running"
     importance: Importance = "l1"
     noise: float = Field(default=0.5, gt=0)
     noise_decay: float = Field(default=0.95, gt=0, le=1)

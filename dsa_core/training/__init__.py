@@ -1,4 +1,4 @@
-"""Train and evaluate: plain loops, and the parts that a search loop shares with them."""
+"""Training and evaluation."""
 
 from dsa_core.training.batches import Batch, BatchSource, Feed, to_device
 from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint

@@ -24,8 +24,8 @@ class EvalResult:
 
     Attributes:
         loss: mean loss of an example.
-        score: what judges in the task: its first metric, or the mean score of an example, for
-            classification the accuracy in [0, 1].
+        score: the task's first metric, or else the mean score of an example; for classification
+            the accuracy in [0, 1].
         n: examples.
         extra: the task's other metrics, by name.
     """
@@ -37,13 +37,13 @@ class EvalResult:
 
 
 def device_of_model(model: nn.Module) -> torch.device:
-    """Give the device of the model's first parameter, the CPU if it has none."""
+    """The device of the model's first parameter; the CPU if it has none."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 @contextmanager
 def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Run a block with the whole model in one mode, then put every module's own mode back."""
+    """Run a block with the whole model in one mode; the mode of every module is restored."""
     before = {module: module.training for module in model.modules()}
     model.train(training)
     try:
@@ -59,8 +59,7 @@ def evaluate(
 ) -> EvalResult:
     """Measure loss and score over one epoch of batches, in evaluation mode.
 
-    A task with metrics is judged by those; they gather what they need batch by batch. The loss is
-    the average of the batches' means, weighed by their examples.
+    If the task has metrics, the first is the score. The loss is the mean over all examples.
 
     Args:
         model: the network; its modes come back as they were.
@@ -99,8 +98,8 @@ def recalibrate_batchnorm(
 ) -> None:
     """Re-estimate the BatchNorm statistics as the plain average over some training batches.
 
-    After channels were cut or weights moved, the running mean and variance belong to another
-    network. They are reset and become  (1/T) sum_t mean_t  and  (1/T) sum_t var_t  over T =
+    After a cut or a change of the weights the running mean and variance are outdated. They are
+    reset and become  (1/T) sum_t mean_t  and  (1/T) sum_t var_t  over T =
     n_batches batches (cumulative average: momentum None). Weights, momenta and modes stay as they
     were; in place.
 
@@ -108,8 +107,8 @@ def recalibrate_batchnorm(
         model: the network; layers other than BatchNorm run in evaluation mode (no dropout).
         batches: training batches, with the augmentation of the training.
         n_batches: T, at least 1.
-        run: how the network is run on a batch, in training mode without dropout; None for x of
-            pairs (x, y).
+        run: runs the network on a batch, in training mode without dropout; None: on x of pairs
+            (x, y).
 
     Raises:
         ConfigError: n_batches is less than 1.
