@@ -14,7 +14,7 @@ from browser_tools import PATIENCE_S, ROOT, TOKEN, serving
 MAKE = re.search(r"/(voila .*)", (ROOT / "Makefile").read_text())  # `make explore`
 WORDS = MAKE[1].replace("notebooks", f"{ROOT}/notebooks").replace("8866", "{port}").split()
 MOVES = 20
-REDRAW_MS = 500  # generous: the machine may be busy; what was measured is printed
+REDRAW_MS = 1000  # generous: the machine may be busy; what was measured is printed
 WATCH = """() => {
     window.redraws = [];
     let pressed = 0;

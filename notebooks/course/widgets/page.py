@@ -29,6 +29,7 @@ body[data-voila] h1, body[data-voila] h2 { font-size:20px; margin:0; }
 .dsa-controls { flex:0 0 376px; flex-flow:column; }
 .dsa-controls > * { width:370px !important; }
 .dsa-controls .widget-toggle-buttons { display:flex; flex-flow:row nowrap; }
+.dsa-controls .widget-label { text-align:right; }
 .dsa-answer { flex:1 1 640px; min-width:0; }
 .dsa-sheet { color:var(--jp-content-font-color1,#222); font:13px/1.45 sans-serif;
   display:flex; flex-wrap:wrap; gap:4px 20px; }
