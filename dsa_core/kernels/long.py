@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from dsa_core.kernels.roots import find_root
 from dsa_core.kernels.segments import sigmoid_sums
@@ -42,12 +41,8 @@ def probabilities(
         z = (s.double() - pivot) / t - _root(s, kept, t, pivot)
         every = torch.sigmoid(z)
         w = every * torch.sigmoid(-z)
-        total = w.sum()
-        p[a:b], slope[a:b], residual[g] = every, w / t, (every.sum() - kept).abs() / kept
-        if total < torch.finfo(scores.dtype).tiny:  # all decided; a softmax never is 0 / 0
-            share[a:b] = torch.softmax(logsigmoid(z) + logsigmoid(-z), 0)
-        else:
-            share[a:b] = w / total
+        p[a:b], share[a:b], slope[a:b] = every, w / w.sum(), w / t
+        residual[g] = (every.sum() - kept).abs() / kept
     return p, share, slope, residual
 
 
@@ -57,6 +52,7 @@ def _root(s: Tensor, k: Tensor, temperature: Tensor, pivot: Tensor) -> Tensor:
     The smaller of the two sides is solved for, as sum sigmoid(y - v) = c: if more than half is
     kept, what is dropped, y = (pivot - s) / T and v = -u. So c has all its digits, and the
     logarithm of the sum is concave with slopes in [-1, 0]. Bounds: as in `reference.threshold`.
+    Where a range of u has the sum c to the last bit, its lower end: there w is not 0 everywhere.
     """
     n, sign = len(s), (1.0 if k <= len(s) / 2 else -1.0)
     c, scale = torch.minimum(k, n - k), sign / temperature
