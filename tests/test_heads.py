@@ -114,11 +114,6 @@ def one_head(m: Any, x: Tensor) -> Tensor:
     return m.proj(scores(m.q(x), m.k(x)) @ m.v(x))
 
 
-def weighted(m: Any, x: Tensor) -> Tensor:
-    """A product with a vector of activations."""
-    return m.proj(m.v(x) * (m.q(x) @ m.k(x)[0, 0])[..., None])
-
-
 def written(m: Any, x: Tensor) -> Tensor:
     q, k, v = (layer(x).view(*x.shape[:-1], 6, -1).transpose(1, 2) for layer in (m.q, m.k, m.v))
     return m.proj((scores(q, k) @ v).transpose(1, 2).flatten(2))
@@ -140,7 +135,6 @@ CASES: dict[str, tuple[Forward, dict[str, int], dict[str, Any], dict[str, int], 
     "biased": (biased, {}, ALL | {"table": torch.randn(9, 6)}, {"q": 6}, set()),
     "across channels": (across_channels, {}, ALL, {"q": 6}, set()),
     "one head": (one_head, {}, ALL, {"v": 24}, set()),
-    "weighted": (weighted, {}, ALL, {"v": 24}, set()),
     "written": (written, {}, ALL, {}, set()),
 }  # fmt: skip
 
