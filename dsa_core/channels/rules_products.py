@@ -35,8 +35,11 @@ def mixes(
     is one unit. Without heads, channels along m or n are handed through; along k they mix. Heads
     that a view tied together, and left the positions in them apart, are wished the other way.
     """
-    sides = [lined_up(x, len(shape)) for x in (left, right)]
     macs = tracer.per_example(call, prod(shape) * left.shape[-1])
+    if min(len(left.shape), len(right.shape)) < 2:  # a product with a vector
+        tracer.fixed_macs += macs
+        return None
+    sides = [lined_up(x, len(shape)) for x in (left, right)]
     on_heads = [any(x.base.shape[axis] > 1 for axis in range(len(shape) - 2)) for x in sides]
     apart = [x for x, on in zip(sides, on_heads, strict=True) if not on and x.base.numel() > 1]
     if any(on_heads):
