@@ -73,12 +73,14 @@ class Recording:
 
     Attributes:
         values: by the identity of a tensor, and of its twin; they hold on to both.
+        fresh: new tensors by their storage: torch hands them on as shallow copies.
         stack: paths of the modules that are running, innermost last.
     """
 
     graph: Graph = field(default_factory=Graph)
     inputs: dict[Node, tuple[InputKind, str]] = field(default_factory=dict)
     values: dict[int, Value] = field(default_factory=dict)
+    fresh: dict[int, Value] = field(default_factory=dict)
     stack: list[Note] = field(default_factory=lambda: [{"": ("", None)}])
 
     def given(self, tensor: Tensor, kind: InputKind, name: str) -> Value:
@@ -96,8 +98,14 @@ class Recording:
 
     def known(self, tensor: Tensor) -> Value:
         """The value of an argument; a tensor with data that was never seen is a constant."""
-        value = self.values.get(id(tensor))
-        return value or self.given(tensor, InputKind.CONSTANT_TENSOR, "constant")
+        value = self.values.get(id(tensor)) or self.fresh.get(tensor.untyped_storage()._cdata)
+        if value is None:
+            return self.given(tensor, InputKind.CONSTANT_TENSOR, "constant")
+        if id(tensor) not in self.values:
+            if (tensor.shape, tensor.stride()) != (value.twin.shape, value.twin.stride()):
+                raise Unsure("a view that no operator made")
+            self.values[id(tensor)] = value = Value(tensor, tensor, value.node)
+        return value
 
     def call(self, function: OpOverload, args: Any, kwargs: dict[str, Any]) -> Any:
         """Run an operator without data, and note it."""
@@ -115,6 +123,8 @@ class Recording:
         node.meta["val"] = out
         if isinstance(out, Tensor):
             self.note(out, node)
+            if makes(function):
+                self.fresh.setdefault(out.untyped_storage()._cdata, self.values[id(out)])
         elif isinstance(out, tuple | list):
             for i, value in enumerate(out):
                 self.note(value, self.graph.call_function(operator.getitem, (node, i)))
