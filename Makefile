@@ -7,7 +7,7 @@ RUNS   ?= runs
 SEED   ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lab explore notebooks test test-unit test-slow test-notebooks test-browser lint check \
+.PHONY: help setup run lab explore notebooks test test-unit test-slow test-notebooks browser lint check \
         docs bench report clean
 
 help: ## list the targets
@@ -34,13 +34,15 @@ notebooks: $(STAMP) ## execute all notebooks and save their outputs
 	$(BIN)/python -m course.notebook execute notebooks/*.ipynb notebooks/solutions/*.ipynb \
 	    notebooks/appendix/*.ipynb
 
-test: lint test-unit test-slow test-notebooks test-browser ## everything that must pass
+test: $(STAMP) ## everything that must pass
+	$(MAKE) --jobs 2 lint browser
+	$(MAKE) test-unit test-slow test-notebooks
 
 test-unit: $(STAMP) ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu" --ignore tests/browser
 
-test-slow: $(STAMP) ## the tests that take longer than ten seconds each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m "slow and not gpu" --ignore tests/browser
+test-slow: $(STAMP) browser ## the tests that take longer than ten seconds each, those in a browser too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not gpu"
 
 # two workers, one thread each: threads of two processes on two cores would only spin
 NBVAL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-current-env --nbval-cell-timeout=600 -n 2 --dist loadscope
@@ -51,9 +53,8 @@ test-notebooks: $(STAMP) ## every notebook runs; three give the saved outputs ag
 	$(NBVAL) --nbval $(STRICT)
 	$(NBVAL) --nbval-lax $(filter-out $(STRICT),$(wildcard notebooks/*.ipynb notebooks/*/*.ipynb))
 
-test-browser: $(STAMP) ## the explorer and JupyterLab in a real browser; skipped where there is none
+browser: ## a browser for the tests in one; they are skipped without it
 	bash tests/browser/install.sh
-	$(BIN)/python -m pytest tests/browser
 
 lint: $(STAMP) ## style, types, import rules
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ TOLERANCE = 1e-3  # a budget this close below the lowest cost passed is still an
 
 @dataclass(frozen=True)
 class Update:
-    """One update of the keep ratios, or one look at them.
+    """One update of the keep ratios, or the state at the start of a search.
 
     Attributes:
         step: weight steps done before it.

@@ -24,12 +24,12 @@ class Attachment:
 
     Args:
         model: the network itself.
-        called: the modules that run it, whose calls are followed.
+        called: the modules whose forward calls are hooked.
         optimizers: all that train its weights.
         weights: of the network, to mask.
-        draw: gives the mask of a step that opens, shape (n,); None: it trains the exact weights.
-        cut: gives the mask of the network as it would be cut now; None: it would not be cut.
-        learn: takes dL/dm of a step that ends, shape (n,), or (0,) where there was no mask.
+        draw: returns the mask of a new step, shape (n,); None trains the exact weights.
+        cut: returns the mask of the network as it would be cut now; None: uncut.
+        learn: called with dL/dm at the end of a step, shape (n,), or (0,) without a mask.
         scaler: GradScaler, see `Pruner.attach`.
     """
 
@@ -63,16 +63,16 @@ class Attachment:
         ]
 
     def close(self) -> None:
-        """Put the exact weights back and let go."""
+        """Restore the exact weights and remove the hooks."""
         for handle in self.handles:
             handle.remove()
-        self.quiet = True  # compiled code may go on calling removed hooks
+        self.quiet = True  # compiled code may still call removed hooks
         self.weights.close()
 
     # -- a step -----------------------------------------------------------------------------------
 
     def before_forward(self, *_: Any) -> None:
-        """Put on the mask of the step, or in evaluation mode that of the cut."""
+        """Apply the mask of the step or, in evaluation mode, that of the cut."""
         if self.quiet or torch.compiler.is_exporting():
             return
         with apart(self.weights.device):
@@ -90,7 +90,7 @@ class Attachment:
                 self.restore()
 
     def after_forward(self, *_: Any) -> None:
-        """After an evaluation: back to the mask of the open step, or to the exact weights."""
+        """After an evaluation: restore the mask of the open step, or the exact weights."""
         if not (self.quiet or self.model.training or torch.compiler.is_exporting()):
             with apart(self.weights.device):
                 self.restore()
@@ -117,11 +117,11 @@ class Attachment:
             self.shut()
 
     def collect(self, optimizer: Any = None, *, again: bool = False) -> None:
-        """Exact weights back, the gradients turned into theirs; the first time, learn from them.
+        """Restore the exact weights and convert the gradients; the first time, learn from them.
 
         Args:
-            optimizer: that steps.
-            again: whether the same step may go on, under the same mask.
+            optimizer: the one that steps.
+            again: whether the step may continue under the same mask.
         """
         if not self.open:
             self.count_unseen()
@@ -141,7 +141,7 @@ class Attachment:
         if not self.weights.on:
             self.weights.drop_frozen_gradients()
             return torch.zeros(0)
-        fused = getattr(optimizer, "grad_scale", None)  # it will unscale by itself, as will others
+        fused = getattr(optimizer, "grad_scale", None)  # a fused optimizer unscales itself
         scale = 1.0
         if self.scaler is not None and fused is None:
             self.unscale_others(optimizer)
@@ -156,12 +156,12 @@ class Attachment:
         return gradient
 
     def unscale_others(self, optimizer: Any) -> None:
-        """Where several optimizers share a scaler: dL/dm needs the gradients of all, unscaled."""
+        """Unscale the gradients of the other optimizers, which dL/dm needs too."""
         for other in self.optimizers:
             if other is not optimizer and optimizer is not None:
                 try:
                     self.scaler.unscale_(other)
-                except RuntimeError:  # it is already
+                except RuntimeError:  # already unscaled
                     continue
 
     def shut(self) -> None:
@@ -180,7 +180,7 @@ class Attachment:
 
     @contextmanager
     def exact(self, *, quiet: bool = False) -> Iterator[None]:
-        """The exact weights for a while; quiet: whatever is run, the hooks do nothing."""
+        """The exact weights for the length of a block; with `quiet` the hooks do nothing."""
         on, before = self.weights.on, self.quiet
         self.weights.take_off()
         self.quiet = quiet
@@ -192,40 +192,40 @@ class Attachment:
                 self.restore()
 
     def has_gradient(self) -> bool:
-        """Whether anything is accumulated for the next step."""
+        """Whether any gradient is accumulated for the next step."""
         frozen = {id(weight) for weight in self.weights.frozen}
         held = (p for o in self.optimizers for group in o.param_groups for p in group["params"])
         return any(p.grad is not None and bool(p.grad.any()) for p in held if id(p) not in frozen)
 
     def count_unseen(self) -> None:
-        """Warn of steps of a network that nobody calls."""
+        """Warn if the network takes steps without being called."""
         self.unseen += 1
         if self.unseen == UNSEEN:
             warnings.warn(
-                f"Pruner: {UNSEEN} optimizer steps without a forward pass of the network that was "
-                "given, in training mode: nothing is pruned. Give it the module that you call; if "
-                "that was compiled before attach(), call torch.compiler.reset()",
+                f"Pruner: {UNSEEN} optimizer steps without a forward pass of its network in "
+                "training mode: nothing is pruned. Pass the module you call; if it was compiled "
+                "before attach(), call torch.compiler.reset()",
                 stacklevel=2,
             )
 
     def on_save(self, model: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        """A state dict that is taken under a mask holds the exact weights."""
+        """Put the exact weights into a state dict taken under a mask."""
         exact = self.weights.aside()
         for name, weight in model.named_parameters(remove_duplicate=False):
             if id(weight) in exact and prefix + name in state:
                 state[prefix + name] = exact[id(weight)].clone()
 
     def on_load(self, *_: Any) -> None:
-        """Weights are loaded: exact ones, which no mask that is on may overwrite."""
+        """End the step when weights are loaded, so that removing the mask cannot overwrite them."""
         self.shut()
 
 
 def nothing(*_: Any) -> None:
-    """What the hook of a copy does."""
+    """The hook of a copy."""
 
 
 class Hook(partial[Any]):
-    """A hook that a copy of its module does not take along, be it a deep copy or pickled.
+    """A hook that is not copied with its module, neither by deepcopy nor by pickle.
 
     Attributes:
         on_copy: called with the memo of a deep copy of the module.
@@ -243,14 +243,14 @@ class Hook(partial[Any]):
 
 
 def hook(call: Callable[..., Any], on_copy: Callable[[dict[int, Any]], None] | None = None) -> Hook:
-    """A hook that stays with its module, and that `torch.compile` leaves alone."""
+    """A `Hook` that `torch.compile` does not trace."""
     made = Hook(torch.compiler.disable(call))
     made.on_copy = on_copy
     return made
 
 
 def skipped(optimizer: Any) -> bool:
-    """Whether a fused optimizer will skip the step by itself, as a gradient scaler told it."""
+    """Whether a fused optimizer will skip the step because the scaler found an overflow."""
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and bool(float(found_inf))
 
@@ -259,7 +259,7 @@ def skipped(optimizer: Any) -> bool:
 def apart(device: torch.device) -> Iterator[None]:
     """Leave the autocast, inference mode and checkpointing of the user's forward pass.
 
-    A checkpoint counts saved tensors, and ours are not recomputed.
+    Activation checkpointing counts saved tensors, and ours are not recomputed.
     """
     with (
         torch.autocast(device.type, enabled=False),
@@ -271,7 +271,7 @@ def apart(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """A network in training mode whose buffers and modes come back as they were."""
+    """Put a network in training mode; restore its buffers and modes afterwards."""
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     modes = {module: module.training for module in model.modules()}
     model.train()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dsa_core.allocation import Allocation
 from dsa_core.attachment import untouched
 from dsa_core.budget import Budget, Resource
+from dsa_core.dsa import DSA
 from dsa_core.errors import ConfigError
 from dsa_core.pruner import Pruner
 from dsa_core.pruner_inputs import plain
@@ -37,8 +38,8 @@ from dsa_core.training import (
     TrainConfig,
     TrainResult,
     device_of_model,
+    isolated_rng,
     mode,
-    own_random,
     recalibrate_batchnorm,
     step_seed,
     to_device,
@@ -46,11 +47,11 @@ from dsa_core.training import (
 )
 from dsa_core.training.processes import average_buffers
 
-SEARCH_SHARE = 0.5  # of all epochs; the others fine-tune
+SEARCH_STEPS = 400  # of a search whose weights train, in whole epochs, at most half of them
 NORM_BATCHES = 50  # for BatchNorm's statistics after the cut
 FROZEN_STEPS = 300  # of a search that trains no weight
 FROZEN: dict[str, Any] = {"lr": 0.0, "schedule": "constant"}
-FROZEN_RANK: Importance = "l2"
+DENSE_RANK: Importance = "l2"  # of the channels, where dense weights are cut
 FIT_BATCHES = 8  # by which weights are refitted after such a search
 SEARCH: dict[str, Any] = {"lr": 0.02, "schedule": "cosine"}
 TUNE: dict[str, Any] = {"lr": 0.05, "schedule": "one_cycle"}
@@ -118,7 +119,7 @@ def compress(
     validate: Callable[[nn.Module], float] | None = None,
     method: Method | None = None,
     optimizer: Factory | None = None,
-    weights: Literal["searched", "dense"] = "searched",
+    weights: Literal["searched", "dense"] | None = None,
     steps_per_epoch: int | None = None,
     checkpoint: str | Path | None = None,
     seed: int = 0,
@@ -139,12 +140,16 @@ def compress(
         budget: what the smaller network may cost, such as `Budget(macs=0.5)`.
         loss: of (outputs, targets), such as `F.cross_entropy`, for batches (inputs, ..., targets);
             or a function whose first parameter is called `model`, of (model, batch), for any batch.
-        epochs: in all: half for the search, half for the fine-tuning; 0 for no training.
+        epochs: in all. The search takes as many as make some 400 steps, at most half of them (none
+            for a method that learns nothing), the fine-tuning the others. 0: no training.
         validate: of a network in evaluation mode, without gradients; returns its score.
         method: how channels are chosen; None for DSA, see `dsa_core.methods`.
         optimizer: makes one of a list of parameters, and says its highest learning rate; None for
             SGD with momentum (0.02 falling in the search, 0.05 at most in the fine-tuning).
-        weights: that are cut: the "searched" ones or the "dense" ones (without training always).
+        weights: that are cut, ranked by their L2 norm: the "dense" ones, as they were before the
+            search; or the "searched" ones, ranked as in the search. None for "dense", but for
+            methods that remove channels by training ("ssl", "morphnet", ...). Without training
+            always the dense ones.
         steps_per_epoch: batches of an epoch, for a loader without a length or an end.
         checkpoint: folder for one after every epoch: the same call goes on from there. It ends with
             the same bits if the order of the batches depends on torch's random numbers alone.
@@ -158,6 +163,7 @@ def compress(
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164).
     """
     _check_epochs(epochs)
+    method = DSA() if method is None else method
     dense, objective = plain(model), LossObjective(loss)
     batches = _feed(train_loader, steps_per_epoch, progress, device_of_model(dense))
     folder = None if checkpoint is None else Path(checkpoint)
@@ -183,11 +189,13 @@ def compress(
         return train(network, batches, objective, config, **more)
 
     searched = phase("search", work, search, pruner=pruner, stop=lambda: pruner.steps_done >= steps)
+    if epochs and (weights == "searched" or not (weights or method.follows_budget)):
+        smaller = pruner.finish(weights="searched")
+    else:
+        smaller = pruner.finish(weights="dense", rank=DENSE_RANK)
     if epochs:
-        smaller = pruner.finish(weights=weights)
         _recalibrate(smaller, objective, batches, seed)
     else:
-        smaller = pruner.finish(weights="dense", rank=FROZEN_RANK)
         _refit(smaller, dense, pruner.allocation, objective, batches, seed=seed, progress=progress)
     if validate is not None:
         scores["cut"] = _score(validate, smaller)
@@ -210,26 +218,28 @@ def _check_epochs(epochs: int) -> None:
         )
 
 
-def _search_settings(epochs: int, batches: int, method: Method | None) -> dict[str, Any]:
+def _search_settings(epochs: int, batches: int, method: Method) -> dict[str, Any]:
     """How the weights train in the search, an epoch having so many batches."""
-    if epochs:
-        return {**SEARCH, "epochs": max(1, round(SEARCH_SHARE * epochs))}
-    frozen = FROZEN_STEPS if method is None or method.learns else 0
-    return {**FROZEN, "epochs": -(-frozen // batches)}
+    if not method.learns:
+        return {**FROZEN, "epochs": 0}
+    if not epochs:
+        return {**FROZEN, "epochs": -(-FROZEN_STEPS // batches)}
+    wanted = max(1, round(SEARCH_STEPS / batches)) if method.follows_budget else epochs
+    return {**SEARCH, "epochs": max(1, min(wanted, epochs // 2))}
 
 
 def _feed(given: Any, steps_per_epoch: int | None, progress: bool, device: torch.device) -> Feed:
     """The user's batches as epochs."""
     if isinstance(given, BatchSource):
         return given
-    with own_random(device):  # a DataLoader draws when it is read
+    with isolated_rng(device):  # a DataLoader draws when it is read
         return Loader(given, steps_per_epoch, progress=progress)
 
 
 def _try_first_batch(objective: LossObjective, model: nn.Module, batches: Feed) -> None:
     """Run the loss on one batch; network and random numbers stay as they were."""
     device = device_of_model(model)
-    with own_random(device), untouched(model):
+    with isolated_rng(device), untouched(model):
         objective.try_on(model, to_device(next(batches.forever()), device))
 
 
@@ -248,7 +258,7 @@ def _check_method(pruner: Pruner, epochs: int) -> None:
 def _recalibrate(model: nn.Module, objective: LossObjective, batches: Feed, seed: int) -> None:
     """Renew BatchNorm's statistics, which are still those of the dense network."""
     device = device_of_model(model)
-    with own_random(device, step_seed(seed, "recalibration")):
+    with isolated_rng(device, step_seed(seed, "recalibration")):
         recalibrate_batchnorm(model, batches, min(NORM_BATCHES, len(batches)), run=objective.loss)
     average_buffers(model)
 
@@ -265,7 +275,7 @@ def _refit(
 ) -> None:
     """Refit the weights by some training batches, of one pass at the most."""
     device, n = device_of_model(pruned), min(FIT_BATCHES, len(batches))
-    with own_random(device, step_seed(seed, "reconstruction")):
+    with isolated_rng(device, step_seed(seed, "reconstruction")):
         some = [to_device(batch, device) for batch in islice(batches.forever(), n)]
         run, graph = objective.loss, found.graph
         reconstruct(pruned, dense, graph, found.keep, some, run=run, progress=progress)

@@ -29,8 +29,8 @@ class Masked(Method):
 
     Attributes:
         sharpness_first, sharpness_last: beta2 at the ends of the search, geometric in between. The
-            masks of the last steps should be nearly those that are cut: up to 80 serves better than
-            up to 20 (notebook 12).
+            masks of the last steps should be nearly those that are cut: 80 serves better than 20
+            (notebook 12).
         prob_floor: smallest keep probability while weights train (0.01 in the authors' released
             code).
     """
@@ -51,16 +51,16 @@ class DSA(Masked):
 
     Deviations from the paper in the default settings: masks act at the consumers of a channel, not
     after BatchNorm (`masks`); the gradient is that of the training loss, where the paper holds a
-    tenth of the data out; the ADMM steps are made in log ratios and meet the budget from both sides
+    tenth of the data out; the ADMM steps are in log ratios and meet the budget from both sides
     (`budget.Priced`); the budget falls over `anneal_fraction` of the search. `optimizer="paper"`
-    and `estimator="straight_through"` take the paper's equations.
+    and `estimator="straight_through"` use the paper's equations.
 
     Attributes:
         optimizer: of the keep ratios, "priced" or "paper" (see `budget`).
         settings: of that optimizer; None for its defaults.
-        estimator: of the masks' gradient. "free": straight-through, from the backward passes of the
-            training itself. The others (`masks.estimator_mask`) need a held-out batch before each
-            update, see `Pruner.look`.
+        estimator: of the gradient of the masks. "free": straight-through, from the backward passes
+            of the training itself. The others (`masks.estimator_mask`) need a held-out batch before
+            each update, see `Pruner.held_out_step`.
         fix_when_met: change no keep ratio once the budget is met (the paper's flow).
 
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164).
@@ -74,7 +74,7 @@ class DSA(Masked):
     fix_when_met: bool = False
 
     def scheme(self, problem: Problem) -> "KeepRatioScheme":
-        """Keep ratios that move by a gradient."""
+        """Keep ratios that follow a gradient."""
         optimizer = make_optimizer(
             self.optimizer, problem.forms, floors=problem.floors, settings=self.settings
         )
@@ -97,8 +97,8 @@ class KeepRatioScheme(Scheme):
     Args:
         problem: what is searched.
         masks: how masks are drawn.
-        optimizer: moves the keep ratios; one that uses no gradient is given zeros.
-        held_out: estimator of a gradient on held-out batches; None takes the free gradient.
+        optimizer: moves the keep ratios; gets zeros if it uses no gradient.
+        held_out: estimator of the gradient on held-out batches; None: the free gradient.
         fix_when_met: change no keep ratio once the budget is met.
     """
 
@@ -122,7 +122,7 @@ class KeepRatioScheme(Scheme):
 
     @property
     def keep_ratios(self) -> Tensor:
-        """Those of the optimizer."""
+        """The keep ratios of the optimizer."""
         return self.optimizer.keep_ratios
 
     def sharpness(self, step: int) -> float:
@@ -139,7 +139,7 @@ class KeepRatioScheme(Scheme):
         return alpha, p
 
     def mask(self, step: int) -> Tensor:
-        """Draw the channels that are kept in this step."""
+        """Draw the channels kept in this step."""
         with torch.enable_grad():
             alpha, p = self.probs(step, floor=self.masks.prob_floor)
             mask = estimator_mask(p, "straight_through", generator=self._generator("mask", step))
@@ -147,7 +147,7 @@ class KeepRatioScheme(Scheme):
         return mask.detach()
 
     def step(self, step: int, gradient: Tensor, lr: float) -> Figures | None:
-        """Gather the free gradient, and move the keep ratios where an update is due."""
+        """Accumulate the free gradient, and move the keep ratios when an update is due."""
         if self.drawn is not None:
             alpha, mask = self.drawn
             self.total += torch.autograd.grad(mask, alpha, gradient.to(mask))[0]
@@ -158,7 +158,9 @@ class KeepRatioScheme(Scheme):
         self.total, self.taken = torch.zeros_like(self.total), 0
         return self.update(step + 1, mean)
 
-    def look(self, step: int, weights: MaskedWeights, loss: Callable[[], Tensor]) -> Figures:
+    def held_out_step(
+        self, step: int, weights: MaskedWeights, loss: Callable[[], Tensor]
+    ) -> Figures:
         """Move the keep ratios by the loss of a held-out batch under the estimator's mask."""
         if self._met():
             return self.update(step, torch.zeros_like(self.total))
@@ -185,11 +187,11 @@ class KeepRatioScheme(Scheme):
         }
 
     def _met(self) -> bool:
-        """Whether the keep ratios are fixed for good."""
+        """Whether the keep ratios no longer change."""
         return self.fix_when_met and self.problem.met(self.keep_ratios, MET)
 
-    def _generator(self, word: str, step: int) -> torch.Generator:
-        seed = step_seed(self.problem.seed, word, step)
+    def _generator(self, label: str, step: int) -> torch.Generator:
+        seed = step_seed(self.problem.seed, label, step)
         return torch.Generator(self.problem.device).manual_seed(seed)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The exceptions of this library: each says what was wanted, what came, and what to do."""
+"""The exceptions of this library."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-SHOWN = 80  # characters of a wrong value that a message shows
+SHOWN = 80  # characters of a wrong value shown in a message
 
 
 class DSAError(Exception):
@@ -39,12 +39,12 @@ class ConfigError(DSAError, ValueError):
 
 
 def closest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
-    """The known name that is most like another, in whatever case; None if none is like it.
+    """The known name most similar to another, ignoring case; None if none is similar.
 
     Args:
-        name: what was given.
-        known: the right names.
-        cutoff: likeness in [0, 1] (difflib's ratio) from which on a name is like another.
+        name: the name given.
+        known: the valid names.
+        cutoff: smallest similarity in [0, 1] (difflib's ratio).
     """
     folded = {each.casefold(): each for each in sorted(known, reverse=True)}
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
@@ -55,9 +55,9 @@ def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) ->
     """The end of a message about an unknown name: ": did you mean 'dsa'?".
 
     Args:
-        name: what was given.
-        known: the right names.
-        otherwise: what is said where no name is near; None lists the known ones.
+        name: the name given.
+        known: the valid names.
+        otherwise: text if no name is near; None lists the known ones.
     """
     names = sorted(known)
     if near := closest(name, names):
@@ -66,10 +66,10 @@ def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) ->
 
 
 def first_problem(error: "ValidationError") -> str:
-    """What pydantic found wrong first, in a line: the entry, what was wanted, what came."""
+    """The first error of pydantic in one line: entry, what was wanted, what came."""
     first = error.errors(include_url=False)[0]
     entry = "".join(f"{each}." for each in first["loc"])[:-1]
-    if first["type"] == "value_error":  # a check of ours, which says all
+    if first["type"] == "value_error":  # one of our own checks
         words = str(first["ctx"]["error"])
     else:
         came = repr(first["input"])

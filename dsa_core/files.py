@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+EPOCHS = ".epochs.json"  # end of the file beside a checkpoint that says how far its training is
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:

@@ -62,17 +62,22 @@ class MaskedWeights:
         self, parameters: Mapping[str, torch.nn.Parameter], sites: Sequence[Site], n: int
     ) -> None:
         self.n = n
-        self.sites = [(parameters[site.name], site) for site in sites]
-        self.exact = [weight.detach().clone() for weight, _ in self.sites]
+        self.weights = [parameters[site.name] for site in sites]
+        self.shapes = [site.shape for site in sites]
+        self.lengths = [len(site.index) for site in sites]
+        index = torch.cat([torch.zeros(0, dtype=torch.int64), *(site.index for site in sites)])
+        in_order = torch.equal(index, torch.arange(n))  # single weights: no need to pick
+        self.index = None if in_order else (index % (n + 1)).to(self.device)
+        self.exact = [weight.detach().clone() for weight in self.weights]
         self.values: list[Tensor] = []  # the mask's entries at each site; empty: weights are exact
-        self.frozen = [weight for weight, _ in self.sites if not weight.requires_grad]
+        self.frozen = [weight for weight in self.weights if not weight.requires_grad]
         for weight in self.frozen:
             weight.requires_grad_(True)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.sites[0][0].device if self.sites else torch.device("cpu")
+        return self.weights[0].device if self.weights else torch.device("cpu")
 
     @property
     def on(self) -> bool:
@@ -83,36 +88,27 @@ class MaskedWeights:
         """Mask the weights, in place of a mask that is on."""
         if mask.shape != (self.n,):
             raise ConfigError(f"mask: wanted shape ({self.n},), got {tuple(mask.shape)}")
-        extended = torch.cat([mask.detach(), mask.new_ones(1)])  # place -1
-        fresh = not self.on
-        if fresh:
-            self.exact = [e.to(w.data) for (w, _), e in zip(self.sites, self.exact, strict=True)]
-        self.values = []
-        for (weight, site), exact in zip(self.sites, self.exact, strict=True):
-            if fresh:
-                exact.copy_(weight.data)
-            picked = extended[site.index.to(mask.device)].to(weight)
-            self.values.append(picked.reshape(site.shape))
-            torch.mul(exact, self.values[-1], out=weight.data)
+        data, mask = [weight.data for weight in self.weights], mask.detach()
+        if self.on:
+            torch._foreach_copy_(data, self.exact)
+        else:
+            self.exact = [e.to(w) for w, e in zip(data, self.exact, strict=True)]
+            torch._foreach_copy_(self.exact, data)
+        if self.index is not None:
+            mask = torch.cat([mask, mask.new_ones(1)])[self.index.to(mask.device)]  # place -1
+        parts = zip(mask.split(self.lengths), data, self.shapes, strict=True)
+        self.values = [part.to(weight).view(shape) for part, weight, shape in parts]
+        torch._foreach_mul_(data, self.values)
         torch.clear_autocast_cache()  # of low-precision copies made under the previous mask
 
     @torch.no_grad()
     def slopes(self, gradients: Sequence[Tensor | None]) -> Tensor:
         """dL/dm, shape (n,), from dL/d(w m) of every site; None where the loss does not reach."""
-        some = self.exact[0]
-        kind = torch.promote_types(torch.float32, some.dtype)
-        total = torch.zeros(self.n + 1, dtype=kind, device=some.device)  # the last: place -1
-        for (_, site), exact, value, gradient in zip(
-            self.sites, self.exact, self.values, gradients, strict=True
-        ):
-            if gradient is None:
-                continue
-            along = [axis for axis, length in enumerate(value.shape) if length == 1]
-            product = exact * gradient
-            each = product.sum(along) if along else product
-            places = site.index.to(total.device) % len(total)
-            total.index_add_(0, places, each.reshape(-1).to(total))
-        return total[:-1]
+        parts = zip(self.exact, self.shapes, self.lengths, gradients, strict=True)
+        each = torch.cat([_per_entry(*part) for part in parts])
+        if self.index is None:
+            return each
+        return each.new_zeros(self.n + 1).index_add_(0, self.index.to(each.device), each)[:-1]
 
     @torch.no_grad()
     def turn(self, *, frozen_scale: float = 1.0) -> Tensor:
@@ -127,12 +123,13 @@ class MaskedWeights:
         for weight in self.frozen:
             if weight.grad is not None:
                 weight.grad.div_(frozen_scale)
-        found = self.slopes([weight.grad for weight, _ in self.sites])
+        found = self.slopes([weight.grad for weight in self.weights])
         self.drop_frozen_gradients()
-        for (weight, _), value in zip(self.sites, self.values, strict=True):
-            if weight.grad is not None:
-                weight.grad.mul_(value)
-        torch.autograd.graph.increment_version([weight for weight, _ in self.sites])
+        pairs = zip(self.weights, self.values, strict=True)
+        turned = [(weight.grad, value) for weight, value in pairs if weight.grad is not None]
+        if turned:
+            torch._foreach_mul_(*map(list, zip(*turned, strict=True)))
+        torch.autograd.graph.increment_version(self.weights)
         return found
 
     def drop_frozen_gradients(self) -> None:
@@ -143,15 +140,14 @@ class MaskedWeights:
     def take_off(self) -> None:
         """Put the exact weights back; nothing happens if they are there."""
         if self.on:
-            for (weight, _), exact in zip(self.sites, self.exact, strict=True):
-                weight.data.copy_(exact)
+            torch._foreach_copy_([weight.data for weight in self.weights], self.exact)
             torch.clear_autocast_cache()
         self.values = []
 
     def aside(self) -> dict[int, Tensor]:
         """The exact values by the parameter's `id`, while a mask is on."""
-        pairs = zip(self.sites, self.exact, strict=True)
-        return {id(weight): exact for (weight, _), exact in pairs} if self.on else {}
+        pairs = zip(self.weights, self.exact, strict=True)
+        return {id(weight): exact for weight, exact in pairs} if self.on else {}
 
     def copy_exact(self, memo: dict[int, Any]) -> None:
         """Called while the network is deep-copied: unmasked weights and the original flags for it.
@@ -161,7 +157,7 @@ class MaskedWeights:
         """
         for weight in self.frozen:
             copy.deepcopy(weight, memo).requires_grad_(False)
-        for (weight, _), exact in zip(self.sites, self.exact, strict=True):
+        for weight, exact in zip(self.weights, self.exact, strict=True):
             if self.on:
                 copy.deepcopy(weight, memo).data.copy_(exact)
 
@@ -171,3 +167,15 @@ class MaskedWeights:
         self.drop_frozen_gradients()
         for weight in self.frozen:
             weight.requires_grad_(False)
+
+
+def _per_entry(
+    exact: Tensor, shape: tuple[int, ...], length: int, gradient: Tensor | None
+) -> Tensor:
+    """Sum w * dL/d(w m) over what each entry of a mask multiplies, shape (length,)."""
+    kind = torch.promote_types(torch.float32, exact.dtype)
+    if gradient is None:
+        return exact.new_zeros(length, dtype=kind)
+    along = [axis for axis, size in enumerate(shape) if size == 1]
+    product = exact * gradient
+    return (product.sum(along) if along else product).reshape(-1).to(kind)

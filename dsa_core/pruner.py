@@ -1,4 +1,4 @@
-"""DSA as an optimizer: two lines in anybody's training loop.
+"""DSA as an optimizer: two lines in any training loop.
 
     pruner = Pruner(model, example, Budget(macs=0.5), steps=10_000).attach(optimizer)
     for batch in loader:                        # your loop: nothing else changes
@@ -11,14 +11,15 @@ One step of the search, in the order in which it happens:
     before a forward pass in training mode   draw a mask m, multiply the consumers' weights by it
     forward and backward pass                yours; w.grad comes out as dL/d(w m)
     before `optimizer.step()`                dL/dm_i = sum of w * dL/d(w m) over the slices of
-                                             channel i; w.grad <- m * w.grad = dL/dw; the mask comes
-                                             off; the keep ratios move by dL/dm (no further pass)
+                                             channel i; w.grad <- m * w.grad = dL/dw; the mask is
+                                             removed; the keep ratios move by dL/dm, at no extra
+                                             pass
     `optimizer.step()`                       yours
 
 In evaluation mode the network runs as if it were cut now, so your own validation shows the score at
 the present budget. A mask stays on until the optimizer steps, so gradient accumulation and steps
-skipped by a GradScaler need no special care. State dicts and deep copies taken meanwhile hold the
-unmasked weights; `torch.save(model)`, which pickles the module, does so only between steps.
+skipped by a GradScaler need no special care. State dicts and deep copies taken in between hold the
+unmasked weights; `torch.save(model)`, which pickles the module, only between steps.
 
 The scheme (`dsa_core.scheme`) decides which mask is drawn and what its gradient moves.
 """
@@ -43,7 +44,7 @@ from dsa_core.pruner_inputs import (
     check_gradient,
     check_optimizers,
     followed,
-    no_look,
+    held_out_error,
     plain,
     weights_of,
 )
@@ -56,16 +57,16 @@ from dsa_core.tracing import trace
 
 
 class Pruner(SearchState):
-    """Finds in your training loop how many channels each group keeps, and cuts the others out.
+    """Finds how many channels each group keeps while you train, and cuts out the others.
 
     The network trains in place; `finish` returns a smaller copy.
 
     Args:
-        model: the network, trained or not; compiled or wrapped for several processes is fine.
+        model: the network, trained or not; it may be compiled or wrapped for several processes.
         example: what the model is called with, as for `trace`; or the graph of the model.
         budget: what the smaller network may cost, such as `Budget(macs=0.5)`.
-        steps: optimizer steps that the search takes, warm-up included; the budget is reached on
-            the way (`Method.anneal_fraction`), and the rest trains at it.
+        steps: optimizer steps of the search, including the warm-up; the budget is reached after a
+            share of them (`Method.anneal_fraction`), and the rest trains at it.
         method: how keep ratios are found; see `dsa_core.methods` for others than DSA.
         seed: of the masks.
         warmup_steps: plain steps before the first mask (for a network with random weights).
@@ -78,10 +79,10 @@ class Pruner(SearchState):
     Raises:
         TraceError: the network cannot be followed.
         BudgetError: the budget cannot be met.
-        ConfigError: an argument is of the wrong kind.
+        ConfigError: an argument is of the wrong type.
 
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164); masks at the consumers and their free
-        gradient are this project's own (`masked_weights`).
+        gradient are this project's (`masked_weights`).
     """
 
     def __init__(
@@ -109,12 +110,12 @@ class Pruner(SearchState):
     # -- the four calls ---------------------------------------------------------------------------
 
     def attach(self, *optimizers: Any, scaler: Any = None) -> Self:
-        """Hook into the network and its optimizers; from here on they train under masks.
+        """Hook into the network and its optimizers; from now on they train under masks.
 
         Args:
             optimizers: one or several; wrapped ones (Accelerate) too.
-            scaler: the GradScaler, only where some of the network's weights are frozen or there are
-                several optimizers.
+            scaler: the GradScaler, needed only if some of the network's weights are frozen or there
+                are several optimizers.
 
         Raises:
             ConfigError: attached already, or no optimizer holds a parameter of the network.
@@ -139,16 +140,16 @@ class Pruner(SearchState):
         return self
 
     def detach(self) -> None:
-        """Put the exact weights back and let go of network and optimizers; may be called twice."""
+        """Restore the exact weights and remove all hooks; may be called twice."""
         if self.attachment is not None:
             self.attachment.close()
         self.attachment = None
 
     def collect(self) -> None:
-        """Take the mask off, turn the gradients, and move the keep ratios.
+        """Remove the mask, convert the gradients, and move the keep ratios.
 
-        `optimizer.step()` does this by itself. Call it earlier if you clip gradients, so that they
-        are clipped as gradients of the unmasked weights.
+        `optimizer.step()` does this itself. Call it earlier if you clip gradients, so that those of
+        the unmasked weights are clipped.
         """
         if self.attachment is not None:
             self.attachment.collect()
@@ -162,16 +163,16 @@ class Pruner(SearchState):
     ) -> nn.Module:
         """End the search and cut: a new, smaller network of the same module classes.
 
-        The searched network stays as it is, whole, with its exact weights. The smaller one wants
-        some training batches to renew BatchNorm's statistics (not if it is reconstructed), and
-        fine-tuning.
+        The searched network is not changed. The smaller one needs some training batches to renew
+        its BatchNorm statistics (unless it is reconstructed), and fine-tuning.
 
         Args:
             weights: to cut: the "searched" ones, the "dense" ones as they were at `attach`, or
                 those of a network of the same shape (an average of the weights, say).
-            rank: what ranks the channels of a group by these weights; None as in the search.
-            reconstruct: some batches of inputs, by which every layer is refitted to what it
-                computed before the cut; wants weights that are good without a mask, the "dense".
+            rank: importance that ranks the channels of a group by these weights; None: that of the
+                search.
+            reconstruct: some batches of inputs, used to refit every layer to its outputs before the
+                cut; use it with weights that work without a mask, the "dense" ones.
         """
         source = weights_of(self.model, weights, self.dense)
         final = self.conclude(source, rank=rank)
@@ -185,13 +186,13 @@ class Pruner(SearchState):
 
         Args:
             source: network by whose weights channels are ranked; None for the searched one.
-            rank: how; None as in the search.
+            rank: importance to rank by; None: that of the search.
         """
         self.detach()
         if self.steps_done < self.problem.steps:
             warnings.warn(
-                f"{self.steps_done} of {self.problem.steps} steps were taken; the network is cut "
-                "to its budget all the same. Pass a smaller steps= to reach the budget earlier",
+                f"{self.steps_done} of {self.problem.steps} steps were taken; the network is still "
+                "cut to its budget. Pass a smaller steps= to reach the budget earlier",
                 stacklevel=3,
             )
         if rank is None:
@@ -201,29 +202,29 @@ class Pruner(SearchState):
         self._final = self.allocate(self.problem.budget, b)
         return self._final
 
-    def look(self, loss: Callable[[], Tensor]) -> None:
-        """Let a held-out batch move the keep ratios, for an estimator that asks for one.
+    def held_out_step(self, loss: Callable[[], Tensor]) -> None:
+        """Let a held-out batch move the keep ratios, for an estimator that needs one.
 
-        Call it where `wants_look` is true, between two steps. Neither the weights nor their
-        gradients nor BatchNorm's statistics are touched.
+        Call it where `wants_held_out` is true, between two steps. Weights, gradients and
+        BatchNorm statistics are not changed.
 
         Args:
             loss: runs the network on a batch and returns its loss, shape ().
         """
         if self.attachment is None:
-            raise ConfigError("look: attach the pruner first")
-        if not self.wants_look:
+            raise ConfigError("held_out_step: attach the pruner first")
+        if not self.wants_held_out:
             return
         with self.attachment.exact(quiet=True), untouched(self.model):
-            figures = self.scheme.look(self.steps_done, self.attachment.weights, loss)
-        self.looked = self.steps_done
+            figures = self.scheme.held_out_step(self.steps_done, self.attachment.weights, loss)
+        self.last_held_out = self.steps_done
         self.note(self.steps_done, figures)
 
     # -- the answer -------------------------------------------------------------------------------
 
     @property
     def allocation(self) -> Allocation:
-        """Which channels stay: as cut by `finish`, before that as it would be cut now."""
+        """Which channels stay: as cut by `finish`, before that as would be cut now."""
         if self._final is not None:
             return self._final
         with self.attachment.exact() if self.attachment else nullcontext():
@@ -247,8 +248,8 @@ class Pruner(SearchState):
         if step < self.problem.warmup:
             return
         check_gradient(gradient, step)
-        if self.scheme.held_out and self.missing_look(step):
-            raise no_look(step, self.problem.method.label)
+        if self.scheme.held_out and self.held_out_missing(step):
+            raise held_out_error(step, self.problem.method.label)
         assert self.attachment is not None  # only an attachment calls this
         lr = float(self.attachment.optimizers[0].param_groups[0]["lr"])
         penalty = self.scheme.penalty(step, lr)

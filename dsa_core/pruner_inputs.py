@@ -1,4 +1,4 @@
-"""What is given to a Pruner: networks, optimizers, gradients, saved states; read and checked."""
+"""Checks of what is passed to a Pruner: networks, optimizers, gradients, saved states."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from dsa_core.surgery.cut import duplicate
 
 
 def layers_around(model: Any) -> list[nn.Module]:
-    """A network's wrappers from the outermost to the network itself, which is the last.
+    """The wrappers of a network from the outside in, ending with the network itself.
 
-    `torch.compile`, an average of weights, and wrappers for several processes are followed.
+    `torch.compile`, averaged models, and wrappers for several processes are unwrapped.
 
     Raises:
-        ConfigError: it is no module.
+        ConfigError: it is not a module.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: wanted a torch.nn.Module, got {type(model).__name__}")
@@ -39,11 +39,11 @@ def plain(model: Any) -> nn.Module:
 
 
 def followed(model: nn.Module) -> list[nn.Module]:
-    """The modules whose calls tell that the network runs.
+    """The modules whose calls show that the network runs.
 
-    The network itself, and what `torch.compile` made of it: that may have been called before, and
-    then knows nothing of new hooks inside. A compiled container of torch's own is traced with its
-    hooks; without any it is a graph without a break.
+    The network itself, and its compiled form, which may have been called before and then ignores
+    new hooks inside. A compiled container of torch's own is traced with its hooks; without any it
+    stays one graph.
     """
     chain = layers_around(model)
     compiled = [m for m in chain if hasattr(m, "_orig_mod")]
@@ -52,10 +52,10 @@ def followed(model: nn.Module) -> list[nn.Module]:
 
 
 def check_free(model: nn.Module) -> None:
-    """Refuse a network that another pruner holds: its masks would multiply with ours.
+    """Refuse a network held by another pruner: its masks would multiply with ours.
 
     Raises:
-        ConfigError: says so.
+        ConfigError: another pruner is attached.
     """
     hooks = model._state_dict_hooks.values()
     if any(isinstance(hook, Hook) and hook.func is not nothing for hook in hooks):
@@ -69,12 +69,12 @@ def check_optimizers(
 
     Args:
         model: the network.
-        given: to `attach`.
-        masked: parameters that will be under a mask.
+        given: arguments of `attach`.
+        masked: names of the parameters to be masked.
 
     Raises:
-        ConfigError: one is no optimizer or holds no parameter of the network, or a masked parameter
-            asks for a gradient and is in none: a step of another optimizer would be lost.
+        ConfigError: one is not an optimizer or holds no parameter of the network, or a masked
+            parameter requires a gradient and is in none: steps of another optimizer would be lost.
     """
     own = {id(p) for p in model.parameters()}
     found: list[torch.optim.Optimizer] = []
@@ -84,14 +84,14 @@ def check_optimizers(
             optimizer = optimizer.optimizer
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ConfigError(
-                f"attach: wanted torch optimizers, got {type(optimizer).__name__}; a scheduler or "
-                "a trainer is none"
+                f"attach: wanted torch optimizers, got {type(optimizer).__name__}; not a scheduler "
+                "or a trainer"
             )
         here = {id(p) for group in optimizer.param_groups for p in group["params"]} & own
         if not here:
             raise ConfigError(
-                f"attach: {type(optimizer).__name__} holds no parameter of the network: make the "
-                "optimizer of model.parameters(), of the same model as the pruner"
+                f"attach: {type(optimizer).__name__} holds no parameter of the network: create "
+                "the optimizer from model.parameters(), of the same model as the pruner"
             )
         found.append(optimizer)
         held |= here
@@ -99,9 +99,9 @@ def check_optimizers(
     left = [name for name in masked if name in weights and id(weights[name]) not in held]
     if left:
         raise ConfigError(
-            f"attach: {left[0]} asks for a gradient and is in none of the {len(found)} optimizers "
-            "given: give all that train the network, attach(one, two), or freeze what none trains "
-            f"with requires_grad_(False) ({len(left)} parameters)"
+            f"attach: {left[0]} requires a gradient and is in none of the {len(found)} optimizers "
+            "passed: pass all that train the network, attach(one, two), or freeze the others with "
+            f"requires_grad_(False) ({len(left)} parameters)"
         )
     return found
 
@@ -110,7 +110,7 @@ def check_state(state: Mapping[str, Any], wanted: int, mine: Mapping[str, str]) 
     """Refuse a saved state of another search.
 
     Raises:
-        ConfigError: says in what they differ.
+        ConfigError: names the differences.
     """
     saved = state.get("fingerprint", {})
     if state.get("format") != wanted or not isinstance(saved, Mapping):
@@ -130,10 +130,10 @@ def weights_of(model: nn.Module, wanted: Any, dense: Mapping[str, Tensor]) -> nn
     Args:
         model: the searched one.
         wanted: "searched", "dense" or a network of the same shape.
-        dense: weights and buffers as they were at the start, if it has started.
+        dense: weights and buffers at the start; empty before it.
 
     Raises:
-        ConfigError: wanted is something else, or there are no dense weights yet.
+        ConfigError: `wanted` is something else, or there are no dense weights yet.
     """
     if isinstance(wanted, nn.Module):
         return plain(wanted)
@@ -153,19 +153,19 @@ def check_gradient(gradient: Tensor, step: int) -> None:
     """Refuse a gradient of the mask that is not finite.
 
     Raises:
-        TrainingError: says at which step.
+        TrainingError: names the step.
     """
     if not bool(gradient.isfinite().all()):
         raise TrainingError(
-            f"step {step}: the gradient is not finite; look at the loss, lower the learning "
+            f"step {step}: the gradient is not finite; check the loss, lower the learning "
             "rate, or clip. The weights are exact; the keep ratios have not moved"
         )
 
 
-def no_look(step: int, method: str) -> TrainingError:
-    """The error of a step before which a held-out batch was due."""
+def held_out_error(step: int, method: str) -> TrainingError:
+    """The error of a step whose held-out batch is missing."""
     return TrainingError(
         f"step {step}: {method} moves its keep ratios by held-out batches: call "
-        "pruner.look(lambda: loss_of(model, batch)) wherever pruner.wants_look, or take the free "
-        "gradient (estimator='free')"
+        "pruner.held_out_step(lambda: loss_of(model, batch)) wherever pruner.wants_held_out, or "
+        "use the free gradient (estimator='free')"
     )

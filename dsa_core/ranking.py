@@ -1,4 +1,4 @@
-"""How much each prunable channel matters: what ranks the channels of a group."""
+"""Importance of the prunable channels, which ranks the channels of a group."""
 
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -14,18 +14,18 @@ TINY = 1e-12
 
 
 def importance(model: nn.Module, graph: ChannelGraph, kind: Importance = "gamma_first") -> Tensor:
-    """How much each prunable channel matters, b > 0.
+    """The importance b > 0 of every prunable channel.
 
     Args:
         kind:
             "gamma_first": |gamma| of the first BatchNorm of the group, as the DSA authors' released
                 code has it;
             "gamma_all": the mean of |gamma| over all BatchNorms that hold the channel;
-            "l1", "l2": norm of all weights that make the channel;
-            "taylor": |sum of weight * gradient| over the layers that read the channel, that is the
+            "l1", "l2": norm of all weights that produce the channel;
+            "taylor": |sum of weight * gradient| over the layers that read the channel: the
                 first-order change of the loss when it is removed (call after a backward pass).
 
-            Groups without a BatchNorm use "l1" where a gamma is asked for.
+            Groups without a BatchNorm use "l1" instead of a gamma.
 
     Returns:
         b, shape (graph.n_channels,), detached: no gradient flows into gamma through the masks
@@ -51,7 +51,7 @@ def scales(state: Mapping[str, Tensor], graph: ChannelGraph, *, first: bool) -> 
 
 
 def scales_one_by_one(state: Mapping[str, Tensor], graph: ChannelGraph, *, first: bool) -> Tensor:
-    """The same, one BatchNorm after the other; channels without one use "l1"."""
+    """The same, one BatchNorm at a time; channels without one use "l1"."""
     some = next(iter(state.values()))
     total = torch.zeros(graph.n_channels, device=some.device, dtype=torch.float32)
     times = torch.zeros_like(total)
@@ -68,7 +68,7 @@ def scales_one_by_one(state: Mapping[str, Tensor], graph: ChannelGraph, *, first
 
 
 def weight_norm(state: Mapping[str, Tensor], graph: ChannelGraph, order: int) -> Tensor:
-    """The norm of all weights that make each channel (order 1 or 2)."""
+    """The norm of all weights that produce each channel (order 1 or 2)."""
     some = next(iter(state.values()))
     total = torch.zeros(graph.n_channels, device=some.device, dtype=torch.float32)
     for name, axis, channels in graph.producers:
@@ -93,6 +93,6 @@ def taylor(state: Mapping[str, Tensor], graph: ChannelGraph) -> Tensor:
 
 
 def add_at(total: Tensor, channels: Tensor, values: Tensor) -> None:
-    """Add values (n,) at flat channels (n,), leaving out those that always stay."""
+    """Add values (n,) at flat channels (n,), skipping channels that always stay."""
     channels = channels.to(total.device)
     total.index_add_(0, channels[channels >= 0], values[channels >= 0])

@@ -185,7 +185,7 @@ class Scheme(ABC):
 
     Attributes:
         problem: what is searched.
-        held_out: whether an update needs a batch of its own, by `look`.
+        held_out: whether an update needs a batch of its own, by `held_out_step`.
     """
 
     held_out = False
@@ -232,8 +232,10 @@ class Scheme(ABC):
             The method's own figures if the keep ratios moved, for the history; else None.
         """
 
-    def look(self, step: int, weights: MaskedWeights, loss: Callable[[], Tensor]) -> Figures:
-        """Move the keep ratios by a held-out batch before a weight step; see `Pruner.look`."""
+    def held_out_step(
+        self, step: int, weights: MaskedWeights, loss: Callable[[], Tensor]
+    ) -> Figures:
+        """Move the keep ratios by a held-out batch, before a weight step."""
         raise NotImplementedError
 
     def penalty(self, step: int, lr: float) -> Tensor | None:
@@ -287,14 +289,14 @@ def held_out_slopes(
     weights.put_on(mask)
     try:
         value = loss()
-        wanted = [weight for weight, _ in weights.sites]
-        gradients = torch.autograd.grad(value, wanted, allow_unused=True)
+        gradients = torch.autograd.grad(value, weights.weights, allow_unused=True)
         slopes = weights.slopes(gradients)
     finally:
         weights.take_off()
     if not bool(slopes.isfinite().all()):
         raise TrainingError(
-            f"look: the gradient of the held-out loss ({float(value.detach()):.4g}) is not finite; "
-            "look at the loss, or lower the learning rate. The keep ratios have not moved"
+            f"held_out_step: the gradient of the held-out loss ({float(value.detach()):.4g}) is "
+            "not finite; check the loss, or lower the learning rate. The keep ratios have not "
+            "moved"
         )
     return slopes, value.detach()

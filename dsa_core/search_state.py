@@ -1,4 +1,4 @@
-"""How far a search is: what it knows of itself, saves, and goes on from."""
+"""The state of a search: what it saves and resumes from."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,18 +18,18 @@ class SearchState:
     """The state of a search.
 
     Attributes:
-        problem: what is searched.
-        scheme: how.
-        graph: which channels belong together.
-        steps_done: optimizer steps seen.
-        history: every move of the keep ratios.
-        restored: updates in the history that this object did not make.
-        dense: the weights and buffers as they were at `Pruner.attach`.
+        problem: the network, budget and steps.
+        scheme: of the method.
+        graph: the channel groups.
+        steps_done: optimizer steps so far.
+        history: every update of the keep ratios.
+        restored: entries of the history not made by this object.
+        dense: weights and buffers at `Pruner.attach`.
     """
 
     def __init__(self, problem: Problem, scheme: Scheme) -> None:
         self.problem, self.scheme, self.graph = problem, scheme, problem.graph
-        self.steps_done, self.looked = 0, -1  # step of the last look
+        self.steps_done, self.last_held_out = 0, -1  # step of the last held-out batch
         self.dense: dict[str, Tensor] = {}
         self.history: list[Update] = []
         self.restored = 1
@@ -37,18 +37,18 @@ class SearchState:
 
     @property
     def keep_ratios(self) -> dict[str, float]:
-        """The present keep ratio of every group, by its name."""
+        """The current keep ratio of every group, by name."""
         names = (group.name for group in self.graph.prunable)
         return dict(zip(names, self.scheme.keep_ratios.tolist(), strict=True))
 
     @property
     def cost(self) -> dict[Resource, float]:
-        """What the present keep ratios cost, as a ratio of the dense network, by resource."""
+        """Cost of the current keep ratios relative to the dense network, by resource."""
         return self.scheme.costs
 
     @property
-    def looks(self) -> int:
-        """Held-out batches taken so far."""
+    def held_out_steps(self) -> int:
+        """Number of held-out batches used so far."""
         return len(self.history) - 1 if self.scheme.held_out else 0
 
     @property
@@ -57,9 +57,9 @@ class SearchState:
         return self.steps_done >= self.problem.warmup
 
     @property
-    def wants_look(self) -> bool:
-        """Whether the method waits for a held-out batch before the next step (`look`)."""
-        return self.scheme.held_out and self.missing_look(self.steps_done)
+    def wants_held_out(self) -> bool:
+        """Whether the method waits for a held-out batch before the next step (`held_out_step`)."""
+        return self.scheme.held_out and self.held_out_missing(self.steps_done)
 
     def __repr__(self) -> str:
         asked, p = self.problem.budget.ratios, self.problem
@@ -67,7 +67,7 @@ class SearchState:
         return f"Pruner({p.method.label}: step {self.steps_done} of {p.steps}, {'; '.join(costs)})"
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on besides the network's and the optimizer's own state.
+        """What the next step depends on, besides the states of the network and the optimizer.
 
         Tensors, numbers and text only, so that `torch.load(weights_only=True)` reads it.
         """
@@ -75,20 +75,20 @@ class SearchState:
             "format": FORMAT,
             "fingerprint": self.fingerprint(),
             "steps_done": self.steps_done,
-            "looked": self.looked,
+            "last_held_out": self.last_held_out,
             "scheme": self.scheme.state_dict(),
             "history": [asdict(update) for update in self.history],
             "dense": self.dense,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state, to the same bits if network and optimizer do as well.
+        """Resume from a saved state, bit for bit if network and optimizer are restored as well.
 
         Raises:
-            ConfigError: it is of another search; says in what.
+            ConfigError: it belongs to another search; names the differences.
         """
         check_state(state, FORMAT, self.fingerprint())
-        self.steps_done, self.looked = int(state["steps_done"]), int(state["looked"])
+        self.steps_done, self.last_held_out = int(state["steps_done"]), int(state["last_held_out"])
         self.scheme.load_state_dict(state["scheme"])
         self.history = [Update(**update) for update in state["history"]]
         self.restored = len(self.history)
@@ -96,7 +96,7 @@ class SearchState:
         self.dense = {k: v.to(device, copy=True) for k, v in state["dense"].items()}
 
     def fingerprint(self) -> dict[str, str]:
-        """What a saved state must agree with."""
+        """What a saved state must match."""
         p = self.problem
         return {
             "method": f"{p.method.label} {p.method.model_dump_json()}",
@@ -106,16 +106,16 @@ class SearchState:
             "groups": " ".join(f"{g.name}:{g.size}" for g in self.graph.prunable),
         }
 
-    def missing_look(self, step: int) -> bool:
-        """Whether an update is due at a step, and no held-out batch was taken for it."""
-        return self.problem.due(step) and self.looked != step
+    def held_out_missing(self, step: int) -> bool:
+        """Whether an update is due at a step and its held-out batch is missing."""
+        return self.problem.due(step) and self.last_held_out != step
 
     def allocate(self, budget: Budget, b: Tensor) -> Allocation:
-        """Which channels stay under a budget, by the present keep ratios.
+        """Which channels stay under a budget, by the current keep ratios.
 
         Args:
-            budget: what may be kept.
-            b: what ranks the channels of a group, shape (n,).
+            budget: to meet.
+            b: importance, which ranks the channels of a group, shape (n,).
         """
         return Allocation(
             method=self.problem.method.label,

@@ -25,16 +25,22 @@ from dsa_core.channels.remedies import Remedies, Width
 from dsa_core.errors import SurgeryError, TraceError
 from dsa_core.example import Call, tensors_in
 from dsa_core.masks import masked
+from dsa_core.numbers_in_code import (
+    attributes_near,
+    holding,
+    kind_of,
+    numbers_near,
+    span_of,
+    value_of,
+)
 from dsa_core.surgery.cut import duplicate, prune
 from dsa_core.surgery.verify import TOLERANCES, counted, distance, randomise
 
 LARGE = 50_000_000  # parameters from which the trial runs in the network's own number format
-TRIES = 12  # attributes that are tried one by one for one group
 ENOUGH = 2  # failures after which an attribute of a class of modules is not tried again
 CHANGED = "the cut network computes something else than the masked one"
 
-SIZED = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase)  # `prune` sees to them
-Read = Callable[[Remedies], ChannelGraph]
+Read = Callable[[Remedies | None], ChannelGraph]
 
 
 def trace(model: nn.Module, example: Any) -> ChannelGraph:
@@ -60,7 +66,7 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
     call = Call.of(example)
     program = program_for(model, call)
     read = partial(interpret, program, model, call)
-    graph = read(Remedies())
+    graph = read(None)
     if not graph.prunable:
         return graph
     try:
@@ -88,6 +94,8 @@ class Trial:
     def settle(self, read: Read, graph: ChannelGraph) -> ChannelGraph:
         """The graph with remedies for, or without, the groups that a cut shows to be wrong."""
         next(self.forms)
+        if self.fault(graph):
+            graph = self.remedied_at_once(graph)
         if self.fault(graph):
             graph = self.turned(read, graph)
             for name, fault in self.culprits(graph).items():
@@ -151,9 +159,28 @@ class Trial:
         first = views_of(graph, self.culprits(graph))
         if not first:
             return graph
-        other = read(Remedies(turned=first))
+        before = graph.remedies.turned
+        other = read(Remedies(turned=before + first))
         wrong = views_of(other, self.culprits(other))
-        return read(Remedies(turned=tuple(v for v in first if v not in wrong)))
+        right = [v for v in first if v not in wrong and bool((other.clues.views[v] >= 0).any())]
+        return read(Remedies(turned=(*before, *right)))
+
+    def remedied_at_once(self, graph: ChannelGraph) -> ChannelGraph:
+        """Set the numbers that are counts of channels, or of heads, in all modules that handle
+        them, and widths of axes; the graph as it is, if that does not make it right."""
+        counts: dict[str, Width] = {}
+        exact: dict[str, Width] = {}
+        for group in graph.prunable:
+            for name, width in numbers_near(self.model, graph, group.name, above=False).items():
+                if value_of(self.model, name) == group.size:
+                    counts[name] = width
+                elif width.divisor == 1:
+                    exact[name] = width
+        for widths in (counts, exact, counts | exact):
+            tried = with_remedies(graph, attributes=widths)
+            if widths and not self.fault(tried):
+                return tried
+        return graph
 
     def remedied(self, graph: ChannelGraph, name: str, fault: str) -> ChannelGraph:
         """Set whole numbers of modules that stand for the width of a group; or freeze it."""
@@ -256,62 +283,6 @@ def parametrized(graph: ChannelGraph, name: str) -> str:
     tensors = {tensor for tensor, _ in holding(graph, name) if ".parametrizations." in tensor}
     modules = ", ".join(sorted({t.partition(".parametrizations.")[0] for t in tensors}))
     return f"; parametrized: {modules}: remove_parametrizations may free it" if modules else ""
-
-
-def holding(graph: ChannelGraph, name: str) -> dict[tuple[str, int], int]:
-    """The axes of tensors that hold channels of a group, with their lengths."""
-    span = span_of(graph, name)
-    return {
-        (tensor, axis): len(channels)
-        for tensor, by_axis in graph.axes.items()
-        for axis, channels in by_axis.items()
-        if span & set(channels.tolist())
-    }
-
-
-def span_of(graph: ChannelGraph, name: str) -> set[int]:
-    """The flat channels of a prunable group."""
-    group = next(g for g in graph.prunable if g.name == name)
-    return set(range(group.start, group.start + group.size))
-
-
-def attributes_near(model: nn.Module, graph: ChannelGraph, name: str) -> Iterator[dict[str, Width]]:
-    """Whole numbers that may stand for a group's width: one by one, then all at once.
-
-    They are looked for in the modules whose operators handle the group's channels, and above.
-    """
-    span, held = span_of(graph, name), holding(graph, name)
-    homes = [p for p, channels in graph.clues.modules.items() if span & set(channels.tolist())]
-    found: dict[str, Width] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, SIZED) or not any(f"{h}.".startswith(f"{path}.") for h in homes):
-            continue
-        for attribute, value in vars(module).items():
-            width = next((w for w in widths(held, value)), None)
-            if width is not None:
-                found[f"{path}.{attribute}" if path else attribute] = width
-    ordered = sorted(found.items(), key=lambda item: item[1].divisor)
-    exact = dict(item for item in ordered if item[1].divisor == 1)
-    yield from ({attribute: width} for attribute, width in ordered[:TRIES])
-    yield from (several for several in (exact, found) if len(several) > 1)
-
-
-def kind_of(model: nn.Module, attribute: str) -> str:
-    """An attribute by the class of the module that holds it."""
-    path, _, name = attribute.rpartition(".")
-    return f"{type(model.get_submodule(path)).__qualname__}.{name}"
-
-
-def widths(held: Mapping[tuple[str, int], int], value: Any) -> Iterator[Width]:
-    """The axes whose length is a multiple of a number, or the sum of some, shortest first."""
-    numbers = value if type(value) in (list, tuple) and len(value) > 1 else [value]
-    if any(type(n) is not int or n < 2 for n in numbers):
-        return
-    for (tensor, axis), length in sorted(held.items(), key=lambda item: item[1]):
-        if len(numbers) == 1 and length % value == 0:
-            yield Width(tensor, axis, length // value)
-        elif sum(numbers) == length:
-            yield Width(tensor, axis, pieces=tuple(numbers))
 
 
 def odd_macs(graph: ChannelGraph) -> str:

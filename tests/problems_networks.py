@@ -318,7 +318,7 @@ TOYS = [
         {"a": 4, "c": 5}),
     Toy("three pieces", lambda: chain(
         5, a=conv(3, 8), m=lambda x: x.view(len(x), 2, 2, 2, 8, 8).sum((2, 3)), c=conv(2, 5)),
-        {"c": 5}, ("reshape cuts",)),
+        {"c": 5}, ("sum over channels",)),
     Toy("unflatten and unbind", lambda: Net(
         pieces, 5, a=conv(3, 6), b=conv(3, 5)), {"a": 3, "b": 5}),
     Toy("unbind", lambda: chain(
@@ -344,8 +344,7 @@ TOYS = [
         lambda: Net(attention, 6, **patches(
             mha=nn.MultiheadAttention(6, 2, batch_first=True),
             fc1=nn.Linear(6, 9), fc2=nn.Linear(9, 6))),
-        {"fc1": 9},
-        ("attention module of fixed width",),
+        {"patch": 6, "mha": 2, "fc1": 9},
     ),
     Toy("class token", lambda: Net(
         tokens, 7, token=torch.randn(1, 1, 6), place=torch.randn(1, 5, 6),

@@ -1,32 +1,33 @@
-"""A training and a search on the digits, alone or as one of several processes; not a test itself.
+"""A training, a search and pictures read by workers, alone or as one of several processes.
 
-python -m torch.distributed.run --nproc_per_node 2 tests/processes_search.py OUT
+Not a test itself: python -m torch.distributed.run --nproc_per_node 2 tests/processes_search.py OUT
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from dsa_core.budget import Budget
 from dsa_core.files import write_atomically
 from dsa_core.lab.data import classification, load, split
 from dsa_core.methods import ALLOCATORS, SearchConfig, SearchData
 from dsa_core.tracing import trace
-from dsa_core.training import TrainConfig, train
+from dsa_core.training import TrainConfig, evaluate, train
 from dsa_core.training.processes import process_group
 
 PLAIN = {"precision": "fp32", "channels_last": False, "lr": 0.05, "batch_size": 64}
 
 
-def network() -> nn.Module:
+def network(channels: int = 1) -> nn.Module:
     """A small network without BatchNorm, whose statistics would differ between shares."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
+        nn.Conv2d(channels, 16, 3, padding=1),
         nn.ReLU(),
         nn.Conv2d(16, 24, 3, stride=2, padding=1),
         nn.ReLU(),
@@ -36,6 +37,18 @@ def network() -> nn.Module:
         nn.Flatten(),
         nn.Linear(16, 10),
     )
+
+
+def pictures(path: Path) -> dict[str, Tensor]:
+    """Train on a folder of pictures, and test on five of them: batches of 2, 2 and 1."""
+    folder = replace(load(f"folder:{path}", workers=1), size=16)
+    model, task = network(3), classification()
+    config = TrainConfig(epochs=2, ema=0.5, **PLAIN)
+    train(model, folder.batches("train", batch_size=4), task, config, seed=0, progress=False)
+    test = folder.batches("test", batch_size=2, indices=torch.arange(5))
+    found = evaluate(model, test, task)
+    measured = {"tested": torch.tensor([found.loss, found.score, found.n])}
+    return measured | {f"pictures.{name}": value for name, value in model.state_dict().items()}
 
 
 def main(out: Path) -> None:
@@ -60,6 +73,7 @@ def main(out: Path) -> None:
     found = ALLOCATORS["dsa"](model, graph, Budget(macs=0.5), data, config, seed=0)
     tensors = dict(model.state_dict())
     tensors |= {"keep_ratios": found.keep_ratios, "counts": found.counts}
+    tensors |= pictures(out.parent / "pictures")
     history = [*dense.history, *found.epochs]
     tensors["losses"] = torch.tensor([e["train_loss"] for e in history])
     tensors["scores"] = torch.tensor([e["train_score"] for e in history])

@@ -41,7 +41,7 @@ def test_help(command):
             "macs=RATIO",
             "latency=RATIO",
             "DSA_DATA",
-            "goes on where",
+            "resumes where",
             "GROUP=RATIO",
         ],
         "report": ["markdown", "csv", "dsa run --out"],

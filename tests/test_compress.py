@@ -303,9 +303,26 @@ def test_other_methods_and_weights():
     uniform = dsa.compress(network(), EXAMPLE, BATCHES, method=dsa.methods.Uniform(), **given)
     assert uniform.allocation.method == "uniform"
     assert macs_ratio(uniform.model, network()) <= 0.5
+    assert uniform.epochs["search"] == []
     dense = dsa.compress(network(), EXAMPLE, BATCHES, weights="dense", **given)
-    searched = dsa.compress(network(), EXAMPLE, BATCHES, **given)
+    searched = dsa.compress(network(), EXAMPLE, BATCHES, weights="searched", **given)
     assert not torch.equal(dense.model[0].weight, searched.model[0].weight)
+    same(dense.model, dsa.compress(network(), EXAMPLE, BATCHES, **given).model)
+    ssl = {"method": dsa.methods.SSL(), **given}
+    trained = dsa.compress(network(), EXAMPLE, BATCHES, **ssl)
+    same(trained.model, dsa.compress(network(), EXAMPLE, BATCHES, weights="searched", **ssl).model)
+
+
+@pytest.mark.parametrize(("epochs", "search"), [(8, 2), (4, 2), (3, 1)])
+def test_a_search_takes_some_steps_and_half_of_the_epochs_at_most(monkeypatch, epochs, search):
+    monkeypatch.setattr(compression, "SEARCH_STEPS", 2 * len(BATCHES))
+    given = {"loss": F.cross_entropy, **HALF, "epochs": epochs}
+    found = dsa.compress(network(), EXAMPLE, BATCHES, **given).epochs
+    assert [len(part) for part in found.values()] == [search, epochs - search]
+
+
+def test_held_out_batches_are_refused():
+    given = {"loss": F.cross_entropy, **HALF}
     method = dsa.DSA(estimator="straight_through")
     with pytest.raises(ConfigError, match="held-out batches, of which compress has none"):
         dsa.compress(network(), EXAMPLE, BATCHES, method=method, **given)

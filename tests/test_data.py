@@ -369,6 +369,23 @@ def test_folder_has_the_same_interface(tmp_path):
     ]
 
 
+def test_workers_change_no_number_stay_and_draw_from_their_own_generator(tmp_path):
+    path = f"folder:{write_folder(tmp_path, train=3)}"
+    alone, helped = (
+        data.load(path, workers=n).batches("train", batch_size=2, seed=3) for n in (0, 2)
+    )
+    before = torch.random.get_rng_state()
+    next(helped.epoch(1))  # left after a batch
+    loader = helped._idle
+    for epoch, start in ((1, 0), (2, 1)):
+        wanted = epoch_of(alone, epoch, start)
+        torch.testing.assert_close(epoch_of(helped, epoch, start), wanted, rtol=0, atol=0)
+    assert helped._idle is loader is not None
+    for first, second in zip(helped.epoch(1), helped.epoch(2), strict=True):  # side by side
+        assert not torch.equal(first[0], second[0])
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_folder_takes_some_indices(tmp_path):
     dataset = data.load(f"folder:{write_folder(tmp_path, train=3)}")
     part = dataset.batches("train", batch_size=4, indices=torch.tensor([0, 5]), shuffle=False)

@@ -537,7 +537,8 @@ def test_the_gradient_is_that_of_the_loss_under_the_mixture():
     seen: list[Tensor] = []
     scheme.update = lambda done, gain: seen.append(gain) or {}
     pi = scheme.choices.pi
-    assert scheme.look(0, weights, loss)["loss"] == pytest.approx(float(loss_at(pi)), rel=1e-5)
+    found = scheme.held_out_step(0, weights, loss)["loss"]
+    assert found == pytest.approx(float(loss_at(pi)), rel=1e-5)
     weights.put_on(scheme.mask(0))
     loss().backward()
     gradient = weights.turn()
@@ -576,7 +577,7 @@ def test_neither_weights_nor_statistics_move_in_a_look():
     pruner = Pruner(model, graph8(), Budget(macs=0.5), steps=20, method=method).attach(sgd)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     x, y = next(search_data().ratios.forever())
-    pruner.look(lambda: nn.functional.cross_entropy(model(x), y))
+    pruner.held_out_step(lambda: nn.functional.cross_entropy(model(x), y))
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert all(p.grad is None for p in model.parameters())
     assert (len(pruner.history), pruner.history[-1].step) == (2, 0)
@@ -617,7 +618,10 @@ def test_a_gradient_that_is_not_finite_is_named(estimator):
     broken = Task("broken", lambda o, y: o.sum() * torch.nan, data.task.score, "accuracy")
     config = search_config(dcss=DCSS(estimator=estimator))
     arguments = trained(), graph8(), Budget(macs=0.5), replace(data, task=broken), config
-    word = {"free": "step 0: the gradient is", "held_out": r"look: .* held-out loss \(nan\) is"}
+    word = {
+        "free": "step 0: the gradient is",
+        "held_out": r"held_out_step: .* held-out loss \(nan\) is",
+    }
     with pytest.raises(TrainingError, match=f"{word[estimator]} not finite"):
         ALLOCATORS["dcss"](*arguments, seed=0)
 

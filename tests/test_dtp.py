@@ -252,7 +252,7 @@ def test_interrupted_and_resumed_is_bit_identical(plan, tmp_path):
     settings = config(plan=plan, warmup_epochs=1)
     undisturbed = allocate("dtp", whole, config=settings)
     for n in (1, 4, 3):
-        with pytest.raises(KeyboardInterrupt, match=r"the same call goes on from"):
+        with pytest.raises(KeyboardInterrupt, match=r"the same call resumes from"):
             allocate("dtp", model, config=settings, checkpoint=path, on_step=stop_after(n))
         model = fresh(seed=n)  # what is in memory does not matter
     resumed = allocate("dtp", model, config=settings, checkpoint=path)
@@ -352,17 +352,15 @@ def test_cifar_files_run(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["resnet20", "resnet56", "resnet18_cifar", "vgg16_cifar"])
-@pytest.mark.parametrize("classes", [10, 100])
-def test_networks_of_the_paper_run_on_cifar_files(model, classes, tmp_path):
-    run_short(short(model, write_cifar(tmp_path, classes, n=2 if classes == 10 else 8)), tmp_path)
+@pytest.mark.parametrize("model", ["resnet56", "resnet18_cifar", "vgg16_cifar"])
+def test_networks_of_the_paper_run_on_cifar_files(model, tmp_path):
+    run_short(short(model, write_cifar(tmp_path, 10, n=2)), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["mobilenet_v2", "resnet18"])
-def test_networks_of_the_paper_run_on_an_imagenet_folder(model, tmp_path):
+def test_a_network_of_the_paper_runs_on_an_imagenet_folder(tmp_path):
     folder = f"folder:{write_folder(tmp_path)}"
-    run_short(short(model, folder, resource="params", ratio=0.6), tmp_path)
+    run_short(short("mobilenet_v2", folder, resource="params", ratio=0.6), tmp_path)
 
 
 def test_the_record_of_a_run(tmp_path):

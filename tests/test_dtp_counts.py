@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dsa_core.budget import QuadraticForm
-from dsa_core.kernels import soft_topk
+from dsa_core.kernels import segments, soft_topk
+from dsa_core.methods import dtp_counts
 from dsa_core.methods.dtp_counts import competing_counts, keep_most, ranks
 
 OFFSETS = torch.tensor([0, 3, 8, 10])  # groups of 3, 5 and 2
@@ -62,6 +63,18 @@ def test_the_budget_is_hit_exactly(seed, budget, eps):
 def test_the_slow_twin_agrees(eps):
     for budget in (0.2, 0.5, 0.9):
         torch.testing.assert_close(count(scores(), budget, eps), slow(scores(), budget, eps))
+
+
+def test_samples_and_pieces_change_nothing(monkeypatch):
+    answers = []
+    for sample in (100, 4):
+        monkeypatch.setattr(dtp_counts, "SAMPLE", sample)
+        monkeypatch.setattr(segments, "PIECE", sample - 1)
+        s = scores().requires_grad_()
+        k = count(s, 0.4)
+        answers.append((k, *torch.autograd.grad(k[0] - 2 * k[2], s)))
+    for few, all_at_once in zip(*answers, strict=True):
+        torch.testing.assert_close(few, all_at_once, rtol=1e-12, atol=1e-14)
 
 
 def test_linear_cost_is_transport_with_the_source_weighted_by_cost():

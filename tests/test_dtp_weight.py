@@ -111,7 +111,7 @@ def test_interrupted_and_resumed_is_bit_identical(plan, tmp_path):
     config = search_config(dtp=DTP(plan=plan))
     budget = Budget(params=0.3)
     undisturbed = allocate("dtp-weight", whole, budget, config)
-    with pytest.raises(KeyboardInterrupt, match=r"the same call goes on from"):
+    with pytest.raises(KeyboardInterrupt, match=r"the same call resumes from"):
         allocate("dtp-weight", model, budget, config, checkpoint=path, on_step=stop_after(5))
     model = fresh(seed=3)
     resumed = allocate("dtp-weight", model, budget, config, checkpoint=path)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from course.exercises import n04
 
-from dsa_core.budget import QuadraticForm, prices, shift_to_budget
+from dsa_core.budget import QuadraticForm, shift_to_budget
 
 
 def land_from_above_only(log_ratios, cost, budget):
@@ -15,23 +15,14 @@ def land_from_above_only(log_ratios, cost, budget):
 
 
 WRONG = [
-    (n04.check_price, lambda g, f, cost: g / f, "share"),
-    (n04.check_price, lambda g, f, cost: -cost * g / f, "share"),
     (n04.check_land, land_from_above_only, "both"),
     (n04.check_land, lambda v, cost, budget: v + torch.tensor(budget).log(), "interval"),
-    (n04.check_excess, lambda multiplier, weight: multiplier * weight, "slope"),
-    (n04.check_excess, lambda multiplier, weight: 2 * multiplier / weight, "slope"),
-    (n04.check_dual_step, lambda u, theta, z: u - theta + z, "wish"),
-    (n04.check_dual_step, lambda u, theta, z: theta - z, "wish"),
 ]
 
 
 def test_answers_pass(capsys) -> None:
-    n04.check_price(n04.solution_price)
     n04.check_land(n04.solution_land)
-    n04.check_excess(n04.solution_excess)
-    n04.check_dual_step(n04.solution_dual_step)
-    assert capsys.readouterr().out.count("right on all") == 4
+    assert capsys.readouterr().out.count("right on all") == 1
 
 
 @pytest.mark.parametrize(("check", "learner", "hint"), WRONG)
@@ -44,9 +35,6 @@ def test_answers_are_those_of_the_library() -> None:
     Q = torch.tensor([[0.0, 2.0], [2.0, 0.0]], dtype=torch.float64) / 7
     cost = QuadraticForm(Q, torch.tensor([3.0, 0.0], dtype=torch.float64) / 7, 0.0)
     alpha = torch.tensor([0.7, 0.5], dtype=torch.float64)
-    slope = torch.tensor([-0.3, 0.2], dtype=torch.float64)
-    ours = n04.solution_price(slope, cost.gradient(alpha), float(cost(alpha)))
-    torch.testing.assert_close(ours, prices(slope, cost, alpha))
     floors = torch.full((2,), 1e-3, dtype=torch.float64)
     landed, _ = shift_to_budget(alpha.log(), cost, 0.2, floors)
     torch.testing.assert_close(n04.solution_land(alpha.log(), cost, 0.2), landed)

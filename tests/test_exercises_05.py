@@ -1,6 +1,5 @@
 """Each check of notebook 05 passes its answer, and fails what learners write at first."""
 
-import torch
 from course.exercises import n05
 from graders import graded
 
@@ -21,15 +20,9 @@ def one_after_the_other(v, forms, budgets):
 
 WRONG = {
     n05.check_shift_to_all: [first_only, one_after_the_other],
-    n05.check_keep_with_floor: [
-        lambda s, k, least: n05.solution_keep_with_floor(s, k, 0.0).clamp_min(least),  # sum > k
-        lambda s, k, least: n05.solution_keep_with_floor(s, k, 0.0),
-        lambda s, k, least: torch.full_like(s, k / len(s)),
-    ],
 }
 SOLUTIONS = {
     n05.check_shift_to_all: n05.solution_shift_to_all,
-    n05.check_keep_with_floor: n05.solution_keep_with_floor,
 }
 
 test_the_answer_passes, test_typical_wrong_answers_fail = graded(SOLUTIONS, WRONG)

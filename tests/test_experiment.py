@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 import dsa_core as dsa
 from dsa_core.budget import Budget
 from dsa_core.errors import BudgetError, ConfigError, DataError, TrainingError
+from dsa_core.lab.batch.state import epochs_in
 from dsa_core.lab.record import Record
 from dsa_core.lab.record_files import FILE, read_record
 from dsa_core.lab.runs import PRESETS, RunConfig, configure, presets, run
@@ -155,6 +156,7 @@ def test_the_folder_of_a_run(finished):
     }
     assert RunConfig.model_validate_json((folder / "config.json").read_text()) == config
     assert read_record(folder / FILE) == record
+    assert epochs_in(folder)["epochs_done"] == epochs_in(folder)["epochs"] > 0
     history = json.loads((folder / "history.json").read_text())
     assert history["groups"] == [g.name for g in record.groups]
     assert history["updates"]["step"] == [0, 2, 4, 6, 8]  # the start, every second of eight
@@ -378,7 +380,7 @@ def test_the_second_process_in_a_folder_says_so_and_stops(phases, tmp_path):
 
     def second(context):
         with pytest.raises(
-            ConfigError, match=r"another process is at work in .*wait until it"
+            ConfigError, match=r"another process is working in .*wait until it"
         ) as e:
             run(config, tmp_path, progress=False)
         assert str(context.folder) in str(e.value)
@@ -409,7 +411,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
 def test_a_folder_that_was_removed_meanwhile(phases, tmp_path):
     phases(lambda context: shutil.rmtree(context.folder))
     config = tiny_run()
-    with pytest.raises(TrainingError, match="was removed or emptied while the run was going") as e:
+    with pytest.raises(TrainingError, match="was removed or emptied during the run") as e:
         run(config, tmp_path, progress=False)
     assert str(tmp_path / config.folder) in str(e.value)
     assert not list(tmp_path.rglob(FILE))
@@ -563,7 +565,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         assert process.exitcode == 130
     log = (tmp_path / "runs.log").read_text()
     assert log.count("training interrupted") == 2  # a search is a training with a Pruner attached
-    assert log.count("Give the same `dsa run` command again to go on") == 2
+    assert log.count("Give the same `dsa run` command again to resume") == 2
     assert "Traceback" not in log
     last = start_process(run_command_line, out)
     last.join(LIMIT)

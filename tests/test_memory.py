@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from dsa_core.training.memory import _tell_malloc, keep_freed_memory
+from dsa_core.training.memory import _configure_malloc, keep_freed_memory
 
 COUNT = """
 import resource, sys
@@ -47,7 +47,7 @@ def test_blocks_come_from_memory_that_was_freed() -> None:
 
 def test_nothing_is_told_where_the_user_has_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
-    assert _tell_malloc.__wrapped__() is False
+    assert _configure_malloc.__wrapped__() is False
 
 
 def test_nothing_is_told_for_another_device() -> None:

@@ -74,8 +74,8 @@ class Loop:
 
     def run(self, first: int, last: int) -> "Loop":
         for t in range(first, last):
-            if self.pruner.wants_look:
-                self.pruner.look(lambda t=t: self.loss(1000 + t))
+            if self.pruner.wants_held_out:
+                self.pruner.held_out_step(lambda t=t: self.loss(1000 + t))
             loss = self.loss(t)
             self.optimizer.zero_grad()
             loss.backward()

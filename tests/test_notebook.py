@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import ipywidgets
 import nbformat
@@ -67,6 +68,31 @@ def test_start_seeds_and_prints_two_lines(capsys, monkeypatch) -> None:
     assert lines[1].endswith("seed 7")
     assert (session.data, session.records) == (ROOT / "data", ROOT / "data" / "records")
     assert os.environ["DSA_DATA"] == str(ROOT / "data")
+
+
+OURS = ["", "fast: bool = True  # quick\nratio: float = 0.5  # of the MACs"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("rati = 0.25", "takes no parameter 'rati': did you mean 'ratio'"),
+        ('ratio = "much"', "'ratio' .* must be float, got 'much'"),
+        ("fast = 1", "'fast' .* must be bool"),
+    ],
+)
+def test_what_papermill_was_given_is_checked_at_the_start(given: str, says: str, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    shell = SimpleNamespace(user_ns={"In": [*OURS, f"# Parameters\n{given}\n", "start(0)"]})
+    monkeypatch.setattr(notebook, "get_ipython", lambda: shell)
+    with pytest.raises(ConfigError, match=says):
+        notebook.start(0)
+
+
+@pytest.mark.parametrize("third", ["# Parameters\nratio = 0.25\nfast = False\n", "rati = 0.25"])
+def test_what_the_notebook_takes_and_what_a_learner_types_is_let_pass(third: str) -> None:
+    notebook.check_injected([*OURS, third, "start(0)"])
+    notebook.check_injected(OURS)
 
 
 def test_check_prints_or_raises(capsys) -> None:

@@ -19,7 +19,7 @@ from dsa_core.methods.trials import Trials, path_length
 from dsa_core.scheme import Problem
 from dsa_core.tracing import trace
 from dsa_core.training import FP32, Precision
-from dsa_core.training.loop import _Run
+from dsa_core.training.trainer import Trainer
 
 LR = 0.02  # of `search_config`
 STEPS = 20
@@ -461,9 +461,7 @@ def test_interrupted_and_resumed_is_bit_identical(method, tmp_path):
     undisturbed = allocate(method, whole, config=config)
     assert undisturbed.trials == 3
     for n in (3, 4, 3):  # in the first trial, the second, and the third; three looks each
-        with pytest.raises(
-            KeyboardInterrupt, match=r"are saved: the checkpoint .* is whole: the same call"
-        ):
+        with pytest.raises(KeyboardInterrupt, match=r"are saved: the same call resumes from "):
             allocate(method, model, config=config, checkpoint=path, on_step=stop_after(n))
         model = fresh(seed=n)  # what is in memory does not matter
     resumed = allocate(method, model, config=config, checkpoint=path)
@@ -483,7 +481,7 @@ def test_all_trials_run_in_the_format_of_the_first_even_when_resumed(monkeypatch
     settings: dict[str, Any] = {"ssl": {"strength": 3.0, "max_trials": 3}}
     config = search_config(epochs=2, lr=0.1, precision="auto", channels_last="auto", **settings)
     chosen = iter([Precision("bf16", channels_last=True), FP32, FP32, FP32])
-    monkeypatch.setattr(_Run, "_choose_precision", lambda _: next(chosen))
+    monkeypatch.setattr(Trainer, "_choose_precision", lambda _: next(chosen))
     path, model = tmp_path / "search.pt", trained()
     with pytest.raises(KeyboardInterrupt):
         allocate("ssl", model, config=config, checkpoint=path, on_step=stop_after(6))

@@ -73,6 +73,6 @@ def test_errors():
     with pytest.raises(ConfigError, match="no run to draw"):
         allocation_figure([])
     with pytest.raises(
-        ConfigError, match=r"resnet56 \(dsa\) and resnet20 \(dsa\).*draw them apart"
+        ConfigError, match=r"resnet56 \(dsa\) and resnet20 \(dsa\).*draw them separately"
     ):
         allocation_figure([some_record(), some_record(model="resnet56", groups=groups(3))])

@@ -6,7 +6,6 @@ from course.figures.frontier import (
     between,
     frontier_figure,
     frontiers,
-    place_in,
 )
 from matplotlib.container import ErrorbarContainer
 from problems_runs import some_record
@@ -100,18 +99,6 @@ def test_figure_shows_every_point_with_its_spread() -> None:
     assert "accuracy" in axes.get_ylabel()
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert sorted(names) == ["dense", "dsa, 1-2 seeds", "uniform, 1 seed"]
-
-
-def test_a_place_in_the_picture_follows_the_point() -> None:
-    figure = frontier_figure(frontiers(RUNS))
-    figure.canvas.draw()
-    left, top = place_in(figure, 0.24, 0.80)
-    right, higher = place_in(figure, 1.0, 0.905)
-    assert 0 < left < right < 1
-    assert 0 < higher < top < 1  # counted from the top
-    width, height = figure.canvas.get_width_height()
-    x, y = figure.axes[0].transData.transform((0.24, 0.80))
-    assert (left * width, (1 - top) * height) == pytest.approx((x, y))
 
 
 def colours(*methods: str) -> dict[str, object]:

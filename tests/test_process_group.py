@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from problems_runs import write_folder
 from safetensors.torch import load_file
+from torch import nn
 
 from dsa_core.errors import ConfigError
 from dsa_core.lab.record_files import read_record
@@ -35,15 +37,20 @@ def run(out: Path, *, processes: int) -> None:
     subprocess.run([sys.executable, *start, SCRIPT, out], check=True, env=QUIET, timeout=300)
 
 
+one_outcome = pytest.mark.xdist_group("processes")
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("process_group")
+    write_folder(folder / "pictures", train=4, val=3)
     run(folder / "one", processes=1)
     run(folder / "two", processes=2)
     files = ["one/rank0", "two/rank0", "two/rank1"]
     return [load_file(folder / f"{f}.safetensors") for f in files]
 
 
+@one_outcome
 @pytest.mark.slow
 def test_two_processes_find_the_allocation_of_one(outcomes):
     one, two, _ = outcomes
@@ -52,6 +59,7 @@ def test_two_processes_find_the_allocation_of_one(outcomes):
     assert float((one["keep_ratios"] - one["keep_ratios"].mean()).abs().max()) > 0.01  # it searched
 
 
+@one_outcome
 @pytest.mark.slow
 def test_two_processes_train_the_weights_of_one(outcomes):
     one, two, _ = outcomes
@@ -60,6 +68,7 @@ def test_two_processes_train_the_weights_of_one(outcomes):
             torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+@one_outcome
 @pytest.mark.slow
 def test_all_ranks_hold_the_same(outcomes):
     _, first, second = outcomes
@@ -102,6 +111,21 @@ def test_a_rank_that_dies_ends_the_run_and_the_same_command_goes_on(tmp_path):
     assert done.stdout.count("record:") == 1  # one process tells
     (path,) = tmp_path.glob("runs/resnet8*/record.json")
     assert read_record(path).budget_met
+
+
+@pytest.mark.parametrize(("size", "gpu"), [(2, True), (2, False), (1, True)])
+def test_batchnorm_on_gpus_is_synced_in_a_training_and_then_as_it_was(monkeypatch, size, gpu):
+    monkeypatch.setattr(parallel, "process_group", lambda: ProcessGroup(0, size))
+    monkeypatch.setattr(parallel, "on_gpu", lambda module: gpu)
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Sequential(nn.BatchNorm2d(2)))
+    norms, x, before = [model[1], model[2][0]], torch.randn(4, 1, 3, 3), vars(model[1]).copy()
+    wanted = model(x)
+    with parallel.synced_batchnorm(model):
+        kind = nn.SyncBatchNorm if gpu and size == 2 else nn.BatchNorm2d
+        assert [type(norm) for norm in norms] == [kind, kind]
+        torch.testing.assert_close(model(x), wanted, rtol=0, atol=0)  # torch's own falls back
+    assert [type(norm) for norm in norms] == [nn.BatchNorm2d, nn.BatchNorm2d]
+    assert vars(model[1]).keys() == before.keys()
 
 
 def test_alone_nothing_happens():

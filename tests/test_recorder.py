@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 from dsa_core.channels import assemble, follow, quick, recorder
 from dsa_core.channels.export import export, program_of
-from dsa_core.channels.remedies import Remedies
 from dsa_core.errors import TraceError
 from dsa_core.example import Call
 from dsa_core.lab import models
@@ -40,7 +39,7 @@ def both_ways(model: nn.Module, example: Any) -> None:
     recorded = recorder.record(model, call)
     for program in (recorded, program_of(export(model, call))):
         try:
-            found.append(plain(assemble.interpret(program, model, call, Remedies())))
+            found.append(plain(assemble.interpret(program, model, call, None)))
         except TraceError as error:
             found.append(str(error))
     assert found[0] == found[1]
@@ -139,7 +138,7 @@ def test_the_quick_answers_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -
     layers = [nn.Conv2d(3, 8, 3, (2, 1), 1, 2), nn.BatchNorm2d(8), nn.InstanceNorm2d(8)]
     layers += [nn.LeakyReLU(), nn.Sigmoid(), nn.ELU(), nn.Mish(), nn.Tanh(), nn.Hardsigmoid()]
     recorder.record(nn.Sequential(*layers), Call.of(X))
-    assert len(set(asked)) > 20
+    assert len(set(asked)) > 18
 
 
 def read(value: Callable[[Tensor], Any]) -> Callable[[nn.Module, Tensor], Tensor]:

@@ -10,20 +10,26 @@ import signal
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from problems_runs import write_folder
 from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from dsa_core.budget import Budget
 from dsa_core.errors import ConfigError, TrainingError
 from dsa_core.lab import data, models
 from dsa_core.lab.device import device_of
+from dsa_core.pruner import Pruner
 from dsa_core.training import (
     FP32,
     Precision,
@@ -464,6 +470,69 @@ def test_stop_and_resume_changes_no_bit(digits, tmp_path, make, at):
         assert {**a, **timed} == {**b, **timed}
 
 
+@pytest.mark.parametrize(("first", "then"), [(0, 2), (2, 0)])
+def test_pictures_read_by_workers_and_an_average_resume_to_the_same_bits(tmp_path, first, then):
+    folder = data.load(f"folder:{write_folder(tmp_path, train=4)}")
+    config, path = TrainConfig(epochs=3, lr=0.1, ema=0.9, **PLAIN), tmp_path / "run.pt"
+
+    def go(workers: int, **more: Any) -> nn.Module:
+        torch.manual_seed(0)
+        front = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16**2, 64))
+        model = nn.Sequential(front, with_dropout())
+        made = replace(folder, size=16, workers=workers).batches("train", batch_size=3)
+        train(model, made, TASK, config, seed=5, progress=False, **more)
+        return model
+
+    steps = iter(range(100))
+    go(first, checkpoint=path, stop=lambda: next(steps) == 4)  # 3 steps an epoch
+    same(go(then, checkpoint=path), go(0))
+
+
+def test_the_average_of_the_weights_by_hand_takes_their_place(digits):
+    model, seen = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), []
+    task = data.Task("falling", lambda x, y: x.mean(), lambda x, y: x.sum(), "sum")
+    wanted = model[1].bias.detach().clone()
+    note = register_optimizer_step_post_hook(lambda *_: seen.append(model[1].bias.detach().clone()))
+    train(model, small(digits), task, TrainConfig(epochs=1, ema=0.5, **PLAIN), seed=0)
+    note.remove()
+    for t, bias in enumerate(seen, start=1):
+        decay = min(0.5, (1 + t) / (10 + t))
+        wanted = decay * wanted + (1 - decay) * bias
+    assert len(seen) == 5
+    torch.testing.assert_close(model[1].bias.detach(), wanted)
+    assert (model[1].bias - seen[-1]).abs().min() > 1e-3
+
+
+def test_settings_that_came_later_change_no_hash():
+    plain, later = TrainConfig(epochs=1), TrainConfig(epochs=1, ema=0.9, compile=True)
+    assert not {"ema", "compile"} & plain.model_dump().keys()
+    assert later.model_dump() == plain.model_dump() | {"ema": 0.9, "compile": True}
+    assert TrainConfig.model_validate_json(later.model_dump_json()) == later
+
+
+@pytest.mark.slow
+def test_a_compiled_search_is_the_same_search():
+    def go(**settings: Any) -> tuple[nn.Module, Any]:
+        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+        pruner = Pruner(model, torch.zeros(1, 1, 8, 8), Budget(macs=0.5), steps=10)
+        config = TrainConfig(epochs=2, lr=0.1, **settings, **PLAIN)
+        train(
+            model, small(data.load("digits")), TASK, config, seed=0, progress=False, pruner=pruner
+        )
+        assert pruner.steps_done == 10
+        return model, pruner.conclude().keep_ratios
+
+    torch.manual_seed(0)
+    go(compile=True)  # code of the same class, compiled without these hooks
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        found.append(go(compile=compiled))
+    (model, ratios), (other, others) = found
+    torch.testing.assert_close(others, ratios)
+    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=1e-4, atol=1e-5)
+
+
 def test_the_seed_matters(digits):
     config = TrainConfig(epochs=1, **PLAIN)
     a, b = with_dropout(), with_dropout()
@@ -514,7 +583,7 @@ def test_ctrl_c_leaves_a_checkpoint(digits, tmp_path, at):
         return False
 
     common = {"seed": 0, "progress": False}
-    with pytest.raises(KeyboardInterrupt, match=rf"{at // 5} of 3 epochs.*run\.pt.*goes on"):
+    with pytest.raises(KeyboardInterrupt, match=rf"{at // 5} of 3 epochs.*resumes from .*run\.pt"):
         train(part, small(digits), TASK, config, checkpoint=path, stop=press, **common)
     train(part, small(digits), TASK, config, checkpoint=path, **common)
     train(whole, small(digits), TASK, config, **common)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import threading
 from dataclasses import replace
 from html import unescape
@@ -19,15 +20,19 @@ from course.widgets import (
     RunPanel,
     State,
     look,
+    networks,
     prune_live,
     read_networks,
     run_panel,
 )
-from course.widgets.networks import passed
+from course.widgets.networks import STORED, costs_of, passed, traced_costs
+from ipywidgets import Dropdown
 from problems_runs import found, graph8, some_record
+from typer.main import get_command
 
 from dsa_core.budget import Budget, Cost
 from dsa_core.errors import BudgetError, ConfigError
+from dsa_core.lab.cli import app
 from dsa_core.lab.record import CostRecord, GroupRecord
 from dsa_core.lab.record_files import write_record
 from dsa_core.lab.runs.history import history_of, search_record
@@ -94,12 +99,24 @@ def test_a_network_knows_methods_budgets_and_costs(network: Network) -> None:
     assert passed(network.searches["dsa"][0])[-1].tolist() == end
 
 
-def test_reading_networks_leaves_the_generator_alone(folder: Path) -> None:
+@pytest.mark.parametrize("model", ["resnet8", "resnet20_a", "resnet56_a"])
+def test_stored_costs_are_those_of_the_network(model: str) -> None:
+    assert model in json.loads(STORED.read_text())
     torch.manual_seed(5)
-    wanted = torch.rand(3)
+    wanted, stored = torch.rand(3), costs_of(model)
     torch.manual_seed(5)
-    read_networks(folder)
-    assert torch.equal(torch.rand(3), wanted)
+    traced = traced_costs(model)
+    assert torch.equal(torch.rand(3), wanted)  # the generator is left alone
+    for resource, cost in traced.items():
+        assert stored[resource].checksum == cost.checksum
+        assert torch.equal(stored[resource].sizes, cost.sizes)
+
+
+def test_costs_of_a_network_that_is_not_stored_are_traced(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(networks, "STORED", tmp_path / "costs.json")
+    networks.costs_of.cache_clear()
+    assert networks.costs_of("resnet8")["macs"].checksum == COSTS["macs"].checksum
+    networks.costs_of.cache_clear()
 
 
 def test_a_folder_without_records_says_how_to_fill_it(tmp_path: Path) -> None:
@@ -145,9 +162,9 @@ def test_runs_without_accuracy_or_widths_are_passed_over(
 def test_shipped_records_of_all_methods_answer_every_budget_down_to_a_quarter() -> None:
     data = ROOT / "data"
     here = Session(ROOT, data, data / "records", ROOT / "runs", torch.device("cpu"), 0)
-    networks = read_networks(*here.campaigns)
-    assert not [name for name in networks if "=" in name]  # no trials of changed settings
-    shipped = networks[NAME]
+    shown = read_networks(*here.campaigns)
+    assert not [name for name in shown if "=" in name]  # no trials of changed settings
+    shipped = shown[NAME]
     assert set(shipped.searches) == set(ALLOCATORS) - {"dtp-weight", "knapsack", "random"}
     for method in shipped.searches:
         assert {r.asked_ratio for r in shipped.searches[method]} == {0.25, 0.5, 0.75}
@@ -157,7 +174,7 @@ def test_shipped_records_of_all_methods_answer_every_budget_down_to_a_quarter() 
             view = look(shipped, State(method=method, ratio=ratio))
             assert view.used["macs"].ratio <= ratio + 1e-9
             assert view.measured or view.predicted is not None
-    for network in networks.values():  # whatever is shipped agrees with itself
+    for network in shown.values():  # whatever is shipped agrees with itself
         for s in network.records:
             if s.divisor == 1 and not s.floors:
                 view = look(network, State(s.method, s.resource, s.asked_ratio))
@@ -239,10 +256,10 @@ def test_the_page_shows_what_look_finds(explorer: BudgetExplorer) -> None:
     text = explorer.sheet.value
     for name, size, count in zip(view.names, view.sizes, view.counts, strict=True):
         assert f'data-group="{name}" data-kept="{count}"' in text
-        assert f"{count} of {size}" in text
-    assert f"{view.used['macs'].kept:,} of {COSTS['macs'].dense:,}" in text
+        assert f"{name}: {count} of {size} channels" in text
+    assert f"{view.used['macs'].ratio:.1%}</b> {view.used['macs'].kept:,}" in text
+    assert f"{COSTS['macs'].dense:,}" in text
     assert f"{view.predicted.score:.1%}" in text
-    assert "data-mark" in text
     assert "between two measured budgets" in text
 
 
@@ -252,6 +269,7 @@ def test_the_page_shows_what_look_finds(explorer: BudgetExplorer) -> None:
         ("budget", 70.0),
         ("resource", "params"),
         ("method", "uniform"),
+        ("rival", "nothing"),
         ("divisor", 8),
         ("protect", "layer1.0.conv1"),
     ],
@@ -265,25 +283,55 @@ def test_every_control_redraws(explorer: BudgetExplorer, control: str, value: ob
 
 @pytest.mark.parametrize(
     ("ratio", "says", "mark"),
-    [(0.5, "measured, seed 0", 'data-mark="measured"'), (0.6, "on the line", 'data-mark="guess"')],
+    [(0.5, "measured, seed 0", "measured"), (0.6, "on the line", "guess")],
 )
 def test_the_page_says_how_a_score_is_known(network: Network, ratio, says, mark) -> None:
     explorer = BudgetExplorer({NAME: network}, ratio=ratio)
     assert says in explorer.sheet.value
-    assert mark in explorer.sheet.value
+    assert re.findall(r'data-mark="(\w+)"', explorer.sheet.value) == [mark, mark]
+    hollow = re.findall(r'data-mark[^>]*fill="none"', explorer.sheet.value)
+    assert bool(hollow) == (mark == "guess")
+    assert ("ms</span>" in explorer.sheet.value) == (mark == "measured")  # latency, likewise
     explorer.divisor.value = 8
-    assert "not measured" in explorer.sheet.value
+    assert explorer.sheet.value.count("<td>not measured</td>") == 4  # latency, score of two methods
     assert "data-mark" not in explorer.sheet.value
 
 
+def test_all_seeds_of_a_budget_are_told(folder: Path, tmp_path: Path) -> None:
+    for seed, score in enumerate((0.8, 0.82)):
+        put(tmp_path, "dsa", 0.5, score=score, seed=seed)
+    explorer = BudgetExplorer(read_networks(tmp_path))
+    spread = 0.02 / 2**0.5
+    assert f"its 2 seeds: 81.00% ± {spread:.2%}" in explorer.sheet.value
+    assert explorer.rival.value == "nothing"
+
+
+def test_a_method_without_a_path_says_so_beside_the_answer_of_another(tmp_path: Path) -> None:
+    for method in ("dsa", "ssl"):
+        put(tmp_path, method, 0.5)
+    path = next(tmp_path.glob("ssl*/record.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"search": None}))
+    explorer = BudgetExplorer(read_networks(tmp_path), ratio=0.6)
+    assert explorer.rival.value == "ssl"
+    assert "ssl followed no falling budget" in explorer.sheet.value
+    assert "channels kept by dsa" in explorer.sheet.value
+    explorer.budget.value = 50.0
+    assert "channels kept by ssl" in explorer.sheet.value
+
+
 def test_an_allocation_can_be_taken_away(explorer: BudgetExplorer) -> None:
-    view, text = look(explorer.networks[NAME], explorer.state), unescape(explorer.sheet.value)
-    taken = json.loads(re.search(r'data-take="JSON">(.*?)</pre>', text)[1])
+    view, text = look(explorer.networks[NAME], explorer.state), unescape(explorer.taken.value)
+    given = dict(re.findall(r'data-take="(.*?)">(.*?)</pre>', text, re.DOTALL))
+    taken = json.loads(given["The allocation"])
     assert taken["channels"] == dict(zip(view.names, view.counts, strict=True))
     names: dict[str, Any] = {}
-    exec(re.search(r'data-take="Python">(.*?)</pre>', text, re.DOTALL)[1], names)
+    exec(given["Python that prunes with it"], names)
     smaller = count_macs(names["smaller"], torch.zeros(1, 1, 8, 8))
     assert smaller == view.used["macs"].kept
+    explorer.floor.value = 20.0
+    words = shlex.split(unescape(explorer.taken.value).partition("dsa run ")[2].partition("<")[0])
+    asked = get_command(app).commands["run"].make_context("run", words).params
+    assert (asked["budget"], asked["floor"]) == (["macs=0.6"], ["*=0.2"])
 
 
 @pytest.mark.parametrize(
@@ -293,10 +341,12 @@ def test_an_allocation_can_be_taken_away(explorer: BudgetExplorer) -> None:
 def test_a_wish_that_cannot_be_met_clears_the_old_answer(explorer, control, value, says) -> None:
     was = getattr(explorer, control).value
     getattr(explorer, control).value = value
-    assert says in explorer.problem.value
-    assert explorer.sheet.value == ""
+    assert explorer.sheet.value.count(says) == 2  # one for each method
+    assert explorer.sheet.value.count('role="alert"') == 2
+    assert "data-group" not in explorer.sheet.value
+    assert explorer.taken.value == ""
     getattr(explorer, control).value = was
-    assert explorer.problem.value == ""
+    assert "alert" not in explorer.sheet.value
     assert "data-group" in explorer.sheet.value
 
 
@@ -304,7 +354,7 @@ def test_other_errors_are_shown_and_raised_under_test(explorer, monkeypatch) -> 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("course.widgets.explorer.look", broken)
+    monkeypatch.setattr("course.widgets.explore.look", broken)
     with pytest.raises(ZeroDivisionError):
         explorer.budget.value = 70.0
     assert "ZeroDivisionError: a bug" in explorer.problem.value
@@ -316,9 +366,10 @@ def test_other_errors_are_shown_and_raised_under_test(explorer, monkeypatch) -> 
 def test_another_network_brings_its_own_groups_and_methods(network: Network) -> None:
     other = replace(network, searches={"uniform": network.searches["uniform"]})
     explorer = BudgetExplorer({"a": network, "b": other})
-    assert explorer.method.value == "dsa"
+    assert (explorer.method.value, explorer.rival.value) == ("dsa", "uniform")
     explorer.network.value = "b"
-    assert explorer.method.value == "uniform"
+    assert (explorer.method.value, explorer.rival.value) == ("uniform", "uniform")
+    assert explorer.sheet.value.count("<svg") == 2  # one network, one frontier
     assert explorer.protect.options[1:] == COSTS["macs"].names
     assert explorer.problem.value == ""
 
@@ -399,6 +450,26 @@ def test_run_prunes_to_the_state_of_that_moment() -> None:
         assert 0.8 * ratio < found.whole_ratio("macs") <= ratio
         assert f"{found.whole_cost('macs'):,}" in panel.sheet.value
         assert panel.status.value == "done"
+
+
+def test_run_says_on_which_network_it_works() -> None:
+    choice = Dropdown(options=["resnet20 on cifar10, cpu-short", "resnet8 on digits, quick"])
+    panel = RunPanel(State, network=choice)
+    assert (panel.run.disabled, panel.stop.disabled) == (True, True)
+    assert "cannot train this network" in panel.status.value
+    choice.value = "resnet8 on digits, quick"
+    assert not panel.run.disabled
+    assert "resnet8 on digits" in panel.status.value
+    choice.value = "resnet20 on cifar10, cpu-short"
+    assert panel.run.disabled
+
+
+def test_a_method_that_run_cannot_do_is_told_without_a_traceback() -> None:
+    panel = RunPanel(lambda: State(method="ssl"))
+    panel.begin()
+    panel.wait(60)
+    assert "cannot search by ssl" in panel.problem.value
+    assert "Traceback" not in panel.problem.value
 
 
 def test_an_error_in_the_thread_is_shown_and_raised_by_wait(monkeypatch) -> None:

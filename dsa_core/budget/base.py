@@ -124,7 +124,7 @@ class KeepRatioOptimizer(ABC):
         if not bool(gradient.isfinite().all()):
             bad = (~gradient.isfinite()).nonzero().flatten().tolist()
             raise ValueError(
-                f"gradient: not finite in groups {bad}; look at the loss, or lower the weights'"
+                f"gradient: not finite in groups {bad}; check the loss, or lower the weights'"
                 " learning rate"
             )
         if not 0.0 <= step_scale < math.inf:

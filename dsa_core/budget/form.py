@@ -17,6 +17,7 @@ from dsa_core.errors import BudgetError
 Resource = Literal["macs", "params", "latency"]
 Tally = Counter[int]  # index of a group -> positions of it; STAYS -> positions that always stay
 STAYS = -1
+NOTHING: Tally = Counter()
 DENSE = 256  # groups up to which Q is a plain matrix
 
 
@@ -116,9 +117,13 @@ class Cost:
 
 
 def macs_form(graph: ChannelGraph) -> QuadraticForm:
-    """Sum of coefficient * rows * columns over the layers; products of activations are constant."""
+    """Sum of coefficient * rows * columns over the layers, and of the products of activations."""
     layers = ((layer.weight, layer.shape[:2], layer.coefficient) for layer in graph.layers)
-    return sum_of_products(graph, layers, graph.fixed_macs)
+    macs = Counter({STAYS: graph.fixed_macs})
+    for total, heads in graph.products:
+        for k, n in axis_length(graph, heads).items():
+            macs[k] += total * n // len(heads)
+    return sum_of_products(graph, layers, macs)
 
 
 def params_form(graph: ChannelGraph) -> QuadraticForm:
@@ -127,15 +132,16 @@ def params_form(graph: ChannelGraph) -> QuadraticForm:
 
 
 def sum_of_products(
-    graph: ChannelGraph, tensors: Iterable[tuple[str, tuple[int, ...], int]], constant: int = 0
+    graph: ChannelGraph, tensors: Iterable[tuple[str, tuple[int, ...], int]], more: Tally = NOTHING
 ) -> QuadraticForm:
-    """Sum over (name, shape, factor) of factor * product over the axes of their kept positions.
+    """Sum over (name, shape, factor) of factor * product over the axes of their kept positions,
+    and what each group adds by itself.
 
     Each axis keeps  n'alpha + c  positions: n_k of its positions belong to group k, c always stay.
     Whole numbers are added up pair by pair of groups, so the time grows with the number of pairs
     that meet in a layer, not with K squared.
     """
-    pairs = Counter({(STAYS, STAYS): constant})
+    pairs = Counter({(STAYS, k): n for k, n in more.items()})
     for name, shape, factor in tensors:
         rows, columns = two_axes(graph, name, shape)
         for (k, n), (j, m) in product(rows.items(), columns.items()):

@@ -1,14 +1,14 @@
 """Follow a network: export it, follow its channels, and assemble what was learned into a graph."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dsa_core.channels import rules_layers, rules_math, rules_moves
+from dsa_core.channels import rules_layers, rules_math, rules_moves, rules_products
 from dsa_core.channels.checks import check_device, check_traceable
 from dsa_core.channels.export import export, program_of
 from dsa_core.channels.graph import ChannelGraph, Layer, Norm, without_empty
@@ -17,11 +17,18 @@ from dsa_core.channels.ids import NO_CHANNEL, Ids
 from dsa_core.channels.program import Program
 from dsa_core.channels.recorder import record
 from dsa_core.channels.remedies import Clues, Remedies
+from dsa_core.channels.stand_ins import standing_in
 from dsa_core.channels.tracer import Tracer, state_aliases
 from dsa_core.errors import TraceError
 from dsa_core.example import Call
 
-RULES = {**rules_moves.RULES, **rules_math.RULES, **rules_layers.RULES}
+RULES = {
+    **rules_moves.RULES,
+    **rules_math.RULES,
+    **rules_layers.RULES,
+    **rules_products.RULES,
+}
+TURNS = 4  # of views, until the heads of all products lie apart
 
 
 def follow(model: nn.Module, example: Any, remedies: Remedies | None = None) -> ChannelGraph:
@@ -46,30 +53,49 @@ def follow(model: nn.Module, example: Any, remedies: Remedies | None = None) -> 
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164), "topological grouping".
     """
     call = Call.of(example)
-    return interpret(program_for(model, call), model, call, remedies or Remedies())
+    return interpret(program_for(model, call), model, call, remedies)
 
 
 def program_for(model: nn.Module, call: Call) -> Program:
     """The operators of a network that is fit to be followed, recorded or else exported."""
     check_traceable(model)
     check_device(model, call)
-    try:
-        return record(model, call)
-    except Exception:  # whatever it is, torch.export knows better, or says what is wrong
-        return program_of(export(model, call))
+    with standing_in(model):
+        try:
+            return record(model, call)
+        except Exception:  # whatever it is, torch.export knows better, or says what is wrong
+            return program_of(export(model, call))
 
 
-def interpret(program: Program, model: nn.Module, call: Call, remedies: Remedies) -> ChannelGraph:
-    """Follow the channels through the operators of a network."""
+def interpret(
+    program: Program, model: nn.Module, call: Call, remedies: Remedies | None
+) -> ChannelGraph:
+    """Follow the channels through the operators of a network.
+
+    Without remedies, views are turned until the heads of products lie apart.
+    """
     names = state_aliases(model)
+    settled = remedies or Remedies()
+    for _ in range(1 if remedies else TURNS):
+        tracer = interpreted(program, names, call, settled.turned)
+        if (wished := tracer.wished()) == settled.turned or remedies:
+            break
+        settled = Remedies(wished)
+    graph = assemble(tracer, model, call, names)
+    return replace(graph.freeze(settled.frozen), remedies=settled)
+
+
+def interpreted(
+    program: Program, names: Mapping[str, list[str]], call: Call, turned: Sequence[int]
+) -> Tracer:
+    """The state after one run of the operators on ids."""
     first = {alias: name for name, aliases in names.items() for alias in aliases}
     tracer = Tracer(
         RULES,
         first,
-        pinned=fixed_widths(model),
         batch=call.batch,
         rank=call.first_tensor.ndim,
-        turned=remedies.turned,
+        turned=turned,
     )
     tracer.run(program)
     if all(layer.in_ids is None for layer in tracer.layers.values()):
@@ -77,18 +103,7 @@ def interpret(program: Program, model: nn.Module, call: Call, remedies: Remedies
             "the network has no linear layer, and no convolution that is not depthwise: there is "
             "nothing to prune"
         )
-    graph = assemble(tracer, model, call, names)
-    return replace(graph.freeze(remedies.frozen), remedies=remedies)
-
-
-def fixed_widths(model: nn.Module) -> dict[str, str]:
-    """Parameters of modules that check their own width in forward, with the reason to keep them."""
-    return {
-        f"{name}.{parameter}" if name else parameter: f"attention module of fixed width ({name})"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.MultiheadAttention)
-        for parameter, _ in module.named_parameters()
-    }
+    return tracer
 
 
 def assemble(
@@ -122,6 +137,7 @@ def assemble(
         example=call.describe(),
         outputs=tracer.outputs,
         clues=clues(tracer, grouping),
+        products=tuple((macs, grouping.flat(ids)) for macs, ids in tracer.products),
     )
 
 

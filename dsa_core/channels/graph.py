@@ -78,6 +78,8 @@ class ChannelGraph:
         norms: batch normalisations, in order.
         parameters: the shape of every parameter.
         fixed_macs: MACs of products of activations, which no keep ratio changes.
+        products: of each other product of activations, its MACs and the heads, or the channels,
+            that share them, each alike.
         frozen: reason -> number of layer channels that stay for it.
         unknown_ops: operators without a rule, and how often they occurred; all they touch is
             frozen.
@@ -103,6 +105,7 @@ class ChannelGraph:
     outputs: int
     clues: Clues = field(default_factory=Clues)
     remedies: Remedies = field(default_factory=Remedies)
+    products: tuple[tuple[int, Tensor], ...] = ()
 
     def call(self, model: nn.Module) -> Call:
         """Arguments of the traced form: zeros on the device and in the floating type of a model."""
@@ -191,6 +194,7 @@ class ChannelGraph:
             norms=tuple(replace(n, channels=places[n.channels]) for n in self.norms),
             frozen=frozen,
             clues=self.clues.moved(places),
+            products=tuple((macs, places[channels]) for macs, channels in self.products),
         )
 
     def report(self) -> str:

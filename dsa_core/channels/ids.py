@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 NO_CHANNEL = -1
@@ -133,6 +131,9 @@ class IdBook:
         return self.known[1]
 
     def _classes(self) -> Tensor:
+        from scipy.sparse import coo_array  # half a second, and only tracing needs it
+        from scipy.sparse.csgraph import connected_components
+
         if not self.pairs:
             return torch.arange(self.count)
         a = torch.cat([p for p, _ in self.pairs]).numpy()

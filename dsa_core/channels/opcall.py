@@ -1,6 +1,6 @@
 """One operator of the program, with what it is given."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -23,12 +23,14 @@ class OpCall:
             filled in; tensors as `Ids`.
         shapes: the shape of every tensor that it returns.
         module: path of the module that calls it, "" for the network itself.
+        used: whether anything reads what it returns.
     """
 
     op: str
     args: dict[str, Any]
     shapes: list[tuple[int, ...]]
     module: str
+    used: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,8 +98,8 @@ class StateIds(Ids):
         return False
 
 
-def bound(step: Step, env: Mapping[Value, Any]) -> OpCall:
-    """A step with the ids of its arguments."""
+def bound(step: Step, env: Mapping[Value, Any], used: Collection[Value]) -> OpCall:
+    """A step with the ids of its arguments, and whether one of its results is used."""
 
     args = step.args.copy()
     for name, value in args.items():
@@ -105,4 +107,10 @@ def bound(step: Step, env: Mapping[Value, Any]) -> OpCall:
             args[name] = env[value]
         elif type(value) is list:
             args[name] = [env[v] if type(v) is Value else v for v in value]
-    return OpCall(step.op, args, [value.shape for value in step.outputs], step.module)
+    return OpCall(
+        step.op,
+        args,
+        [v.shape for v in step.outputs],
+        step.module,
+        any(v in used for v in step.outputs),
+    )

@@ -159,7 +159,9 @@ def mark_bias(tracer: Tracer, call: OpCall, argument: str, ids: Tensor) -> None:
     bias, name = call.args.get(argument), call.state(argument)
     if bias is None or prod(bias.shape) == 1 < len(ids):
         return
-    if name is None or bias.shape != (len(ids),):
+    if name is None and bias.shape == (len(ids),):
+        tracer.book.unite(ids, bias.base.expand(len(ids)))
+    elif name is None or bias.shape != (len(ids),):
         tracer.book.freeze(ids, f"computed bias ({call.module})")
     else:
         tracer.mark_axis(name, 0, ids)

@@ -1,12 +1,9 @@
 """Operators on values: element by element, over space, or mixing channels."""
 
+from collections.abc import Sequence
 from math import prod
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from dsa_core.channels.ids import Ids
-from dsa_core.channels.rules_layers import matrix_product
 from dsa_core.channels.tracer import OpCall, Rule, StateIds, Tracer
 
 
@@ -16,8 +13,15 @@ def elementwise(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     A tensor of size one on an axis along which channels lie (a spatial gate, a scale for all
     channels) serves all of them: it is not united with any, and stays.
     """
-    rank = len(call.shape)
-    operands = [(v, (1,) * (rank - len(v.shape)) + v.shape) for v in call.tensors()]
+    met = meet(tracer, call.tensors(), call.shape, call.module)
+    return tracer.opaque(call, "outer product of channels") if met is None else met
+
+
+def meet(tracer: Tracer, values: Sequence[Ids], shape: tuple[int, ...], module: str) -> Ids | None:
+    """The ids of tensors that meet element by element in one of `shape`; None if each of them is
+    of size one where another's channels lie."""
+    rank = len(shape)
+    operands = [(v, (1,) * (rank - len(v.shape)) + v.shape) for v in values]
     bases = [
         v.base.reshape((1,) * (rank - v.base.ndim) + tuple(v.base.shape))
         for v, _ in operands
@@ -25,16 +29,14 @@ def elementwise(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     ]
     channel_axes = {axis for base in bases for axis in range(rank) if base.shape[axis] > 1}
     result = None
-    for value, shape in operands:
-        if any(shape[axis] == 1 != call.shape[axis] for axis in channel_axes):
+    for value, own in operands:
+        if any(own[axis] == 1 != shape[axis] for axis in channel_axes):
             if not state(value):
-                tracer.book.freeze(value.base, f"broadcast over channels ({call.module})")
+                tracer.book.freeze(value.base, f"broadcast over channels ({module})")
             continue
         base = value.base.reshape((1,) * (rank - value.base.ndim) + tuple(value.base.shape))
         result = base if result is None else tracer.book.unite(result, base)
-    if result is None:
-        return tracer.opaque(call, "outer product of channels")
-    return Ids(result, call.shape)
+    return None if result is None else Ids(result, shape)
 
 
 def state(value: Ids) -> bool:
@@ -86,6 +88,8 @@ def reduction(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
         else ([dims] if isinstance(dims, int) else dims)
     )
     gone = {axis % len(x.shape) for axis in axes}
+    if not call.used:  # weights of attention that nobody reads
+        return [Ids.constant(shape) for shape in call.shapes]
     if any(x.varies(axis) for axis in gone):
         return tracer.opaque(call, f"{call.op} over channels")
     keep = bool(call.args.get("keepdim"))
@@ -113,49 +117,12 @@ def sorted_along(tracer: Tracer, call: OpCall) -> list[Ids]:
     return [Ids(x.base, shape) for shape in call.shapes]
 
 
-def product(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
-    """A product with a matrix of parameters is a layer. One of activations mixes their channels;
-    its MACs are a constant of the cost."""
-    made = matrix_product(tracer, call)
-    if made is not None:
-        return made
-    macs = (
-        einsum_macs(call)
-        if call.op == "einsum"
-        else prod(call.shape) * call.tensors()[-2].shape[-1]
-    )
-    tracer.fixed_macs += tracer.per_example(call, macs)
-    return tracer.opaque(call, f"{call.op} of activations")
-
-
-def attention(tracer: Tracer, call: OpCall) -> list[Ids]:
-    """Scaled dot-product attention: two products."""
-    query, key, value = (call.args[a] for a in ("query", "key", "value"))
-    rows = prod(query.shape[:-1])
-    macs = rows * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-    tracer.fixed_macs += tracer.per_example(call, macs)
-    return tracer.opaque(call, "attention")
-
-
-def einsum_macs(call: OpCall) -> int:
-    """MACs of an einsum of any form, by torch's own counter on tensors without data."""
-    operands = [torch.empty(value.shape, device="meta") for value in call.tensors()]
-    with FlopCounterMode(display=False) as counter:
-        torch.einsum(call.args["equation"], *operands)
-    return counter.get_total_flops() // 2
-
-
 def recurrent(tracer: Tracer, call: OpCall) -> list[Ids]:
     """LSTM, GRU, RNN and their cells: every matrix once a step; they mix all channels."""
     weights = sum(prod(v.shape) for v in call.tensors() if state(v) and len(v.shape) == 2)
     steps = prod(call.args["input"].shape[:-1])
     tracer.fixed_macs += tracer.per_example(call, steps * weights)
     return tracer.opaque(call, f"{call.op} mixes channels")
-
-
-def lookup(tracer: Tracer, call: OpCall) -> list[Ids]:
-    """Indexing by a tensor fixes positions: what it reads stays."""
-    return tracer.opaque(call, f"{call.op} by fixed positions")
 
 
 def new_constant(tracer: Tracer, call: OpCall) -> Ids:
@@ -171,7 +138,7 @@ def same_shape(tracer: Tracer, call: OpCall) -> Ids:
 # Element by element, without torch's tag "pointwise".
 ELEMENTWISE = (
     "hardswish logsigmoid log_sigmoid zero fill floor_divide __and__ __or__ multiply subtract "
-    "divide special_expit"
+    "divide special_expit where"
 )
 POOLS = (
     "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
@@ -204,10 +171,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("sort", "topk", "cummax", "cummin"), sorted_along),
     **dict.fromkeys(REDUCTIONS.split(), reduction),
     **dict.fromkeys(ALONG_AXIS.split(), along_axis),
-    **dict.fromkeys(("matmul", "bmm", "mm", "einsum", "baddbmm", "addmm"), product),
     **dict.fromkeys(("max", "min"), maximum_minimum),
     **dict.fromkeys(RECURRENT.split(), recurrent),
     "glu": gated_linear_unit,
-    "scaled_dot_product_attention": attention,
-    **dict.fromkeys(("index", "index_select", "gather", "embedding", "take_along_dim"), lookup),
 }

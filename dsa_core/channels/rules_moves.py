@@ -74,6 +74,7 @@ def unbind(tracer: Tracer, call: OpCall) -> list[Ids]:
     """Take every slice of an axis; the code fixes their number, so channels along it stay."""
     x, axis = source(call), axis_of(call)
     if x.varies(axis):
+        tracer.wishes.append(x.base.flatten())
         tracer.book.freeze(x.base, f"unbind of the channels ({call.module})")
         return [Ids(b, s) for b, s in zip(x.base.unbind(axis), call.shapes, strict=True)]
     return [Ids(x.base.squeeze(axis), shape) for shape in call.shapes]
@@ -100,6 +101,7 @@ def select(tracer: Tracer, call: OpCall) -> Ids:
     """Take one position of an axis; among channels that fixes their order, so they stay."""
     x, axis = source(call), axis_of(call)
     if x.varies(axis):
+        tracer.wishes.append(x.base.flatten())
         tracer.book.freeze(x.base, f"select of one position ({call.module})")
         return Ids(x.base.select(axis, call.args["index"]), call.shape)
     return Ids(x.base.squeeze(axis), call.shape)

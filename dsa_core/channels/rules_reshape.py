@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from math import prod
 
-from torch import Tensor
-
 from dsa_core.channels.ids import Ids
 from dsa_core.channels.tracer import OpCall, Tracer
 
@@ -12,37 +10,42 @@ from dsa_core.channels.tracer import OpCall, Tracer
 def reshape(tracer: Tracer, call: OpCall) -> Ids:
     """View in another shape.
 
-    Where the channel axis is cut in two, (C) -> (p, C / p), the code fixes the number of pieces p,
-    and the same position of every piece is tied; unless it says (-1, q): then it fixes the width q
-    of the pieces, and each piece lives or dies as a whole. An exported graph holds numbers only,
-    so a width that is written into the code as (C // q, q) cannot be told from a number of pieces:
-    a trial cut tells, and then the view is among those to be `turned`.
-    Cut into more than two, or cut and merged at once, the channels stay.
+    Where the channel axis is cut, (C) -> (p, q) or more, all that the pieces may lose lies along
+    one of the new axes, and what lies along the others is tied. It is the axis that the code leaves
+    open by -1, else the second: the code fixes the number of pieces (p, C / p), or of what is
+    computed at once, of heads (3, heads, C / 3 / heads). An exported graph holds numbers only, so
+    a width that is written into the code as (C // q, q) cannot be told from a number of pieces: a
+    product of heads tells (see `Tracer.wishes`), or a trial cut, and then the view is among those
+    to be `turned` to the next axis. Cut and merged at once, the channels stay.
     """
     x = call.tensors()[0]
     for axes, targets in blocks(x.shape, call.shape):
-        if len(targets) < 2 or not any(x.varies(axis) for axis in axes):
-            continue
         sizes = [call.shape[i] for i in targets]
-        if len(axes) == 1 and len(sizes) == 2:
-            turned = len(tracer.views) in tracer.turned
-            by_width = (requested(call)[targets[0]] == -1) != turned
-            tracer.views.append(x.base.flatten())
-            x = tie_pieces(tracer, x, axes[0], sizes, by_width=by_width)
-        elif [x.shape[axis] for axis in axes] != sizes:
+        if len(targets) < 2:
+            continue
+        if len(axes) == 1:
+            turns = tracer.turned.count(len(tracer.views))
+            tracer.views.append(x.base.flatten() if x.varies(axes[0]) else x.base.new_empty(0))
+            tracer.ways.append(len(sizes))
+            if x.varies(axes[0]):
+                ways = open_axes([requested(call)[i] for i in targets])
+                x = tie_pieces(tracer, x, axes[0], sizes, ways[turns % len(ways)])
+        elif [x.shape[axis] for axis in axes] != sizes and any(x.varies(axis) for axis in axes):
             tracer.book.freeze(x.base, f"reshape cuts the channels into {sizes} ({call.module})")
     return Ids.of(x.full.reshape(call.shape))
 
 
-def tie_pieces(tracer: Tracer, x: Ids, axis: int, sizes: Sequence[int], *, by_width: bool) -> Ids:
-    """Tie the pieces (p, q) of an axis: column by column, or each piece in itself."""
-    rows = tracer.book.fold(x, axis).reshape(*sizes)
-    line: Tensor
-    if by_width:
-        line = tracer.book.tie(rows.T).repeat_interleave(sizes[1])
-    else:
-        line = tracer.book.tie(rows).repeat(sizes[0])
-    return Ids.along(line, axis, x.shape)
+def open_axes(written: Sequence[int]) -> list[int]:
+    """The new axes of a view, by how likely the code leaves each of them open."""
+    return sorted(range(len(written)), key=lambda i: (written[i] != -1, i != 1, i))
+
+
+def tie_pieces(tracer: Tracer, x: Ids, axis: int, sizes: Sequence[int], free: int) -> Ids:
+    """Tie what lies at the same position of one of the axes, `free`, that an axis is cut into."""
+    pieces = tracer.book.fold(x, axis).reshape(*sizes).movedim(free, 0)
+    line = tracer.book.tie(pieces.flatten(1).T)
+    view = [-1 if i == free else 1 for i in range(len(sizes))]
+    return Ids.along(line.reshape(view).expand(*sizes).flatten(), axis, x.shape)
 
 
 def requested(call: OpCall) -> list[int]:

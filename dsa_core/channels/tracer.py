@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dsa_core.channels.ids import NO_CHANNEL, IdBook, Ids
@@ -58,8 +59,11 @@ class Tracer:
         rank: axes of the first input.
         outputs: channels of the first tensor returned that has two axes: the length of the axis
             that they lie on.
-        turned: views to read the other way, by their place in `views`.
-        views: the ids on the axis of each view that cuts it in two.
+        turned: views to read another way, by their place in `views`; once for each turn.
+        views, ways: of each view that cuts an axis, the ids on it, and into how many axes.
+        wishes: ids that would have to lie along another axis of the view that cut them.
+        products: of products of activations, their MACs for one example, and the ids that share
+            them, each alike.
         seen: path of a module -> the ids that its own operators handled.
     """
 
@@ -79,6 +83,9 @@ class Tracer:
     outputs: int = 1
     turned: Sequence[int] = ()
     views: list[Tensor] = field(default_factory=list)
+    ways: list[int] = field(default_factory=list)
+    wishes: list[Tensor] = field(default_factory=list)
+    products: list[tuple[int, Tensor]] = field(default_factory=list)
     seen: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
 
     def run(self, program: Program) -> None:
@@ -87,13 +94,13 @@ class Tracer:
         computed, inside = recipes(program)
         for weight, sources in computed.items():
             env[weight] = Computed(weight.shape, [env[source] for source in sources])
+        used = {*program.returned, *(v for step in program.steps for v in step.inputs())}
+        states = (env[g.value] for g in program.given if g.kind == "state" and g.value in used)
+        self.read.update(state.name for state in states)
         for step in program.steps:
-            inputs = (env.get(value) for value in step.inputs())
-            self.read.update(ids.name for ids in inputs if isinstance(ids, StateIds))
             if step not in inside:
-                env.update(zip(step.outputs, self._call(step, env), strict=True))
+                env.update(zip(step.outputs, self._call(step, env, used), strict=True))
         values = [env[value] for value in program.returned]
-        self.read.update(value.name for value in values if isinstance(value, StateIds))
         self.outputs = next((width(value) for value in values if len(value.shape) > 1), 1)
         for value in values:
             self.book.freeze(value.base, "network output")
@@ -138,6 +145,16 @@ class Tracer:
         self.book.freeze(ids, reason)
         return Ids.constant(shape, int(ids[0]))
 
+    def wished(self) -> tuple[int, ...]:
+        """`turned`, with one turn more for every view of ids that are wished to lie otherwise."""
+        if not self.wishes:
+            return tuple(self.turned)
+        classes = self.book.classes()
+        wanted = classes[torch.cat(self.wishes)].unique()
+        found = [i for i, v in enumerate(self.views) if bool(torch.isin(classes[v], wanted).any())]
+        more = [i for i in found if self.turned.count(i) < self.ways[i] - 1]
+        return (*self.turned, *more)
+
     def fixed(self, shape: tuple[int, ...]) -> Ids:
         """A constant. Its shape cannot change, so the channels that it meets one by one stay."""
         if prod(shape) <= 1:
@@ -153,8 +170,8 @@ class Tracer:
         name = self.aliases.get(given.name, given.name)
         return self.elements.setdefault(name, StateIds(self.book, shape, name))
 
-    def _call(self, step: Step, env: dict[Value, Any]) -> list[Ids]:
-        call = bound(step, env)
+    def _call(self, step: Step, env: dict[Value, Any], used: set[Value]) -> list[Ids]:
+        call = bound(step, env, used)
         if not call.shapes:
             if call.tensors() and call.op not in ONLY_SHAPES:
                 self.opaque(call, f"{call.op} reads values")

@@ -1,7 +1,8 @@
 """`soft_topk` over all segments at once in plain torch: the twin of `reference.py` for daily use.
 
 No loop over segments, and four evaluations in place of sixty: the segments are sorted, their
-thresholds found by Newton's method on a condition in logarithms, in float64.
+thresholds found by Newton's method on a condition in logarithms, in float64. Long segments, whose
+sorting takes longest, go to `long.py`.
 """
 
 from typing import Any, NamedTuple
@@ -11,8 +12,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
+from dsa_core.kernels import long
 from dsa_core.kernels.roots import find_root
-from dsa_core.kernels.segments import segment_ids, softmax_by, sum_by
+from dsa_core.kernels.segments import segment_ids, segment_sum, softmax_by, sum_by
+
+LONG = 1 << 14  # scores of a segment, in the mean
 
 # A root that was not found is off by far more; sums of 1e8 equal terms may round by as much.
 CONVERGED_RESIDUAL = 1e-8
@@ -58,7 +62,7 @@ def solve_threshold(
     ids = segment_ids(offsets)
     problem = _standardise(scores, k, offsets, ids=ids, temperature=temperature)
     u, iterations = _solve(problem)
-    residual = _residual(torch.sigmoid(_logits(u, problem, ids)), k, ids)
+    residual = _residual(torch.sigmoid(_logits(u, problem, ids)), k, offsets)
     root = (problem.pivot + u * temperature).masked_fill(problem.closed, -torch.inf)
     return Threshold(root, residual, iterations, residual <= CONVERGED_RESIDUAL)
 
@@ -199,9 +203,9 @@ def _logits(u: Tensor, problem: _Problem, ids: Tensor) -> Tensor:
     return z.masked_fill(problem.closed.take(ids), torch.inf)
 
 
-def _residual(p: Tensor, k: Tensor, ids: Tensor) -> Tensor:
+def _residual(p: Tensor, k: Tensor, offsets: Tensor) -> Tensor:
     """|sum p - k| / k of each segment."""
-    return (sum_by(p, ids, len(k)) - k).abs() / k
+    return (segment_sum(p, offsets) - k).abs() / k
 
 
 def _check_converged(residual: Tensor) -> None:
@@ -227,25 +231,45 @@ class _SoftTopK(torch.autograd.Function):
         offsets: Tensor,
         temperature: Tensor,
     ) -> Tensor:
-        ids = segment_ids(offsets)
-        problem = _standardise(scores, k, offsets, ids=ids, temperature=temperature)
-        z = _logits(_solve(problem)[0], problem, ids)
-        p = torch.sigmoid(z)
-        _check_converged(_residual(p, k, ids))
-        if any(ctx.needs_input_grad):
-            t = temperature.take(ids)
-            log_w = logsigmoid(z) + logsigmoid(-z)  # w = p (1 - p); -inf where p is 1 for certain
-            logits = torch.where(problem.closed.take(ids), -scores / t, log_w)  # k = n: the limit
-            share, slope = softmax_by(logits, ids, len(k)), log_w.exp() / t
-            ctx.save_for_backward(share.to(scores.dtype), slope.to(scores.dtype), ids)
-            ctx.n_segments, ctx.k_dtype = len(k), k.dtype
-        return p.to(scores.dtype)
+        answer = _by_segment if len(scores) >= LONG * len(k) else _at_once
+        p, share, slope, residual = answer(scores, k, offsets, temperature)
+        _check_converged(residual)
+        ctx.save_for_backward(share, slope, offsets)
+        ctx.k_dtype = k.dtype
+        return p
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The formulas of `reference`; shares by a softmax of log w, which never is 0/0."""
-        share, slope, ids = ctx.saved_tensors
+        share, slope, offsets = ctx.saved_tensors
         grad = grads[0]
-        grad_k = sum_by(share * grad, ids, ctx.n_segments)
-        return slope * (grad - grad_k.take(ids)), grad_k.to(ctx.k_dtype), None, None
+        grad_k, sizes = segment_sum(share * grad, offsets), offsets.diff()
+        mean = grad_k.repeat_interleave(sizes, output_size=len(grad))
+        return slope * (grad - mean), grad_k.to(ctx.k_dtype), None, None
+
+
+def _at_once(scores: Tensor, k: Tensor, offsets: Tensor, temperature: Tensor) -> tuple[Tensor, ...]:
+    """p, shares w / sum w, slopes w / T, (n,) each, in the dtype of the scores; residual (G,)."""
+    ids = segment_ids(offsets)
+    problem = _standardise(scores, k, offsets, ids=ids, temperature=temperature)
+    z = _logits(_solve(problem)[0], problem, ids)
+    p, t = torch.sigmoid(z), temperature.take(ids)
+    log_w = logsigmoid(z) + logsigmoid(-z)  # w = p (1 - p); -inf where p is 1 for certain
+    logits = torch.where(problem.closed.take(ids), -scores / t, log_w)  # k = n: the limit
+    share, slope = softmax_by(logits, ids, len(k)), log_w.exp() / t
+    residual = _residual(p, k, offsets)
+    return *(x.to(scores.dtype) for x in (p, share, slope)), residual
+
+
+def _by_segment(
+    scores: Tensor, k: Tensor, offsets: Tensor, temperature: Tensor
+) -> tuple[Tensor, ...]:
+    """The same, one segment after the other."""
+    return long.probabilities(scores, k, offsets, temperature, guess=_root_of_one)
+
+
+def _root_of_one(s: Tensor, ratio: Tensor, temperature: Tensor) -> Tensor:
+    """The threshold of one short segment that keeps a ratio of it, shape ()."""
+    offsets, k = torch.tensor([0, len(s)], device=s.device), ratio * len(s)
+    return solve_threshold(s, k[None], offsets, temperature=temperature[None]).root[0]

@@ -12,7 +12,12 @@ _NARROWEST = 4 * torch.finfo(torch.float64).eps
 
 
 def find_root(
-    step: Step, lower: Tensor, upper: Tensor, *, nearly: float = 1e-7
+    step: Step,
+    lower: Tensor,
+    upper: Tensor,
+    *,
+    nearly: float = 1e-7,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     """Find x with f(x) = 0, element by element, by Newton's method inside a bracket.
 
@@ -26,12 +31,14 @@ def find_root(
         lower: where f <= 0, float64, any shape.
         upper: where f >= 0, in the shape of `lower`.
         nearly: |step| that is the last, the error after it being about `nearly`^2 |f''| / 2 f'.
+        start: first x, between the two; None for the middle.
 
     Returns:
         x, and the number of evaluations; at `MAX_EVALUATIONS` the last x, for the caller to judge.
     """
     narrowest = _NARROWEST * (1 + torch.maximum(lower.abs(), upper.abs()))
-    x, done = (lower + upper) / 2, torch.zeros_like(lower, dtype=torch.bool)
+    x = (lower + upper) / 2 if start is None else start
+    done = torch.zeros_like(lower, dtype=torch.bool)
     for evaluations in range(1, MAX_EVALUATIONS + 1):
         off = step(x)
         below = off < 0

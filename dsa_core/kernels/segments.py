@@ -1,7 +1,11 @@
 """Sums over the segments of one flat vector."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+PIECE = 1 << 16  # float64 numbers that stay in a cache
 
 
 def segment_ids(offsets: Tensor) -> Tensor:
@@ -27,7 +31,7 @@ def segment_sum(x: Tensor, offsets: Tensor) -> Tensor:
     Returns:
         Sums, shape (G, ...), in the dtype of x; 0 for an empty segment.
     """
-    return sum_by(x, segment_ids(offsets), len(offsets) - 1)
+    return torch.segment_reduce(x, "sum", lengths=offsets.diff(), unsafe=True)
 
 
 def inexactness(p: Tensor, offsets: Tensor) -> Tensor:
@@ -53,17 +57,47 @@ def sum_by(x: Tensor, ids: Tensor, count: int) -> Tensor:
     return x.new_zeros(count, *x.shape[1:]).index_add(0, ids, x)
 
 
+def pieces(offsets: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The flat vector piece by piece: where a piece lies, and what it has of each segment, (G,)."""
+    n = int(offsets[-1])
+    for begin in range(0, n, PIECE):
+        end = min(begin + PIECE, n)
+        yield slice(begin, end), offsets.clamp(begin, end).diff()
+
+
+def sigmoid_sums(
+    s: Tensor, offsets: Tensor, *, origin: Tensor | float, scale: Tensor | float, t: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sum p and w = p (1 - p) over each segment, p = sigmoid(scale (s - origin) - t).
+
+    In pieces: nothing of the size of s is made.
+
+    Args:
+        s: scores, shape (n,).
+        offsets: shape (G + 1,), int64, as in `segment_ids`.
+        origin, scale, t: of the logits; shape ().
+
+    Returns:
+        Two sums, shape (G,) each, float64; 0 for an empty segment.
+    """
+    kept, weight = s.new_zeros(2, len(offsets) - 1, dtype=torch.float64)
+    for piece, lengths in pieces(offsets):
+        p = torch.sigmoid((s[piece].double() - origin) * scale - t)
+        kept += torch.segment_reduce(p, "sum", lengths=lengths, unsafe=True)
+        weight += torch.segment_reduce(p * (1 - p), "sum", lengths=lengths, unsafe=True)
+    return kept, weight
+
+
 def places(score: Tensor, offsets: Tensor) -> Tensor:
     """The place of every position in its segment by score, int64, shape (n,).
 
     0 is the highest; of equals the first comes first.
     """
-    ids = segment_ids(offsets)
-    order = score.argsort(descending=True, stable=True)
-    order = order[ids[order].argsort(stable=True)]  # by segment, the highest first
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    return place - offsets[ids]
+    sizes, place = offsets.diff().tolist(), torch.empty_like(score, dtype=torch.int64)
+    for part, out in zip(score.split(sizes), place.split(sizes), strict=True):
+        order = part.argsort(descending=True, stable=True)
+        out[order] = torch.arange(len(part), device=score.device)
+    return place
 
 
 def softmax_by(logits: Tensor, ids: Tensor, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Does a network of yours work here? Trace it, mask it, cut it, compare (`dsa check`)."""
+"""Check a network of yours: trace it, mask it, cut it, compare (`dsa check`)."""
 
 import tempfile
 import time
@@ -31,13 +31,13 @@ class CheckRow(BaseModel):
     """The result for one network.
 
     Attributes:
-        status: "ok", "failed" (a comparison does not hold) or "error" (something raised).
+        status: "ok", "failed" (a comparison does not hold) or "error" (an exception).
         reason: empty if ok.
         groups: prunable groups.
         max_abs_diff: largest difference of masked and pruned output, float64, relative to the
             largest entry.
-        macs_predicted, macs_counted: of the pruned network, by our cost and by torch's counter
-            (halved).
+        macs_predicted, macs_counted: of the pruned network, by our cost form and by torch's FLOP
+            counter (halved).
     """
 
     model: str
@@ -66,14 +66,14 @@ def check(
     """Drop random channels of a network; compare masked with pruned, predicted with counted MACs.
 
     Args:
-        name: as `models.build` knows it.
-        keep: share of every group that stays, in (0, 1].
+        name: of a network, as for `models.build`.
+        keep: share of every group to keep, in (0, 1].
         seed: of the weights, the statistics and the choice of channels.
         files: also save, load and compare again.
         dtype: float64, or float32 with a tolerance of 1e-4 for a network too large for memory.
 
     Returns:
-        One row; nothing is raised, an error is its reason.
+        One row; an exception becomes its `reason`.
     """
     started = time.perf_counter()
     row = CheckRow(model=name, status="error")
@@ -94,7 +94,7 @@ def check(
 
 
 def try_forward_dense(name: str, model: nn.Module, example: Tensor) -> None:
-    """Run the dense network once: a wrong input shape is best told before tracing.
+    """Run the dense network once, so that a wrong input shape is reported before tracing.
 
     Raises:
         ConfigError: it does not accept the input.
@@ -106,7 +106,7 @@ def try_forward_dense(name: str, model: nn.Module, example: Tensor) -> None:
         where = failing_module(model, error)
         raise ConfigError(
             f"{name} does not accept an input of shape {tuple(example.shape)}: in {where}: "
-            f"{error}. A factory says its shape in its attribute input_shape = (channels, height, "
+            f"{error}. A factory states its shape in an attribute input_shape = (channels, height, "
             "width)"
         ) from error
 
@@ -120,7 +120,7 @@ def compare(
     *,
     files: bool,
 ) -> CheckRow:
-    """The comparisons themselves, in evaluation mode, on an example in any form that `trace` takes.
+    """Run the comparisons, in evaluation mode, on an example in any form that `trace` takes.
 
     Args:
         chosen: channels kept, bool, shape (n,).
@@ -157,7 +157,7 @@ def compare(
 def reloads(
     name: str, model: nn.Module, pruned: nn.Module, graph: ChannelGraph, keep: Tensor, x: Any
 ) -> bool:
-    """Whether the pruned network is the same after saving and loading."""
+    """Whether the pruned network is unchanged by saving and loading."""
     with tempfile.TemporaryDirectory() as folder:
         save(folder, pruned, graph, keep, name=name)
         again = load(folder, model)
@@ -165,7 +165,7 @@ def reloads(
 
 
 def summary(rows: Sequence[CheckRow]) -> str:
-    """One line on all rows."""
+    """One line about all rows."""
     ok = [r for r in rows if r.status == "ok"]
     largest = max((r.max_abs_diff or 0.0 for r in ok), default=0.0)
     return (

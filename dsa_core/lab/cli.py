@@ -30,55 +30,58 @@ app = typer.Typer(
     "find how many channels each layer may keep, cut the rest out, and fine-tune.",
 )
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
-GO_ON = "Give the same `dsa run` command again to go on"
+RESUME = "Give the same `dsa run` command again to resume"
 
 
-ZOO_HELP = "all of ours, all classifiers and segmenters of torchvision (takes hours)"
+ZOO_HELP = "all of ours and all classifiers and segmenters of torchvision (takes hours)"
 MODEL_HELP = "resnet20, resnet56, resnet8, ..., a torchvision name, or package.module:factory"
 SEED_HELP = (
-    "of weights, batches and masks, from 0 to 2^64 - 1; give it several times for several runs "
-    "(default: 0)"
+    "of weights, batches and masks, from 0 to 2^64 - 1; repeat it for several runs (default: 0)"
 )
 PRESET_HELP = (
     "tiny: digits, seconds; quick: digits, 1-2 minutes; "
     "cpu-short: CIFAR-10, under 90 minutes on 2 cores; "
+    "cpu-dense: the same time, but a short search, then the dense weights are cut and tuned; "
     "seg-quick, sr-quick: segmentation and super-resolution, minutes, offline; "
     "seg-short: CamVid in DATA/voc; sr-short: T91 to Set5 in DATA/sr; "
     "paper: CIFAR-10, 300 epochs from random weights; imagenet: 120 epochs of folder:PATH"
 )
 METHOD_HELP = (
     "dsa, uniform, random, knapsack, dcss, dtp, dtp-weight (single weights), ssl, morphnet or amc; "
-    "give it several times for several (default: dsa)"
+    "repeat it for several methods (default: dsa)"
 )
 BUDGET_HELP = (
     "macs=RATIO, params=RATIO or latency=RATIO, RATIO in (0, 1] of the dense network; or "
-    "latency_ms=TIME of a batch; latency needs --calibration. Given for several resources it is "
-    "one budget of all of them; several times for one resource it is several runs "
-    "(default: macs=0.5)"
+    "latency_ms=TIME of a batch; latency needs --calibration. Several resources make one budget "
+    "of all of them; several values for one resource make several runs (default: macs=0.5)"
 )
-CALIBRATION_HELP = "what latency costs on this machine: a file that `dsa calibrate MODEL` wrote"
+CALIBRATION_HELP = "the latency model of this machine: a file written by `dsa calibrate MODEL`"
 DATASET_HELP = (
     "digits, cifar10, cifar100, fashion_mnist, or folder:PATH; to segment: digit_scenes or "
     "voc:PATH@HEIGHTxWIDTH; to enlarge: photo_patches or sr:TRAIN,TEST; @skip at the end "
-    "leaves out pictures that cannot be read (default: the preset's)"
+    "leaves out images that cannot be read (default: the preset's)"
 )
 FLOOR_HELP = (
-    "GROUP=RATIO, the least that a group keeps, may be given several times; * is every other "
-    "group; `dsa groups MODEL` lists the names"
+    "GROUP=RATIO, the smallest keep ratio of a group; may be repeated; * stands for all other "
+    "groups; `dsa groups MODEL` lists the names"
 )
-DIVISOR_HELP = "kept channels are multiples of this, or the whole group; 8 suits many processors"
+DIVISOR_HELP = "kept channels are a multiple of this, or the whole group; 8 suits many processors"
 SET_HELP = (
     "SETTING=VALUE, a setting of the preset by its path, such as search.ratio_every=10 or "
-    "search.train.epochs=8; may be given several times; config.json of a run lists those in use, "
+    "search.train.epochs=8; may be repeated; config.json of a run lists those in use, "
     "`pydoc dsa_core.methods.METHOD` those of a method"
 )
-FORCE_HELP = "search and fine-tune anew even if the run is there; a dense network is used again"
+FORCE_HELP = "search and fine-tune again even if the run is complete; the dense network is reused"
 WEIGHTS_HELP = (
-    "start from these dense weights instead of training: .safetensors, or a state dict that "
-    "torch.save wrote"
+    "start from these dense weights instead of training: .safetensors, or a state dict "
+    "written by torch.save"
 )
-ONNX_HELP = "write the pruned network as ONNX too, compared and timed in ONNX Runtime"
-OUT_HELP = "folder of the runs; a run that is there is continued, or shown if complete"
+ONNX_HELP = "also write the pruned network as ONNX, compared and timed in ONNX Runtime"
+WORKERS_HELP = (
+    "processes per GPU that read the images of folder:PATH; they change no number (default: one "
+    "per processor, at most 8)"
+)
+OUT_HELP = "folder of the runs; a run found there is resumed, or shown if complete"
 ROOT_HELP = "folder of the datasets (default: the variable DSA_DATA, else ./data)"
 
 
@@ -99,13 +102,14 @@ def run_command(
     data: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
     force: Annotated[bool, typer.Option("--force", help=FORCE_HELP)] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help=ONNX_HELP)] = False,
+    workers: Annotated[int | None, typer.Option(min=0, help=WORKERS_HELP)] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="no progress bars, only the table")
     ] = False,
 ) -> None:
-    """Search, cut and fine-tune; print a table, write records and a picture of the allocation.
+    """Search, cut and fine-tune; print a table, write records and a plot of the allocation.
 
-    Stopped or killed, the same command goes on where it was.
+    After a stop or a kill, the same command resumes where it was.
 
     Example: dsa run --preset cpu-short --method dsa --method uniform --budget macs=0.5
     """
@@ -132,21 +136,30 @@ def run_command(
         )
         for ((resource, ratio), *others), name, number in points
     ]
-    configs = list({c.hash: c for c in configs}.values())  # what is asked for twice is one run
+    configs = list({c.hash: c for c in configs}.values())  # duplicates are one run
     try:
         records = [
-            run(c, out, data_root=data, weights=weights, progress=not quiet, force=force, onnx=onnx)
+            run(
+                c,
+                out,
+                data_root=data,
+                weights=weights,
+                progress=not quiet,
+                force=force,
+                onnx=onnx,
+                workers=workers,
+            )
             for c in configs
         ]
-    except KeyboardInterrupt as stop:  # typer would end without a word
-        print(f"\n{stop or 'interrupted'}. {GO_ON}", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # typer would exit silently
+        print(f"\n{stop or 'interrupted'}. {RESUME}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    if process_group().is_main:  # the other processes of a group say nothing
-        tell(configs, records, out)
+    if process_group().is_main:  # other ranks print nothing
+        report_runs(configs, records, out)
 
 
-def tell(configs: "Sequence[RunConfig]", records: "Sequence[Record]", out: Path) -> None:
-    """Print the table of some runs, and where their records and the pictures of them lie."""
+def report_runs(configs: "Sequence[RunConfig]", records: "Sequence[Record]", out: Path) -> None:
+    """Print the table of some runs, and the paths of their records and plots."""
     from dsa_core.files import write_atomically
     from dsa_core.lab.plots import allocation_figure, png
 
@@ -156,14 +169,14 @@ def tell(configs: "Sequence[RunConfig]", records: "Sequence[Record]", out: Path)
     budgets: dict[str, list[int]] = {}
     for i, config in enumerate(configs):
         budgets.setdefault(str(config.asked), []).append(i)
-    for same in budgets.values():  # the bars of one picture share a budget
+    for same in budgets.values():  # the bars of one plot share a budget
         picture = out / picture_name([configs[i] for i in same])
         write_atomically(picture, png(allocation_figure([records[i] for i in same])))
         print(f"picture: {picture}")
 
 
 def picture_name(configs: "Sequence[RunConfig]") -> str:
-    """The folder's name of the first of some runs, with the methods and the seeds of all."""
+    """The folder name of the first run, with the methods and seeds of all."""
     first = configs[0]
     methods = "-".join(dict.fromkeys(c.method for c in configs))
     seeds = "-".join(dict.fromkeys(str(c.seed) for c in configs))
@@ -176,7 +189,7 @@ def groups_command(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
-    """Show the channel groups of a network: what is kept or removed together, and what stays.
+    """Show the channel groups of a network: what is removed together, and what is frozen.
 
     Example: dsa groups resnet20
     """
@@ -215,20 +228,20 @@ def check_command(
     names: Annotated[list[str] | None, typer.Argument(help=f"networks: {MODEL_HELP}")] = None,
     zoo: Annotated[bool, typer.Option("--zoo", help=ZOO_HELP)] = False,
     keep: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="share of every group that stays")
+        float, typer.Option(min=0.0, max=1.0, help="share of every group to keep")
     ] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="a list of JSON objects")] = False,
 ) -> None:
-    """Test a network of yours: does pruning it give what masking it gives?
+    """Check that pruning a network gives the same outputs as masking it.
 
-    Trace it, drop random channels, compare masked with pruned output and predicted with counted
-    MACs, save it, load it, compare again.
+    Traces it, drops random channels, compares masked with pruned outputs and predicted with
+    counted MACs, saves it, loads it, and compares again.
     """
     from dsa_core.lab.check import check, summary, zoo_names
 
     chosen = list(names or []) + (zoo_names() if zoo else [])
     if not chosen:
-        raise ConfigError("name a network, or ask for --zoo")
+        raise ConfigError("name a network, or pass --zoo")
     rows = []
     for name in chosen:
         rows.append(check(name, keep=keep))
@@ -247,11 +260,11 @@ def check_command(
 
 @app.command("data")
 def data_command(
-    name: Annotated[str | None, typer.Argument(help="dataset to look for; none lists all")] = None,
+    name: Annotated[str | None, typer.Argument(help="a dataset (default: list all)")] = None,
     root: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
-    download: Annotated[bool, typer.Option("--download", help="fetch it if it is missing")] = False,
+    download: Annotated[bool, typer.Option("--download", help="download it if missing")] = False,
 ) -> None:
-    """Show which datasets are there, or download one."""
+    """Show which datasets are available, or download one."""
     from rich.table import Table
 
     from dsa_core.lab import data
@@ -281,8 +294,8 @@ app.command("calibrate")(calibrate_command)
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 0 done; 1 a network failed `dsa check`, or a run of a batch failed; 2 an error, told
-    in a line (set the variable DSA_TRACEBACK to see where it arose); 130 stopped by Ctrl-C.
+    Exit codes: 0 done; 1 a network failed `dsa check`, or a run of a batch failed; 2 an error,
+    reported in one line (set DSA_TRACEBACK for the traceback); 130 stopped by Ctrl-C.
     """
     try:
         app()

@@ -1,9 +1,21 @@
-"""The device of this process."""
+"""The device of this process, and its share of the processors."""
+
+import os
 
 import torch
 from accelerate import PartialState
+
+MOST_READERS = 8
 
 
 def device_of() -> torch.device:
     """Give the device of this process, as Accelerate sees it (one of several GPUs, or the CPU)."""
     return PartialState().device
+
+
+def picture_readers() -> int:
+    """Worker processes for pictures: one a processor that is this rank's share, at most 8."""
+    here = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        here = len(os.sched_getaffinity(0))
+    return max(1, min(MOST_READERS, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -1,4 +1,4 @@
-"""How long a forward pass takes here and now."""
+"""Measure how long a forward pass takes on this machine."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dsa_core.surgery.onnx_file import onnx_session
 from dsa_core.training import FP32, Precision, autocast, keep_freed_memory, mode, place
 
-WARM_UP = 3  # passes that are not counted
+WARM_UP = 3  # untimed passes
 
 
 class Latency(BaseModel):
@@ -22,12 +22,12 @@ class Latency(BaseModel):
 
     Attributes:
         median_ms, min_ms: over `repeats` passes, in milliseconds.
-        repeats: timed passes, after three to warm up.
+        repeats: timed passes, after three warm-up passes.
         batch: examples in the batch.
         threads: torch's threads, on a CPU.
         device: where it ran.
         precision: "fp32" or "bf16".
-        channels_last: memory order of the pictures.
+        channels_last: memory order of the images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,7 +50,7 @@ class Latency(BaseModel):
 def latency(
     model: nn.Module, x: Tensor, *, repeats: int = 15, precision: Precision = FP32
 ) -> Latency:
-    """Time forward passes in evaluation mode; every module's own mode comes back.
+    """Time forward passes in evaluation mode; the mode of every module is restored.
 
     Args:
         model: on the device of x, in the memory order of `precision` (see `place_model`).
@@ -73,11 +73,11 @@ def latencies(
 def forward_times(
     models: Sequence[nn.Module], x: Tensor, *, repeats: int = 15, precision: Precision = FP32
 ) -> list[list[float]]:
-    """Time several networks in turn, round after round: a busy moment then does not hit one alone.
+    """Time several networks in alternation, so that a busy moment does not hit only one of them.
 
     Args:
         models: as for `latency`.
-        x: one batch, which all of them take.
+        x: one batch, accepted by all of them.
         repeats: rounds, at least 1.
         precision: number format and memory order.
 
@@ -97,17 +97,22 @@ def forward_times(
 
 
 def onnx_latency(path: Path, x: Tensor, *, repeats: int = 15) -> Latency:
-    """Time a network in ONNX Runtime on the CPU, on as many threads as torch takes.
+    """Time a network in ONNX Runtime on the CPU, on as many threads as torch uses.
 
     Args:
         path: an ONNX file, see `surgery.export_onnx`.
         x: one batch.
         repeats: timed passes, at least 1.
     """
-    session, batch = onnx_session(path), x.detach().cpu().float()
-    name, array = session.get_inputs()[0].name, batch.numpy()
-    [times] = in_turn([lambda: session.run(None, {name: array})], batch.device, repeats=repeats)
-    return summary(times, batch, FP32)
+    [times] = in_turn([onnx_call(path, x)], torch.device("cpu"), repeats=repeats)
+    return summary(times, x.cpu(), FP32)
+
+
+def onnx_call(path: Path, x: Tensor) -> Callable[[], object]:
+    """A call that runs an ONNX file on a batch."""
+    session = onnx_session(path)
+    feed = {session.get_inputs()[0].name: x.detach().cpu().float().numpy()}
+    return lambda: session.run(None, feed)
 
 
 def in_turn(
@@ -117,10 +122,10 @@ def in_turn(
     repeats: int,
     warm_up: int = WARM_UP,
 ) -> list[list[float]]:
-    """Time calls in turn; the first rounds are not counted.
+    """Time calls in alternation; the first rounds are not counted.
 
-    On a CPU freed memory is kept, as in training: else much of the time is the system's, clearing
-    pages for every output anew (see `keep_freed_memory`).
+    On a CPU freed memory is kept, as in training; otherwise much of the time goes into the system
+    clearing pages for every output (see `keep_freed_memory`).
 
     Returns:
         Milliseconds: for each call, its time in every round.
@@ -131,7 +136,7 @@ def in_turn(
 
 
 def milliseconds(run: Callable[[], object], device: torch.device) -> float:
-    """Time one call, and what it queued on the device."""
+    """Time one call, including the work it queues on the device."""
     synchronise(device)
     start = time.perf_counter()
     run()
@@ -140,7 +145,7 @@ def milliseconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def summary(times: Sequence[float], x: Tensor, precision: Precision) -> Latency:
-    """Put the times of some passes together."""
+    """Summarise the times of some passes."""
     return Latency(
         median_ms=statistics.median(times),
         min_ms=min(times),
@@ -154,6 +159,6 @@ def summary(times: Sequence[float], x: Tensor, precision: Precision) -> Latency:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for queued work, where a device queues."""
+    """Wait for queued work, on devices that queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""What machine this is: numbers of time are worth nothing without it."""
+"""Which machine this is; timings mean nothing without it."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ def device_name(device: torch.device) -> str:
 
 
 def machine() -> dict[str, str | int]:
-    """What ran: processor, cores that this process may use, threads, torch, GPU."""
+    """Processor, cores available to this process, threads, torch version, GPU."""
     allowed = getattr(os, "sched_getaffinity", None)
     cores = len(allowed(0)) if allowed is not None else os.cpu_count() or 1
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "not run"
@@ -29,7 +29,7 @@ def machine() -> dict[str, str | int]:
 
 
 def processor() -> str:
-    """The processor's own name, where the system tells it."""
+    """The processor name, if the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the options of `dsa run` mean: budgets, floors and changed settings, from their texts."""
+"""Parse the options of `dsa run`: budgets, floors and changed settings."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 def parse_budgets(
     texts: Sequence[str], calibration: Path | None = None
 ) -> "list[tuple[tuple[Resource, float], ...]]":
-    """Read ["macs=0.5", "macs=0.3", "params=0.4"]: two budgets here, of MACs and parameters both.
+    """Parse ["macs=0.5", "macs=0.3", "params=0.4"]: here two budgets, each of MACs and parameters.
 
     Returns:
-        The budgets, each with one ratio for every resource that was named.
+        The budgets, each with one ratio per named resource.
     """
     ratios: dict[Resource, dict[float, None]] = {}
     for text in texts:
@@ -28,7 +28,7 @@ def parse_budgets(
 
 
 def parse_budget(text: str, calibration: Path | None = None) -> "tuple[Resource, float]":
-    """Read "macs=0.5"; milliseconds become a ratio of what the calibration says of the dense."""
+    """Parse "macs=0.5"; milliseconds become a ratio of the calibrated dense latency."""
     name, _, value = text.partition("=")
     try:
         ratio = float(value)
@@ -49,7 +49,7 @@ def parse_budget(text: str, calibration: Path | None = None) -> "tuple[Resource,
 
 
 def dense_ms(calibration: Path) -> float:
-    """Milliseconds of the dense network, as its calibration has them."""
+    """Milliseconds of the dense network according to its calibration."""
     from dsa_core.budget import NS_PER_MS
     from dsa_core.lab.calibration import read_calibration
 
@@ -57,7 +57,7 @@ def dense_ms(calibration: Path) -> float:
 
 
 def parse_floors(texts: list[str]) -> dict[str, float]:
-    """Read "layer1.0.conv1=0.25"."""
+    """Parse "layer1.0.conv1=0.25"."""
     floors = {}
     for text in texts:
         name, _, value = text.rpartition("=")
@@ -69,7 +69,7 @@ def parse_floors(texts: list[str]) -> dict[str, float]:
 
 
 def parse_changes(texts: list[str]) -> dict[str, str]:
-    """Read "search.ratio_every=10"."""
+    """Parse "search.ratio_every=10"."""
     changes = dict(text.partition("=")[::2] for text in texts)
     if any(not path or not value for path, value in changes.items()):
         raise ConfigError(f"--set must be SETTING=VALUE, got {' '.join(texts)!r}")

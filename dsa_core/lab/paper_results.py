@@ -1,7 +1,7 @@
-"""What the DSA paper reports, to stand beside what is measured here.
+"""Results reported in the DSA paper, to compare with what is measured here.
 
 Source: Ning, Zhao, Li, Lei, Wang, Yang, "DSA: More Efficient Budgeted Pruning via Differentiable
-Sparsity Allocation", ECCV 2020 (arXiv:2004.02164). They are single numbers, without a spread.
+Sparsity Allocation", ECCV 2020 (arXiv:2004.02164). Single numbers, without a spread.
 """
 
 from dataclasses import dataclass
@@ -39,12 +39,12 @@ class PaperResult:
     Attributes:
         model: by our name.
         method: by our name, or what ours would be.
-        asked: budget, ratio of the dense FLOPs in (0, 1]; what was reached where none is stated.
+        asked: budget, ratio of the dense FLOPs in (0, 1]; the reached one if none is stated.
         reached: FLOPs of the pruned network, ratio of the dense ones.
         accuracy: on the test set, in %.
-        drop: against the method's own dense network, in points; None where none is stated.
-        missed: marked there as over the budget.
-        quoted: taken there from the method's own paper, not run under the same conditions.
+        drop: against the method's own dense network, in points; None if not stated.
+        missed: marked in the paper as over the budget.
+        quoted: taken from the method's own paper, not run under the same conditions.
     """
 
     model: str
@@ -109,7 +109,7 @@ class ImageNetResult:
         method: by our name, or what ours would be.
         asked: budget, ratio of the dense FLOPs in (0, 1].
         top1_drop: against the method's own dense network, in points.
-        top5_drop: the same; None where none is stated.
+        top5_drop: the same; None if not stated.
     """
 
     model: str
@@ -134,7 +134,7 @@ IMAGENET = (
 def paper_result(
     model: str, dataset: str, method: str, *, resource: str, ratio: float
 ) -> PaperResult | None:
-    """What the paper reports for this network, data, method and budget; None if it does not."""
+    """The paper's result for this network, data, method and budget, or None."""
     if (dataset, resource) != (DATASET, RESOURCE):
         return None
     same = [r for r in RESULTS if (r.model, r.method) == (model, method)]
@@ -142,13 +142,13 @@ def paper_result(
 
 
 def nearest_result(model: str, method: str, *, ratio: float) -> PaperResult | None:
-    """The paper's figure for a network of ours, or for the one it stands for (`NEAREST`)."""
+    """The paper's CIFAR-10 result for one of our networks, or its nearest relative (`NEAREST`)."""
     name = NEAREST.get(model, model)
     return paper_result(name, DATASET, method, resource=RESOURCE, ratio=ratio)
 
 
 def shown(result: PaperResult | None) -> str:
-    """Accuracy and FLOPs, both in %, in a table's cell; "" for none."""
+    """Accuracy and FLOPs, both in %, as a table cell; "" for none."""
     if result is None:
         return ""
     marks = f"{'*' if result.quoted else ''}{' MISSED' if result.missed else ''}"

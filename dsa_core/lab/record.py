@@ -1,4 +1,4 @@
-"""The record of one run: what was asked, what came out, how long it took, on what."""
+"""The record of one run: settings, results, time and hardware."""
 
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
 class Strict(BaseModel):
-    """Frozen, and an unknown entry is an error; JSON has no NaN and infinity: they become text."""
+    """Frozen, and an unknown entry is an error; NaN and infinity, which JSON lacks, become text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
@@ -28,7 +28,7 @@ class CostRecord(Strict):
         asked_ratio: of the dense cost; None for a resource that was not limited.
         relaxed_ratio: cost of the relaxed keep ratios, of the dense cost.
         whole: predicted for the whole channels kept, in units.
-        counted: measured on the pruned network by torch's own counters, or by the clock, in units.
+        counted: measured on the pruned network by torch's counters, or by the clock, in units.
     """
 
     dense: int = Field(ge=1)
@@ -49,8 +49,8 @@ class Scores(Strict):
     Attributes:
         dense: before the search; None if the search started from random weights.
         pruned: right after the cut and the recalibration of BatchNorm.
-        fine_tuned: at the end.
-        masked_loss: loss on the validation part under the final hard mask, before the cut.
+        fine_tuned: after fine-tuning.
+        masked_loss: loss on the held-out part under the final hard mask, before the cut.
     """
 
     dense: FiniteFloat | None
@@ -94,12 +94,12 @@ class SearchRecord(Strict):
     """What a record keeps of the history of its search.
 
     Attributes:
-        updates: of the keep ratios, or looks at them: how many.
-        path: keep ratios of every group, shape (T, K), on the way of a search whose budget fell:
-            for each whole per cent of the dense cost those of the last update that was not below.
-            Empty of other searches. The final ones are in the record's `groups`.
-        first_losses: on held-out batches at the first updates, to hold two runs of one
-            configuration against each other; None where there was no loss.
+        updates: number of entries in the history.
+        path: keep ratios of every group, shape (T, K), during a search with a falling budget: for
+            each whole per cent of the dense cost, those of the last update not below it. Empty for
+            other searches. The final ones are in the record's `groups`.
+        first_losses: on held-out batches at the first updates, to compare two runs of one
+            configuration; None where there was no loss.
         epoch_seconds: of each epoch, all trials together.
     """
 
@@ -115,25 +115,24 @@ class Record(Strict):
     Attributes:
         schema_version: of this layout.
         config_hash: of the configuration.
-        series: of the same without the seed; "" in records that did not have it yet.
-        also_asked: ratios of the other resources that were limited at the same time.
-        floors, divisor: what else was asked, see `Budget`.
+        series: the same without the seed; "" in older records.
+        also_asked: ratios of the other resources limited at the same time.
+        floors, divisor: see `Budget`.
         budget_met: whether the counted cost is within what was asked.
         score_unit: "%" (scores lie in [0, 1] and are shown times 100), or "dB".
-        extra_scores: what else the task measures, by name, then "dense", "pruned", "fine_tuned".
+        extra_scores: the task's other metrics, by name, then "dense", "pruned", "fine_tuned".
         seconds, epochs: by phase: "dense", "search", "fine_tune".
-        processor_seconds: of all threads of the process, by phase; what else the machine did does
-            not count. Empty in records that did not have it yet.
-        trials: searches it took until the budget was met, or until the method gave up on it; their
-            seconds and epochs all count.
+        processor_seconds: CPU time of all threads of the process, by phase; empty in older records.
+        trials: searches until the budget was met or the method gave up; their seconds and epochs
+            all count.
         dense_reused: whether an earlier run trained the dense network (its seconds count here too).
         latency: of the dense and the pruned network.
-        onnx: what was written for other runtimes; None if that was not asked for.
+        onnx: the exported network; None if not requested.
         precision: number format of the fine-tuning; the search's is in `notes`.
         versions: of python, torch, torchvision, dsa_core.
-        git_commit: of the source tree, if it is one.
-        search: the course of the search; None in records that did not have it yet.
-        config: all settings, as in the run's `config.json`; empty in records without it.
+        git_commit: of the source tree; None outside a git repository.
+        search: the course of the search; None in older records.
+        config: all settings, as in the run's `config.json`; empty in older records.
     """
 
     schema_version: Literal[1] = 1
@@ -173,7 +172,7 @@ class Record(Strict):
 
     @model_validator(mode="after")
     def _whole(self) -> "Record":
-        """What every table reads is there, and a score in per cent is a share of 1."""
+        """Check that all entries read by tables exist, and the range of scores in per cent."""
         require("costs", self.costs, ("macs", "params", *self.asked))
         require("latency", self.latency, ("dense", "pruned"))
         require("seconds", self.seconds, PHASES)
@@ -188,7 +187,7 @@ class Record(Strict):
 
     @property
     def asked(self) -> dict[Resource, float]:
-        """The budget: the ratio asked of each resource that was limited, `resource` first."""
+        """The budget: the ratio of each limited resource, `resource` first."""
         return {self.resource: self.asked_ratio, **self.also_asked}
 
     @property

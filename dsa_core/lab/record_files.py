@@ -1,4 +1,4 @@
-"""Records on the disk: `record.json` in the folder of a run, or a line each in a `.jsonl` file."""
+"""Records on disk: `record.json` in the folder of a run, or lines of a `.jsonl` file."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ def write_record(folder: Path, record: Record) -> Path:
 
 
 def write_lines(path: Path, records: Iterable[Record]) -> None:
-    """Write a line for each record, atomically."""
+    """Write one line per record, atomically."""
     write_atomically(path, "".join(f"{each.model_dump_json()}\n" for each in records))
 
 
@@ -29,7 +29,7 @@ def read_record(path: Path) -> Record:
     """Read the record of one run.
 
     Raises:
-        ConfigError: the file is not a record; names the first entry that is wrong.
+        ConfigError: the file is not a record; names the first wrong entry.
     """
     found = next(records_in(path))
     if isinstance(found, ConfigError):
@@ -42,15 +42,15 @@ def find_records(*roots: Path, strict: bool = False) -> list[Record]:
 
     Args:
         roots: `.jsonl` files, or folders with such files or with runs somewhere below them.
-        strict: raise the first error. Else what is not a record, or a damaged one, is named on
-            stderr, with its line, and left out.
+        strict: raise the first error. Otherwise damaged records and other content are reported on
+            stderr, with the line, and skipped.
 
     Raises:
         ConfigError: a root is missing.
     """
     found: dict[str, Record] = {}
     for each in (each for root in roots for path in files_of(root) for each in records_in(path)):
-        if isinstance(each, Record):  # a file has more of an old run than its folder
+        if isinstance(each, Record):  # a packed file may know more of an old run than its folder
             found.setdefault(each.model_dump_json(exclude={"search", "config"}), each)
         elif strict:
             raise each
@@ -60,10 +60,10 @@ def find_records(*roots: Path, strict: bool = False) -> list[Record]:
 
 
 def files_of(root: Path) -> list[Path]:
-    """A file itself; of a folder, all files of records below it.
+    """The file itself, or all files of records below a folder.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: it does not exist.
     """
     if not root.exists():
         raise ConfigError(
@@ -74,7 +74,7 @@ def files_of(root: Path) -> list[Path]:
 
 
 def records_in(path: Path) -> Iterator[Record | ConfigError]:
-    """Each record of a file or, in its place, what is wrong with it."""
+    """The records of a file; in place of a damaged one, its error."""
     try:
         content = path.read_bytes()
     except OSError as error:

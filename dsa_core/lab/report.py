@@ -1,4 +1,4 @@
-"""Records gathered into a table: one row for each method and budget, mean and spread over seeds."""
+"""Tables of records: a row per method and budget, mean and spread over seeds."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ from dsa_core.lab.record import Record
 
 
 def asked(r: Record) -> str:
-    """The budget, and what else was asked of the channels kept."""
+    """The budget, with divisor and floors."""
     divisor = f", in {r.divisor}s" if r.divisor > 1 else ""
     ratios = " + ".join(f"{100 * ratio:g} {resource}" for resource, ratio in r.asked.items())
     return f"{ratios}{divisor}{', floors' if r.floors else ''}"
@@ -30,7 +30,7 @@ def task_of(r: Record) -> tuple[object, ...]:
 
 
 def paper(r: Record) -> str:
-    """What the DSA paper reports for the same network, data, method and budget; mostly nothing."""
+    """The DSA paper's result for the same network, data, method and budget; "" for none."""
     if r.divisor > 1 or r.floors or r.also_asked:
         return ""
     found = paper_result(r.model, r.dataset, r.method, resource=r.resource, ratio=r.asked_ratio)
@@ -38,12 +38,12 @@ def paper(r: Record) -> str:
 
 
 def score(r: Record, state: str) -> float:
-    """Of the network that is dense, pruned or fine_tuned, in the score's unit; NaN for none."""
+    """Score of the dense, pruned or fine_tuned network, in its unit; NaN for none."""
     value = getattr(r.scores, state)
     return math.nan if value is None else in_unit(value, r.score_unit)
 
 
-SHARED: dict[str, Callable[[Record], object]] = {  # by the runs of a row
+SHARED: dict[str, Callable[[Record], object]] = {  # by all runs of a row
     "network": lambda r: r.model,
     "data": lambda r: r.dataset,
     "preset": lambda r: r.preset,
@@ -68,7 +68,7 @@ NUMBERS: dict[str, tuple[int, Callable[[Record], float]]] = {  # decimals, value
     "search s": (0, lambda r: r.seconds["search"]),
     "total s": (0, lambda r: r.total_seconds),
 }
-WORDS = ["network", "data", "preset", "method"]  # set flush left
+WORDS = ["network", "data", "preset", "method"]  # left-aligned
 Columns = Literal["results", "cost", "status", "overview"]
 TABLES: dict[Columns, list[str]] = {
     "results": [
@@ -111,7 +111,7 @@ PAPER_CAPTION = (
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """A row for each run: what its row of a table shares, and all numbers."""
+    """A row per run: the columns that define its row in a table, and all numbers."""
     values = {name: value for name, (_, value) in NUMBERS.items()}
     columns = {**SHARED, **values, "asked %": asked, "paper": paper, "task": task_of}
     runs = pd.DataFrame({name: [of(r) for r in records] for name, of in columns.items()})
@@ -119,7 +119,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def rows_of(records: Sequence[Record]) -> pd.DataFrame:
-    """A row of texts for runs that differ in their seed only, by network, budget and method."""
+    """A row of texts for each set of runs that differ only in their seed."""
     rows = frame(records).groupby(list(SHARED))
     spreads = {name: partial(spread, digits=digits) for name, (digits, _) in NUMBERS.items()}
     table = rows.agg(
@@ -132,7 +132,7 @@ def rows_of(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def spread(values: Iterable[float], digits: int) -> str:
-    """Mean, and the sample standard deviation where there are several; a dash without a value."""
+    """Mean, with the sample standard deviation if there are several; a dash if one is missing."""
     each = np.array([*values], dtype=float)
     if np.isnan(each).any():
         return "-"
@@ -150,7 +150,7 @@ def budget_state(met: pd.Series) -> str:
 def times_dsa(tasks: pd.Series, seconds: pd.Series) -> list[str]:
     """Mean seconds of each row as a multiple of those of the one row of DSA for the same task.
 
-    DSA is its own measure. A dash where no row of DSA has the task, or several.
+    For DSA's own rows it is 1. A dash where no DSA row, or more than one, has the task.
     """
     dsa = tasks.index.get_level_values("method") == "dsa"
     alone = dsa & ~tasks.where(dsa).duplicated(keep=False)
@@ -160,7 +160,7 @@ def times_dsa(tasks: pd.Series, seconds: pd.Series) -> list[str]:
 
 
 def table_of(records: Sequence[Record], table: Columns = "results") -> pd.DataFrame:
-    """The table as texts; without the column of the paper where that has nothing to say."""
+    """The table as texts; the column of the paper only if it has entries."""
     rows = rows_of(records)
     if table == "overview":
         return overview(rows, frame(records))
@@ -168,10 +168,10 @@ def table_of(records: Sequence[Record], table: Columns = "results") -> pd.DataFr
 
 
 def overview(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """A line for each method and a column for each budget.
+    """A row per method and a column per budget.
 
-    Runs of one cell that differ in more than the seed stand in lines of their own. The dense score
-    is the mean over the runs of a line.
+    Runs of one cell that differ in more than the seed get separate rows. The dense score is the
+    mean over the runs of a row.
     """
     missed = np.where(rows["met"] == "yes", "", "+")
     rows["cell"] = rows["after"] + " (" + rows["seeds"] + ")" + missed
@@ -185,12 +185,12 @@ def overview(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean(values: pd.Series) -> str:
-    """Without the spread; a dash where a value is missing."""
+    """The mean without the spread; a dash if a value is missing."""
     return spread([values.mean(skipna=False)], 2)
 
 
 def cells(records: Sequence[Record], table: Columns = "results") -> list[list[str]]:
-    """The table as lines, its head first."""
+    """The table as rows, the header first."""
     found = table_of(records, table)
     return [list(found), *found.to_numpy().tolist()]
 
@@ -206,7 +206,7 @@ def caption(records: Sequence[Record], table: Columns = "results") -> str:
 
 
 def as_table(records: Sequence[Record], *, width: int, table: Columns = "results") -> Table:
-    """For a terminal of some width; where it is too narrow, a column for each run.
+    """A table for the terminal; transposed if the terminal is too narrow.
 
     Args:
         records: at least one.
@@ -227,19 +227,19 @@ def as_table(records: Sequence[Record], *, width: int, table: Columns = "results
 
 
 def as_markdown(records: Sequence[Record], table: Columns = "results") -> str:
-    """For a README."""
+    """The table and its caption as Markdown."""
     return f"{markdown(cells(records, table))}\n\n{caption(records, table)}"
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of a table, its head first, as Markdown."""
+    """Rows of a table, the header first, as Markdown."""
     head, *rows = lines
     marked = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in marked)
 
 
 def put_into(page: str, table: str) -> str:
-    """Replace what stands between the two marks of a page by a table.
+    """Replace the text between the two marks of a page by a table.
 
     Raises:
         ConfigError: the page does not have each mark once, in this order.
@@ -252,5 +252,5 @@ def put_into(page: str, table: str) -> str:
 
 
 def as_csv(records: Sequence[Record], table: Columns = "results") -> str:
-    """For a spreadsheet."""
+    """The table as CSV."""
     return table_of(records, table).to_csv(index=False, lineterminator="\n")

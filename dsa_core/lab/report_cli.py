@@ -1,4 +1,4 @@
-"""`dsa report`, a table of records, and `dsa records pack`, a file of them."""
+"""`dsa report` prints a table of records, `dsa records pack` writes a file of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 Form = Literal["text", "markdown", "csv"]
 Columns = Literal["results", "cost", "status", "overview"]
-RUNS_HELP = "folders that `dsa run --out` wrote to, or files of records (.jsonl)"
+RUNS_HELP = "folders written by `dsa run --out`, or files of records (.jsonl)"
 COLUMNS_HELP = (
-    "results; cost: trials, epochs and seconds of the search, against DSA's; status: fewer "
-    "columns; overview: a line for each method, a column for each budget"
+    "results; cost: trials, epochs and seconds of the search, relative to DSA; status: fewer "
+    "columns; overview: a row per method, a column per budget"
 )
-INTO_HELP = "a Markdown page: put the table between its marks <!-- dsa report: begin --> and end"
-PACK_HELP = "the file (default: FOLDER.jsonl); runs are added to what it holds, or replaced there"
+INTO_HELP = "a Markdown page: put the table between <!-- dsa report: begin --> and its end"
+PACK_HELP = "the file (default: FOLDER.jsonl); runs are added to it, or replaced in it"
 
 
 def report_command(
@@ -29,7 +29,7 @@ def report_command(
     columns: Annotated[Columns, typer.Option(help=COLUMNS_HELP)] = "results",
     into: Annotated[Path | None, typer.Option(help=INTO_HELP)] = None,
 ) -> None:
-    """Gather records into a table: a row for each method and budget, mean and spread over seeds."""
+    """Gather records into a table: a row per method and budget, mean and spread over seeds."""
     from dsa_core.files import write_atomically
     from dsa_core.lab import report
     from dsa_core.lab.record_files import find_records
@@ -66,10 +66,10 @@ records_app = typer.Typer(no_args_is_help=True, help="Files of records.")
 
 @records_app.command("pack")
 def pack_command(
-    folder: Annotated[Path, typer.Argument(help="folder that `dsa run --out` wrote to")],
+    folder: Annotated[Path, typer.Argument(help="folder written by `dsa run --out`")],
     into: Annotated[Path | None, typer.Option(help=PACK_HELP)] = None,
 ) -> None:
-    """Gather the records of all runs below a folder in one file, a line each.
+    """Gather the records of all runs below a folder in one file, one per line.
 
     Example: dsa records pack runs/methods_digits --into data/records/methods_digits.jsonl
     """

@@ -1,4 +1,4 @@
-"""Methods: given a network, a budget and data, which channels stay. All have one signature."""
+"""The methods: each decides which channels stay under a budget. All share one signature."""
 
 from collections.abc import Callable
 from functools import partial

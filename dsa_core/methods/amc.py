@@ -1,4 +1,4 @@
-"""AMC: an agent learns by trial how much of each group to keep."""
+"""AMC: a reinforcement-learning agent decides how much of each group to keep."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -36,27 +36,26 @@ def allocate(
     seed: int,
     on_step: OnStep | None = None,
 ) -> Allocation:
-    """Search by AMC, from a trained network: reinforcement learning without any training of it.
+    """Search by AMC: reinforcement learning on a trained network, whose weights do not change.
 
-    In each episode an agent decides, group by group, how much of the network to keep; the budget is
-    a wall that no decision can pass. The reward is the score of the dense network under the mask,
-    on held-out examples, without fine-tuning. The best episode's counts are taken, and what they
-    leave of the budget is spent as for all methods (`round_to_channels`). The weights stay as they
-    were: the cut network's training is the fine-tuning alone.
+    In each episode the agent decides, group by group, how many channels to keep; actions that would
+    put the budget out of reach are clipped. The reward is the score of the dense network under the
+    mask, on held-out examples, without fine-tuning. The counts of the best episode are used, and
+    whatever they leave of the budget is spent as in all methods (`round_to_channels`).
 
-    Deviations from the paper: one decision for a channel *group*, not for a layer; the final reward
-    comes at the last decision, not at each (`amc_env`), and no moving average is taken off it;
-    channels are removed by masks, and the weights of what stays are not refitted to the dense
-    layers' outputs.
+    Deviations from the paper: one decision per channel *group*, not per layer; the reward is given
+    at the last decision, not at each (`amc_env`), and no moving average is subtracted from it;
+    channels are removed by masks, and the remaining weights are not refitted to the outputs of the
+    dense layers.
 
     Args:
-        model: trained network on its device; it is not changed.
+        model: trained network, on its device; not changed.
         graph: of the model.
         budget: to reach.
-        data: `held_out`, else `ratios`, gives the examples of the reward.
-        config: how to search: `config.amc`; of `config.train` the number format alone.
+        data: the reward is measured on `held_out`, or on `ratios` if that is None.
+        config: `config.amc`, and the number format from `config.train`.
         seed: of the agent.
-        on_step: called with every episode, its loss and keep ratios; True ends the search at once.
+        on_step: called after every episode with its loss and keep ratios; True ends the search.
 
     Raises:
         BudgetError: the budget is below what `keep_least` allows.
@@ -69,7 +68,7 @@ def allocate(
     if config.warmup_epochs:
         raise ConfigError(
             f"amc starts from a trained network, but warmup_epochs={config.warmup_epochs} says "
-            "that this one starts from random weights: take a preset that trains a dense network "
+            "that this one starts from random weights: use a preset that trains a dense network "
             "(quick, cpu-short)"
         )
     budget.check(budget.cost(graph))
@@ -77,7 +76,7 @@ def allocate(
 
 
 class AMCSearch:
-    """The state of one search: the agent, and what every episode came to.
+    """The state of one search: the agent, and the result of every episode.
 
     Args:
         model, graph, budget, data, config, seed: as in `allocate`.
@@ -93,18 +92,18 @@ class AMCSearch:
         seed: int,
     ) -> None:
         # these libraries take seconds to import, and only this method needs them
-        from dsa_core.methods.amc_agent import Agent, own_random
+        from dsa_core.methods.amc_agent import Agent, isolated_rngs
         from dsa_core.methods.amc_env import PruningEnv
 
         self.device, settings = device_of_model(model), config.amc or AMCSettings()
         keep_freed_memory(self.device)
         self.graph, self.budget, self.data = graph, budget, data
-        self.cost, self.settings, self.random = budget.cost(graph), settings, own_random
+        self.cost, self.settings, self.random = budget.cost(graph), settings, isolated_rngs
         self.fingerprint = fingerprint("amc", model, budget, data, config, seed=seed)
         least = settings.keep_least
         self.env = PruningEnv(model, graph, budget, self._reward, keep_least=least)
         self.score = MaskedScore(model, graph, data, settings, config.train)
-        with own_random():
+        with isolated_rngs():
             self.agent = Agent(self.env, settings, seed)
         self.updates: list[Update] = []
         self.rewards: list[float] = []
@@ -112,7 +111,7 @@ class AMCSearch:
         self.watch, self.stopped, self.saved = Stopwatch(), False, 0
 
     def run(self, on_step: OnStep | None) -> Allocation:
-        """Play all episodes, from the checkpoint on where there is one."""
+        """Run all episodes, starting from the checkpoint if there is one."""
         self._restore()
         path, episodes = self.data.checkpoint, self.settings.episodes
         show = self.data.progress
@@ -135,7 +134,7 @@ class AMCSearch:
         return self._allocation()
 
     def _reward(self, counts: Tensor) -> float:
-        """The worth of a finished episode, noted."""
+        """The reward of a finished episode, which is also recorded."""
         worth = self.score(counts)
         self.rewards.append(self.score.reward(worth))
         self.updates.append(self._update(counts, worth))
@@ -159,7 +158,7 @@ class AMCSearch:
         self.watch = Stopwatch()
 
     def _save(self) -> None:
-        """Write everything that the next episode depends on."""
+        """Write everything the next episode depends on."""
         self._tick()
         self.saved = len(self.updates)
         if self.data.checkpoint is None:
@@ -192,7 +191,7 @@ class AMCSearch:
                 f"search interrupted after {len(self.updates)} episodes; without a checkpoint the "
                 "next one starts over"
             )
-        return f"search interrupted; {done} episodes are saved: the same call goes on from {path}"
+        return f"search interrupted; {done} episodes are saved: the same call resumes from {path}"
 
     def _allocation(self) -> Allocation:
         """The best episode, rounded to the budget."""
@@ -213,14 +212,13 @@ class AMCSearch:
         )
 
     def _notes(self, best: int) -> dict[str, Any]:
-        """What the episodes came to; the means show whether the agent learned anything."""
+        """Facts about the episodes; the mean rewards show whether the agent learned anything."""
         cut, precision = self.settings.random_episodes, self.score.precision
         found: dict[str, Any] = {
             "precision": precision.name,
             "channels_last": precision.channels_last,
             "amc_episodes": len(self.rewards),
             "amc_examples": sum(len(x) for x, _ in self.score.batches),
-            "amc_norm": self.settings.norm,
             "amc_best_episode": best + 1,
             "amc_best_reward": self.rewards[best],
             "amc_dense_score": self.score.dense.score,

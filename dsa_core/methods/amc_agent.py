@@ -42,11 +42,11 @@ def truncated_normal(
 class Agent(DDPG):
     """DDPG as He et al. use it: two learning rates, truncated normal noise that decays by episode.
 
-    Every draw is a function of (seed, decision), and what stable-baselines3 draws by itself (from
-    the memory) of (seed, episode), see `Play`: no state of a random generator has to be saved.
+    Every draw is a function of (seed, decision); what stable-baselines3 draws itself (from the
+    replay memory) is one of (seed, episode), see `Play`. So no generator state has to be saved.
 
     Args:
-        env: the game.
+        env: the environment.
         settings: of AMC.
         seed: of the networks' first weights and of all draws.
     """
@@ -69,10 +69,10 @@ class Agent(DDPG):
             seed=step_seed(seed, "amc agent") % 2**32,
         )
         self.actor.optimizer.register_step_pre_hook(self._actor_lr)
-        self.set_logger(Logger(folder=None, output_formats=[]))  # else it leaves folders in /tmp
+        self.set_logger(Logger(folder=None, output_formats=[]))  # else it writes to /tmp
 
     def _actor_lr(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """The actor learns at a rate of its own."""
+        """Give the actor its own learning rate."""
         for group in optimizer.param_groups:
             group["lr"] = self.amc.actor_lr
 
@@ -83,7 +83,7 @@ class Agent(DDPG):
 
     @property
     def decision_seed(self) -> int:
-        """Of the decision that comes next."""
+        """Seed of the next decision."""
         return step_seed(self.base_seed, "amc action", self.num_timesteps)
 
     def predict(
@@ -93,7 +93,7 @@ class Agent(DDPG):
         episode_start: Any = None,
         deterministic: bool = False,
     ) -> tuple[Any, Any]:
-        """The actor's action; unless `deterministic`, with the noise of the present episode."""
+        """The actor's action; unless `deterministic`, with the noise of the current episode."""
         mean, state = super().predict(observation, state, episode_start, deterministic=True)
         if deterministic:
             return mean, state
@@ -105,7 +105,7 @@ class Agent(DDPG):
         return action.astype(np.float32), state
 
     def deviation(self) -> float:
-        """Of the noise in the present episode."""
+        """Standard deviation of the noise in the current episode."""
         learned = self.episode - self.amc.random_episodes
         return float(self.amc.noise * self.amc.noise_decay**learned)
 
@@ -120,7 +120,7 @@ class Agent(DDPG):
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `saved` gave."""
+        """Restore what `saved` returned."""
         self.set_parameters(dict(state["networks"]))
         memory: Any = self.replay_buffer
         for name in MEMORY:
@@ -129,12 +129,12 @@ class Agent(DDPG):
         self.num_timesteps = state["decisions"]
 
     def play(self, episodes: int, before: Callable[[int], None], after: Callable[[], bool]) -> None:
-        """Play and learn until so many episodes have been played in all.
+        """Play and learn until a total number of episodes is reached.
 
         Args:
-            episodes: in all, those before a restore included.
-            before: called with the number of episodes done, before each.
-            after: called after each; True ends the game.
+            episodes: total, including those before a restore.
+            before: called before each episode with the number of episodes done.
+            after: called after each episode; True stops.
         """
         left = episodes * self.decisions - self.num_timesteps
         if left > 0:
@@ -142,7 +142,7 @@ class Agent(DDPG):
 
 
 class Play(BaseCallback):
-    """Watches a game, episode by episode, and seeds all that is drawn in it."""
+    """Calls back before and after each episode, and seeds the random draws in it."""
 
     def __init__(self, before: Callable[[int], None], after: Callable[[], bool]) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ def seed_all(seed: int) -> None:
 
 
 @contextmanager
-def own_random() -> Iterator[None]:
+def isolated_rngs() -> Iterator[None]:
     """Leave the caller's global random numbers as they were."""
     before = random.getstate(), np.random.get_state()
     try:

@@ -1,4 +1,4 @@
-"""The pruning of a network as a game: group by group, how much to keep; the score comes last."""
+"""Pruning as a reinforcement-learning environment: one action per group, the reward at the end."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,11 +33,11 @@ ROUNDINGS = 1e-6  # of one unit of cost
 
 @dataclass(frozen=True)
 class Wall:
-    """AMC's action wall: no choice may put the budget out of reach.
+    """AMC's action bound: no action may put the budget out of reach.
 
     Attributes:
         cost, budget: of the network.
-        least: the fewest channels of every group that may be chosen, int64, shape (K,).
+        least: smallest number of channels allowed in every group, int64, shape (K,).
     """
 
     cost: Cost
@@ -46,10 +46,10 @@ class Wall:
 
     @staticmethod
     def of(graph: ChannelGraph, budget: Budget, keep_least: float) -> "Wall":
-        """Make the wall of a network.
+        """Make the bound for a network.
 
         Raises:
-            BudgetError: the budget is below the cost of keeping the least everywhere.
+            BudgetError: the budget is below the cost of the smallest counts.
         """
         cost = budget.cost(graph)
         wanted = (keep_least * cost.sizes - 1e-9).ceil().long()
@@ -64,16 +64,16 @@ class Wall:
         return Wall(cost, budget, least)
 
     def allowed(self, k: int) -> list[int]:
-        """The counts that group k may have, rising."""
+        """The counts that group k may have, ascending."""
         size, least = int(self.cost.sizes[k]), int(self.least[k])
         return [*range(least, size, self.budget.divisor), size]
 
     def most(self, k: int, counts: Tensor) -> int:
-        """The most channels of group k that leave the budget in reach.
+        """The largest count of group k that keeps the budget within reach.
 
         Args:
             k: the group.
-            counts: of the groups before k, chosen; of the others anything, shape (K,).
+            counts: chosen counts of the groups before k, shape (K,); the other entries are ignored.
         """
         trial = torch.cat([counts[:k], self.least[k:]])
         choices, limit = self.allowed(k), self.budget.ratio * self.cost.dense + ROUNDINGS
@@ -86,21 +86,21 @@ class Wall:
         return choices[low]
 
     def count(self, k: int, action: float, counts: Tensor) -> int:
-        """The count nearest to action * size among those allowed and not beyond the wall."""
+        """The allowed count nearest to action * size."""
         size, most = int(self.cost.sizes[k]), self.most(k, counts)
         inside = [c for c in self.allowed(k) if c <= most]
         return min(inside, key=lambda c: (abs(c - action * size), c))
 
 
 class PruningEnv(gymnasium.Env[Observation, Observation]):
-    """One decision for each prunable group, in the order of the network; an episode is a network.
+    """One decision for each prunable group, in network order; one episode decides one network.
 
-    Observed are the features of He et al. for the first layer of the group at hand, each divided by
-    its largest value: index, output and input channels, height and width of its input, stride,
-    kernel, the group's cost, what the groups before have saved, what the groups from here on can
-    still save, and the last action. The action is a keep ratio; `Wall` cuts it off. The reward is
-    that of the finished network, at the last decision, and 0 before: the paper gives the final
-    reward to every decision of the episode, which with its discount of 1 has the same best policy.
+    The observation holds the features of He et al. for the first layer of the current group, each
+    divided by its largest value: index, output and input channels, height and width of the input,
+    stride, kernel, the group's cost, what earlier groups have saved, what this and later groups can
+    still save, and the last action. The action is a keep ratio, clipped by `Wall`. The reward is 0
+    until the last decision, and then that of the finished network. The paper gives the final reward
+    to every decision of the episode; with its discount of 1 the best policy is the same.
 
     Args:
         model, graph: the network.
@@ -128,13 +128,13 @@ class PruningEnv(gymnasium.Env[Observation, Observation]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin with the dense network; the game itself draws nothing."""
+        """Start from the dense network; the environment itself is deterministic."""
         super().reset(seed=seed)
         self.group, self.last, self.counts = 0, 1.0, self.sizes.clone()
         return self.observation(), {}
 
     def step(self, action: Observation) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Decide on the group at hand."""
+        """Decide on the current group."""
         k = self.group
         self.counts[k] = self.wall.count(k, float(action[0]), self.counts)
         self.group, self.last = k + 1, float(self.counts[k] / self.sizes[k])
@@ -148,10 +148,10 @@ class PruningEnv(gymnasium.Env[Observation, Observation]):
         return np.array([*row.tolist(), *self.costs(), self.last], dtype=np.float32).clip(0, 1)
 
     def costs(self) -> tuple[float, float, float]:
-        """Cost of the group at hand in the dense network, saved so far, still to decide on.
+        """Cost of the current group in the dense network; cost saved so far; cost still undecided.
 
-        Each is a share of the dense cost. F is quadratic: what a group costs depends on the others,
-        so that each is a difference of F with the group's channels there and gone.
+        Each is a share of the dense cost. F is quadratic, so what a group costs depends on the
+        others: each share is the difference of F with and without the group's channels.
         """
         alpha = self.counts / self.sizes
         here, before = torch.ones_like(alpha), alpha.clone()
@@ -162,7 +162,7 @@ class PruningEnv(gymnasium.Env[Observation, Observation]):
 
 
 def layer_table(model: nn.Module, graph: ChannelGraph) -> Tensor:
-    """The features of the first layer of every group that no decision changes.
+    """The constant features of the first layer of every group.
 
     Returns:
         Shape (K, 7), each column divided by its largest value: index, output channels (of the
@@ -184,7 +184,7 @@ def layer_table(model: nn.Module, graph: ChannelGraph) -> Tensor:
 
 
 def first_of(module: nn.Module, name: str) -> int:
-    """The first entry of a tuple that a convolution has, 1 for a module without it."""
+    """The first entry of a convolution's tuple attribute; 1 for a module without it."""
     found = getattr(module, name, 1)
     return int(found[0] if isinstance(found, tuple) else found)
 
@@ -192,7 +192,7 @@ def first_of(module: nn.Module, name: str) -> int:
 def input_shapes(
     model: nn.Module, shape: tuple[int, ...], names: list[str]
 ) -> dict[str, tuple[int, ...]]:
-    """The shape of what some modules read, from one forward pass of zeros."""
+    """The input shapes of some modules, from one forward pass of zeros."""
     found: dict[str, tuple[int, ...]] = {}
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

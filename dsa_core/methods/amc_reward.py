@@ -1,13 +1,10 @@
-"""What an allocation is worth before any fine-tuning: the dense network's score under its mask."""
+"""AMC's reward: the score of the dense network under a mask, before any fine-tuning."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import TrainingError
@@ -33,17 +30,16 @@ class Worth:
 
 
 class MaskedScore:
-    """Scores allocations of one network, as fast as a forward pass allows.
+    """Scores allocations of one network by masked forward passes.
 
-    A channel is removed by a mask, not by surgery; the held-out examples are read once and stay on
-    the device. Weights and BatchNorm statistics are
-    those of the dense network and are never changed.
+    The held-out examples are read once and stay on the device. Weights and BatchNorm statistics are
+    those of the dense network and never change.
 
     Args:
         model, graph: the network.
-        data: `held_out`, else `ratios`, gives the examples.
+        data: gives the examples, see `held_out`.
         settings: of AMC.
-        train: number format and memory order; "auto" takes the fastest of a training step.
+        train: number format and memory order; "auto" measures and takes the fastest.
     """
 
     def __init__(
@@ -66,7 +62,7 @@ class MaskedScore:
         self.use(agreed(choose_precision(model, x, precision=precision, channels_last=order)))
 
     def use(self, precision: Precision) -> None:
-        """Run in this number format and memory order from now on."""
+        """Use this number format and memory order from now on."""
         self.precision = precision
         self.batches = [(place(x, precision), y) for x, y in self.examples]
         self.dense = self(self.graph.sizes)
@@ -80,7 +76,7 @@ class MaskedScore:
         return (self.ranks < counts.to(self.groups.device)[self.groups]).float()
 
     def reward(self, worth: Worth) -> float:
-        """The score where that is a share of 1, else as a share of the dense network's score."""
+        """The score if it is a share of 1, otherwise relative to the dense network's score."""
         return worth.score if self.data.task.unit == PERCENT else worth.score / self.dense.score
 
     @torch.no_grad()
@@ -88,7 +84,7 @@ class MaskedScore:
         model, task = self.model, self.data.task
         weights = masked_parameters(self.parameters, self.graph, mask)
         score = loss = torch.zeros((), device=mask.device)
-        with mode(model, training=False), statistics(model, self.settings.norm):
+        with mode(model, training=False):
             for x, y in batches:
                 with autocast(precision, mask.device):
                     outputs = functional_call(model, weights, (x,)).float()
@@ -105,7 +101,7 @@ class MaskedScore:
 
 
 def held_out(data: SearchData, most: int, device: torch.device) -> list[Batch]:
-    """The first examples of the ratios' part, without augmentation where that is known."""
+    """The first `most` examples of `data.held_out`, or of `data.ratios` if that is None."""
     source = data.held_out or data.ratios
     batches: list[Batch] = []
     left = most
@@ -115,18 +111,3 @@ def held_out(data: SearchData, most: int, device: torch.device) -> list[Batch]:
         if left <= 0:
             break
     return batches
-
-
-@contextmanager
-def statistics(model: nn.Module, norm: str) -> Iterator[None]:
-    """Let BatchNorm use the statistics of each batch, if that is wanted; none of its own change."""
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm)] if norm == "batch" else []
-    before = [(m.training, m.momentum) for m in layers]
-    counted = [m.num_batches_tracked for m in layers]
-    try:
-        for m in layers:
-            m.training, m.momentum, m.num_batches_tracked = True, 0.0, None
-        yield
-    finally:
-        for m, (training, momentum), number in zip(layers, before, counted, strict=True):
-            m.training, m.momentum, m.num_batches_tracked = training, momentum, number

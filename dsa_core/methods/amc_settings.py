@@ -1,34 +1,28 @@
 """Settings of AMC."""
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dsa_core.ranking import Importance
 
 
 class AMCSettings(BaseModel):
-    """How AMC searches; the defaults are the paper's where it has one.
+    """Settings of AMC; the defaults are the paper's where it gives one.
 
     Attributes:
         episodes: allocations tried (400 in the paper, 800 for its hardest networks).
-        random_episodes: the first of them, with random actions; the agent learns after those.
-        keep_least: smallest keep ratio that may be chosen (0.2).
-        reward_examples: held-out examples that a reward is measured on, at most (5000).
-        norm: BatchNorm under a mask uses the dense network's "running" statistics, as AMC does, or
-            those of the "batch" it is measured on, as if it had been recalibrated. On ResNet-20 at
-            half the MACs and below the reward of "running" stayed at chance, .10 to .13 from the
-            first episode to the last; "batch" is not shown to help (one run at half, stopped after
-            260 of 400 episodes: .25 in random episodes, .16 in the agent's last fifty).
+        random_episodes: how many of them, at the start, take random actions; the agent learns
+            after those.
+        keep_least: smallest keep ratio allowed (0.2).
+        reward_examples: largest number of held-out examples a reward is measured on (5000).
         importance: what ranks the channels of a group; AMC removes the smallest weights, "l1".
-        noise, noise_decay: deviation of the truncated normal noise on an action in the first
-            episode after the random ones, and its factor for each further one (0.5, 0.95).
+        noise, noise_decay: standard deviation of the truncated normal noise on an action in the
+            first episode after the random ones, and its factor per further episode (0.5, 0.95).
         hidden: width of the two hidden layers of actor and critic (300).
         actor_lr, critic_lr: of Adam (1e-4, 1e-3).
         tau: of the target networks' moving average (0.01).
-        batch_size: transitions in a learning step (64); one step for each decision.
+        batch_size: transitions in a learning step (64); there is one step per decision.
         memory_episodes: episodes that the replay memory holds (100, in the authors' code).
-        save_every: episodes from one checkpoint to the next.
+        save_every: episodes between two checkpoints.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,7 +31,6 @@ class AMCSettings(BaseModel):
     random_episodes: int = Field(default=100, ge=0)
     keep_least: float = Field(default=0.2, gt=0, lt=1)
     reward_examples: int = Field(default=5000, ge=1)
-    norm: Literal["running", "batch"] = "running"
     importance: Importance = "l1"
     noise: float = Field(default=0.5, gt=0)
     noise_decay: float = Field(default=0.95, gt=0, le=1)

@@ -1,10 +1,10 @@
 """Find a strength at which a cost falls just below a limit, when each trial of one is expensive.
 
-The cost c(lambda) of a trained network falls with the strength lambda of its penalty, but not
-smoothly (whole channels) and not strictly (every training has its noise). So this is bisection with
-a memory: step along a logarithmic grid until one trial lies on each side of the limit, then take a
-point between two neighbours on either side, by linear interpolation of c in log lambda, kept off
-the ends. Nothing here trains; `trials` does.
+The cost c(lambda) of a trained network falls with the strength lambda of its penalty, but neither
+smoothly (channels are whole) nor strictly (trainings are noisy). So this is bisection with memory:
+step along a logarithmic grid until there are trials on both sides of the limit, then interpolate c
+linearly in log lambda between two neighbours on opposite sides, staying away from the ends. The
+trainings themselves are in `trials`.
 """
 
 import math
@@ -17,7 +17,7 @@ OFF_END = 0.1  # of the bracket: interpolation alone creeps where the curve has 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: the cost that a strength came out at.
+    """One training: a strength and the resulting cost.
 
     Attributes:
         strength: lambda > 0.
@@ -29,12 +29,12 @@ class Trial:
 
 
 def hits(trial: Trial, limit: float, tolerance: float) -> bool:
-    """Whether a trial's cost is within the limit and not more than a tolerance below it."""
+    """Whether a trial's cost is within the limit and at most a tolerance below it."""
     return limit * (1 - tolerance) <= trial.cost <= limit + 1e-9
 
 
 def best_trial(trials: Sequence[Trial], limit: float) -> int:
-    """The place of the trial to take: the costliest within the limit, else the cheapest of all."""
+    """Index of the trial to use: the costliest within the limit, else the cheapest of all."""
     within = [i for i, trial in enumerate(trials) if trial.cost <= limit + 1e-9]
     if within:
         return max(within, key=lambda i: trials[i].cost)
@@ -48,7 +48,7 @@ def next_strength(
 
     Args:
         trials: all trials so far, in order.
-        limit: the cost to come out at, or just below.
+        limit: the cost to reach, or to end just below.
         first: strength of the first trial.
         factor: > 1, of the logarithmic grid.
         tolerance: see `hits`.
@@ -71,10 +71,10 @@ def next_strength(
 
 
 def crossing(trials: Sequence[Trial], limit: float) -> tuple[Trial, Trial]:
-    """Two trials, neighbours in strength, on the two sides of the limit: above it, within it.
+    """Two trials, neighbours in strength, one above the limit and one within it.
 
-    Noise can make several such pairs, and a stronger trial the costlier; taken is the pair whose
-    costs lie closest together. As they are neighbours, no point between them was tried before.
+    Because of noise there can be several such pairs, and the stronger trial can be the costlier;
+    the pair with the closest costs is used. No strength between neighbours was tried before.
     """
     ordered = sorted(trials, key=lambda trial: trial.strength)
     pairs = [
@@ -87,7 +87,7 @@ def crossing(trials: Sequence[Trial], limit: float) -> tuple[Trial, Trial]:
 
 
 def between(weak: Trial, strong: Trial, wanted: float) -> float:
-    """Interpolate the cost linearly in log lambda, not nearer to an end than a tenth.
+    """Interpolate the cost linearly in log lambda, at least a tenth away from either end.
 
     With s = log lambda and c(weak) > wanted >= c(strong) the share of the way from weak to strong
     is  (c(weak) - wanted) / (c(weak) - c(strong)), which lies in (0, 1].

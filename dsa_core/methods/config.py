@@ -1,4 +1,4 @@
-"""The settings of a search in the lab's harness, and what it learns from."""
+"""The settings and the data of a search run by the lab."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,19 +24,19 @@ from dsa_core.training import BatchSource, Task, TrainConfig
 METHODS: dict[str, type[Method]] = {
     m.label: m for m in (DCSS, DSA, DTP, DTPWeight, Knapsack, MorphNet, Random, SSL, Uniform)
 }
-SHARING = (Method, Masked, DSA)  # their settings are those of every method that inherits them
+SHARING = (Method, Masked, DSA)  # every subclass inherits their settings from SearchConfig
 OnStep = Callable[[Update], bool | None]
 
 
 class SearchConfig(DSA):
-    """How a method searches; the settings of DSA, and besides:
+    """Settings of a search: those of DSA, and:
 
     Attributes:
         train: the weights' training; `train.epochs` counts the search and its warm-up.
-        warmup_epochs: plain epochs before the first mask (20 in the paper, from random weights).
-        ratio_batch_size: examples of a held-out batch; None for as many as of a weight step.
+        warmup_epochs: epochs before the first mask (20 in the paper, from random weights).
+        ratio_batch_size: examples in a held-out batch; None for the batch size of the weights.
         amc, dcss, dtp, morphnet, ssl: settings of those methods (dtp also of dtp-weight); None for
-            their defaults. What all methods share is as above where it is not set there.
+            their defaults. Settings shared by all methods are as above unless set there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,10 +51,10 @@ class SearchConfig(DSA):
     ssl: SSL | None = None
 
     def method(self, name: str) -> Method:
-        """The settings of one method: its own where they are given, and those that all share.
+        """The settings of one method: its own if given, and the shared ones.
 
         Raises:
-            ConfigError: there is no method of that name, or it is no scheme of the Pruner.
+            ConfigError: no method that runs inside a Pruner has this name.
         """
         kind = METHODS.get(name)
         if kind is None:
@@ -67,9 +67,10 @@ class SearchConfig(DSA):
 
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is not set: a new method or setting changes no old hash.
+        """Leave out what is not set, so that a new method or setting changes no old hash.
 
-        What a method shares with all must not be written where it is not set, or it would be.
+        A shared setting that is not set for a method is left out there: written down, it would
+        count as set when read back.
         """
         fields: dict[str, Any] = handler(self)
         for name in METHODS.keys() & fields.keys():
@@ -82,18 +83,18 @@ class SearchConfig(DSA):
 
 @dataclass(frozen=True)
 class SearchData:
-    """What a search learns from: a split, 90 : 10 in the paper.
+    """The data of a search: the training set in two parts, 90 : 10 in the paper.
 
     With `estimator="free"` only the first part is used.
 
     Attributes:
         weights: batches that train the weights.
-        ratios: held-out batches, for a method that asks for some.
+        ratios: held-out batches, for methods that use them.
         task: loss and score.
-        checkpoint: file to save to after each epoch and to resume from, or None.
+        checkpoint: file written after each epoch and resumed from, or None.
         progress: show a bar.
-        held_out: the examples of `ratios`, each once and without augmentation, for a method that
-            only looks at scores; None: `ratios` serve.
+        held_out: the examples of `ratios`, each once and without augmentation, for methods that
+            only measure scores; None: use `ratios`.
     """
 
     weights: BatchSource

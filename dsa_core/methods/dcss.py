@@ -27,32 +27,33 @@ class DCSS(Method):
     """Every group has candidate keep counts with logits; a softmax mixes them.
 
     Since the candidates are nested, the mixture is one network under one mask, the `staircase`.
-    Logits and weights descend together; at the end the likeliest candidates stay. The cost is the
-    quadratic form at the expected keep ratios; that is E[F] of independent choices but for the
-    variance of a group that reads itself, sum_k Q_kk Var(alpha_k) >= 0, which goes to 0 as the
-    groups decide.
+    Logits and weights descend together; at the end each group keeps its most probable candidate.
+    The cost is the quadratic form at the expected keep ratios. That equals E[F] of independent
+    choices except for the variance of groups that read themselves, sum_k Q_kk Var(alpha_k) >= 0,
+    which goes to 0 as the groups decide.
 
     Deviations from the paper, which leaves its budget, candidates, ranking and schedules open:
     masks act at the consumers of a channel, not on the filters that make it (`masks`); the logits
-    descend on the training loss ("free"), where the paper takes validation data; the budget is met
-    by ADMM on the expected ratios, unless `budget="penalty"`; how the logits move, and that they
-    are pressed to decide, stands in `dcss_budget.Choices`. All of the following is open there.
+    descend on the training loss ("free"), where the paper uses validation data; the budget is met
+    by ADMM on the expected ratios, unless `budget="penalty"`. How the logits move, and the pressure
+    on them to decide, is described in `dcss_budget.Choices`. The paper leaves all settings below
+    open.
 
     Attributes:
-        fractions: candidate keep counts of a group, as shares of its channels, rising, in (0, 1];
-            rounded to whole channels that the budget allows, at least one. The last is 1, so that
-            a group can stay whole.
+        fractions: candidate keep counts of a group, as shares of its channels, ascending, in (0,
+            1]; rounded to whole channels that the budget allows, at least one. The last is 1, so
+            that a group can keep everything.
         estimator: "free": the logits' gradient comes from the training's own backward passes.
-            "held_out": from a held-out batch before every update (`Pruner.look`).
+            "held_out": from a held-out batch before every update (`Pruner.held_out_step`).
         budget: "admm" lands on the budget in every update; "penalty" adds
-            `penalty` * log F to the loss, in the manner of the paper, and knows no budget.
-        penalty: lambda, in units of the loss: what a group must gain to be worth one log MAC.
-        ratios: of the optimizer of the expected keep ratios, see `budget.Priced`; its averages are
-            also those of the logits' gradient.
-        lr: step of the logits, > 0: a candidate that is better than the others of its group by
-            their spread, and stays so, gains about this much on them in an update.
-        curvature: of the first logits, >= 0, see `dcss_tilt.bell_logits`.
-        firmness: pressure on every group to decide, >= 0, in units of the data's own, see
+            `penalty` * log F to the loss, as the paper does, and has no budget.
+        penalty: lambda, in units of the loss: the loss that one log MAC must save.
+        ratios: settings of the optimizer of the expected keep ratios, see `budget.Priced`; the
+            gradient of the logits is averaged with the same factors.
+        lr: step of the logits, > 0: a candidate that stays better than the others of its group by
+            their spread gains about this much on them per update.
+        curvature: of the initial logits, >= 0, see `dcss_tilt.bell_logits`.
+        firmness: pressure on every group to decide, >= 0, relative to the gradient of the data, see
             `dcss_budget.Choices`; 0 leaves groups undecided between extremes.
         temperature_first, temperature_last: of the softmax at the ends of the search, geometric in
             between; falling, so that every group decides.
@@ -80,11 +81,11 @@ class DCSS(Method):
         if len(fractions) < 2 or fractions[0] <= 0 or fractions[-1] != 1:
             raise ValueError("wanted two or more fractions in (0, 1], the last of them 1")
         if any(a >= b for a, b in pairwise(fractions)):
-            raise ValueError("wanted fractions that rise")
+            raise ValueError("wanted ascending fractions")
         return fractions
 
     def scheme(self, problem: Problem) -> "ChoiceScheme":
-        """A choice for every group."""
+        """One choice per group."""
         return ChoiceScheme(problem, self)
 
 
@@ -92,8 +93,7 @@ class ChoiceScheme(Scheme):
     """Weights train under the aggregated mask; the choice moves by `Choices`.
 
     First order, as in DARTS: the logits' gradient is that of the loss at the present weights. The
-    ranking of the channels is renewed with every update, and holds until the next (open in the
-    paper). Nothing is drawn.
+    channels are ranked again at every update (open in the paper). Nothing is sampled.
 
     Args:
         problem: what is searched.
@@ -120,12 +120,12 @@ class ChoiceScheme(Scheme):
         return self.choices.ratios.keep_ratios
 
     def temperature(self, done: int) -> float:
-        """That of the softmax once so many weight steps are done."""
+        """Temperature of the softmax after `done` weight steps."""
         first, last = self.method.temperature_first, self.method.temperature_last
         return sharpness_at(*self.problem.clock(done), first=first, last=last)
 
     def mixture(self, step: int) -> tuple[Tensor, Tensor]:
-        """The present choice pi, (K, J), that asks for a gradient, and its mask (n,)."""
+        """The current choice pi, (K, J), which requires a gradient, and its mask (n,)."""
         if self.problem.due(step):
             self.ranks = places(self.importance(), self.offsets)
         with torch.enable_grad():
@@ -133,13 +133,13 @@ class ChoiceScheme(Scheme):
             return pi, staircase(pi, self.counts_here, self.ranks, self.groups)
 
     def mask(self, step: int) -> Tensor:
-        """The aggregated mask of the present choice."""
+        """The aggregated mask of the current choice."""
         pi, mask = self.mixture(step)
         self.drawn = None if self.held_out else (pi, mask)
         return mask.detach()
 
     def step(self, step: int, gradient: Tensor, lr: float) -> Figures | None:
-        """Gather the free gradient, and move the choice where an update is due."""
+        """Accumulate the free gradient, and move the choice when an update is due."""
         if self.drawn is None:
             return None
         pi, mask = self.drawn
@@ -151,7 +151,9 @@ class ChoiceScheme(Scheme):
         self.total, self.taken = torch.zeros_like(self.total), 0
         return self.update(step + 1, mean)
 
-    def look(self, step: int, weights: MaskedWeights, loss: Callable[[], Tensor]) -> Figures:
+    def held_out_step(
+        self, step: int, weights: MaskedWeights, loss: Callable[[], Tensor]
+    ) -> Figures:
         """Move the choice by the loss of a held-out batch under its mask."""
         pi, mask = self.mixture(step)
         slopes, value = held_out_slopes(weights, mask, loss)
@@ -166,7 +168,7 @@ class ChoiceScheme(Scheme):
         return torch.autograd.grad(mask, pi, gradient.to(mask))[0].double()
 
     def update(self, done: int, gain: Tensor) -> Figures:
-        """Move the logits once, when so many weight steps are done."""
+        """Move the logits once, after `done` weight steps."""
         wanted, temperature = self.problem.budget_at(done), self.temperature(done)
         scale = step_scale_at(*self.problem.clock(done))
         residuals = self.choices.step(gain, wanted, temperature=temperature, step_scale=scale)
@@ -178,16 +180,16 @@ class ChoiceScheme(Scheme):
         }
 
     def chosen(self) -> Tensor:
-        """The likeliest candidate of every group, int64, shape (K,); of equals the smallest."""
+        """The most probable candidate of every group, int64, shape (K,); the smallest of equals."""
         best = self.choices.pi.argmax(1, keepdim=True)
         return self.candidates.counts.gather(1, best)[:, 0]
 
     def counts(self, budget: Budget) -> Tensor:
-        """The likeliest candidates; under "admm" repaired to the budget.
+        """The most probable candidates; under "admm" repaired to the budget.
 
-        The likeliest need not cost what was expected. Under "admm" `round_to_channels` takes from
-        every group alike until the budget holds, and spends what is left. Under "penalty" they
-        stay as they are: the budget may be missed.
+        They need not cost what was expected. Under "admm" `round_to_channels` reduces all groups
+        alike until the budget holds, and spends what is left. Under "penalty" they stay as they
+        are, and the budget may be missed.
         """
         chosen, cost = self.chosen(), self.problem.cost
         if self.method.budget == "penalty":
@@ -195,7 +197,7 @@ class ChoiceScheme(Scheme):
         return round_to_channels(chosen.double() / cost.sizes, cost, budget)
 
     def notes(self) -> dict[str, Any]:
-        """What the choice was, how firm it was, and how much the repair has moved."""
+        """The choice, how decided it was, and how many channels the repair moved."""
         chosen, cost = self.chosen(), self.problem.cost
         moved = self.counts(self.problem.budget) - chosen
         return {
@@ -212,7 +214,7 @@ class ChoiceScheme(Scheme):
         return {"choices": self.choices.state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them over."""
+        """Restore them."""
         self.choices.load_state_dict(state["choices"])
         self.ranks = state["ranks"].to(self.groups, copy=True)
         self.total, self.taken = state["total"].clone(), int(state["taken"])

@@ -1,4 +1,4 @@
-"""How the choice of DCSS moves: expected keep ratios under a budget, and the shape around them."""
+"""How the choice of DCSS moves: the expected keep ratios, and the distribution around them."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 class Penalised(Priced):
     """No budget: descends on L + lambda log F in log ratios, with the steps of `Priced`.
 
-    Where `Priced` compares a group's price with the mean price, and then shifts all groups on the
+    Where `Priced` compares a group's price with the mean price and then shifts all groups onto the
     budget, this compares it with -lambda and does not shift. At rest every free group pays lambda
-    for a log MAC. What that costs nobody knows beforehand.
+    per log MAC; the resulting cost is not known in advance.
 
-    Open in the paper, which has lambda g(E[F]): here g = log.
+    The paper has lambda g(E[F]) and leaves g open; here g = log.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Penalised(Priced):
     def step(
         self, gradient: Tensor, budgets: float | Sequence[float], *, step_scale: float = 1.0
     ) -> Residuals:
-        """Make one update; the budget is only compared with."""
+        """Make one update; the budget is only reported against."""
         cost, budget = per_form(self.costs, budgets)[self.binding]
         gradient = self._checked(gradient, step_scale)
         z, alpha = self._state["z"], self.keep_ratios
@@ -65,31 +65,30 @@ class Penalised(Priced):
 
 
 class Choices:
-    """The choice of every group, in two coordinates: its expected keep ratio, and its shape.
+    """The choice of every group, in two coordinates: expected keep ratio, and shape.
 
-    Every choice pi of a group is the tilt of its logits to its expected ratio alpha (`tilt`), so
-    that (alpha, shape) are coordinates of pi. One update:
+    Every choice pi of a group is the exponential tilt of its logits to its expected ratio alpha
+    (`tilt`), so (alpha, shape) are coordinates of pi. One update:
 
         alpha   by an optimizer of keep ratios (`budget.Priced`, or `Penalised`), with the gradient
                 dL/dalpha_k = Cov_pi(x, dL/dpi) / Var_pi(x) along the tilt (`ratio_slope`).
-                The budget is a matter of alpha alone: F(alpha) = B, as in DSA, with the same ADMM.
+                The budget concerns alpha alone: F(alpha) = B, as in DSA, with the same ADMM.
         shape   a <- a - lr (d + firmness q), then tilted to the new alpha.
 
-    d is the moving average of dL/dpi, less its mean over the group, over the root mean square of
-    the group's: a step of mirror descent, pi <- argmin <d, pi> + KL(pi || pi_before) / lr. Unlike
-    the gradient in the logits, pi (dL/dpi - mean), it also reaches candidates that have hardly any
-    probability left. Whatever in d is linear in x the tilt takes out again.
+    d is the moving average of dL/dpi minus its mean over the group, divided by the group's root
+    mean square. This is a step of mirror descent, pi <- argmin <d, pi> + KL(pi || pi_before) / lr.
+    Unlike the gradient in the logits, pi (dL/dpi - mean), it also reaches candidates with hardly
+    any probability left. The tilt removes whatever part of d is linear in x.
 
-    *Every group must decide.* The relaxation alone does not ask for it, on the contrary: half of
-    all and half of nothing is a mask of 1/2 on every channel. It counts as half the width, yet the
-    network loses nothing, since the weights that follow make up for a factor (seen on digits: at
-    half of the MACs five of six groups mixed their smallest candidate with their largest). So q
-    presses a group towards its expected ratio: the gradient of the variance of its choice, in unit
-    mean square (`variance_gradient`). The data's own part d has a mean square of about 1 or less:
-    at a firmness well above 1 a group ends at its expected ratio, or on the two candidates beside
-    it.
+    *Every group must decide.* The relaxation alone does not make it: half of everything plus half
+    of nothing is a mask of 1/2 on every channel, which counts as half the width, yet costs the
+    network nothing, since the following weights compensate a factor (seen on digits: at half of the
+    MACs five of six groups mixed their smallest candidate with their largest). So q pushes a group
+    towards its expected ratio: it is the gradient of the variance of its choice, scaled to mean
+    square 1 (`variance_gradient`). d has a mean square of about 1 or less, so at a firmness well
+    above 1 a group ends at its expected ratio, or on the two candidates next to it.
 
-    Deviations: the paper descends on the logits, without saying how; the pressure is ours.
+    Deviations: the paper descends on the logits without saying how; the pressure is ours.
     """
 
     def __init__(
@@ -121,7 +120,7 @@ class Choices:
             gain: dL/dpi at `pi`, shape (K, J), finite.
             budget: B of this step, a ratio of the dense cost.
             temperature: of the softmax from now on.
-            step_scale: factor of the data's part of the step, >= 0; let it fall to 0.
+            step_scale: factor of the data part of the step, >= 0; should decay to 0.
 
         Returns:
             Residuals of the keep ratios' optimizer.
@@ -157,12 +156,12 @@ class Choices:
         return torch.where(rms > 0, mean / rms.clamp_min(1e-300), torch.zeros_like(mean))
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """All that the next step depends on, besides cost, candidates and settings."""
+        """What the next step depends on, besides cost, candidates and settings."""
         shape = {name: value.clone() for name, value in self._state.items()}
         return {"shape": shape, "ratios": self.ratios.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take over a saved state."""
+        """Restore a saved state."""
         self._state = {name: state["shape"][name].clone() for name in self._state}
         self.ratios.load_state_dict(state["ratios"])
 
@@ -173,7 +172,7 @@ def make_choices(
     """Build the optimizer that the settings name, at the dense network.
 
     Raises:
-        BudgetError: under "admm", if the smallest candidates cost more than the budget.
+        BudgetError: under "admm", the smallest candidates cost more than the budget.
     """
     floors, start = candidates.least, candidates.most
     if settings.budget == "penalty":

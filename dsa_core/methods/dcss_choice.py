@@ -1,4 +1,4 @@
-"""A choice between keep counts, made soft: candidates, their probabilities, one aggregated mask."""
+"""A relaxed choice between keep counts: candidates, probabilities, and one aggregated mask."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ class Candidates:
     """The keep counts each group may choose from.
 
     Attributes:
-        counts: kept channels, rising within a row, int64, shape (K, J); a row with fewer candidates
-            repeats its last.
+        counts: kept channels, ascending within a row, int64, shape (K, J); a row with fewer
+            candidates repeats its last.
         valid: which entries are candidates, bool, shape (K, J).
         ratios: counts / channels of the group, float64, shape (K, J).
     """
@@ -35,7 +35,7 @@ class Candidates:
         return self.ratios[:, -1]
 
     def centred(self, values: Tensor) -> Tensor:
-        """Values (K, J) less the mean over the candidates of their group; 0 where there is none."""
+        """Values (K, J) minus the mean over their group; 0 where there is no candidate."""
         mean = (values * self.valid).sum(1) / self.valid.sum(1)
         return (values - mean[:, None]) * self.valid
 
@@ -46,7 +46,7 @@ def candidates_of(cost: Cost, budget: Budget, fractions: Sequence[float]) -> Can
     Args:
         cost: gives the sizes of the groups.
         budget: gives floors and divisor.
-        fractions: rising, in (0, 1].
+        fractions: ascending, in (0, 1].
     """
     least = budget.least_counts(cost)
     rows = []
@@ -65,8 +65,8 @@ def choice_probs(logits: Tensor, candidates: Candidates, temperature: float) -> 
 
     Args:
         logits: a, shape (K, J), finite.
-        candidates: entries that are none get probability 0.
-        temperature: > 0; towards 0 the choice becomes hard.
+        candidates: padding entries get probability 0.
+        temperature: > 0; the choice becomes hard towards 0.
 
     Source: Zhao and Lee, DCSS (arXiv:2010.14714), relaxation over candidate sparsities.
     """
@@ -84,15 +84,14 @@ def entropy(pi: Tensor) -> Tensor:
 
 
 def staircase(pi: Tensor, counts: Tensor, ranks: Tensor, groups: Tensor) -> Tensor:
-    """The aggregated mask: what a channel is worth if the candidates are mixed.
+    """The aggregated mask of a mixture of candidates.
 
         m_i = sum_j pi_kj [rank_i < c_kj],   k the group of channel i
 
-    Candidates are nested (each keeps the c most important channels), so that within a group the
-    mask falls with the rank: a staircase with a step at every candidate. A layer is linear in its
-    input, hence  sum_j pi_j conv(M_j h) = conv((sum_j pi_j M_j) h): one convolution serves all
-    candidates, and they share its weights. And sum_i m_i = sum_j pi_kj c_kj: the mask holds as many
-    channels as are kept in expectation.
+    Candidates are nested (each keeps the c most important channels), so within a group the mask is
+    a falling staircase in the rank, with a step at every candidate. A layer is linear in its input,
+    so  sum_j pi_j conv(M_j h) = conv((sum_j pi_j M_j) h): one convolution serves all candidates,
+    which share its weights. And sum_i m_i = sum_j pi_kj c_kj: the mask sums to the expected count.
 
     Args:
         pi: probabilities of the candidates, shape (K, J).
@@ -101,7 +100,7 @@ def staircase(pi: Tensor, counts: Tensor, ranks: Tensor, groups: Tensor) -> Tens
         groups: group of every channel, int64, shape (n,).
 
     Returns:
-        Mask, shape (n,), in [0, 1], in the type of pi; linear in pi, and so differentiable.
+        Mask, shape (n,), in [0, 1], in the dtype of pi; linear in pi.
 
     Source: Zhao and Lee, DCSS (arXiv:2010.14714), weight sharing within filters; derived.
     """

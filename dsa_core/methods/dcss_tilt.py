@@ -1,4 +1,4 @@
-"""Single moves of a choice, as pure functions: slope along the tilt, first logits, pressure."""
+"""Exponential tilting of a choice: slope along the tilt, initial logits, pressure to decide."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from dsa_core.kernels.roots import find_root
 from dsa_core.methods.dcss_choice import Candidates, choice_probs, expected_ratios
 
-EDGE = 1e-6  # an expected ratio comes this close to its bounds, in units of their distance
+EDGE = 1e-6  # expected ratios stay this far from their bounds, as a share of the range
 
 
 def covariance(pi: Tensor, values: Tensor, other: Tensor) -> Tensor:
@@ -24,8 +24,8 @@ def ratio_slope(gain: Tensor, pi: Tensor, candidates: Candidates) -> Tensor:
 
         dL/dalpha = sum_j dL/dpi_j pi_j (x_j - alpha) / Var(x) = Cov(x, dL/dpi) / Var(x),
 
-    the slope of the regression of dL/dpi on x. It stays meaningful as the group decides: between
-    two candidates it is the difference of their dL/dpi over the difference of their ratios.
+    the regression slope of dL/dpi on x. It stays meaningful as the group decides: between two
+    candidates it is the difference of their dL/dpi over the difference of their ratios.
 
     Args:
         gain: dL/dpi, shape (K, J).
@@ -40,12 +40,12 @@ def ratio_slope(gain: Tensor, pi: Tensor, candidates: Candidates) -> Tensor:
 
 
 def bell_logits(candidates: Candidates, curvature: float) -> Tensor:
-    """The logits before the data have spoken: a_kj = -curvature/2 (x_kj / h_k)^2, shape (K, J).
+    """The initial logits: a_kj = -curvature/2 (x_kj / h_k)^2, shape (K, J).
 
     h is the mean distance of a group's candidates. Tilted to any expected ratio, the choice is a
-    bell around it, of standard deviation h sqrt(temperature / curvature): as the temperature falls
+    bell around it, of standard deviation h sqrt(temperature / curvature): as the temperature falls,
     the group decides on a candidate next to the expected ratio. From flat logits it would not: the
-    tilt of a flat choice is a geometric series, likeliest at one of its ends at any temperature.
+    tilt of a flat choice is a geometric series, which peaks at one of its ends at any temperature.
     """
     x, steps = candidates.ratios, (candidates.valid.sum(1) - 1).clamp_min(1)
     h = ((candidates.most - candidates.least) / steps).clamp_min(1e-12)
@@ -63,18 +63,18 @@ def variance_gradient(candidates: Candidates, alpha: Tensor) -> Tensor:
 
 
 def tilt(logits: Tensor, candidates: Candidates, target: Tensor, temperature: float) -> Tensor:
-    """Give every group the expected ratio that is asked for, and change its choice the least.
+    """Give every group a target expected ratio, changing its choice as little as possible.
 
-    The least in the sense of  min KL(pi' || pi)  s.t.  sum_j pi'_j x_j = target:  the answer is a
-    tilt, pi'_j ~ pi_j exp(t x_j). The mean rises strictly in t, with slope Var(x):
-    Newton's method, kept inside a bracket by halving. Bracket: with R the range of the logits and h
-    the smallest distance of two candidates, at t h > R + log(J / EDGE) all other candidates
-    together weigh less than EDGE beside the last.
+    Solves  min KL(pi' || pi)  s.t.  sum_j pi'_j x_j = target  by exponential tilting:
+    pi'_j ~ pi_j exp(t x_j). The mean rises strictly in t, with slope Var(x), so t is found by
+    Newton's method, kept inside a bracket by bisection. Bracket: with R the range of the logits and
+    h the smallest distance of two candidates, at t h > R + log(J / EDGE) all other candidates
+    together weigh less than EDGE relative to the last.
 
     Args:
         logits: a, shape (K, J).
-        candidates: of every group; one with a single candidate is left as it is.
-        target: wanted expected ratios, shape (K,); held EDGE of the way inside the bounds.
+        candidates: of every group; a group with a single candidate is unchanged.
+        target: expected ratios, shape (K,); clamped to EDGE of the range inside the bounds.
         temperature: of the softmax.
 
     Returns:
@@ -101,6 +101,6 @@ def tilt(logits: Tensor, candidates: Candidates, target: Tensor, temperature: fl
 
 
 def logit_range(logits: Tensor, valid: Tensor) -> Tensor:
-    """Largest less smallest logit of every group, shape (K,)."""
+    """Largest minus smallest logit of every group, shape (K,)."""
     highest = logits.masked_fill(~valid, -torch.inf).amax(1)
     return highest - logits.masked_fill(~valid, torch.inf).amin(1)

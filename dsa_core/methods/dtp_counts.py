@@ -1,12 +1,16 @@
 """How much each group keeps where all scores compete for one budget; what stays, by rank."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dsa_core.budget.surface import CostForm
 from dsa_core.kernels.roots import find_root
-from dsa_core.kernels.segments import places, segment_ids, sum_by
+from dsa_core.kernels.segments import pieces, places, segment_ids, sigmoid_sums
 
+SAMPLE = 1 << 16  # scores, of which a threshold is found without a first guess
 REACH = 40.0  # sigmoid(40) is 1 to the last bit of float64
 
 
@@ -23,11 +27,12 @@ def competing_counts(
 
     One threshold for the whole network, so that equal scores give equal keep ratios:
 
-        k_g(t) = sum_{i in g} sigmoid((2 s_i - 1) / eps + t),   t such that  F(k(t) / n) = B.
+        k_g(t) = sum_{i in g} sigmoid((2 s_i - 1) / eps - t),   t such that  F(k(t) / n) = B.
 
     With the cost linear, F = sum_i f_i m_i, this is the transport problem of `dtp_transport`
     over the whole network at once, the source of each unit weighted by its cost f_i instead of
-    1 / n. F rises with every m_i, hence with t: the root is unique where F is not flat.
+    1 / n. F rises with every m_i, hence falls with t: the root is unique where F is not
+    flat.
 
     The gradient is that of the implicit function. With g = dL/dk of a unit's group, w = m (1 - m)
     and f_i = dF/dm_i, price = sum g w / sum f w:  dL/ds_i = (2 / eps) w_i (g_i - price f_i). A unit
@@ -44,44 +49,83 @@ def competing_counts(
     Returns:
         k, shape (G,), float64, on the device of the scores.
     """
-    ids, sizes = segment_ids(offsets), offsets.diff()
     floors = floors.to(scores.device)
     if float(cost(torch.ones_like(floors))) <= budget * (1 + 1e-12):
-        return sizes.double()
-    x = (2 * scores.double() - 1) / eps
+        return offsets.diff().double()
+    k: Tensor = _Counts.apply(scores, offsets, cost, budget, 2 / eps, floors)
+    return k
 
-    def ratios(t: Tensor) -> Tensor:
-        kept = sum_by(torch.sigmoid(x + t), ids, len(sizes))
-        return torch.maximum(kept / sizes, floors)
 
-    with torch.no_grad():
-        root = _root(x, ids, cost, budget, floors, sizes)
-        slope = _slope(x + root, ids, cost, floors, sizes)
-    # one more Newton step moves t by nothing, and carries dt/ds = -(dF/ds) / (dF/dt)
-    excess = cost(ratios(root)).to(root) - budget
-    return ratios(root - (excess - excess.detach()) / slope) * sizes
+class _Counts(torch.autograd.Function):
+    """k at the root, and the gradient that `competing_counts` states."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        scores: Tensor,
+        offsets: Tensor,
+        cost: CostForm,
+        budget: float,
+        scale: float,
+        floors: Tensor,
+    ) -> Tensor:
+        root = _root(scores, offsets, cost, budget, scale, floors)
+        ctx.save_for_backward(scores, offsets, floors, root)
+        ctx.cost, ctx.scale = cost, scale
+        return _ratios(scores, offsets, scale, floors, root)[0] * offsets.diff()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        scores, offsets, floors, root = ctx.saved_tensors
+        ratios, weight = _ratios(scores, offsets, ctx.scale, floors, root)
+        f = ctx.cost.gradient(ratios).to(root) / offsets.diff()
+        worth = grads[0] - (grads[0] * weight).sum() / _positive((f * weight).sum()) * f
+        factor, grad = (
+            ctx.scale * torch.where(ratios > floors, worth, 0.0),
+            torch.empty_like(scores),
+        )
+        for piece, lengths in pieces(offsets):
+            p = torch.sigmoid((scores[piece].double() - 0.5) * ctx.scale - root)
+            grad[piece] = p * (1 - p) * factor.repeat_interleave(lengths)
+        return grad, None, None, None, None, None
+
+
+def _ratios(
+    scores: Tensor, offsets: Tensor, scale: float, floors: Tensor, t: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Keep ratios at a threshold, and their slopes sum w; 0 at a floor. Shape (G,) each."""
+    kept, weight = sigmoid_sums(scores, offsets, origin=0.5, scale=scale, t=t)
+    ratios = kept / offsets.diff().clamp_min(1)  # a sample may have nothing of a group
+    return torch.maximum(ratios, floors), torch.where(ratios > floors, weight, 0.0)
 
 
 def _root(
-    x: Tensor, ids: Tensor, cost: CostForm, budget: float, floors: Tensor, sizes: Tensor
+    scores: Tensor,
+    offsets: Tensor,
+    cost: CostForm,
+    budget: float,
+    scale: float,
+    floors: Tensor,
 ) -> Tensor:
-    """Find t with F = B."""
+    """Find t with F = B, shape (); of many scores, from the threshold of a sample."""
+    every, start = -(-len(scores) // SAMPLE), None
+    if every > 1:
+        sample = scores[::every], (offsets + every - 1) // every
+        start = _root(*sample, cost, budget, scale, floors)
 
     def step(t: Tensor) -> Tensor:
-        kept = sum_by(torch.sigmoid(x + t), ids, len(sizes))
-        excess = cost(torch.maximum(kept / sizes, floors)).to(x) - budget
-        return excess / _slope(x + t, ids, cost, floors, sizes)
+        ratios, weight = _ratios(scores, offsets, scale, floors, t)
+        slope = (cost.gradient(ratios).to(t) * weight / offsets.diff().clamp_min(1)).sum()
+        return (budget - cost(ratios).to(t)) / _positive(slope)
 
-    return find_root(step, -x.max() - REACH, -x.min() + REACH, nearly=1e-13)[0]
+    low, high = (torch.stack(scores.detach().aminmax()).double() - 0.5) * scale
+    return find_root(step, low - REACH, high + REACH, nearly=1e-13, start=start)[0]
 
 
-def _slope(logits: Tensor, ids: Tensor, cost: CostForm, floors: Tensor, sizes: Tensor) -> Tensor:
-    """Slope dF/dt; a group at its floor adds nothing. Above 0, so that it divides."""
-    m = torch.sigmoid(logits)
-    kept, weight = (sum_by(v, ids, len(sizes)) / sizes for v in (m, m * (1 - m)))
-    prices = cost.gradient(torch.maximum(kept, floors)).to(weight)
-    tiny = torch.finfo(weight.dtype).tiny
-    return (prices * weight)[kept > floors].sum().clamp_min(tiny)
+def _positive(x: Tensor) -> Tensor:
+    """Above 0, so that it divides."""
+    return x.clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def ranks(importance: Tensor, offsets: Tensor) -> Tensor:
@@ -99,9 +143,8 @@ def ranks(importance: Tensor, offsets: Tensor) -> Tensor:
     Returns:
         Scores, shape (n,), float32.
     """
-    sizes = offsets.diff()[segment_ids(offsets)]
-    below = sizes - 1 - places(importance, offsets)
-    return ((below.double() + 0.5) / sizes).float()
+    parts = places(importance, offsets).split(offsets.diff().tolist())
+    return torch.cat([((len(p) - 0.5 - p.double()) / len(p)).float() for p in parts])
 
 
 def keep_most(score: Tensor, counts: Tensor, offsets: Tensor) -> Tensor:

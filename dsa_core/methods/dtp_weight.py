@@ -144,7 +144,7 @@ def nonzero_macs(graph: ChannelGraph, weight_mask: Mapping[str, Tensor]) -> int:
         graph: of the network.
         weight_mask: weight -> which entries stay; a layer that is not named is counted whole.
     """
-    total = graph.fixed_macs
+    total = graph.fixed_macs + sum(macs for macs, _ in graph.products)
     for layer in graph.layers:
         macs = layer.coefficient * layer.shape[0] * layer.shape[1]
         mask = weight_mask.get(layer.weight)

@@ -1,4 +1,4 @@
-"""Importance per cost: the channels that are worth least for what they cost go first."""
+"""Importance per cost: channels worth the least for what they cost are removed first."""
 
 from bisect import bisect_right
 from typing import ClassVar
@@ -21,19 +21,19 @@ class Knapsack(Masked):
 
         max over m in {0, 1}^n  of  sum_i b_i^2 m_i   under  F(m) <= B,
 
-    greedily, by b_i^2 / c_k, c_k = dF/dn_k being what a channel of group k costs in the dense
-    network: the lowest go until the budget is met. Where F is linear, that is less than the worth
-    of one channel from the best. Weights train under masks as in DSA's search, and the order
-    follows them; with `steps=0` the dense network is cut at once.
+    greedily by b_i^2 / c_k, where c_k = dF/dn_k is the cost of a channel of group k in the dense
+    network: the lowest are removed until the budget is met. If F is linear, the result is within
+    the value of one channel of the optimum. Weights train under masks as in DSA's search, and the
+    order follows them; with `steps=0` the dense network is cut at once.
 
-    Deviations from the paper: c is the slope of a form, not looked up for every width; b is
-    `importance`, without a gradient; no dynamic programming; a divisor rounds at the end.
+    Deviations from the paper: c is the slope of a form, not a table over widths; b is `importance`,
+    without a gradient; no dynamic programming; the divisor is applied by rounding at the end.
 
     Source: after Shen et al., HALP (arXiv:2110.10811; NeurIPS 2022, arXiv:2210.06659).
     """
 
     learns: ClassVar[bool] = False
-    several_resources: ClassVar[bool] = False  # each would have an order of its own
+    several_resources: ClassVar[bool] = False  # each would give a different order
     label: ClassVar[str] = "knapsack"
 
     def scheme(self, problem: Problem) -> "KnapsackScheme":
@@ -45,12 +45,12 @@ class Knapsack(Masked):
 
 
 class KnapsackScheme(KeepRatioScheme):
-    """Masks as DSA's; the counts of `fill`, by a common factor on the budget."""
+    """DSA's masks; the counts of `fill`, scaled onto the budget by a common factor."""
 
     optimizer: FixedDirection
 
     def update(self, done: int, gradient: Tensor) -> Figures:
-        """Fill the budget anew."""
+        """Fill the current budget."""
         p, b = self.problem, self.importance()
         counts = fill(b, p.form, p.budget_at(done), p.floors, p.graph.offsets)
         self.optimizer.direction = (counts.double() / p.graph.sizes).log()
@@ -58,13 +58,13 @@ class KnapsackScheme(KeepRatioScheme):
 
 
 def fill(b: Tensor, cost: CostForm, budget: float, floors: Tensor, offsets: Tensor) -> Tensor:
-    """The most channels in the order of b^2 / c that cost at most the budget, int64, shape (K,).
+    """Counts when channels are taken in order of b^2 / c up to the budget, int64, shape (K,).
 
     Args:
-        b: importance > 0, shape (n,); of equals the first stay.
+        b: importance > 0, shape (n,); ties go to the first.
         cost: F of keep ratios (K,), F(1) = 1.
         budget: B, in [F(floors), 1].
-        floors: keep ratios of whole channels, (K,); of every group those stay at any price.
+        floors: keep ratios of whole channels, (K,); these stay at any price.
         offsets: bounds of the groups, shape (K + 1,).
     """
     sizes, worth = offsets.diff(), b.cpu().double().square()
@@ -80,6 +80,6 @@ def fill(b: Tensor, cost: CostForm, budget: float, floors: Tensor, offsets: Tens
     def price(n: int) -> float:
         return float(cost(kept(n).double() / sizes))
 
-    first = int(least.sum())  # the floors fit; of the others as many as do
+    first = int(least.sum())  # the floors fit; then as many as fit
     others = range(first + 1, len(order) + 1)
     return kept(first + bisect_right(others, budget * (1 + REACH), key=price))

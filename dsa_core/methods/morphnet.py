@@ -1,4 +1,4 @@
-"""MorphNet: an L1 penalty on BatchNorm's scales, each weighed by what its channel costs now."""
+"""MorphNet: an L1 penalty on BatchNorm scales, weighted by the current cost of each channel."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -14,18 +14,18 @@ from dsa_core.scheme import Problem
 
 
 class MorphNet(Penalty):
-    """Shrink BatchNorm's scales by what their channels cost.
+    """Shrink BatchNorm scales in proportion to the cost of their channels.
 
         min over w  of  L(w) + lambda sum over layers  c (in sum |gamma_out| + out sum |gamma_in|),
 
-    `in` and `out` being channels alive (|gamma| above `truncate`) and c in `out` the layer's cost:
-    its MACs for a budget of MACs, its parameters for one of parameters. That is
-    lambda sum_i |gamma_i| dF/dn_i, which covers depthwise layers and BatchNorm's own parameters
-    too. After the training the channels alive stay.
+    where `in` and `out` are channels alive (|gamma| above `truncate`) and  c in out  is the layer's
+    cost: MACs or parameters, as the budget. That equals lambda sum_i |gamma_i| dF/dn_i, which also
+    covers depthwise layers and BatchNorm's own parameters. The channels alive at the end stay.
 
-    Deviations from the paper: no expansion step, as DSA's authors ran it; |gamma| is rounded off at
-    0 by one step of SGD (`PenaltyScheme.penalty`); a channel without BatchNorm has its
-    root-mean-square weight in place of |gamma|.
+    Deviations from the paper: no expansion step, as in the DSA paper's runs; |gamma| is smoothed
+        near
+    0 over one SGD step (`PenaltyScheme.penalty`); a channel without BatchNorm uses its
+    root-mean-square weight instead of |gamma|.
 
     Source: Gordon et al., MorphNet, CVPR 2018 (arXiv:1711.06798), regularizers of section 4.2.
     """
@@ -38,7 +38,7 @@ class MorphNet(Penalty):
 
 
 class CostPenalty(PenaltyScheme):
-    """MorphNet's penalty, lambda sum_i |gamma_i| dF/dn(i), at the channels alive now."""
+    """MorphNet's penalty, lambda sum_i |gamma_i| dF/dn(i), at the channels currently alive."""
 
     def __init__(self, problem: Problem, method: MorphNet) -> None:
         super().__init__(problem, method)
@@ -57,10 +57,10 @@ class CostPenalty(PenaltyScheme):
         return torch.where(scales >= 0, scales, norms)
 
     def pulls(self, distances: Tensor) -> Tensor:
-        """What one more channel costs beside those that stay, of the dense cost.
+        """The cost of one more channel per group, as a share of the dense cost.
 
-        Of a group with fewer alive than its floor, the floor stays: none is ever without channels,
-        or its neighbours would cost nothing.
+        A group counts at least its floor as alive: with none alive, its neighbours would cost
+        nothing.
         """
         cost = self.problem.cost
         alive = alive_counts(distances, self.method.truncate, self.problem.graph)
@@ -71,8 +71,8 @@ class CostPenalty(PenaltyScheme):
 def channel_prices(alive: Tensor, cost: Cost) -> Tensor:
     """The slope of the cost in the number of channels of every group.
 
-    For a convolution with `in` and `out` channels alive F = c in out, so that the sum over channels
-    of gate * slope is MorphNet's  c (in sum|gamma_out| + out sum|gamma_in|).
+    For a convolution with `in` and `out` channels alive F = c in out, so the sum over channels of
+    gate * slope is MorphNet's  c (in sum|gamma_out| + out sum|gamma_in|).
 
     Args:
         alive: channels alive, int64, shape (K,).
@@ -88,8 +88,8 @@ def channel_prices(alive: Tensor, cost: Cost) -> Tensor:
 def largest_scales(parameters: Mapping[str, Tensor], graph: ChannelGraph) -> Tensor:
     """The largest |gamma| over all BatchNorms that hold a channel, shape (n,); -1 if there is none.
 
-    A channel of a group is alive if any of its scales is, so that the largest one decides; the
-    gradient goes to it alone (to equals alike).
+    A channel is alive if any of its scales is, so the largest decides; the gradient goes to that
+    scale alone (shared between equals).
     """
     some = next(iter(parameters.values()))
     found = torch.full((graph.n_channels,), -1.0, device=some.device)

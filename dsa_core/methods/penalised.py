@@ -1,4 +1,4 @@
-"""Training under a penalty that empties channels; SSL and MorphNet differ in the penalty alone."""
+"""Training under a penalty that empties channels; SSL and MorphNet differ only in the penalty."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -12,31 +12,31 @@ from dsa_core.budget import Budget
 from dsa_core.channels import ChannelGraph
 from dsa_core.scheme import Figures, Method, Problem, Scheme
 
-MOMENTUM = 0.9  # assumed of an optimizer whose path is not told
+MOMENTUM = 0.9  # assumed if `path_length` is not given
 
 
 class Penalty(Method):
-    """A method that adds a penalty to the loss, and removes the channels that it has emptied.
+    """A method that adds a penalty to the loss and removes the channels that become empty.
 
-    A penalty has a strength, not a budget: nothing tells beforehand how many channels a strength
-    will empty. In your own loop one strength is tried, and the budget may be missed on either side;
-    the command line searches the strength, each trial a whole training from the same weights.
-    What a channel must fall below is a matter of `truncate`. `importance` and `anneal_fraction`
-    have no meaning here; every `ratio_every` steps it is noted which channels are alive.
+    A penalty has a strength, not a budget: it is not known in advance how many channels a strength
+    empties. In your own loop one strength is tried, and the budget may be missed on either side;
+    the command line searches the strength, with a whole training from the same weights per trial.
+    `importance` and `anneal_fraction` are not used; every `ratio_every` steps the channels alive
+    are recorded.
 
     Attributes:
-        strength: of the penalty (of the first trial); 1 is the guess that the penalty, were there
-            no loss, would just empty the average channel by the end of the training.
-        path_length: how far SGD moves a weight whose gradient stays 1 in the whole search,
-            sum of lr_t / (1 - momentum); see `path_length`. None: guessed from the learning rate of
-            the first step, as if it fell linearly to 0 and the momentum were 0.9. For an optimizer
-            that rescales gradients (Adam) no length is right: expect to try several strengths.
+        strength: of the penalty (in the first trial); at 1 the penalty alone, without the loss,
+            would just empty the average channel by the end of the training.
+        path_length: how far SGD moves a weight with gradient 1 in the whole search, the sum of
+            lr_t / (1 - momentum); see `trials.path_length`. None: estimated from the learning rate
+            of the first step, assuming a linear decay to 0 and momentum 0.9. It has no meaning for
+            optimizers that rescale gradients (Adam): expect to try several strengths.
         truncate: a channel is alive while its gate is above this.
-        factor: of the search for the strength: from one trial to the next, until the budget lies
-            between two.
+        factor: by which the strength changes from trial to trial, until two trials bracket the
+            budget.
         tolerance: a trial hits if its cost is at most the budget and at least (1 - tolerance)
             times it.
-        max_trials: give up after so many.
+        max_trials: give up after this many.
     """
 
     follows_budget: ClassVar[bool] = False
@@ -50,10 +50,10 @@ class Penalty(Method):
 
 
 class PenaltyScheme(Scheme):
-    """Weights train as they are, under a penalty; nothing is masked, and no budget is looked at.
+    """Weights train unmasked under a penalty; the budget plays no part in the search.
 
-    The channels kept are those alive at the end; floors, the divisor and one channel a group hold
-    all the same.
+    The channels alive at the end are kept; floors, divisor and at least one channel per group
+    still hold.
 
     Args:
         problem: what is searched.
@@ -63,30 +63,31 @@ class PenaltyScheme(Scheme):
     def __init__(self, problem: Problem, method: Penalty) -> None:
         super().__init__(problem)
         self.method = method
-        self.lam: float | None = None  # from the first step of the search on
+        self.lam: float | None = None  # set in the first step of the search
         self.last = 0.0  # penalty of the last step
 
     @abstractmethod
     def distances(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """What is penalised of every channel, >= 0, 0 if it is empty; (n,), with a gradient."""
+        """The penalised quantity of every channel, >= 0, 0 if empty; (n,), differentiable."""
 
     def pulls(self, distances: Tensor) -> Tensor:
-        """The penalty's slope in every distance, for lambda = 1, shape (n,)."""
+        """Slope of the penalty in every distance at lambda = 1, shape (n,)."""
         return torch.ones_like(distances)
 
     def gates(self, distances: Tensor) -> Tensor:
-        """What is compared with `truncate`, from the distances, shape (n,)."""
+        """The quantities compared with `truncate`, from the distances, shape (n,)."""
         return distances
 
     def penalty(self, step: int, lr: float) -> Tensor:
-        """Lambda sum_i pull_i d_i, rounded off near 0, shape ().
+        """lambda sum_i pull_i d_i, smoothed near 0, shape ().
 
-        Lambda is `strength` times what would, without a loss, just empty the average channel by the
-        end of the search: mean d / mean pull / path length, at the first step.
+        Lambda is `strength` times the value that alone, without a loss, would just empty the
+        average channel by the end of the search: mean d / mean pull / path length, at the first
+        step.
 
-        Steps of SGD have a length: a distance never comes to rest at 0, but goes to and fro within
-        lr * slope of it, for a large lambda above any threshold. So within that width the penalty
-        is a parabola (see `rounded_off`), as the slope of ||w|| at 0 is anybody's choice.
+        SGD takes finite steps, so a distance never settles at 0: it oscillates within lr * slope of
+        it, which for a large lambda exceeds any threshold. Within that width the penalty is
+        therefore a parabola (see `rounded_off`).
         """
         with torch.enable_grad():
             d = self.distances(dict(self.problem.model.named_parameters()))
@@ -107,7 +108,7 @@ class PenaltyScheme(Scheme):
         """None: the weights train as they are."""
 
     def step(self, step: int, gradient: Tensor, lr: float) -> Figures | None:
-        """Look at what is alive, where that is due."""
+        """Record the channels alive, when an update is due."""
         return {"penalty": self.last} if self.problem.due(step + 1) else None
 
     @torch.no_grad()
@@ -119,8 +120,7 @@ class PenaltyScheme(Scheme):
     def counts(self, budget: Budget) -> Tensor:
         """Channels alive, raised to the floors and to a multiple of the divisor.
 
-        What they leave of the budget is not spent, unlike with other methods: a channel beyond them
-        is empty.
+        Unlike in other methods, a remaining budget is not spent: further channels are empty.
         """
         cost = self.problem.cost
         alive = alive_counts(self.importance(), self.method.truncate, self.problem.graph)
@@ -128,11 +128,11 @@ class PenaltyScheme(Scheme):
 
     @property
     def keep_ratios(self) -> Tensor:
-        """Of the channels kept."""
+        """Of the channels currently kept."""
         return self.counts(self.problem.budget).double() / self.problem.cost.sizes
 
     def notes(self) -> dict[str, Any]:
-        """What the strength is in plain numbers."""
+        """The value of lambda."""
         return {} if self.lam is None else {"penalty_lambda": self.lam}
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class PenaltyScheme(Scheme):
         return {"lam": self.lam}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it over."""
+        """Restore it."""
         self.lam = state["lam"]
 
 
@@ -149,9 +149,9 @@ def rounded_off(d: Tensor, widths: Tensor) -> Tensor:
 
     Args:
         d: distances >= 0, shape (n,).
-        widths: >= 0, shape (n,); 0 rounds nothing off.
+        widths: >= 0, shape (n,); 0 leaves d as it is.
     """
-    # where d is taken, autograd still multiplies the parabola's slope by 0: it must be finite
+    # autograd multiplies the slope of the branch not taken by 0: it must be finite
     parabola = d.square() / (2 * widths.clamp_min(torch.finfo(d.dtype).tiny)) + widths / 2
     return torch.where(d < widths, parabola, d)
 

@@ -1,4 +1,4 @@
-"""A search in the lab's harness: the training loop with a Pruner attached."""
+"""A search by the lab: the training loop with a Pruner attached."""
 
 import warnings
 from collections.abc import Callable
@@ -30,19 +30,19 @@ def search(
 ) -> Allocation:
     """Train the weights in place while a method moves the keep ratios down to the budget.
 
-    All randomness is a function of (seed, epoch, step), so that a run that was killed goes on from
-    its checkpoint, written after every epoch, to the same bits.
+    All randomness is a function of (seed, epoch, step), so a killed run that resumes from its
+    checkpoint, written after every epoch, ends with the same bits.
 
     Args:
-        method: settings of the method, which are all that differs from method to method.
-        model: dense network, trained or not, on its device; it is trained in place.
+        method: settings of the method.
+        model: dense network, trained or not, on its device; trained in place.
         graph: of the model.
         budget: to reach.
-        data: what it learns from.
+        data: training data.
         config: how the weights train.
         seed: of the masks.
-        on_step: called with every update of the keep ratios; True ends the search at once.
-        precision: number format and memory order; None = as the configuration says.
+        on_step: called with every update of the keep ratios; True ends the search.
+        precision: number format and memory order; None: from the configuration.
 
     Raises:
         BudgetError: the budget is below the cost of the floors.
@@ -76,13 +76,13 @@ def search(
     if watch is not None and not result.stopped:
         watch()  # the last update comes after the last step
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it was stopped early is in the notes
+        warnings.simplefilter("ignore")  # stopping early is recorded in the notes
         found = pruner.conclude()
     return with_costs(found, result)
 
 
 def watcher(pruner: Pruner, on_step: OnStep) -> Callable[[], bool]:
-    """Show every new update to `on_step`; whether it wants to stop."""
+    """A function that passes new updates to `on_step` and returns whether to stop."""
     shown = len(pruner.history)
 
     def stop() -> bool:
@@ -95,7 +95,7 @@ def watcher(pruner: Pruner, on_step: OnStep) -> Callable[[], bool]:
 
 
 def with_costs(found: Allocation, result: TrainResult) -> Allocation:
-    """The allocation with what its training took."""
+    """The allocation with the cost of its training."""
     return replace(
         found,
         epochs=tuple(result.history),
@@ -119,7 +119,7 @@ def fingerprint(
     *,
     seed: int,
 ) -> dict[str, str]:
-    """What a file must agree with that is written beside the checkpoint of a search."""
+    """What a file written beside the checkpoint of a search must agree with."""
     parts = {"weights": data.weights, "ratios": data.ratios}
     return {
         "method": name,

@@ -21,21 +21,22 @@ class SSL(Penalty):
 
         min over w  of  L(w) + lambda sum_g ||w_g||_2,
 
-    w_g being the weights that make one channel, over all layers of its channel group: filters,
-    biases, and the scale and shift of BatchNorm. After the training a channel is removed whose
-    root-mean-square weight is below `truncate`.
+    where w_g holds the weights that produce one channel, over all layers of its channel group:
+    filters, biases, and the scale and shift of BatchNorm. After the training, channels whose
+    root-mean-square weight is below `truncate` are removed.
 
-    Deviations from the paper: its groups are filters alone, but with a BatchNorm behind them these
-    shrink all alike and none empties (`members="filters"` does it); groups span the layers tied by
-    a channel group; the norm is rounded off at 0 by one step of SGD (`PenaltyScheme.penalty`). To
-    which norm the threshold of 1e-3 applies is not stated: a filter's own norm grows with its size,
-    so that here it is the root-mean-square weight.
+    Deviations from the paper: its groups are filters alone (`members="filters"`), but when followed
+        by
+    BatchNorm all filters shrink alike and none empties; groups span the layers tied by a channel
+    group; the norm is smoothed near 0 over one SGD step (`PenaltyScheme.penalty`). The paper does
+    not say which norm its threshold of 1e-3 applies to; a filter's norm grows with its size, so
+    here it is the root-mean-square weight.
 
     Attributes:
-        members: which weights of a channel make its penalised group. "filters": one filter of every
-            layer that makes it; "producers": with BatchNorm's scale and shift of it, without which
-            the penalty is idle, since BatchNorm undoes any scale of a filter; "all": with the
-            weights that read it.
+        members: which weights form the penalised group of a channel. "filters": one filter of every
+            layer that produces it; "producers": also its BatchNorm scale and shift, without which
+            the penalty has no effect, since BatchNorm undoes any scale of a filter; "all": also
+            the weights that read it.
 
     Source: Wen et al., Learning structured sparsity in deep neural networks, NeurIPS 2016
         (arXiv:1608.03665).
@@ -70,8 +71,8 @@ class GroupLasso(PenaltyScheme):
 def slices_of(graph: ChannelGraph, members: Members) -> tuple[Slice, ...]:
     """Where the weights of every channel lie: (weight, axis, flat channel of each position).
 
-    Beside the filters that make it, what acts on it alone: biases, depthwise filters, and the scale
-    and shift of BatchNorm.
+    Besides the filters that produce it, everything that acts on it alone: biases, depthwise
+    filters, and the scale and shift of BatchNorm.
     """
     weights = {name for name, _, _ in (*graph.producers, *graph.consumers)}
     alone = [
@@ -97,7 +98,7 @@ def group_norms(
         slices: (weight, axis, flat channel of each position).
 
     Returns:
-        Shape (n,), differentiable; where all weights are 0 the slope is 0.
+        Shape (n,), differentiable; the gradient is 0 where all weights are 0.
     """
     some = next(iter(parameters.values()))
     squares = torch.zeros(graph.n_channels, device=some.device)

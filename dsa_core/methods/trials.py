@@ -1,4 +1,4 @@
-"""Search the strength of a penalty: trainings from the same weights until one meets the budget."""
+"""Search the strength of a penalty: train from the same weights until the budget is met."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,10 +19,10 @@ from dsa_core.training.stopwatch import total_time
 
 @dataclass(frozen=True)
 class Trials:
-    """Trainings of one network from the same weights, at one strength after the other.
+    """Trainings of one network from the same weights at successive strengths.
 
     Attributes:
-        method: the penalty, and how its strength is searched.
+        method: the penalty and the search for its strength.
         model, graph, budget, data, config, seed: as in `search`.
     """
 
@@ -37,10 +37,9 @@ class Trials:
     def run(self, on_step: OnStep | None) -> Allocation:
         """Train until a trial hits the budget or there have been `max_trials`.
 
-        Taken is the costliest network within the budget, else the cheapest; its weights are in the
-        model at the end. All trials run in the number format of the first. A run that was killed
-        finds each trial's checkpoint and passes through the finished ones at once, so that it ends
-        with the same bits.
+        The result is the costliest network within the budget, else the cheapest; its weights are in
+        the model at the end. All trials run in the number format of the first. A killed run finds
+        the checkpoints of its trials, skips the finished ones, and ends with the same bits.
         """
         start, limit = self._start(), self.budget.ratio
         found: list[Allocation] = []
@@ -51,7 +50,7 @@ class Trials:
             if strength is None:
                 break
             self.model.load_state_dict(start)
-            precision = Precision.noted(found[0].notes) if found else None
+            precision = Precision.from_notes(found[0].notes) if found else None
             found.append(self._trial(len(trials), strength, on_step, precision))
             trials.append(Trial(strength, found[-1].whole_ratio(self.budget.resource)))
             if best_trial(trials, limit) == len(trials) - 1:
@@ -70,7 +69,7 @@ class Trials:
     def _trial(
         self, number: int, strength: float, on_step: OnStep | None, precision: Precision | None
     ) -> Allocation:
-        """One training, with a checkpoint of its own."""
+        """One training, with its own checkpoint."""
         path, train = self.data.checkpoint, self.config.train
         steps, warmup = len(self.data.weights), self.config.warmup_epochs
         length = self.method.path_length or path_length(train, steps, warmup)
@@ -87,7 +86,7 @@ class Trials:
         )
 
     def _start(self) -> dict[str, Tensor]:
-        """The weights that every trial starts from: those of the first call, if it was killed."""
+        """The weights that every trial starts from; after a kill, those of the first call."""
         path, state = self.data.checkpoint, self.model.state_dict()
         if path is None:
             return copied(state)
@@ -134,11 +133,11 @@ def allocate(
     seed: int,
     on_step: OnStep | None = None,
 ) -> Allocation:
-    """Search by a penalty whose strength is searched; the arguments are those of `search`.
+    """Search by a penalty and for its strength; the arguments are those of `search`.
 
-    The model has the weights of the trial taken at the end. The budget is to come out at, or just
-    below; it may be missed. Of `config` all but `train`, `warmup_epochs`, `ratio_every` (from look
-    to look) and the method's own settings has no meaning here.
+    The model ends with the weights of the chosen trial. The cost aims at, or just below, the
+    budget, and may miss it. Of `config` only `train`, `warmup_epochs`, `ratio_every` (steps between
+    two entries of the history) and the method's own settings are read.
     """
     method = config.method(name)
     assert isinstance(method, Penalty)
@@ -146,7 +145,7 @@ def allocate(
 
 
 def path_length(train: TrainConfig, steps_per_epoch: int, warmup_epochs: int = 0) -> float:
-    """How far SGD moves a weight whose gradient stays 1, after the warm-up.
+    """How far SGD moves a weight with a constant gradient of 1, after the warm-up.
 
     With momentum mu that is  sum_t lr_t / (1 - mu).
     """
@@ -162,5 +161,5 @@ def beside(path: Path, word: str) -> Path:
 
 
 def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of its own."""
+    """A copy of a state dict."""
     return {name: value.detach().clone() for name, value in state.items()}

@@ -1,4 +1,4 @@
-"""Allocations that listen to no loss, the same for all groups or by the dice: the yardsticks."""
+"""Baselines that ignore the loss: the same keep ratio for every group, or random ones."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from dsa_core.dsa import KeepRatioScheme, Masked
 from dsa_core.scheme import Problem
 from dsa_core.training.seeds import generator
 
-SMALLEST = 0.2  # of the ratios drawn, as in AMC; on ResNet-20 they spread as widely as DSA's
+SMALLEST = 0.2  # smallest ratio drawn, as in AMC; on ResNet-20 the spread is about that of DSA
 
 
 class FixedDirection(KeepRatioOptimizer):
@@ -39,7 +39,7 @@ class FixedDirection(KeepRatioOptimizer):
     def step(
         self, gradient: Tensor, budgets: float | Sequence[float], *, step_scale: float = 1.0
     ) -> Residuals:
-        """Go to the budget, of several the tightest."""
+        """Move onto the budget; of several, the tightest."""
         shifted, _, r = shift_to_budgets(self.direction, self.costs, budgets, self.floors)
         alpha = to_ratios(shifted, self.floors)
         self._state = {"alpha": alpha, **self._bound_by(r)}
@@ -52,7 +52,7 @@ class Uniform(Masked):
     """One keep ratio for every group.
 
     The network trains under masks exactly as in DSA's search, with the same schedule of budget and
-    sharpness, so that the difference to DSA is the allocation alone. The paper has no such row.
+    sharpness, so the allocation is the only difference to DSA. The paper has no such row.
     No search is needed: with `steps=0` the dense network is cut at once.
     """
 
@@ -65,10 +65,10 @@ class Uniform(Masked):
 
 
 class Random(Masked):
-    """A keep ratio by the dice for every group, drawn from the seed.
+    """A random keep ratio for every group, drawn from the seed.
 
-    The network trains under masks exactly as in DSA's search. What runs of many seeds spread by is
-    what an allocation can win or lose. The paper has no such row.
+    The network trains under masks exactly as in DSA's search. The spread over many seeds shows how
+    much an allocation can gain or lose. The paper has no such row.
     """
 
     learns: ClassVar[bool] = False
@@ -80,7 +80,7 @@ class Random(Masked):
 
 
 def fixed(problem: Problem, masks: Masked, direction: Tensor) -> KeepRatioScheme:
-    """Masks as DSA's, keep ratios along one direction."""
+    """DSA's masks with keep ratios along one direction."""
     optimizer = FixedDirection(problem.forms, problem.floors, direction)
     optimizer.step(direction, problem.budgets_at(0))
     return KeepRatioScheme(problem, masks, optimizer)

@@ -13,6 +13,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from dsa_core.channels import ChannelGraph, check_fits
 from dsa_core.channels.export import evaluating, failing_module, first_line
 from dsa_core.channels.remedies import Width
+from dsa_core.channels.stand_ins import stand_in_where_cut
 from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
 from dsa_core.surgery.reconstruct import reconstruct as refit
@@ -30,6 +31,9 @@ def prune(
     progress: bool = True,
 ) -> nn.Module:
     """Return a smaller copy of a network, of the same classes; the given one is not touched.
+
+    Attention whose forward does not take its widths from its weights gets one that does
+    (`nn.MultiheadAttention`, torchvision's Swin; see `dsa_core.channels.stand_ins`).
 
     The pruned network computes what the dense one computes with the dropped channels masked at
     their consumers, to float tolerance.
@@ -57,6 +61,7 @@ def prune(
         if id(tensor) not in done:
             done[id(tensor)] = cut(tensor, by_axis, always, name)
         replace(module, attribute, done[id(tensor)])
+    stand_in_where_cut(pruned, graph.axes)
     with evaluating(pruned):  # in training mode a spectral norm counts every look at its weight
         for module in pruned.modules():
             resize(module)

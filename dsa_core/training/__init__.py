@@ -1,4 +1,4 @@
-"""Train and evaluate: plain loops, and the parts that a search loop shares with them."""
+"""Training and evaluation."""
 
 from dsa_core.training.batches import Batch, BatchSource, Feed, to_device
 from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
@@ -26,7 +26,7 @@ from dsa_core.training.precision import (
     place_model,
 )
 from dsa_core.training.processes import average
-from dsa_core.training.seeds import own_random, step_seed
+from dsa_core.training.seeds import isolated_rng, step_seed
 from dsa_core.training.task import Task
 
 __all__ = [
@@ -51,12 +51,12 @@ __all__ = [
     "choose_precision",
     "device_of_model",
     "evaluate",
+    "isolated_rng",
     "keep_freed_memory",
     "load_checkpoint",
     "lr_at",
     "make_sgd",
     "mode",
-    "own_random",
     "place",
     "place_model",
     "recalibrate_batchnorm",

@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from itertools import starmap
+from itertools import islice, starmap
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from dsa_core.errors import ConfigError, DataError
-from dsa_core.training.processes import share
+from dsa_core.training.processes import my_turns, share
 from dsa_core.training.seeds import generator
 
 Batch = tuple[Tensor, Tensor]
@@ -83,6 +83,11 @@ class BatchSource(ABC):
     def mine(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this process's rows of the batches of an epoch, see `parallel.share`."""
         return starmap(share, self.epoch(epoch, start))
+
+    def in_turn(self) -> Iterator[Batch]:
+        """Yield this process's batches of epoch 0: of several, each takes every so many-th."""
+        turns = my_turns()
+        return islice(self.epoch(0), turns.start, None, turns.step)
 
     def forever(self, start_step: int = 0) -> Iterator[Batch]:
         """Yield this process's rows of batches without end.

@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or not there, and that fit or are refused."""
+"""Checkpoints: written atomically, checked when read."""
 
 import hashlib
 import io
+import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,22 +12,22 @@ import torch
 from torch import nn
 
 from dsa_core.errors import TrainingError
-from dsa_core.files import atomic_file
+from dsa_core.files import EPOCHS, atomic_file, write_atomically
 from dsa_core.training.processes import process_group, wait
 
 FORMAT = 1
-SEAL = hashlib.sha256().digest_size  # bytes at the end of a file: SHA-256 of all before them
+SEAL = hashlib.sha256().digest_size  # bytes at the end of a file: SHA-256 of the rest
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint so that a crash at any moment leaves the old file or the new one.
 
     Args:
-        path: the file; its folder is made.
-        state: tensors, numbers, strings, and lists and dicts of them. Its entry "fingerprint", dict
-            of strings, says what the checkpoint belongs to.
+        path: the file; its folder is created.
+        state: tensors, numbers, strings, and lists and dicts of them. Its entry "fingerprint", a
+            dict of strings, identifies the run.
 
-    Of several processes that train together the main process writes, and the others wait for it.
+    If several processes train together, the main process writes, and the others wait for it.
     """
     if process_group().is_main:
         with atomic_file(path) as file:
@@ -37,22 +38,32 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     wait()
 
 
-def load_checkpoint(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Any]:
-    """Read a checkpoint back onto the CPU and check that it is whole and belongs to this run.
+def save_progress(path: Path, *, done: int, epochs: int, seconds: float) -> None:
+    """Say beside a checkpoint how many epochs are done, in how many seconds, for whoever looks on.
 
-    Files are read with `weights_only=True`, so that a foreign one cannot run code, and the checksum
-    at their end is compared first: torch's own do not cover the table of contents.
+    The file is named as the checkpoint, and ends in `EPOCHS`.
+    """
+    if process_group().is_main:
+        text = json.dumps({"done": done, "epochs": epochs, "seconds": round(seconds, 1)})
+        write_atomically(path.with_suffix(EPOCHS), text + "\n")
+
+
+def load_checkpoint(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU and check that it is intact and belongs to this run.
+
+    The checksum at the end of the file is compared first (torch's own do not cover the table of
+    contents); it is read with `weights_only=True`, so that it cannot run code.
 
     Args:
         path: the file.
-        fingerprint: what this run is, compared entry by entry.
+        fingerprint: of this run, compared entry by entry.
 
     Returns:
         The state given to `save_checkpoint`.
 
     Raises:
-        TrainingError: the file is missing or damaged, or was made by a different run; the message
-            says in what.
+        TrainingError: the file is missing or damaged, or belongs to a different run; the message
+            names the differences.
     """
     state = _read(path)
     saved = state.get("fingerprint")
@@ -87,7 +98,7 @@ def _read(path: Path) -> dict[str, Any]:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise TrainingError(f"there is no checkpoint {path}") from error
-    except Exception as error:  # a forged file can make torch.load stumble anywhere
+    except Exception as error:  # a forged file can make torch.load raise anything
         raise TrainingError(
             f"checkpoint {path} is damaged, of an older version, or holds more than plain data "
             f"({error}): delete it to start over"

@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from dsa_core.errors import ConfigError
 from dsa_core.training.batches import BatchSource, Feed, to_device
 from dsa_core.training.precision import FP32, Precision, autocast, place
+from dsa_core.training.processes import summed
 from dsa_core.training.task import Task
 
 
@@ -23,8 +24,8 @@ class EvalResult:
 
     Attributes:
         loss: mean loss of an example.
-        score: what judges in the task: its first metric, or the mean score of an example, for
-            classification the accuracy in [0, 1].
+        score: the task's first metric, or else the mean score of an example; for classification
+            the accuracy in [0, 1].
         n: examples.
         extra: the task's other metrics, by name.
     """
@@ -36,13 +37,13 @@ class EvalResult:
 
 
 def device_of_model(model: nn.Module) -> torch.device:
-    """Give the device of the model's first parameter, the CPU if it has none."""
+    """The device of the model's first parameter; the CPU if it has none."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 @contextmanager
 def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Run a block with the whole model in one mode, then put every module's own mode back."""
+    """Run a block with the whole model in one mode; the mode of every module is restored."""
     before = {module: module.training for module in model.modules()}
     model.train(training)
     try:
@@ -58,12 +59,12 @@ def evaluate(
 ) -> EvalResult:
     """Measure loss and score over one epoch of batches, in evaluation mode.
 
-    A task with metrics is judged by those; they gather what they need batch by batch. The loss is
-    the average of the batches' means, weighed by their examples.
+    If the task has metrics, the first is the score. The loss is the mean over all examples.
 
     Args:
         model: the network; its modes come back as they were.
-        batches: epoch 0 of them is read.
+        batches: epoch 0 of them is read; of several processes each reads some of the batches, and
+            all get the result of all: call it on every rank.
         task: gives loss and score.
         precision: number format and memory order.
     """
@@ -71,7 +72,7 @@ def evaluate(
     loss, score, n = torch.zeros((), device=device), torch.zeros((), device=device), 0
     metrics = {name: make().to(device) for name, make in task.metrics.items()}
     with mode(model, training=False):
-        for x, y in batches.epoch(0):
+        for x, y in batches.in_turn():
             x, y = place(x.to(device), precision), y.to(device)
             with autocast(precision, device):
                 outputs = model(x)
@@ -81,9 +82,10 @@ def evaluate(
             if not metrics:
                 score += task.score(outputs, y)
             n += len(x)
-    found = {name: float(metric.compute()) for name, metric in metrics.items()}
-    judged = found.pop(task.judged_by) if found else float(score) / n
-    return EvalResult(float(loss) / n, judged, n, found)
+    found = {name: float(metric.compute()) for name, metric in metrics.items()}  # over all ranks
+    total_loss, total_score, examples = summed(loss, score, n, device=device)
+    judged = found.pop(task.judged_by) if found else total_score / examples
+    return EvalResult(total_loss / examples, judged, int(examples), found)
 
 
 @torch.no_grad()
@@ -96,8 +98,8 @@ def recalibrate_batchnorm(
 ) -> None:
     """Re-estimate the BatchNorm statistics as the plain average over some training batches.
 
-    After channels were cut or weights moved, the running mean and variance belong to another
-    network. They are reset and become  (1/T) sum_t mean_t  and  (1/T) sum_t var_t  over T =
+    After a cut or a change of the weights the running mean and variance are outdated. They are
+    reset and become  (1/T) sum_t mean_t  and  (1/T) sum_t var_t  over T =
     n_batches batches (cumulative average: momentum None). Weights, momenta and modes stay as they
     were; in place.
 
@@ -105,8 +107,8 @@ def recalibrate_batchnorm(
         model: the network; layers other than BatchNorm run in evaluation mode (no dropout).
         batches: training batches, with the augmentation of the training.
         n_batches: T, at least 1.
-        run: how the network is run on a batch, in training mode without dropout; None for x of
-            pairs (x, y).
+        run: runs the network on a batch, in training mode without dropout; None: on x of pairs
+            (x, y).
 
     Raises:
         ConfigError: n_batches is less than 1.

@@ -1,46 +1,30 @@
 """The one training loop, plain and resumable; a search is this loop with a Pruner attached."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 
-from dsa_core.errors import TrainingError
-from dsa_core.training.batches import Feed, to_device
-from dsa_core.training.checkpoint import load_checkpoint, save_checkpoint, shapes_fingerprint
+from dsa_core.training.batches import Feed
 from dsa_core.training.config import TrainConfig
-from dsa_core.training.evaluate import device_of_model
-from dsa_core.training.memory import keep_freed_memory
 from dsa_core.training.meter import Meter
-from dsa_core.training.objective import Measured, Objective, TaskObjective
-from dsa_core.training.optimizer import Factory, lr_at, make_optimizer, set_lr
-from dsa_core.training.precision import Precision, place_model
-from dsa_core.training.processes import (
-    agreed,
-    average_buffers,
-    distributed,
-    mean_and_sum,
-    process_group,
-)
+from dsa_core.training.objective import Objective, TaskObjective
+from dsa_core.training.optimizer import Factory
+from dsa_core.training.precision import Precision
+from dsa_core.training.processes import process_group, synced_batchnorm
 from dsa_core.training.pruner_like import PrunerLike
-from dsa_core.training.seeds import own_random, step_seed
-from dsa_core.training.stopwatch import Stopwatch, total_time
+from dsa_core.training.stopwatch import total_time
 from dsa_core.training.task import Task
-
-EpochRecord = dict[str, float]
-
-REMEDY = "Try a smaller lr, a clip_norm, or precision='fp32'"
+from dsa_core.training.trainer import EpochRecord, Trainer
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training did.
+    """The result of a training.
 
     Attributes:
-        history: a dict for each epoch with epoch (from 0), train_loss, train_score (averages during
+        history: a dict per epoch with epoch (from 0), train_loss, train_score (averages during
             the epoch, in training mode), seconds, processor_seconds, lr (of the last step). The
             last may be of an unfinished epoch, if stopped.
         seconds, processor_seconds: sum over the epochs, those before a resume included; see
@@ -96,18 +80,18 @@ def train(
         checkpoint: file to write, and to resume from where it exists.
         resume: False = start over, and overwrite.
         progress: show a bar.
-        phase: what the bar calls this training.
+        phase: label of this training in the bar.
         on_epoch: called with each finished epoch's record, after its checkpoint is written.
-        stop: asked before each step; True ends the training at once, without an error. What the
-            unfinished epoch did stays in the model, but not in the checkpoint.
-        precision: number format and memory order; None = as the configuration says. A checkpoint
-            has its own.
+        stop: called before each step; True ends the training at once, without an error. The steps
+            of the unfinished epoch stay in the model, but not in the checkpoint.
+        precision: number format and memory order; None: from the configuration. A checkpoint has
+            its own.
         pruner: searches while the model trains; its state is part of the checkpoint. It is detached
             at the end, also after an error.
-        held_out: batches for a pruner that asks for some (`Pruner.look`).
-        optimizer: makes one of the parameters, and says its highest learning rate, in place of the
-            configuration's; None for SGD.
-        fingerprint: what else the checkpoint must agree with.
+        held_out: batches for a pruner that needs them (`Pruner.held_out_step`).
+        optimizer: makes an optimizer from the parameters, whose learning rate replaces the
+            configuration's as the peak; None for SGD.
+        fingerprint: what else the checkpoint must match.
 
     Returns:
         History and how it ran.
@@ -118,7 +102,7 @@ def train(
         KeyboardInterrupt: raised again, with a message that says how to resume.
     """
     objective = TaskObjective(task, config.label_smoothing) if isinstance(task, Task) else task
-    run = _Run(
+    run = Trainer(
         model,
         batches,
         objective,
@@ -136,212 +120,27 @@ def train(
     meter = Meter(run.total, done, objective.score_name, show=show, phase=phase)
     stopped = False
     try:
-        for epoch in range(len(run.history), config.epochs):
-            stopped = run.epoch(epoch, meter, stop)
-            if stopped:
-                break
-            run.save()
-            if on_epoch is not None:
-                on_epoch(run.history[-1])
+        with synced_batchnorm(model):
+            for epoch in range(len(run.history), config.epochs):
+                stopped = run.epoch(epoch, meter, stop)
+                if stopped:
+                    break
+                run.save()
+                if on_epoch is not None:
+                    on_epoch(run.history[-1])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(run.interrupted()) from None
     finally:
         meter.close()
         if pruner is not None:
             pruner.detach()
-    return run.result(stopped)
-
-
-@dataclass
-class _Run:
-    """The state of one training: model, optimizer, history and precision."""
-
-    model: nn.Module
-    batches: Feed
-    objective: Objective
-    config: TrainConfig
-    seed: int
-    path: Path | None
-    pruner: PrunerLike | None
-    held_out: Feed | None
-    make: Factory | None
-    fingerprint: Mapping[str, str]
-
-    def __post_init__(self) -> None:
-        self.device = device_of_model(self.model)
-        self.total = self.config.epochs * len(self.batches)
-        self.history: list[EpochRecord] = []
-        self.saved = 0
-        self.optimizer = make_optimizer(self.model, self.config, self.make)
-        self.others = dict(self.fingerprint)  # what the configuration does not know
-        if self.make is not None:
-            self.others["optimizer"] = repr(self.optimizer)
-        # a mask of attention, say, is infinite on purpose
-        buffers = self.model.named_buffers()
-        self.infinite = {n for n, b in buffers if not bool(b.isfinite().all())}
-
-    def prepare(self, resume: bool, precision: Precision | None) -> None:
-        """Resume from the checkpoint, or choose a precision and write the first checkpoint."""
-        self.model.train()
-        keep_freed_memory(self.device)
-        self._check_state("before the first step")
-        if resume and self.path is not None and self.path.exists():
-            self._restore(load_checkpoint(self.path, self._fingerprint()))
-        else:
-            self.precision = precision or agreed(self._choose_precision())
-            place_model(self.model, self.precision)
-            if self.pruner is not None:
-                self.pruner.attach(self.optimizer)
-            self.save()
-        self.called = distributed(self.model)
-
-    def _choose_precision(self) -> Precision:
-        name, order = self.config.precision, self.config.channels_last
-        if name != "auto" and order != "auto":
-            return Precision(name, order)
-        batch = to_device(next(iter(self.batches.mine(0))), self.device)
-        return self.objective.precision(self.model, batch, self.config)
-
-    def epoch(self, epoch: int, meter: Meter, stop: Callable[[], bool] | None) -> bool:
-        """Train one epoch and append its record; return whether `stop` ended it."""
-        self.model.train()
-        watch, stopped = Stopwatch(), False
-        masked = float(self.pruner is not None and self.pruner.searching)
-        meter.start_epoch(epoch, check_every=1 if self.device.type == "cpu" else 20)
-        with own_random(self.device, step_seed(self.seed, self.word, epoch)):
-            held_out = self._held_out()
-            for position, batch in enumerate(self.batches.mine(epoch)):
-                self._look(held_out)
-                if stop is not None and stop():
-                    stopped = True
-                    break
-                set_lr(self.optimizer, self._lr(epoch, position))
-                found = self._step(to_device(batch, self.device))
-                loss, score = mean_and_sum(found.shown, found.score)
-                self._check(meter.add(loss, score, found.n * process_group().size), epoch)
-        self._check(meter.flush(), epoch)
-        self._check_state(f"after epoch {epoch}")
-        if meter.n:
-            lr = self.optimizer.param_groups[0]["lr"]
-            record = {"epoch": epoch, **meter.means(), **watch.read(), "lr": lr}
-            self.history.append(record | ({} if self.pruner is None else {"masked": masked}))
-        return stopped
-
-    @property
-    def word(self) -> str:
-        """What the random numbers of an epoch are for."""
-        return "epoch" if self.pruner is None else "search epoch"
-
-    def _held_out(self) -> Iterator[Any]:
-        """Held-out batches from the next one that a look is due for."""
-        if self.pruner is None or self.held_out is None:
-            return iter(())
-        return self.held_out.forever(self.pruner.looks)
-
-    def _look(self, held_out: Iterator[Any]) -> None:
-        """Let the pruner look at a held-out batch, where it wants one."""
-        if self.pruner is None or not self.pruner.wants_look:
-            return
-        found = next(held_out, None)
-        if found is None:
-            raise TrainingError("held_out: this pruner asks for held-out batches; give some")
-        batch = to_device(found, self.device)
-        self.pruner.look(lambda: self.objective.loss(self.model, batch, self.precision))
-
-    def _step(self, batch: Any) -> Measured:
-        found = self.objective.measure(self.called, batch, self.precision)
-        self.optimizer.zero_grad(set_to_none=True)
-        found.loss.backward()
-        self._collect()
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
-        return found
-
-    def _collect(self) -> None:
-        """Let the pruner have its gradients, before they are clipped."""
-        try:
-            if self.pruner is not None:
-                self.pruner.collect()
-        except TrainingError as error:
-            raise TrainingError(f"{error}. {self._last_good()}. {REMEDY}") from error
-
-    def _lr(self, epoch: int, position: int) -> float:
-        steps = len(self.batches)
-        return lr_at(epoch * steps + position, self.total, steps, self.config)
-
-    def _check(self, bad_step: int | None, epoch: int) -> None:
-        """Stop at a loss that is not finite, before it can reach a checkpoint."""
-        if bad_step is None:
-            return
-        raise TrainingError(
-            f"the loss is not finite at epoch {epoch}, step {bad_step} of {len(self.batches)}, "
-            f"lr {self._lr(epoch, bad_step):.4g}. {self._last_good()}. {REMEDY}"
-        )
-
-    def _check_state(self, when: str) -> None:
-        """Look at the weights too: the last step of an epoch can break them after a finite loss."""
-        for name, value in self.model.state_dict().items():
-            if name not in self.infinite and not bool(torch.isfinite(value).all()):
-                raise TrainingError(f"{name} is not finite {when}. {self._last_good()}. {REMEDY}")
-
-    def _last_good(self) -> str:
-        return f"The last good checkpoint is {self.path}" if self.path else "There is no checkpoint"
-
-    def save(self) -> None:
-        """Write the checkpoint, if one was asked for."""
-        average_buffers(self.model)
-        if self.path is None:
-            return
-        save_checkpoint(
-            self.path,
-            {
-                "fingerprint": self._fingerprint(),
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "history": self.history,
-                "pruner": {} if self.pruner is None else self.pruner.state_dict(),
-                "precision": asdict(self.precision),
-            },
-        )
-        self.saved = len(self.history)
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.precision = Precision(**state["precision"])
-        place_model(self.model, self.precision)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.pruner is not None:
-            self.pruner.attach(self.optimizer)
-            self.pruner.load_state_dict(state["pruner"])
-        self.history = list(state["history"])
-        self.saved = len(self.history)
-
-    def _fingerprint(self) -> dict[str, str]:
-        settings = {key: str(value) for key, value in self.config.model_dump().items()}
-        data = {f"data {key}": value for key, value in self.batches.fingerprint().items()}
-        model = {"model": shapes_fingerprint(self.model), "seed": str(self.seed)}
-        found = {} if self.pruner is None else self.pruner.fingerprint()
-        search = {f"search {key}": value for key, value in found.items()}
-        return settings | data | model | search | self.others
-
-    def interrupted(self) -> str:
-        """Say how to go on after Ctrl-C."""
-        if self.path is None:
-            return "training interrupted; without a checkpoint the next run starts over"
-        return (
-            f"training interrupted; {self.saved} of {self.config.epochs} epochs are saved: "
-            f"the checkpoint {self.path} is whole: the same call goes on from there"
-        )
-
-    def result(self, stopped: bool) -> TrainResult:
-        """Gather what was done."""
-        chosen = self.precision
-        return TrainResult(
-            history=self.history,
-            **total_time(self.history),
-            precision=chosen.name,
-            channels_last=chosen.channels_last,
-            milliseconds=chosen.milliseconds,
-            stopped=stopped,
-        )
+    if run.average is not None:
+        run.average.put_in()
+    return TrainResult(
+        history=run.history,
+        **total_time(run.history),
+        precision=run.precision.name,
+        channels_last=run.precision.channels_last,
+        milliseconds=run.precision.milliseconds,
+        stopped=stopped,
+    )

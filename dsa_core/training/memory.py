@@ -1,9 +1,9 @@
-"""Freed memory kept for the next step, on a CPU: a tenth of a training's time, and more.
+"""Keep freed memory for the next step, on a CPU: saves a tenth of the training time or more.
 
-Every step frees its activations and asks for the same sizes again. glibc hands blocks of more than
-32 MB, and at first of more than 128 KB, back to the system at once; the system then clears them
-page by page when they are asked for again. Told to keep them, a process stays as large as it once
-was, and trains faster (`bench/` measures by how much).
+Every step frees its activations and requests the same sizes again. glibc hands blocks of more than
+32 MB, and at first of more than 128 KB, back to the system at once, which then clears them page
+by page at the next request. If malloc keeps them, the process never shrinks, but trains faster
+(`lab/bench` measures by how much).
 """
 
 import ctypes
@@ -24,13 +24,13 @@ def keep_freed_memory(device: torch.device) -> bool:
     or preloads another allocator, nor on systems without glibc.
 
     Returns:
-        Whether malloc was told.
+        Whether malloc was configured.
     """
-    return device.type == "cpu" and _tell_malloc()
+    return device.type == "cpu" and _configure_malloc()
 
 
 @cache
-def _tell_malloc() -> bool:
+def _configure_malloc() -> bool:
     chosen = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
     if not sys.platform.startswith("linux") or any(name.startswith(chosen) for name in os.environ):
         return False

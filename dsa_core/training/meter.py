@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 class Meter:
     """Sum loss and score over an epoch and watch for a loss that is not finite.
 
-    Losses are read back from the device only every `check_every` steps: on a GPU each reading waits
-    for all work queued so far.
+    Losses are read back from the device only every `check_every` steps: on a GPU each read waits
+    for all queued work.
     """
 
     def __init__(
@@ -32,13 +32,13 @@ class Meter:
         self._waiting: list[tuple[Tensor, Tensor, int]] = []
 
     def add(self, loss: Tensor, score: Tensor, n: int) -> int | None:
-        """Take a step's mean loss, summed score and example count; return what `flush` does."""
+        """Add a step's mean loss, summed score and example count; return as `flush`."""
         self._waiting.append((loss, score, n))
         self.bar.update()
         return self.flush() if len(self._waiting) >= self.check_every else None
 
     def flush(self) -> int | None:
-        """Add what waits; return the first step whose loss is not finite, if any."""
+        """Read back pending steps; return the first step whose loss is not finite, if any."""
         if not self._waiting:
             return None
         losses = torch.stack([loss.float() for loss, _, _ in self._waiting]).tolist()
@@ -60,7 +60,7 @@ class Meter:
         return None
 
     def means(self) -> dict[str, float]:
-        """Average over the examples of the epoch so far; no score where none has a name."""
+        """Averages over the examples of the epoch so far; no score if it has no name."""
         score = {"train_score": self.score_sum / self.n} if self.score_name else {}
         return {"train_loss": self.loss_sum / self.n, **score}
 

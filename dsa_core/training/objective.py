@@ -1,4 +1,4 @@
-"""What a training minimises: a `Task` on pairs (x, y), or anybody's loss on batches of any kind."""
+"""The objective of a training: a `Task` on pairs (x, y), or a user's loss on any batches."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -15,9 +15,9 @@ from dsa_core.training.precision import FP32, Precision, autocast, choose_precis
 from dsa_core.training.task import Task
 
 FORMS = (
-    "Two forms are taken: a function of (outputs, targets) that returns a scalar, such as "
+    "Two forms are accepted: a function of (outputs, targets) that returns a scalar, such as "
     "F.cross_entropy, for batches (inputs, ..., targets); or a function of (model, batch) whose "
-    "first parameter is called `model`, for any batch: lambda model, batch: model(**batch).loss"
+    "first parameter is named `model`, for any batch: lambda model, batch: model(**batch).loss"
 )
 
 
@@ -27,9 +27,9 @@ class Measured:
 
     Attributes:
         loss: to minimise, shape ().
-        shown: the loss that is reported, shape (), no gradient; never smoothed.
-        score: sum over the examples, shape (), no gradient; 0 where nothing is scored.
-        n: examples.
+        shown: the reported loss, shape (), no gradient; never smoothed.
+        score: sum over the examples, shape (), no gradient; 0 if nothing is scored.
+        n: number of examples.
     """
 
     loss: Tensor
@@ -39,16 +39,16 @@ class Measured:
 
 
 class Objective(Protocol):
-    """What a training minimises and shows; it alone knows what is in a batch.
+    """What a training minimises and reports; the only code that knows the contents of a batch.
 
     Attributes:
-        score_name: what the score is called; "" for none.
+        score_name: name of the score; "" for none.
     """
 
     score_name: str
 
     def precision(self, model: nn.Module, batch: Any, config: TrainConfig) -> Precision:
-        """Choose what the configuration leaves open, on a first batch."""
+        """Choose what the configuration leaves open, measured on a first batch."""
 
     def measure(self, model: nn.Module, batch: Any, precision: Precision) -> Measured:
         """Run the network on a batch."""
@@ -65,7 +65,7 @@ class TaskObjective:
         self.training_loss = task.training_loss(label_smoothing)
 
     def precision(self, model: nn.Module, batch: Batch, config: TrainConfig) -> Precision:
-        """Take the fastest of what the configuration allows."""
+        """The fastest format that the configuration allows."""
         x, y = batch
         return choose_precision(
             model,
@@ -76,7 +76,7 @@ class TaskObjective:
         )
 
     def measure(self, model: nn.Module, batch: Batch, precision: Precision) -> Measured:
-        """Run the network; the loss may be smoothed, what is shown is not."""
+        """Run the network; the loss may be smoothed, the reported one is not."""
         x, y = batch
         with autocast(precision, x.device):
             outputs = model(place(x, precision))
@@ -95,19 +95,19 @@ class TaskObjective:
 
 
 class LossObjective:
-    """Anybody's loss, in one of two forms; nothing is scored, and nothing is cast.
+    """A user's loss, in one of two forms; nothing is scored, and nothing is cast.
 
-        loss(model, batch)      if its first parameter is called `model`: any batch
+        loss(model, batch)      if its first parameter is named `model`: any batch
         loss(outputs, targets)  otherwise: batches (inputs, ..., targets)
 
-    A loss of the one form that is taken for the other cannot run: a network is no tensor, and a
-    tensor is no network. `try_on` says so before a training.
+    A loss mistaken for the other form cannot run: a network is not a tensor. `try_on` finds that
+    before the training.
 
     Args:
         loss: a function or a module.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither of them.
     """
 
     score_name = ""
@@ -118,7 +118,7 @@ class LossObjective:
         self.function, self.general = loss, first_parameter(loss) == "model"
 
     def precision(self, model: nn.Module, batch: Any, config: TrainConfig) -> Precision:
-        """No choice: whoever wants autocast puts it into the loss."""
+        """Float32: users who want autocast put it into the loss."""
         return FP32
 
     def measure(self, model: nn.Module, batch: Any, precision: Precision) -> Measured:
@@ -136,10 +136,11 @@ class LossObjective:
         return self.function(call(model, inputs), batch[-1])
 
     def try_on(self, model: nn.Module, batch: Any) -> None:
-        """Run a batch once, so that a wrong loss is known before anything is trained.
+        """Run a batch once, so that a wrong loss is found before the training.
 
         Raises:
-            ConfigError: it fails, or returns no scalar with a gradient; says how it was called.
+            ConfigError: it fails, or does not return a scalar with a gradient; says how it was
+                called.
         """
         how = "loss(model, batch)" if self.general else "loss(outputs, targets)"
         try:
@@ -175,10 +176,10 @@ def reaches(loss: Tensor, model: nn.Module) -> bool:
 
 
 def first_parameter(function: Callable[..., Any]) -> str:
-    """The name of a function's first parameter, of a module's forward; "" if it is not known."""
+    """Name of the first parameter of a function or a module's forward; "" if unknown."""
     try:
         return next(iter(inspect.signature(getattr(function, "forward", function)).parameters), "")
-    except ValueError:  # a function of C
+    except ValueError:  # a function in C
         return ""
 
 

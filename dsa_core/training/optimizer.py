@@ -1,4 +1,4 @@
-"""SGD and its learning rate, the rate as a pure function of the step."""
+"""SGD, and its learning rate as a pure function of the step."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ Factory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 def make_sgd(model: nn.Module | Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.SGD:
-    """Make SGD with momentum for a model's, or some, parameters.
+    """Make SGD with momentum for the parameters of a model, or for some.
 
     With `decay_norm=False` parameters of one axis or none (BatchNorm's scale and shift, biases) do
     not decay.
@@ -43,12 +43,13 @@ def make_sgd(model: nn.Module | Iterable[nn.Parameter], config: TrainConfig) -> 
 def make_optimizer(
     model: nn.Module, config: TrainConfig, factory: Factory | None
 ) -> torch.optim.Optimizer:
-    """Make somebody's optimizer of a model's parameters, or SGD where there is no factory.
+    """Make the optimizer of a model's parameters by a factory, or SGD without one.
 
-    The rates that it comes with are the highest: each group's becomes a factor of the schedule's.
+    The learning rates set by the factory are peak rates: each group's becomes a factor of the
+    schedule.
 
     Raises:
-        ConfigError: what the factory returns is no optimizer.
+        ConfigError: the factory does not return an optimizer.
     """
     if factory is None:
         return make_sgd(model, config)
@@ -64,7 +65,7 @@ def make_optimizer(
 
 
 def lr_at(step: int, total_steps: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Give the learning rate of a step.
+    """The learning rate of a step.
 
     With t = step, T = total_steps, W = min(round(warmup T), T - 1), e = t // steps_per_epoch:
 
@@ -100,6 +101,6 @@ def lr_at(step: int, total_steps: int, steps_per_epoch: int, config: TrainConfig
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group, times the `lr_factor` that it may carry."""
+    """Set the learning rate of every parameter group, times its `lr_factor` if it has one."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_factor", 1.0)

@@ -1,4 +1,4 @@
-"""Device, number format and memory order: measured, then recorded."""
+"""Number format and memory order."""
 
 import contextlib
 import copy
@@ -18,13 +18,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Precision:
-    """In what format a network runs.
+    """The format in which a network runs.
 
     Attributes:
         name: "fp32" or "bf16" (autocast; weights stay float32).
-        channels_last: whether pictures lie in memory pixel by pixel, not channel by channel.
+        channels_last: whether images are stored pixel by pixel instead of channel by channel.
         milliseconds: shortest time of a forward and backward pass of each candidate, with keys such
-            as "bf16 channels_last"; empty when nothing had to be measured.
+            as "bf16 channels_last"; empty if nothing was measured.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Precision:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Give the number format of the products."""
+        """The dtype of the products."""
         return DTYPES[self.name]
 
     @staticmethod
-    def noted(notes: Mapping[str, Any]) -> "Precision":
+    def from_notes(notes: Mapping[str, Any]) -> "Precision":
         """Read it back from the notes of an allocation, without the times."""
         return Precision(notes["precision"], notes["channels_last"])
 
@@ -49,7 +49,7 @@ BF16 = Precision("bf16", channels_last=True)
 def autocast(
     precision: Precision | str, device: torch.device
 ) -> contextlib.AbstractContextManager[object]:
-    """Give the context in which a network runs in `precision`: autocast for bf16, nothing for fp32.
+    """The context for running a network in `precision`: autocast for bf16, nothing for fp32.
 
     Raises:
         ConfigError: the name is neither "fp32" nor "bf16".
@@ -63,14 +63,14 @@ def autocast(
 
 
 def place(x: Tensor, precision: Precision) -> Tensor:
-    """Put pictures, (N, C, H, W), in the wanted memory order; other shapes stay as they are."""
+    """Convert images, (N, C, H, W), to the memory order; other shapes are unchanged."""
     if precision.channels_last and x.ndim == 4:
         return x.contiguous(memory_format=torch.channels_last)
     return x
 
 
 def place_model(model: nn.Module, precision: Precision) -> None:
-    """Put the convolutions' weights in the wanted memory order, in place; values do not change."""
+    """Convert the weights of a model to the memory order, in place; values do not change."""
     order = torch.channels_last if precision.channels_last else torch.contiguous_format
     model.to(memory_format=order)
 
@@ -84,23 +84,23 @@ def choose_precision(
     channels_last: bool | Literal["auto"] = "auto",
     repeats: int = 3,
 ) -> Precision:
-    """Take the fastest of what is allowed, timed on a deep copy of the model.
+    """Choose the fastest of the allowed formats, timed on deep copies of the model.
 
     Which is faster depends on the processor, the network and its channel counts (odd ones can make
     bf16 slow), so it is measured: one pass to warm up, then the shortest of `repeats` forward and
-    backward passes of each candidate (the shortest, as other work on the machine only adds). With
-    one candidate nothing is measured. The random state of torch is left as it was.
+    backward passes of each candidate (the shortest, as other work on the machine only adds). A
+    single candidate is not measured. The random state of torch is restored.
 
     Args:
-        model: the network, on its device, in the mode it will run in.
-        x: one real batch on that device.
+        model: the network, on its device, in the mode in which it will run.
+        x: a real batch on that device.
         loss: outputs -> scalar; None = mean of squares.
         precision: "fp32", "bf16" or "auto" = both.
         channels_last: True, False or "auto" = both.
         repeats: timed passes of each candidate.
 
     Returns:
-        The choice, with all measured times.
+        The chosen format, with all measured times.
     """
     names = ["fp32", "bf16"] if precision == "auto" else [precision]
     orders = [False, True] if channels_last == "auto" else [bool(channels_last)]
@@ -125,7 +125,7 @@ def _best_times(
     candidates: list[Precision],
     repeats: int,
 ) -> list[float]:
-    """Time the candidates in turn, round after round: a busy moment then does not hit one alone."""
+    """Time the candidates in alternation, so that a busy moment does not hit only one."""
     trials = [copy.deepcopy(model) for _ in candidates]
     pairs = list(zip(trials, candidates, strict=True))
     for trial, candidate in pairs:

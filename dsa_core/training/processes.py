@@ -7,12 +7,13 @@ every rank. With a single process all of this does nothing.
 
 `accelerate launch -m dsa_core run ...` or Accelerate's notebook launcher start the processes.
 
-One difference to a single process with the same global batch remains: BatchNorm normalises by the
-statistics of a rank's own rows, as it does in torch's own DistributedDataParallel; running
-statistics are averaged over the ranks.
+On GPUs BatchNorm trains by the statistics of the whole batch (`synced_batchnorm`). On CPUs one
+difference to a single process remains: torch has no SyncBatchNorm there, each rank normalises by
+its own rows, and running statistics are averaged over the ranks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dsa_core.errors import ConfigError, TrainingError
 
 T = TypeVar("T")
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,12 @@ def my_rows(n: int) -> slice:
             f"batch_size: a batch of {n} does not divide among {ranks.size} processes; take a "
             f"multiple of {ranks.size}, and drop_last=True for the batches"
         )
+    return my_turns()
+
+
+def my_turns() -> slice:
+    """Which of some things in a row this rank takes."""
+    ranks = process_group()
     return slice(ranks.rank, None, ranks.size)
 
 
@@ -140,6 +148,42 @@ def mean_and_sum(mean: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
     both = torch.stack([mean.double(), total.double()])
     add_up(both)
     return both[0] / ranks.size, both[1]
+
+
+def summed(*values: Tensor | float, device: torch.device) -> list[float]:
+    """Numbers added up over the ranks, which exchange them on a device."""
+    numbers = [float(value) for value in values]
+    if process_group().is_single:
+        return numbers
+    total = torch.tensor(numbers, dtype=torch.float64, device=device)
+    add_up(total)
+    return total.tolist()
+
+
+@contextmanager
+def synced_batchnorm(model: nn.Module) -> Iterator[None]:
+    """Let BatchNorm in training mode normalise by the statistics of all ranks' rows, on GPUs.
+
+    A layer is torch's SyncBatchNorm for the length of a block, in place: hooks, parameters and
+    buffers stay its own (`convert_sync_batchnorm` makes new layers). That refuses tensors of the
+    CPU, where each rank keeps to its own rows.
+    """
+    single = process_group().is_single
+    kinds = {m: type(m) for m in model.modules() if type(m) in NORMS and not single and on_gpu(m)}
+    for norm in kinds:
+        norm.__class__ = nn.SyncBatchNorm
+        norm.__dict__["process_group"] = None  # all ranks
+    try:
+        yield
+    finally:
+        for norm, kind in kinds.items():
+            norm.__class__ = kind
+            del norm.process_group
+
+
+def on_gpu(module: nn.Module) -> bool:
+    """Whether a module's tensors are on a GPU."""
+    return any(t.is_cuda for t in (*module.parameters(), *module.buffers()))
 
 
 def agreed(value: T) -> T:

@@ -1,4 +1,4 @@
-"""What may be attached to a training: a `dsa_core.pruner.Pruner`, seen from here."""
+"""The interface of `dsa_core.pruner.Pruner` for the training loop."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 class PrunerLike(Protocol):
-    """Hooks into a network and its optimizer for the length of a training."""
+    """Hooks into a network and its optimizer during a training."""
 
     @property
-    def wants_look(self) -> bool:
-        """Whether it waits for a held-out batch before the next step."""
+    def wants_held_out(self) -> bool:
+        """Whether it needs a held-out batch before the next step."""
 
     @property
-    def looks(self) -> int:
-        """Held-out batches taken."""
+    def held_out_steps(self) -> int:
+        """Number of held-out batches used."""
 
     @property
     def searching(self) -> bool:
@@ -26,13 +26,13 @@ class PrunerLike(Protocol):
         """Hook into the model and its optimizer."""
 
     def detach(self) -> None:
-        """Let go; the exact weights are in the model."""
+        """Remove the hooks and restore the exact weights."""
 
     def collect(self) -> None:
-        """Turn the gradients before they are clipped."""
+        """Convert the gradients before they are clipped."""
 
-    def look(self, loss: Callable[[], Tensor]) -> None:
-        """Take a held-out batch."""
+    def held_out_step(self, loss: Callable[[], Tensor]) -> None:
+        """Use a held-out batch."""
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -41,4 +41,4 @@ class PrunerLike(Protocol):
         """From the checkpoint."""
 
     def fingerprint(self) -> dict[str, str]:
-        """What the checkpoint must agree with."""
+        """What the checkpoint must match."""

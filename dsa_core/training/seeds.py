@@ -1,4 +1,4 @@
-"""Seeds that depend on names, not on how many random numbers were drawn before."""
+"""Seeds derived from labels, independent of how many random numbers were drawn before."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,15 +8,15 @@ import torch
 
 
 def step_seed(seed: int, *labels: int | str) -> int:
-    """Hash a run's seed and some labels into a seed of its own.
+    """Hash a run's seed and some labels into a new seed.
 
     The first 63 bits of SHA-256 over the text of (seed, labels): the same on every machine and in
-    every process, so that "epoch 7 of run 3" means the same random numbers whether or not the run
-    was interrupted.
+    every process, so "epoch 7 of run 3" gives the same random numbers whether or not the run was
+    interrupted.
 
     Args:
         seed: seed of the run.
-        labels: what the numbers are for, such as ("order", epoch).
+        labels: purpose of the numbers, such as ("order", epoch).
 
     Returns:
         Integer in [0, 2**63).
@@ -26,17 +26,17 @@ def step_seed(seed: int, *labels: int | str) -> int:
 
 
 def generator(seed: int, *labels: int | str) -> torch.Generator:
-    """Make a generator seeded by `step_seed`, on the CPU: data do not depend on the device."""
+    """A generator seeded by `step_seed`, on the CPU, so that data do not depend on the device."""
     return torch.Generator().manual_seed(step_seed(seed, *labels))
 
 
 @contextmanager
-def own_random(device: torch.device, seed: int | None = None) -> Iterator[None]:
-    """Give a block random numbers of its own: torch's state comes back as it was.
+def isolated_rng(device: torch.device, seed: int | None = None) -> Iterator[None]:
+    """Restore torch's random state after a block.
 
     Args:
-        device: whose numbers, besides the CPU's.
-        seed: to start from; None to start from the state as it is.
+        device: whose state is restored, besides the CPU's.
+        seed: for the block; None: start from the current state.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if seed is not None:

@@ -1,4 +1,4 @@
-"""How long something took: by the clock on the wall, and of the processors."""
+"""Wall-clock and CPU time."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 
 class Spent(TypedDict):
-    """Time that a piece of work took."""
+    """Time spent on some work."""
 
     seconds: float
     processor_seconds: float
@@ -15,11 +15,11 @@ class Spent(TypedDict):
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """Runs from where it is made.
+    """A stopwatch that starts when it is created.
 
     Attributes:
-        seconds: on the wall when it was started, from some origin.
-        processor: seconds of all threads of this process when it was started.
+        seconds: wall-clock time at the start, from some origin.
+        processor: CPU seconds of all threads of this process at the start.
     """
 
     seconds: float = field(default_factory=time.perf_counter)
@@ -29,8 +29,8 @@ class Stopwatch:
         """Seconds since the start.
 
         Returns:
-            "seconds" on the wall; "processor_seconds" of all threads of this process: other
-            programs on the machine, and time that the process was stopped, do not count.
+            "seconds" of wall-clock time; "processor_seconds", the CPU time of all threads of this
+            process.
         """
         return {
             "seconds": time.perf_counter() - self.seconds,
@@ -39,7 +39,7 @@ class Stopwatch:
 
 
 def total_time(parts: Iterable[Mapping[str, Any]]) -> Spent:
-    """Sum of "seconds" and "processor_seconds"; a part of an older checkpoint may lack the last."""
+    """Sums of "seconds" and "processor_seconds"; older checkpoints may lack the latter."""
     parts = list(parts)
     return {
         "seconds": sum(part["seconds"] for part in parts),

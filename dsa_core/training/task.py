@@ -1,4 +1,4 @@
-"""What a problem is, as far as training is concerned: a loss, a quick score, and metrics."""
+"""A task, as training sees it: a loss, a quick score, and metrics."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,23 +19,22 @@ PERCENT = "%"
 
 @dataclass(frozen=True)
 class Task:
-    """A problem: the loops of `training` know nothing else about it.
+    """A task: all that training and evaluation know about a problem.
 
-    A training shows `score`, which is cheap. What a network is judged by is the first of `metrics`,
-    where there are some: not every score is a sum over examples (an intersection over union is a
-    ratio of sums over all pixels of all pictures).
+    A training reports `score`, which is cheap. A network is judged by the first of `metrics`, if
+    there are any: not every score is a sum over examples (an intersection over union is a ratio of
+    sums over all pixels of all images).
 
     Attributes:
-        name: of the problem.
+        name: of the task.
         loss: (outputs, targets) -> scalar tensor, the mean over the examples of a batch.
         score: (outputs, targets) -> scalar, the *sum* over the examples of a batch, so that an
             average over batches of different sizes is exact; higher is better.
-        score_name: what the averaged score is called, such as "accuracy".
-        smoothed_loss: (outputs, targets, amount) -> scalar, where the problem knows label
-            smoothing.
-        metrics: name -> a function that makes a fresh accumulator (of torchmetrics); the first one
-            judges, the others are reported beside it. Empty: the averaged `score` judges.
-        unit: of what judges: "%", then it lies in [0, 1] and is shown times 100; or "dB", say.
+        score_name: name of the averaged score, such as "accuracy".
+        smoothed_loss: (outputs, targets, amount) -> scalar, if the task has label smoothing.
+        metrics: name -> a function that creates an accumulator (of torchmetrics); the first one
+            judges, the others are also reported. Empty: the averaged `score` judges.
+        unit: of the judging score: "%" (it lies in [0, 1] and is shown times 100), or "dB", say.
     """
 
     name: str
@@ -48,18 +47,18 @@ class Task:
 
     @property
     def judged_by(self) -> str:
-        """The name of what an evaluation reports."""
+        """Name of the score that an evaluation reports."""
         return next(iter(self.metrics), self.score_name)
 
     def show(self, score: float) -> str:
-        """Write down what an evaluation reports: "91.73 %", "32.05 dB"."""
+        """A score as text: "91.73 %", "32.05 dB"."""
         return with_unit(score, self.unit)
 
     def training_loss(self, label_smoothing: float) -> LossFunction:
-        """Give the loss to minimise; reported and validated is always the plain `loss`.
+        """The loss to minimise; reports and validation always use the plain `loss`.
 
         Raises:
-            ConfigError: smoothing is asked of a problem that has none.
+            ConfigError: the task has no label smoothing.
         """
         if label_smoothing == 0:
             return self.loss
@@ -72,17 +71,17 @@ class Task:
 
 
 def in_unit(score: float, unit: str) -> float:
-    """The number that stands before the unit: a share of 1 times 100, anything else as it is."""
+    """The number before the unit: a share of 1 times 100, anything else unchanged."""
     return 100 * score if unit == PERCENT else score
 
 
 def with_unit(score: float, unit: str) -> str:
-    """Write a score with two decimals and its unit."""
+    """A score as text, with two decimals and its unit."""
     return f"{in_unit(score, unit):.2f} {unit}".rstrip()
 
 
 def classification() -> Task:
-    """Make the task of naming one class: cross-entropy, and accuracy as the score."""
+    """Classification: cross-entropy, with accuracy as the score."""
     return Task("classification", _cross_entropy, correct, "accuracy", _smoothed_cross_entropy)
 
 

@@ -4,6 +4,7 @@ python -m course.notebook execute notebooks/02_channel_groups.ipynb
 """
 
 import argparse
+import ast
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,20 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython import get_ipython
 from IPython.display import Image, display
 from ipywidgets import HTML, Layout, VBox, Widget
 from ipywidgets import Image as ImageWidget
-from matplotlib.figure import Figure
 
 from dsa_core.errors import ConfigError
 from dsa_core.files import write_atomically
 from dsa_core.lab.device import device_of
-from dsa_core.lab.plots import png
 
 if TYPE_CHECKING:  # they take seconds to load, and a notebook that runs needs none of them
+    from matplotlib.figure import Figure
     from nbformat import NotebookNode
 
 CELL_TIMEOUT_S = 1800
@@ -66,10 +66,13 @@ def start(seed: int) -> Session:
     that datasets are found whatever folder the notebook runs in.
 
     Raises:
-        ConfigError: no repository lies above the current folder, and DSA_ROOT names none.
+        ConfigError: no repository lies above the current folder, and DSA_ROOT names none; or
+            papermill was given a parameter that the notebook does not take.
     """
     from dsa_core.lab.runs.facts import versions
 
+    if shell := get_ipython():
+        check_injected(shell.user_ns["In"])
     root = find_root(Path.cwd())
     data = Path(os.environ.setdefault("DSA_DATA", str(root / "data"))).expanduser()
     torch.manual_seed(seed)
@@ -79,6 +82,27 @@ def start(seed: int) -> Session:
     where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{where}, {torch.get_num_threads()} threads, seed {seed}")
     return Session(root, data, root / "data" / "records", root / "runs", device, seed)
+
+
+def check_injected(cells: Sequence[str]) -> None:
+    """Check what papermill was given with -p; papermill itself takes any name and any value.
+
+    Args:
+        cells: the sources that ran so far, as IPython's `In`: nothing, the parameters, and, if
+            papermill was given some, those in a cell that begins with "# Parameters".
+
+    Raises:
+        ConfigError: the notebook has no parameter of this name, or it is of another type.
+    """
+    if len(cells) < 3 or not cells[2].startswith("# Parameters"):
+        return
+    from nbformat.v4 import new_code_cell
+
+    from dsa_core.lab.batch.parameters import fit_all, parameters_in
+
+    known = parameters_in(new_code_cell(cells[1]), Path("this notebook"))
+    lines = [line for line in ast.parse(cells[2]).body if isinstance(line, ast.Assign)]
+    fit_all(known, {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in lines})
 
 
 def find_root(here: Path) -> Path:
@@ -114,7 +138,7 @@ def check(condition: object, message: str) -> None:
     print(f"ok: {message}")
 
 
-def show(figure: Figure, *, alt: str | None = None) -> None:
+def show(figure: "Figure", *, alt: str | None = None) -> None:
     """Display a figure as a PNG on white, which also reads in dark mode; a cell may end in this.
 
     Args:
@@ -124,8 +148,12 @@ def show(figure: Figure, *, alt: str | None = None) -> None:
     display(Image(data=drawn(figure), format="png", alt=alt))
 
 
-def drawn(figure: Figure, **options: Any) -> bytes:
+def drawn(figure: "Figure", **options: Any) -> bytes:
     """A figure as PNG, with room for its labels; pyplot lets go of it, lest it is shown twice."""
+    import matplotlib.pyplot as plt
+
+    from dsa_core.lab.plots import png
+
     if figure.get_layout_engine() is None:
         figure.set_layout_engine("constrained")
     plt.close(figure)
@@ -141,7 +169,7 @@ class Panel(VBox):
         problem: an HTML widget, empty unless the last redraw failed.
     """
 
-    def __init__(self, draw: Callable[..., Figure], controls: Mapping[str, Widget]) -> None:
+    def __init__(self, draw: "Callable[..., Figure]", controls: Mapping[str, Widget]) -> None:
         self.draw, self.controls = draw, dict(controls)
         self.picture, self.problem = ImageWidget(format="png", layout=Layout(width="800px")), HTML()
         super().__init__([*self.controls.values(), self.picture, self.problem])

@@ -19,7 +19,7 @@ WATCH = """() => {
     window.redraws = [];
     let pressed = 0;
     document.addEventListener('keydown', () => { pressed = performance.now(); }, true);
-    const isPage = node => node.querySelector && node.querySelector('tr[data-group]');
+    const isPage = node => node.querySelector && node.querySelector('g[data-group]');
     new MutationObserver(changes => {
         if (!pressed || !changes.some(c => [...c.addedNodes].some(isPage))) return;
         const began = pressed;
@@ -32,27 +32,30 @@ WATCH = """() => {
 @pytest.fixture
 def explorer(page: Any, tmp_path: Path) -> Iterator[Any]:
     """The page of the explorer, ready."""
+    began = time.monotonic()
     with serving(tmp_path, *WORDS) as address:
-        began = time.monotonic()
         page.goto(f"{address}/?token={TOKEN}")
-        page.locator("tr[data-group]").first.wait_for()
-        print(f"first answer after {time.monotonic() - began:.1f} s")
+        page.locator(".noUi-handle").first.wait_for()
+        print(f"make explore to the first slider: {time.monotonic() - began:.1f} s")
+        page.locator("g[data-group]").first.wait_for()
         yield page
         page.goto("about:blank")
 
 
 def kept(page: Any) -> dict[str, int]:
-    """Channels of every group, as the bars of the explorer say."""
-    rows = page.locator("tr[data-group]").evaluate_all(
-        "rows => rows.map(r => [r.dataset.group, Number(r.dataset.kept)])"
+    """Channels of every group that the first method keeps, as its columns say."""
+    rows = (
+        page.locator("svg")
+        .first.locator("g[data-group]")
+        .evaluate_all("rows => rows.map(r => [r.dataset.group, Number(r.dataset.kept)])")
     )
     return dict(rows)
 
 
-def widths(page: Any) -> list[float]:
-    """How wide the coloured bars are drawn, in pixels."""
-    found = page.locator("tr[data-group] td span span").evaluate_all(
-        "bars => bars.map(b => b.getBoundingClientRect().width)"
+def heights(page: Any) -> list[float]:
+    """How high the filled columns are drawn, in pixels."""
+    found = page.locator("g[data-group] rect[fill]").evaluate_all(
+        "columns => columns.map(c => c.getBoundingClientRect().height)"
     )
     return [round(w, 1) for w in found]
 
@@ -84,6 +87,8 @@ def test_the_token_is_asked_for_and_on_no_command_line(page: Any, tmp_path: Path
 
 def test_explorer(explorer: Any) -> None:
     it_fits_two_screens(explorer)
+    every_handle_has_a_name(explorer)
+    it_reads_in_the_dark(explorer)
     slider_moves_bars_and_numbers(explorer)
     a_typed_percentage_is_taken(explorer)
     a_wish_that_cannot_be_met_clears_the_answer(explorer)
@@ -98,7 +103,32 @@ def it_fits_two_screens(page: Any) -> None:
         page.wait_for_timeout(500)
         shoot(page, f"explorer_{width}")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        sheet = page.locator(".dsa-sheet").first.bounding_box()
+        assert sheet["y"] + sheet["height"] <= 900
     page.set_viewport_size({"width": 1440, "height": 900})
+
+
+def every_handle_has_a_name(page: Any) -> None:
+    for name in ("budget, %", "keep at least, %"):
+        assert page.get_by_role("slider", name=name).count() == 1
+    assert page.get_by_role("img", name=re.compile("channels kept by dsa: conv1")).count() == 1
+    assert page.evaluate("[...document.querySelectorAll('select')].every(s => s.labels.length)")
+
+
+def it_reads_in_the_dark(page: Any) -> None:
+    page.emulate_media(color_scheme="dark")
+    shoot(page, "explorer_dark")
+    assert light(page, "body", "backgroundColor") < 60
+    for letters in (".widget-label", ".widget-readout", "select", ".dsa-sheet", "h1"):
+        assert light(page, letters, "color") > 150
+    page.emulate_media(color_scheme="light")
+    assert light(page, "body", "backgroundColor") > 200
+
+
+def light(page: Any, what: str, kind: str) -> float:
+    """How light a colour is, from 0 to 255."""
+    colour = page.locator(what).first.evaluate(f"e => getComputedStyle(e).{kind}")
+    return statistics.fmean(map(int, re.findall(r"\d+", colour)[:3]))
 
 
 def typed(page: Any, text: str) -> None:
@@ -120,17 +150,17 @@ def a_typed_percentage_is_taken(page: Any) -> None:
 
 def a_wish_that_cannot_be_met_clears_the_answer(page: Any) -> None:
     typed(page, "3")
-    page.get_by_role("alert").wait_for()
-    assert "Ask for that or more" in page.get_by_role("alert").inner_text()
-    assert page.locator("tr[data-group]").count() == 0
+    page.get_by_role("alert").first.wait_for()
+    assert "Ask for that or more" in page.get_by_role("alert").first.inner_text()
+    assert page.locator("g[data-group]").count() == 0
     shoot(page, "explorer_infeasible")
     typed(page, "60")
-    page.locator("tr[data-group]").first.wait_for()
+    page.locator("g[data-group]").first.wait_for()
 
 
 def slider_moves_bars_and_numbers(page: Any) -> None:
     shoot(page, "explorer_before")
-    before = kept(page), widths(page), macs(page)
+    before = kept(page), heights(page), macs(page)
     handle = budget_handle(page)
     handle.focus()
     for _ in range(10):
@@ -141,7 +171,7 @@ def slider_moves_bars_and_numbers(page: Any) -> None:
     page.wait_for_timeout(1000)
     shoot(page, "explorer_after")
     assert sum(kept(page).values()) < sum(before[0].values())
-    assert widths(page) != before[1]
+    assert heights(page) != before[1]
     share = re.search(r"([\d.]+)%", macs(page))
     assert share is not None
     assert float(share[1]) <= 40.01  # from 50 % ten steps of one percent down
@@ -166,6 +196,9 @@ def button(page: Any, text: str) -> Any:
 
 def run_trains_and_stop_stops(page: Any) -> None:
     run, stop = button(page, "Run"), button(page, "Stop")
+    assert run.is_disabled()  # the chosen network takes hours
+    page.locator("select").first.select_option("resnet8 on digits, quick")
+    page.get_by_text("Run trains resnet8 on digits").wait_for()
     assert stop.is_disabled()
     run.click()
     page.get_by_text(re.compile(r"training the dense network: \d+%")).wait_for()

@@ -89,6 +89,10 @@ HARD: dict[str, tuple[Tensor, float]] = {  # scores, k
     "k near n": (FEW, 4 - 1e-5),
     "one score": (FEW[:1], 0.3),
     "long": (torch.linspace(0, 1, 100_000, dtype=torch.float64), 9.0),
+    "long, most kept": (torch.linspace(0, 50, 20_000, dtype=torch.float64), 19_999.3),
+    "long, all kept": (torch.linspace(0, 1, 20_000, dtype=torch.float64), 20_000.0),
+    "long, all decided": (torch.arange(20_000, dtype=torch.float64) * 1e4, 700.0),
+    "long and far out": (torch.linspace(0, 1, 20_000, dtype=torch.float64) + 2.0**40, 3e3),
     "long and equal": (torch.zeros(5000, dtype=torch.float64), 700.5),
     "every second one": (torch.linspace(0, 9, 40, dtype=torch.float64)[::2], 7.3),
 }

@@ -2,8 +2,8 @@
 
     batch.yaml --read_spec--> BatchSpec --jobs_of--> jobs --run_batch--> runs/<batch>/<run>/
 
-Each folder holds the executed notebook, parameters.json, run.json (how far it is) and, where the
-notebook makes one, record.json for `dsa report`.
+Each folder holds the executed notebook, parameters.json, run.json (the state of the run) and, if
+the notebook writes one, record.json for `dsa report`.
 """
 
 from importlib import import_module

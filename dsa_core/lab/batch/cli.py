@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from dsa_core.lab.batch.state import RunState
 
 FILE_HELP = "the grid: notebook, parameters (lists are axes), seeds; see notebooks/batches/"
-OUT_HELP = "the batch goes to OUT/NAME of the file/; what is done there is skipped"
-WORKERS_HELP = "runs at a time, here or, with --slurm, jobs to submit"
+OUT_HELP = "the batch goes to OUT/NAME of the file/; finished runs there are skipped"
+WORKERS_HELP = "concurrent runs or, with --slurm, jobs to submit"
 SCHEDULER_HELP = "address of a dask scheduler whose workers share this folder (extra `cluster`)"
 
 
@@ -29,14 +29,14 @@ def batch_command(
     file: Annotated[Path, typer.Argument(help=FILE_HELP)],
     out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs"),
     workers: Annotated[int, typer.Option(min=1, help=WORKERS_HELP)] = 1,
-    dry_run: Annotated[bool, typer.Option(help="print the plan and an estimate only")] = False,
+    dry_run: Annotated[bool, typer.Option(help="only print the plan and an estimate")] = False,
     scheduler: Annotated[str | None, typer.Option(help=SCHEDULER_HELP)] = None,
     slurm: Annotated[bool, typer.Option(help="run on SLURM (extra `cluster`)")] = False,
 ) -> None:
     """Run a notebook over a grid of parameters; exit code 1 if a run failed.
 
-    Each run leaves its executed notebook, parameters and record in OUT/BATCH/RUN/. A batch that
-    was killed goes on when the same command is given again.
+    Each run leaves its executed notebook, parameters and record in OUT/BATCH/RUN/. After a kill,
+    the same command resumes the batch.
     """
     from dsa_core.lab.batch import view
     from dsa_core.lab.batch.pools import threads_of
@@ -62,7 +62,7 @@ def batch_command(
 
 
 def pool_of(workers: int, scheduler: str | None, slurm: bool) -> "AbstractContextManager[Executor]":
-    """Where the runs go."""
+    """The executor of the runs."""
     from dsa_core.lab.batch import pools
 
     if scheduler:
@@ -71,13 +71,13 @@ def pool_of(workers: int, scheduler: str | None, slurm: bool) -> "AbstractContex
 
 
 def whole_paths() -> dict[str, str]:
-    """A relative DSA_DATA would mean another folder in a notebook's process."""
+    """DSA_DATA as an absolute path: notebooks run in another working directory."""
     data = os.environ.get("DSA_DATA")
     return {"DSA_DATA": str(Path(data).expanduser().resolve())} if data else {}
 
 
 class Progress:
-    """A live table on a terminal; elsewhere one line for each run that changes its state."""
+    """A live table on a terminal; elsewhere one line whenever the state of a run changes."""
 
     def __init__(self, screen: "Console") -> None:
         from rich.live import Live

@@ -1,4 +1,4 @@
-"""The parameters of a notebook: which there are, of what type, and whether values fit them."""
+"""The parameters of a notebook: names, types, defaults, and checks of values."""
 
 import ast
 from pathlib import Path
@@ -28,7 +28,7 @@ class Parameter(BaseModel):
     help: str
 
     def fit(self, value: object) -> Value:
-        """The value as the parameter's type takes it; a whole number is also a float, no more.
+        """Validate a value strictly; the only conversion is from int to float.
 
         Raises:
             ConfigError: it is of another type.
@@ -44,15 +44,19 @@ class Parameter(BaseModel):
 
 
 def parameters_of(notebook: Path) -> dict[str, Parameter]:
-    """Read the parameters that a notebook takes, without running it.
+    """Read the parameters of a notebook without running it.
 
     Raises:
-        ConfigError: the file is no notebook, it has no parameters, or one of them is not written
-            `name: type = value  # help` with a type of `TYPES`.
+        ConfigError: the file is not a notebook, has no parameters, or one of them is not of the
+            form `name: type = value  # help` with a type in `TYPES`.
     """
+    return parameters_in(parameters_cell(notebook), notebook)
+
+
+def parameters_in(cell: nbformat.NotebookNode, notebook: Path) -> dict[str, Parameter]:
+    """Read the parameters of a cell; errors are those of `parameters_of`, and name the notebook."""
     from papermill.translators import PythonTranslator  # takes seconds to import
 
-    cell = parameters_cell(notebook)
     names = assigned(cell, notebook)
     if not names:
         raise ConfigError(f"{notebook.name} takes no parameters: tag one cell `parameters`, {LINE}")
@@ -67,7 +71,7 @@ def parameters_cell(notebook: Path) -> nbformat.NotebookNode:
     """The cell tagged `parameters`; an empty one if there is none.
 
     Raises:
-        ConfigError: the file is no notebook.
+        ConfigError: the file is not a notebook.
     """
     try:
         cells = nbformat.read(notebook, as_version=4).cells
@@ -79,7 +83,7 @@ def parameters_cell(notebook: Path) -> nbformat.NotebookNode:
 
 
 def assigned(cell: nbformat.NotebookNode, notebook: Path) -> list[str]:
-    """Every name that the cell sets; papermill passes over lines that it does not understand."""
+    """Every name assigned in the cell; papermill skips lines it does not understand."""
     try:
         lines = ast.parse(cell.source).body
     except SyntaxError as error:
@@ -94,7 +98,7 @@ def assigned(cell: nbformat.NotebookNode, notebook: Path) -> list[str]:
 
 
 def read(notebook: Path, info: Any) -> Parameter:
-    """One parameter, from what papermill found out about it (all of it text)."""
+    """One parameter, from what papermill inspected (all as text)."""
     name, kind = info.name, info.inferred_type_name
     if kind not in TYPES:
         raise ConfigError(
@@ -113,10 +117,10 @@ def read(notebook: Path, info: Any) -> Parameter:
 
 
 def fit_all(known: dict[str, Parameter], given: dict[str, Any]) -> dict[str, Value]:
-    """All parameters of a run: the given values, the defaults for the others.
+    """All parameters of a run: the given values, and defaults for the others.
 
     Raises:
-        ConfigError: a name is unknown (the nearest right one is named), or a value does not fit.
+        ConfigError: a name is unknown (the nearest is suggested), or a value has a wrong type.
     """
     for name in given:
         if name not in known:

@@ -1,4 +1,4 @@
-"""Where runs are handed to: threads of this machine, or a dask cluster that shares its folders."""
+"""Executors of runs: threads of this machine, or a dask cluster that shares its folders."""
 
 import os
 import signal
@@ -14,17 +14,17 @@ START_TIMEOUT_S = 60.0
 
 @contextmanager
 def local_pool(workers: int) -> Iterator[Executor]:
-    """Run so many at a time here; each is a process, the threads only wait for them."""
+    """Run `workers` at a time here; each run is a process, the threads only wait."""
     with ThreadPoolExecutor(max_workers=workers) as pool:
         yield pool
 
 
 @contextmanager
 def scheduler_pool(address: str) -> Iterator[Executor]:
-    """Hand runs to the workers of a dask scheduler, one to each thread that it has.
+    """Run on the workers of a dask scheduler, one run per thread.
 
     Raises:
-        ConfigError: the extra `cluster` is not installed, or nobody answers there.
+        ConfigError: the extra `cluster` is not installed, or no scheduler answers.
     """
     distributed = needed("distributed")
     try:
@@ -37,10 +37,10 @@ def scheduler_pool(address: str) -> Iterator[Executor]:
 
 @contextmanager
 def slurm_pool(workers: int) -> Iterator[Executor]:
-    """Submit so many jobs to SLURM and run on them; queue, memory and so on are dask's settings.
+    """Submit `workers` jobs to SLURM and run on them; queue, memory etc. are dask settings.
 
     Raises:
-        ConfigError: the extra `cluster` is not installed, or the settings do not suffice.
+        ConfigError: the extra `cluster` is not installed, or the settings are insufficient.
     """
     jobqueue = needed("dask_jobqueue")
     try:
@@ -68,12 +68,12 @@ def needed(name: str) -> Any:
             f"this needs {name}: pip install 'dsa_core[cluster]', or run here with --workers"
         ) from None
     finally:
-        if signal.getsignal(signal.SIGINT) != handler:  # dask_jobqueue takes Ctrl-C for itself
+        if signal.getsignal(signal.SIGINT) != handler:  # dask_jobqueue overrides Ctrl-C
             signal.signal(signal.SIGINT, handler)
 
 
 def threads_of(workers: int) -> dict[str, str]:
-    """Share the cores among runs that go side by side, unless the user did so already."""
+    """Share the cores among concurrent runs, unless the user has set the threads."""
     if workers == 1 or "OMP_NUM_THREADS" in os.environ:
         return {}
     return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}

@@ -1,4 +1,4 @@
-"""All runs of a batch: what is to be done, by how many at a time, and what became of it."""
+"""Run all jobs of a batch."""
 
 import os
 import subprocess
@@ -18,9 +18,9 @@ from dsa_core.lab.batch.spec import Job
 from dsa_core.lab.batch.state import RunState, State, log, read_state, write_state
 from dsa_core.lab.batch.worker import PARAMETERS, kill_tree
 
-TICK_S = 1.0  # between two looks at the folders
+TICK_S = 1.0  # between two reads of the folders
 WORKER = "dsa_core.lab.batch.worker"
-OUTPUT = "output.txt"  # what a worker printed
+OUTPUT = "output.txt"  # stdout and stderr of a worker
 States = list[RunState]
 
 
@@ -32,25 +32,25 @@ def run_batch(
     environment: dict[str, str] | None = None,
     on_tick: Callable[[States], None] | None = None,
 ) -> States:
-    """Run what is not done yet; a run that fails leaves the others alone.
+    """Run all jobs that are not done; a failing run does not affect the others.
 
-    Each run is a process of its own that ends when this one does, by whatever signal. State is
-    files only, so that the same call goes on after a crash: finished runs are skipped, the one in
-    flight starts again and finds the checkpoints that its notebook has left.
+    Each run is a process that ends when this one does, by any signal. All state is in files, so the
+    same call resumes after a crash: finished runs are skipped, and the interrupted one starts again
+    and finds the checkpoints left by its notebook.
 
     Args:
         jobs: of the batch.
         batch: folder of the batch; run `id` has the folder `batch/id`.
-        pool: where runs are handed to: threads, or a cluster that shares this folder.
-        environment: variables of the runs, beside those of the process that starts them.
-        on_tick: called about every second with the state of every job, in their order.
+        pool: executor of the runs: threads, or a cluster that shares this folder.
+        environment: variables of the runs, in addition to those of the starting process.
+        on_tick: called about every second with the state of every job, in order.
 
     Returns:
-        The state of every job, in their order.
+        The state of every job, in order.
 
     Raises:
-        ConfigError: another process works on this batch.
-        KeyboardInterrupt: as it came; local runs are stopped.
+        ConfigError: another process is running this batch.
+        KeyboardInterrupt: after Ctrl-C; local runs are stopped.
     """
     with only_one(batch):
         todo = [job for job in jobs if read_state(batch / job.id, job).state != "done"]
@@ -83,7 +83,7 @@ def follow(
 
 
 def outcome(future: Future[RunState], job: Job, batch: Path) -> RunState:
-    """What became of a run; one whose process could not even be started has failed."""
+    """The result of a run; failed if its process could not be started."""
     error = future.exception()
     if error is None:
         return future.result()
@@ -98,17 +98,17 @@ def outcome(future: Future[RunState], job: Job, batch: Path) -> RunState:
 
 
 def states_of(jobs: Sequence[Job], batch: Path) -> States:
-    """What the folders say."""
+    """The states recorded in the folders."""
     return [read_state(batch / job.id, job) for job in jobs]
 
 
 def run_job(job: Job, folder: Path, environment: dict[str, str]) -> RunState:
-    """Run one job in a process of its own, and see that it ends in time.
+    """Run one job in its own process, with a time limit.
 
     Args:
         job: what to run.
-        folder: of the run; made if it is not there.
-        environment: variables beside ours.
+        folder: of the run; created if missing.
+        environment: additional variables.
 
     Returns:
         Its state: "done", "failed", "timeout"; "interrupted" if the process was killed.
@@ -139,7 +139,7 @@ def run_job(job: Job, folder: Path, environment: dict[str, str]) -> RunState:
 
 
 def ended(job: Job, folder: Path, begun: float, *, state: State, error: str) -> RunState:
-    """Write down the end of a run that could not do so itself."""
+    """Record the end of a run that could not do so itself."""
     seconds = time.time() - begun
     found = RunState(
         id=job.id,
@@ -154,7 +154,7 @@ def ended(job: Job, folder: Path, begun: float, *, state: State, error: str) -> 
 
 
 def kill_workers() -> None:
-    """End the runs that this process has started."""
+    """End the runs started by this process."""
     for child in psutil.Process().children():
         with suppress(psutil.NoSuchProcess):
             if WORKER in child.cmdline():
@@ -163,10 +163,10 @@ def kill_workers() -> None:
 
 @contextmanager
 def only_one(batch: Path) -> Iterator[None]:
-    """Keep a second process off a batch.
+    """Lock a batch against a second process.
 
     Raises:
-        ConfigError: there is one already.
+        ConfigError: another process holds it.
     """
     batch.mkdir(parents=True, exist_ok=True)
     lock = FileLock(batch / ".lock")

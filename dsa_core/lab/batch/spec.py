@@ -14,20 +14,21 @@ from dsa_core.lab.batch.parameters import Parameter, Value, fit_all, parameters_
 
 OUT = "out"  # the parameter that the batch sets itself: the folder of the run
 SEED = "seed"
+SETTINGS = ("method", "model", "dataset", "resource", "ratio", "divisor", "seed")
 DIGITS = 10  # of a job's hash
 
 
 class BatchSpec(BaseModel):
-    """What the YAML file says.
+    """The contents of the YAML file.
 
     Attributes:
-        notebook: path, seen from the YAML file's folder.
-        parameters: of the notebook; a list is an axis of the grid, everything else is the same in
-            all runs. (For a parameter that is itself a list, give a list of lists.)
-        seeds: values of the parameter `seed`; each point of the grid runs once for each.
-        minutes_each: about how long one run takes, for the estimate before any has run.
-        timeout_minutes: a run that takes longer is stopped.
-        cell_timeout_minutes: a run with a cell that takes longer fails.
+        notebook: path, relative to the folder of the YAML file.
+        parameters: of the notebook; a list is an axis of the grid, any other value is shared by all
+            runs. (For a parameter that is itself a list, give a list of lists.)
+        seeds: values of the parameter `seed`; each grid point runs once per seed.
+        minutes_each: approximate duration of a run, for the estimate before any has finished.
+        timeout_minutes: a longer run is stopped.
+        cell_timeout_minutes: a run with a longer cell fails.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,10 +45,10 @@ class Job(BaseModel):
     """One run of a notebook.
 
     Attributes:
-        id: name of its folder: the values that differ within the batch, and the hash.
+        id: name of its folder: the values that vary within the batch, and the hash.
         notebook: absolute path.
-        parameters: all that the notebook takes, but `out`.
-        takes_out: whether the notebook wants to know the folder of its run.
+        parameters: all parameters of the notebook except `out`.
+        takes_out: whether the notebook has a parameter for the folder of its run.
         timeout_s, cell_timeout_s: limits, in seconds.
         config_hash: names notebook and parameters.
     """
@@ -67,7 +68,7 @@ def read_spec(path: Path) -> BatchSpec:
     """Read a batch from its YAML file.
 
     Raises:
-        ConfigError: the file is missing, is no YAML, or an entry is unknown or of another type.
+        ConfigError: the file is missing or not YAML, or an entry is unknown or of a wrong type.
     """
     try:
         content = yaml.safe_load(path.read_text())
@@ -91,13 +92,14 @@ def read_spec(path: Path) -> BatchSpec:
 
 
 def jobs_of(spec: BatchSpec) -> list[Job]:
-    """All runs of a batch; everything that can be wrong with a parameter is found here.
+    """All runs of a batch, with every parameter checked.
 
-    Runs that differ in their seed only stand side by side: workers that start together then have
-    different dense networks to train, and the next ones find them.
+    Runs that differ only in their seed are adjacent: workers that start together then train
+    different dense networks, which later runs reuse.
 
     Raises:
-        ConfigError: a parameter is unknown or does not fit, or two runs are the same.
+        ConfigError: a parameter is unknown or invalid, or two runs are the same.
+        BudgetError: a budget is out of range.
     """
     known = parameters_of(spec.notebook)
     if SEED in spec.parameters:
@@ -111,7 +113,30 @@ def jobs_of(spec: BatchSpec) -> list[Job]:
     points = [dict(zip(axes, p, strict=True)) for p in itertools.product(*axes.values())]
     jobs = [job_of(spec, known, point, named=named) for point in points]
     refuse_twins(jobs)
+    for job in jobs:
+        check_settings(job.parameters)
     return jobs
+
+
+def check_settings(parameters: dict[str, Value]) -> None:
+    """Refuse what `configure` would: a notebook that takes a method and a preset is a run of them.
+
+    Raises:
+        ConfigError: there is no such method, preset, network or dataset, or a number is out of
+            range.
+    """
+    if not {"method", "preset"} <= parameters.keys():
+        return
+    from dsa_core.lab import data, models  # torch takes a second
+    from dsa_core.lab.runs.config import configure
+
+    given: dict[str, Any] = {n: v for n, v in parameters.items() if n in SETTINGS and v != ""}
+    config = configure(str(parameters["preset"]) or "tiny", **given)
+    if ":" not in config.model:
+        models.require_known(config.model)
+    if ":" not in config.dataset and config.dataset not in data.names():
+        hint = nearest(config.dataset, data.names())
+        raise ConfigError(f"unknown dataset {config.dataset!r}{hint}")
 
 
 def job_of(
@@ -138,25 +163,25 @@ def job_of(
 
 
 def config_hash(notebook: Path, parameters: dict[str, Value]) -> str:
-    """Ten hexadecimal digits that name a notebook and its parameters, in whatever order."""
+    """Ten hexadecimal digits that name a notebook and its parameters, in any order."""
     text = json.dumps([notebook.name, parameters], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
 def spelled(parameter: Parameter, value: Value) -> str:
-    """A value as part of a folder's name: texts as they are, numbers behind their name."""
+    """A value as part of a folder name: strings as they are, numbers after their name."""
     text = str(value) if parameter.type == "str" else f"{parameter.name}{value}"
     return "".join(c if c.isalnum() or c in "_." else "_" for c in text)
 
 
 def refuse_twins(jobs: list[Job]) -> None:
-    """Two runs with the same parameters would write to the same folder.
+    """Refuse two runs with the same parameters, which would share a folder.
 
     Raises:
-        ConfigError: there are two; names them.
+        ConfigError: names the run.
     """
     seen: set[str] = set()
     for job in jobs:
         if job.id in seen:
-            raise ConfigError(f"the run {job.id} is there twice: is a value of the grid repeated?")
+            raise ConfigError(f"the run {job.id} appears twice: is a value of the grid repeated?")
         seen.add(job.id)

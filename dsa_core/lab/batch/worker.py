@@ -1,4 +1,4 @@
-"""One run in a process of its own: `python -m dsa_core.lab.batch.worker FOLDER`.
+"""One run in its own process: `python -m dsa_core.lab.batch.worker FOLDER`.
 
 The folder holds parameters.json (a `Job`); the executed notebook and run.json are written there.
 """
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 PARAMETERS = "parameters.json"
 KERNEL = "python3"
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # what IPython writes for terminals
-ORPHANED = 70  # exit code of a worker whose batch is no more
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # escape codes in IPython's tracebacks
+ORPHANED = 70  # exit code of a worker whose batch has ended
 NO_START = ("Kernel died before replying", "Kernel didn't respond")  # jupyter_client's words
 
 
 def work(folder: Path) -> RunState:
-    """Run the job of a folder, unless it is done; whatever goes wrong becomes its state.
+    """Run the job of a folder, unless it is done; any error becomes its state.
 
-    A lock keeps two workers, of two batches or of one that was restarted, off the same folder.
+    A lock keeps two workers (of two batches, or of a restarted one) out of the same folder.
     """
     job = Job.model_validate_json((folder / PARAMETERS).read_text())
     with FileLock(folder / ".batch.lock"):
@@ -51,7 +51,7 @@ def work(folder: Path) -> RunState:
 
 
 def attempt(job: Job, folder: Path) -> dict[str, Any]:
-    """Execute the notebook; what is to be written down of it."""
+    """Execute the notebook; return the changes of the run's state."""
     from nbclient.exceptions import CellTimeoutError
     from papermill.exceptions import PapermillExecutionError
 
@@ -76,7 +76,7 @@ def failure(error: "PapermillExecutionError") -> dict[str, Any]:
 
 
 def execute(job: Job, folder: Path) -> None:
-    """Let papermill run the notebook in its own folder; the copy with outputs goes to ours."""
+    """Run the notebook by papermill in its own folder; the executed copy goes to `folder`."""
     from papermill import execute_notebook
 
     out = {OUT: str(folder.resolve())} if job.takes_out else {}
@@ -85,7 +85,7 @@ def execute(job: Job, folder: Path) -> None:
         braces_kept(folder.resolve() / job.notebook.name),
         parameters=job.parameters | out,
         kernel_name=KERNEL,
-        language="python",  # a notebook need not say so
+        language="python",  # a notebook may not state it
         cwd=str(job.notebook.parent),
         progress_bar=False,
         execution_timeout=max(1, round(job.cell_timeout_s)),
@@ -93,12 +93,12 @@ def execute(job: Job, folder: Path) -> None:
 
 
 def braces_kept(path: Path) -> str:
-    """A path as papermill takes it: it would fill in parameters where it finds braces."""
+    """Escape braces in a path, which papermill would replace by parameters."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def twice_if_no_kernel(start: Callable[[], None]) -> None:
-    """Kernels that start together may clash over a port: then, and only then, try once more."""
+    """Retry once if the kernel did not start: concurrent kernels can clash over a port."""
     try:
         start()
     except RuntimeError as error:
@@ -108,13 +108,13 @@ def twice_if_no_kernel(start: Callable[[], None]) -> None:
 
 
 def first_line(text: str) -> str:
-    """A long message in one line."""
+    """The first line of a message."""
     lines = text.strip().splitlines()
     return lines[0] if lines else ""
 
 
 def end_with_the_batch() -> None:
-    """Wait until the pipe from the batch closes, however it ended; then end, and the kernel too."""
+    """Wait until the pipe from the batch closes, then end this process and its kernel."""
     while os.read(0, 1):
         pass
     kill_tree(psutil.Process(), itself=False)
@@ -122,7 +122,7 @@ def end_with_the_batch() -> None:
 
 
 def kill_tree(process: psutil.Process, *, itself: bool) -> None:
-    """Kill everything that a process has started, and perhaps the process first."""
+    """Kill the descendants of a process, and optionally the process itself first."""
     try:
         doomed = [process] * itself + process.children(recursive=True)
     except psutil.NoSuchProcess:
@@ -133,7 +133,7 @@ def kill_tree(process: psutil.Process, *, itself: bool) -> None:
 
 
 def main() -> None:
-    """Run the folder that the command line names."""
+    """Run the folder named on the command line."""
     threading.Thread(target=end_with_the_batch, daemon=True).start()
     work(Path(sys.argv[1]))
 

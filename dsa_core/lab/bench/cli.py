@@ -15,6 +15,7 @@ JSON_HELP = "no MODEL: every figure of the library as one JSON object, under 10 
 QUICK_HELP = "few rounds: under a minute"
 PROFILE_HELP = "where the time of a search goes, in a table (networks for 3x32x32)"
 COMPILED_HELP = "by torch.compile too; the first pass takes long"
+ONNX_HELP = "in ONNX Runtime instead, on the CPU in float32"
 DIVISOR_HELP = "kept channels are multiples of this"
 CALIBRATION_OUT = "file to write; give it to `dsa run --budget latency=0.6 --calibration FILE`"
 DEFAULT_OUT = Path("calibration.json")
@@ -29,6 +30,8 @@ def bench_command(
     divisor: Annotated[int, typer.Option(min=1, help=DIVISOR_HELP)] = 1,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="(default: 1 and 128)")] = None,
     compiled: Annotated[bool, typer.Option("--compiled", help=COMPILED_HELP)] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help=ONNX_HELP)] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="rounds that are timed")] = 15,
 ) -> None:
     """Measure how fast a network is, dense and pruned; or, with --json, how fast the library is.
 
@@ -49,17 +52,23 @@ def bench_command(
 
         screen.print(profile_table(model, profile_search(model, steps=10 if quick else 40)))
     else:
-        batches = batch or [1, 128]
-        repeats = 3 if quick else 15
-        compare_network(model, macs, divisor, batches, compiled=compiled, repeats=repeats)
+        rounds, batches = 3 if quick else repeats, batch or [1, 128]
+        compare_network(model, macs, divisor, batches, compiled, onnx, repeats=rounds)
 
 
 def compare_network(
-    name: str, macs: float, divisor: int, batches: list[int], *, compiled: bool, repeats: int
+    name: str,
+    macs: float,
+    divisor: int,
+    batches: list[int],
+    compiled: bool,
+    onnx: bool,
+    *,
+    repeats: int,
 ) -> None:
     """Print the table of one network."""
     from dsa_core.lab import models
-    from dsa_core.lab.bench.networks import compare, formats, uniform_pair
+    from dsa_core.lab.bench.networks import compare, compare_onnx, formats, uniform_pair
     from dsa_core.lab.bench.tables import latency_table
     from dsa_core.lab.device import device_of
 
@@ -68,6 +77,10 @@ def compare_network(
     rows = []
     for n in batches:
         x = models.example_input(name, n).to(device)
+        if onnx:
+            tell(f"batch {n}, ONNX Runtime")
+            rows.append(compare_onnx(pair, x, repeats=repeats))
+            continue
         for precision in formats():
             for fused in (False, True) if compiled else (False,):
                 tell(f"batch {n}, {precision.name}{', channels_last' * precision.channels_last}")

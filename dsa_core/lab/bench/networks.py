@@ -2,6 +2,8 @@
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +11,12 @@ from torch import Tensor, nn
 from dsa_core.budget import Budget, Cost, round_to_channels, uniform_ratio
 from dsa_core.lab import models
 from dsa_core.lab.bench.figures import Figure, figure, ratios
-from dsa_core.lab.latency import Latency, forward_times, summary
+from dsa_core.lab.latency import Latency, forward_times, in_turn, onnx_call, summary
 from dsa_core.masks import top_channels
 from dsa_core.ranking import importance
-from dsa_core.surgery import prune
+from dsa_core.surgery import export_onnx, prune
 from dsa_core.tracing import trace
-from dsa_core.training import Precision, place_model
+from dsa_core.training import FP32, Precision, place_model
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,14 @@ class Row:
         dense, pruned: latencies.
         speedup: dense over pruned, round by round.
         over_macs: speedup over the reduction of MACs; 1 = every MAC saved is time saved.
-        compiled: whether by `torch.compile`.
+        how: "", "compiled" (by `torch.compile`) or "ONNX Runtime".
     """
 
     dense: Latency
     pruned: Latency
     speedup: Figure
     over_macs: Figure
-    compiled: bool
+    how: str = ""
 
 
 def uniform_pair(
@@ -91,14 +93,30 @@ def compare(
         compiled: by `torch.compile`; the first pass, uncounted, then takes long.
     """
     both = [ready(m, precision, compiled) for m in (pair.dense, pair.pruned)]
-    dense, pruned = forward_times(both, x, repeats=repeats, precision=precision)
+    times = forward_times(both, x, repeats=repeats, precision=precision)
+    return row(pair, times, x, precision, how="compiled" * compiled)
+
+
+def compare_onnx(pair: Pair, x: Tensor, *, repeats: int = 15) -> Row:
+    """Time both in turn in ONNX Runtime, on the CPU in float32, on as many threads as torch."""
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{name}.onnx" for name in ("dense", "pruned")]
+        for path, model in zip(paths, (pair.dense, pair.pruned), strict=True):
+            export_onnx(model, path, x[:2])
+        calls = [onnx_call(path, x) for path in paths]
+    return row(pair, in_turn(calls, torch.device("cpu"), repeats=repeats), x, FP32, "ONNX Runtime")
+
+
+def row(pair: Pair, times: list[list[float]], x: Tensor, precision: Precision, how: str) -> Row:
+    """Put the times of the dense and the pruned network together, round by round."""
+    dense, pruned = times
     faster = ratios(dense, pruned)
     return Row(
         dense=summary(dense, x, precision),
         pruned=summary(pruned, x, precision),
         speedup=figure(faster, "times"),
         over_macs=figure([f / pair.mac_reduction for f in faster], "times"),
-        compiled=compiled,
+        how=how,
     )
 
 

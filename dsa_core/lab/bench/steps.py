@@ -61,8 +61,8 @@ class Loop:
 
     def step(self) -> None:
         """One step of SGD."""
-        if self.pruner is not None and self.pruner.wants_look:
-            self.pruner.look(self.loss)
+        if self.pruner is not None and self.pruner.wants_held_out:
+            self.pruner.held_out_step(self.loss)
         loss = self.loss()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

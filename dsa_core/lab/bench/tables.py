@@ -24,7 +24,7 @@ def latency_table(pair: Pair, rows: Iterable[Row]) -> Table:
 def cells(row: Row) -> list[str]:
     """What is written of one row."""
     dense, pruned = row.dense, row.pruned
-    words = [dense.precision, "channels_last" * dense.channels_last, "compiled" * row.compiled]
+    words = [dense.precision, "channels_last" * dense.channels_last, row.how]
     return [
         str(dense.batch),
         " ".join(word for word in words if word),

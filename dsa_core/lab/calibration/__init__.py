@@ -1,4 +1,4 @@
-"""Latency as a budget: what a channel of this network costs on this machine, by the clock."""
+"""Latency budgets: a measured latency model of one network on one machine."""
 
 from dsa_core.lab.calibration.fitted import Calibration, read_calibration
 from dsa_core.lab.calibration.timing import CalibrationSettings, calibrate

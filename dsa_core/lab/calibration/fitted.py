@@ -1,4 +1,4 @@
-"""A calibration: a fitted form, how well it fits, and where it holds. JSON."""
+"""A calibration: the fitted form, its errors, and where it is valid; stored as JSON."""
 
 from pathlib import Path
 
@@ -16,24 +16,24 @@ from dsa_core.training import Precision
 
 
 class Calibration(BaseModel):
-    """What the channels of one network cost on one machine; frozen.
+    """The latency model of one network on one machine; frozen.
 
     Attributes:
         model: its name, for messages.
-        shape: of the batch that was timed, examples first.
-        device: which machine, with its threads.
-        precision, channels_last: how the network ran.
-        divisor: widths that were timed are multiples of it.
+        shape: of the timed batch, examples first.
+        device: the machine, with its threads.
+        precision, channels_last: number format and memory order.
+        divisor: timed widths are multiples of it.
         groups, sizes: names and channels of the prunable groups.
         constant_ms, linear_ms: terms 1 and a_k, in milliseconds of a batch.
         pairs_ms: k, j and the term a_k a_j.
         dense_ms: the whole network, measured.
-        configurations: widths that were fitted.
-        fit_error_median: of those, relative.
-        held_out: widths that were timed and not fitted.
-        error_median, error_max: of the held-out ones, |predicted - measured| / measured.
-        passes: timed forward passes of each; the shortest counts, as other work only adds.
-        seconds: it took.
+        configurations: number of fitted widths.
+        fit_error_median: relative error on those.
+        held_out: number of widths timed but not fitted.
+        error_median, error_max: on those, |predicted - measured| / measured.
+        passes: timed forward passes per width; the shortest counts, as other work only adds.
+        seconds: duration of the calibration.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +60,7 @@ class Calibration(BaseModel):
 
     @property
     def as_precision(self) -> Precision:
-        """How the network ran."""
+        """Number format and memory order."""
         return Precision(self.precision, self.channels_last)
 
     def cost(self) -> Cost:
@@ -72,14 +72,14 @@ class Calibration(BaseModel):
         return Cost("latency", form, torch.tensor(self.sizes), self.groups)
 
     def check(self, example: Tensor, divisor: int) -> None:
-        """Refuse to use it where it does not hold.
+        """Refuse to use it where it is not valid.
 
         Args:
             example: of the data, shape (N, ...), on the device.
             divisor: of the budget.
 
         Raises:
-            ConfigError: another machine, number of threads, size of pictures or divisor.
+            ConfigError: machine, number of threads, image size or divisor differ.
         """
         here = device_name(example.device)
         facts = {
@@ -90,7 +90,7 @@ class Calibration(BaseModel):
         for name, (then, now) in facts.items():
             if then != now:
                 raise ConfigError(
-                    f"the calibration of {self.model or 'this network'} does not hold here: {name} "
+                    f"the calibration of {self.model or 'this network'} is not valid here: {name} "
                     f"was {then}, and is {now}. Calibrate again with `dsa calibrate`"
                 )
 
@@ -100,10 +100,10 @@ class Calibration(BaseModel):
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Read what `Calibration.write` wrote.
+    """Read a file written by `Calibration.write`.
 
     Raises:
-        ConfigError: there is no such file, or it is none; names the first entry that is wrong.
+        ConfigError: the file is missing or invalid; names the first wrong entry.
     """
     try:
         return Calibration.model_validate_json(path.read_text())

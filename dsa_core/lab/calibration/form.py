@@ -10,7 +10,7 @@ from dsa_core.budget import Budget, QuadraticForm, macs_form
 from dsa_core.channels import ChannelGraph
 
 Pairs = tuple[tuple[int, int], ...]
-DEVIATION = 0.7  # of log ratios from their common level, either way: a factor of 2
+DEVIATION = 0.7  # largest deviation of log ratios from their common level: a factor of 2
 
 
 def connected_pairs(graph: ChannelGraph) -> Pairs:
@@ -37,13 +37,13 @@ def terms(alpha: np.ndarray, pairs: Pairs) -> np.ndarray:
 
 
 def fit(alpha: np.ndarray, milliseconds: np.ndarray, pairs: Pairs) -> np.ndarray:
-    """Fit the coefficients, none below zero, so that more channels never cost less.
+    """Fit non-negative coefficients, so that more channels never cost less.
 
     Minimises  sum_i ((terms_i' c - t_i) / t_i)^2  over c >= 0: relative errors, as the budget is
     relative. Non-negative least squares (Lawson and Hanson) gives the exact minimum.
 
     Args:
-        alpha: keep ratios that were timed, shape (n, K).
+        alpha: timed keep ratios, shape (n, K).
         milliseconds: t > 0, shape (n,).
         pairs: see `terms`.
 
@@ -63,7 +63,7 @@ def errors(
 
 
 def quadratic_form(coefficients: np.ndarray, n_groups: int, pairs: Pairs) -> QuadraticForm:
-    """Put coefficients into F(a) = a'Qa + q'a + constant, with Q symmetric, in their unit."""
+    """Build F(a) = a'Qa + q'a + constant with symmetric Q, in the unit of the coefficients."""
     Q = torch.zeros(n_groups, n_groups, dtype=torch.float64)
     for (k, j), value in zip(pairs, coefficients[1 + n_groups :], strict=True):
         Q[k, j] += value / 2
@@ -73,7 +73,7 @@ def quadratic_form(coefficients: np.ndarray, n_groups: int, pairs: Pairs) -> Qua
 
 
 def corners(sizes: Tensor, *, lowest: float, divisor: int) -> Tensor:
-    """Widths at the ends: all channels, the fewest, and one group after the other at its fewest.
+    """Widths at the ends: all channels, the fewest, and each group alone at its fewest.
 
     Args:
         sizes: channels of every group, int64, shape (K,).
@@ -91,15 +91,15 @@ def corners(sizes: Tensor, *, lowest: float, divisor: int) -> Tensor:
 
 
 def sampled(sizes: Tensor, n: int, *, lowest: float, divisor: int, seed: int) -> Tensor:
-    """Widths spread evenly: a Latin hypercube around a level that itself runs from low to high.
+    """Evenly spread widths: a Latin hypercube around a level that itself varies.
 
-    Groups drawn independently would nearly all cost the same in sum, and nothing would be learnt of
-    small networks. So a_k = level exp(d (2 u_k - 1)), clipped to [lowest, 1], with u from a Latin
-    hypercube, and level and u each once in every n-th of its range.
+    With independent groups nearly all networks would cost the same in total, and small ones would
+    not occur. So a_k = level exp(d (2 u_k - 1)), clipped to [lowest, 1], with u from a Latin
+    hypercube, and level and u each once per n-th of their range.
 
     Args:
         sizes: channels of every group, int64, shape (K,).
-        n: how many, at least 1.
+        n: number of widths, at least 1.
         lowest: smallest keep ratio.
         divisor: see `Budget`.
         seed: of the hypercube.
@@ -114,6 +114,6 @@ def sampled(sizes: Tensor, n: int, *, lowest: float, divisor: int, seed: int) ->
 
 
 def allowed(alpha: Tensor, sizes: Tensor, divisor: int) -> Tensor:
-    """The nearest allowed counts that are not smaller, at least one channel."""
+    """The smallest allowed counts that are not below, at least one channel."""
     counts = (alpha.double() * sizes).round().long().clamp_min(1)
     return Budget(macs=1.0, divisor=divisor).step_up(counts, sizes)

@@ -1,4 +1,4 @@
-"""Time widths of a network, and fit what they cost."""
+"""Time networks of many widths, and fit their latency."""
 
 import time
 from collections.abc import Callable
@@ -21,15 +21,15 @@ Timer = Callable[[nn.Module], float]
 
 
 class CalibrationSettings(BaseModel):
-    """How much to time; frozen, and an unknown name is an error.
+    """What to time; frozen, and an unknown name is an error.
 
     Attributes:
-        divisor: widths are multiples of it, as in the budget that will be searched.
-        spread: random widths to fit; None for as many as the form has terms.
-        held_out: random widths to judge the fit by.
+        divisor: widths are multiples of it, as in the budget of the search.
+        spread: number of random widths to fit; None for the number of terms of the form.
+        held_out: number of random widths to evaluate the fit on.
         lowest: smallest keep ratio.
-        rounds: times each width is visited, in an order of its own every time.
-        passes: timed passes of a visit.
+        rounds: visits of each width, in a new random order each round.
+        passes: timed passes per visit.
         seed: of widths and order.
     """
 
@@ -57,19 +57,19 @@ def calibrate(
 ) -> Calibration:
     """Fit latency as a quadratic form of the keep ratios, on this machine.
 
-    Networks of many widths are really cut out and timed: the dense one, the smallest, one group
-    after the other cut down, and a Latin hypercube in between. The terms are those that the MACs
-    have, a constant, and every a_k. The weights do not matter.
+    Networks of many widths are cut and timed: the dense one, the smallest, each group alone at its
+    smallest, and a Latin hypercube in between. The terms are those of the MACs, a constant, and
+    every a_k. The weights do not matter.
 
     Args:
         model: the network, on its device; not changed.
         graph: of the model.
         x: the batch to time, on that device.
-        settings: how much to time.
+        settings: what to time.
         precision: number format and memory order.
         name: of the model, for messages.
-        on_visit: called with the visits done and in all.
-        timer: gives the milliseconds of a pruned network; None takes the clock.
+        on_visit: called with the number of visits done and in total.
+        timer: returns the milliseconds of a pruned network; None measures.
     """
     settings = settings or CalibrationSettings()
     started, pairs = time.perf_counter(), connected_pairs(graph)
@@ -106,7 +106,7 @@ def calibrate(
 
 
 def widths(sizes: Tensor, n_pairs: int, settings: CalibrationSettings) -> Tensor:
-    """What to time, the dense network first and the held-out ones last, shape (n, K)."""
+    """The widths to time, the dense network first and the held-out ones last, shape (n, K)."""
     spread = settings.spread or 1 + len(sizes) + n_pairs
     ends = corners(sizes, lowest=settings.lowest, divisor=settings.divisor)
     inside = [
@@ -126,7 +126,7 @@ def visit(
     precision: Precision,
     on_visit: Callable[[int, int], None] | None,
 ) -> np.ndarray:
-    """Time every width in every round, and take its shortest; shape (n,), milliseconds."""
+    """The shortest time of every width over all rounds, shape (n,), milliseconds."""
     draw, best = np.random.default_rng(settings.seed), np.full(len(counts), np.inf)
     order = [i for _ in range(settings.rounds) for i in draw.permutation(len(counts))]
     scores = torch.ones(graph.n_channels)
@@ -140,11 +140,11 @@ def visit(
 
 
 def stopwatch(x: Tensor, precision: Precision, passes: int) -> Timer:
-    """The shortest of some passes of the batch x."""
+    """A timer that returns the shortest of some passes of the batch x."""
     return lambda model: latency(model, x, repeats=passes, precision=precision).min_ms
 
 
 def products(coefficients: np.ndarray, pairs: Pairs) -> tuple[tuple[int, int, float], ...]:
-    """Terms a_k a_j with their coefficients; those that are zero are left out."""
+    """Terms a_k a_j with their non-zero coefficients."""
     values = coefficients[len(coefficients) - len(pairs) :].tolist()
     return tuple((k, j, ms) for (k, j), ms in zip(pairs, values, strict=True) if ms > 0)

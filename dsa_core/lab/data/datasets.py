@@ -119,7 +119,9 @@ def data_root(root: str | Path | None = None) -> Path:
     return Path(root if root is not None else os.environ.get("DSA_DATA") or "data").expanduser()
 
 
-def load(name: str, root: str | Path | None = None, *, download: bool = False) -> AnyDataset:
+def load(
+    name: str, root: str | Path | None = None, *, download: bool = False, workers: int = 0
+) -> AnyDataset:
     """Load a dataset by name; its task comes with it.
 
     "digits" (scikit-learn's 1797 scans of 8x8 pixels), "digit_scenes" (scenes composed of them,
@@ -139,6 +141,7 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
             @skip (`folder:PATH@skip`) such pictures are left out, with a warning and their number.
         root: folder of the data; None = DSA_DATA, else ./data.
         download: fetch what is missing.
+        workers: processes that read the pictures of `folder:PATH`; the others are in memory.
 
     Raises:
         ConfigError: the name is unknown.
@@ -148,7 +151,8 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
     kind, _, where = name.partition(":")
     if where and kind in OPENERS:
         found = OPENERS[kind](where.removesuffix(SKIP), data_root(root), skip=where.endswith(SKIP))
-        return replace(found, name=name)
+        found = replace(found, name=name)
+        return replace(found, workers=workers) if isinstance(found, FolderDataset) else found
     if name not in LOADERS:
         raise ConfigError(f"unknown dataset {name!r}{nearest(name, (*LOADERS, *PATHS))}")
     return LOADERS[name](data_root(root), download)

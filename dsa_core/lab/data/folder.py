@@ -1,24 +1,25 @@
 """Pictures in a folder in ImageNet's layout, read from disk as they are needed."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from dsa_core.errors import ConfigError, DataError
 from dsa_core.lab.data.batches import Batch, BatchSource, check_part
 from dsa_core.lab.data.pictures import pictures_below, read_all, read_picture
-from dsa_core.training.processes import share_list
+from dsa_core.training.processes import my_turns, share_list
 from dsa_core.training.seeds import step_seed
 from dsa_core.training.task import Task, classification
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PARTS = {"train": "train", "test": "val"}  # folder of each part
 RESIZE_RATIO = 256 / 224  # shorter side before the centre crop, over the side of the crop
 
 
@@ -31,33 +32,29 @@ class FolderDataset:
     Attributes:
         name: "folder:PATH".
         num_classes: folders below PATH/train.
-        path: the folder.
+        files: path and class of every picture of "train" and "test"; both are listed once, as
+            ImageNet's 1.3 million files in 1000 folders take their time.
         size: side of the square picture, in pixels.
         mean: of each channel (ImageNet's), of pixel / 255.
         std: standard deviation of each channel, in the same unit.
         augment: the augmentation its training batches get by default.
-        left_out: pictures that cannot be read and were to be left out.
-        workers: processes that read and decode pictures; 0 = this one does.
+        workers: processes that read and decode pictures; 0 = this one does. They decide no number.
         task: classification.
     """
 
     name: str
     num_classes: int
-    path: Path
+    files: Mapping[str, list[tuple[str, int]]] = field(repr=False)
     size: int = 224
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     augment: str = "resized_crop_flip"
-    left_out: frozenset[Path] = frozenset()
     workers: int = 0
     task: Task = field(default_factory=classification)
 
     def count(self, part: str) -> int:
         """Count the examples of "train" or "test"."""
-        return len(_Pictures(self._part(part), self.left_out, transform=None, indices=None))
-
-    def _part(self, part: str) -> Path:
-        return self.path / ("train" if check_part(part) == "train" else "val")
+        return len(self.files[check_part(part)])
 
     def batches(
         self,
@@ -78,21 +75,20 @@ class FolderDataset:
         """
         training = check_part(part) == "train"
         chosen = augment or (self.augment if training else "none")
-        pictures = _Pictures(
-            self._part(part),
-            self.left_out,
-            transform=_transform(chosen, self.size, self.mean, self.std),
-            indices=indices,
-        )
+        files = self.files[part]
+        files = files if indices is None else [files[i] for i in indices.tolist()]
         return FolderBatches(
-            pictures,
+            _Pictures(files, _transform(chosen, self.size, self.mean, self.std)),
             batch_size=batch_size,
             seed=seed,
             shuffle=training if shuffle is None else shuffle,
             drop_last=drop_last,
             device=device,
             workers=self.workers,
-            description=f"{chosen} {self.size}",
+            facts={
+                "folder": f"{PARTS[part]}: {len(files)} pictures, {self.num_classes} classes",
+                "augment": f"{chosen} {self.size}",
+            },
         )
 
 
@@ -109,15 +105,16 @@ class FolderBatches(BatchSource):
         drop_last: bool,
         device: torch.device | str,
         workers: int,
-        description: str,
+        facts: dict[str, str],
     ) -> None:
         super().__init__(
             len(pictures), batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last
         )
         self._pictures = pictures
-        self._device = device
+        self._device = torch.device(device)
         self._workers = workers
-        self._description = description
+        self._facts = facts
+        self._idle: DataLoader[tuple[Tensor, int]] | None = None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from position `start` on, see `BatchSource.epoch`."""
@@ -126,6 +123,10 @@ class FolderBatches(BatchSource):
     def mine(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this process's rows; it reads no other pictures."""
         return self._read([share_list(batch) for batch in self._plan(epoch, start)])
+
+    def in_turn(self) -> Iterator[Batch]:
+        """Yield this process's batches of epoch 0; it reads no other pictures."""
+        return self._read(self._plan(0, 0)[my_turns()])
 
     def _plan(self, epoch: int, start: int) -> list[list[tuple[int, int]]]:
         """Which pictures the batches hold, with the seed of each one's random transforms."""
@@ -136,47 +137,63 @@ class FolderBatches(BatchSource):
         size = self.batch_size
         return [keyed[p * size : (p + 1) * size] for p in range(start, len(self))]
 
-    def _read(self, sampler: list[list[tuple[int, int]]]) -> Iterator[Batch]:
-        loader = DataLoader(self._pictures, batch_sampler=sampler, num_workers=self._workers)
-        for images, labels in loader:
-            yield images.to(self._device), labels.to(self._device)
+    def _read(self, plan: list[list[tuple[int, int]]]) -> Iterator[Batch]:
+        """Yield the batches of a plan; the workers stay for the next one."""
+        loader, self._idle = self._idle or self._loader(), None
+        assert isinstance(loader.batch_sampler, _Plan)
+        loader.batch_sampler.batches = plan
+        try:
+            for images, labels in loader:
+                yield (
+                    images.to(self._device, non_blocking=True),
+                    labels.to(self._device, non_blocking=True),
+                )
+        finally:
+            self._idle = loader
+
+    def _loader(self) -> "DataLoader[tuple[Tensor, int]]":
+        return DataLoader(
+            self._pictures,
+            batch_sampler=_Plan(),
+            num_workers=self._workers,
+            persistent_workers=self._workers > 0,
+            pin_memory=self._device.type == "cuda",
+            generator=torch.Generator(),  # it draws a seed that nobody reads; not from torch's own
+        )
 
     def fingerprint(self) -> dict[str, str]:
-        """Describe what decides the numbers."""
-        return self._settings() | {
-            "folder": self._pictures.describe(),
-            "augment": self._description,
-        }
+        """Describe what decides the numbers: a moved dataset is the same dataset."""
+        return self._settings() | self._facts
+
+
+class _Plan(Sampler[list[tuple[int, int]]]):
+    """The batches of the epoch that is read."""
+
+    batches: Sequence[list[tuple[int, int]]] = ()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 class _Pictures(TorchDataset[tuple[Tensor, int]]):
-    """Pictures by class, asked for by (index, seed of the random transforms)."""
+    """Pictures asked for by (index, seed of the random transforms)."""
 
-    def __init__(
-        self, folder: Path, left_out: Set[Path], *, transform: Any, indices: Tensor | None
-    ) -> None:
-        self._folder = folder
-        by_class = paths_by_class(folder)
-        self._classes = len(by_class)
-        pairs = [(p, label) for label, paths in enumerate(by_class) for p in paths]
-        self._pairs = [pair for pair in pairs if pair[0] not in left_out]
-        self._transform = transform
-        self._indices = list(range(len(self._pairs))) if indices is None else indices.tolist()
+    def __init__(self, files: list[tuple[str, int]], transform: Any) -> None:
+        self._files, self._transform = files, transform
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self._files)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         index, seed = key
-        path, label = self._pairs[self._indices[index]]
-        image = read_picture(path)
+        path, label = self._files[index]
+        image = read_picture(Path(path))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self._transform(image), label
-
-    def describe(self) -> str:
-        """Name the folder's last part and its classes: a moved dataset is the same dataset."""
-        return f"{self._folder.name}: {len(self)} pictures, {self._classes} classes"
 
 
 def open_folder(path: str, *, skip: bool = False) -> FolderDataset:
@@ -192,15 +209,17 @@ def open_folder(path: str, *, skip: bool = False) -> FolderDataset:
             classes.
     """
     root = Path(path).expanduser()
-    parts = [root / part for part in ("train", "val")]
-    classes = [[folder.name for folder in class_folders(part)] for part in parts]
-    if classes[0] != classes[1]:
-        odd = sorted(set(classes[0]) ^ set(classes[1]))
+    folders = {part: class_folders(root / name) for part, name in PARTS.items()}
+    train, test = ([folder.name for folder in found] for found in folders.values())
+    if train != test:
+        odd = sorted(set(train) ^ set(test))
         raise DataError(f"train and val in {root} have different classes: {odd[:5]} in one only")
-    paths = [p for part in parts for of_class in paths_by_class(part) for p in of_class]
-    whole = read_all(paths, lambda p: read_picture(p) and p, skip=True) if skip else paths
-    left_out = frozenset(paths) - frozenset(whole)
-    return FolderDataset(f"folder:{path}", len(classes[0]), root, left_out=left_out)
+    files = {part: labelled(found) for part, found in folders.items()}
+    if skip:
+        every = [pair for pairs in files.values() for pair in pairs]
+        whole = set(read_all(every, lambda pair: read_picture(Path(pair[0])) and pair, skip=True))
+        files = {part: [p for p in pairs if p in whole] for part, pairs in files.items()}
+    return FolderDataset(f"folder:{path}", len(train), files)
 
 
 def class_folders(part: Path) -> list[Path]:
@@ -213,13 +232,15 @@ def class_folders(part: Path) -> list[Path]:
     return found
 
 
-def paths_by_class(part: Path) -> list[list[Path]]:
-    """The pictures of each class of a part."""
-    folders = class_folders(part)
-    found = [pictures_below(folder, folders) for folder in folders]
-    for folder, paths in zip(folders, found, strict=True):
+def labelled(folders: list[Path]) -> list[tuple[str, int]]:
+    """The pictures of some classes, each with the place of its class."""
+    beside = {folder.resolve() for folder in folders}
+    found: list[tuple[str, int]] = []
+    for label, folder in enumerate(folders):
+        paths = pictures_below(folder, beside)
         if not paths:
             raise DataError(f"{folder} holds no pictures: wanted are files such as picture.jpg")
+        found += [(str(path), label) for path in paths]
     return found
 
 

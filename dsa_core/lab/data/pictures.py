@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,14 +59,14 @@ def read_all(paths: Sequence[T], read: Callable[[T], Any], *, skip: bool) -> lis
     return found
 
 
-def pictures_below(folder: Path, beside: Sequence[Path] = ()) -> list[Path]:
+def pictures_below(folder: Path, beside: Set[Path] = frozenset()) -> list[Path]:
     """All pictures in a folder and those below it, in the order of their paths.
 
     A link to a folder is followed once, and never to one that holds this folder or stands beside it
-    as another class: a loop would name the same picture again and again.
+    as another class (`beside`, resolved): a loop would name the same picture again and again.
     """
     above = (*folder.absolute().parents, *folder.resolve().parents)
-    seen = {p.resolve() for p in (*above, *beside)} - {folder.resolve()}
+    seen = {p.resolve() for p in above}.union(beside) - {folder.resolve()}
     found: list[tuple[str, str]] = []
     for place, inner, files in os.walk(folder, followlinks=True):
         real = Path(place).resolve()

@@ -1,10 +1,10 @@
-"""A residual network that enlarges pictures, with pixel shuffle and without BatchNorm.
+"""A residual network for super-resolution, with pixel shuffle and without BatchNorm.
 
 Source: Lim et al., "Enhanced deep residual networks for single image super-resolution", CVPR
     workshops 2017 (arXiv:1707.02921), figures 2 and 3. Deviations: far smaller; the colours are
-    shifted by 1/2 and not by the mean of the training set; and the picture itself, enlarged
-    bicubically, is added to the output (as in VDSR, Kim et al., CVPR 2016), with a last convolution
-    that starts at zero, so that training starts from bicubic interpolation and not from nothing.
+    shifted by 1/2, not by the mean of the training set; the bicubically enlarged image is added to
+    the output (as in VDSR, Kim et al., CVPR 2016), and the last convolution starts at zero, so that
+    training starts from bicubic interpolation.
 """
 
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class EDSR(nn.Module):
     Args:
         blocks: residual blocks.
         channels: of every convolution before the pixel shuffle.
-        scale: how much larger the picture becomes, on each side.
+        scale: factor by which each side of the image grows.
         residual_scale: of each block's branch; 1 as in EDSR's baseline, 0.1 in its large network.
     """
 

@@ -1,7 +1,7 @@
-"""Residual networks for small pictures: one basic block, two shortcuts, one recipe.
+"""Residual networks for small images: one basic block, two shortcuts.
 
-A network is a plain `nn.Sequential`, so its forward is its list of modules, and no width is written
-anywhere but where the layers are made: a network whose channels were cut runs with the same code.
+A network is a plain `nn.Sequential`: its forward is its list of modules, and widths occur only
+where the layers are created, so a pruned network runs with the same code.
 
 Source: He et al., "Deep residual learning for image recognition", CVPR 2016 (arXiv:1512.03385),
     section 4.2.
@@ -27,9 +27,9 @@ class ConvShortcut(nn.Sequential):
 class SlicePadShortcut(nn.Module):
     """Every `stride`-th pixel, with zero channels before and after: no parameters (option A).
 
-    The zeros are buffers of shape (1, c, 1, 1), expanded to the picture, and not a call of `pad`:
-    whoever cuts channels out then shortens `before` and `after` like any other tensor with a
-    channel axis. They are not part of the state dict.
+    The zeros are buffers of shape (1, c, 1, 1), expanded to the image, rather than a call of `pad`:
+    pruning then shortens `before` and `after` like any other tensor with a channel axis. They are
+    not part of the state dict.
     """
 
     before: Tensor
@@ -92,13 +92,13 @@ def resnet(
     """Make a residual network with a 3x3 stem of stride 1 (the "CIFAR stem", no max-pooling).
 
     Stage i has `blocks[i]` basic blocks of `widths[i]` channels; each stage but the first halves
-    the picture.
+    the image.
 
     Args:
         blocks: basic blocks in each stage.
         widths: channels of each stage, as many entries as `blocks`.
         num_classes: outputs of the linear layer.
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         shortcut: `ConvShortcut` or `SlicePadShortcut`, used where the shape changes.
 
     Returns:

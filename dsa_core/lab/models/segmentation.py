@@ -1,4 +1,4 @@
-"""Networks that name a class for every pixel: torchvision's, and a small one of our own."""
+"""Segmentation networks: torchvision's, and a small one of our own."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from dsa_core.lab.models.resnet import BasicBlock, ConvShortcut, conv3x3
 
 
 class Segmenter(nn.Module):
-    """One of torchvision's segmentation networks, returning its map and not a dict of maps.
+    """One of torchvision's segmentation networks, returning its map instead of a dict of maps.
 
-    The modules are torchvision's own, under its names, so that its state dicts fit (without the
-    auxiliary head, which is for training only and is not built).
+    The modules keep torchvision's names, so that its state dicts fit (without the auxiliary head,
+    which is for training only and is not built).
 
     Args:
         network: of `torchvision.models.segmentation`.
@@ -28,14 +28,14 @@ class Segmenter(nn.Module):
         self.two_scales = isinstance(network, LRASPP)  # its head takes two features, others one
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures (N, 3, H, W) to logits (N, num_classes, H, W)."""
+        """Map images (N, 3, H, W) to logits (N, num_classes, H, W)."""
         features = self.backbone(x)
         logits = self.classifier(features if self.two_scales else features["out"])
         return resized(logits, x)
 
 
 def torchvision_segmenter(name: str, num_classes: int) -> Segmenter:
-    """Build one of torchvision's segmentation networks with fresh weights; nothing is fetched."""
+    """Build one of torchvision's segmentation networks with random weights; no download."""
     from torchvision.models import get_model
 
     made = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes)
@@ -48,15 +48,15 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 
 
 class SmallSegNet(nn.Module):
-    """An encoder of three scales, and a decoder that takes the finer features back in.
+    """An encoder of three scales, and a decoder with skip connections.
 
-    A U-Net of one convolution a scale, with a residual block where the picture is small:
+    A U-Net with one convolution per scale, and residual blocks at the smaller scales:
     stem (H) -> down1, block1 (H/2) -> down2, block2 (H/4) -> up1, with block1 beside it (H/2)
     -> up2, with the stem beside it (H) -> 1x1 convolution.
 
     Args:
         num_classes: of the map.
-        in_channels: of the picture.
+        in_channels: of the image.
         narrow, wide: channels at full size, and at the smaller ones.
 
     Source: after Ronneberger et al., "U-Net", MICCAI 2015 (arXiv:1505.04597), much smaller, with

@@ -1,4 +1,4 @@
-"""Weights of one's own: read a file as data, without running code, and check it name by name."""
+"""Load weights from a file without running code, and check every entry."""
 
 import hashlib
 import warnings
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dsa_core.errors import ConfigError
 
 PREFIX = "module."  # what nn.DataParallel puts before every name
-OPTIONAL = "num_batches_tracked"  # a counter that files of old versions of torch do not have
+OPTIONAL = "num_batches_tracked"  # missing in files of old versions of torch
 BLOCK = 1 << 20  # bytes
 
 
@@ -34,21 +34,21 @@ def file_digest(path: Path) -> str:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Put the weights of a file into a model, in place; every entry has to fit.
+    """Load the weights of a file into a model, in place; every entry has to fit.
 
-    The file is .safetensors, or one that `torch.save` wrote; the latter is read with
-    `weights_only=True`, so that a foreign one cannot run code. A dict with an entry "state_dict"
-    stands for that entry, and "module." before all names is taken off. Values are converted to the
-    model's number format and device. `num_batches_tracked` of a BatchNorm may be missing: it counts
-    steps, and decides nothing as long as the layer has a momentum.
+    The file is .safetensors, or written by `torch.save`; the latter is read with
+    `weights_only=True`, so that it cannot run code. A dict with an entry "state_dict" stands for
+    that entry, and a prefix "module." of all names is removed. Values are converted to the model's
+    number format and device. `num_batches_tracked` of a BatchNorm may be missing: it has no effect
+    as long as the layer has a momentum.
 
     Args:
-        model: left as it was, if the file does not fit.
+        model: unchanged if the file does not fit.
         path: the file.
 
     Raises:
-        ConfigError: the file cannot be read; or an entry is missing, not of the model, of another
-            shape, or not finite (the first such is named).
+        ConfigError: the file cannot be read; or an entry is missing, unknown, of another shape, or
+            not finite (the first such is named).
     """
     found = stripped(read_tensors(path))
     wanted = model.state_dict()
@@ -60,7 +60,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     """Read the named entries of a file.
 
     Raises:
-        ConfigError: it is missing, damaged, holds more than plain data, or no dict.
+        ConfigError: it is missing, damaged, holds more than plain data, or is not a dict.
     """
     try:
         if path.suffix == ".safetensors":
@@ -83,14 +83,14 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def stripped(entries: dict[str, Any]) -> dict[str, Any]:
-    """Take "module." off the names, if all of them begin with it."""
+    """Remove "module." from the names, if all of them begin with it."""
     if not all(name.startswith(PREFIX) for name in entries):
         return entries
     return {name.removeprefix(PREFIX): value for name, value in entries.items()}
 
 
 def check_entries(wanted: Mapping[str, Tensor], found: Mapping[str, Any], path: Path) -> None:
-    """Compare what a model has with what a file has.
+    """Compare the entries of a model with those of a file.
 
     Raises:
         ConfigError: names the first entry that does not fit.
@@ -137,7 +137,7 @@ def check_entry(name: str, wanted: Tensor, found: Any, path: Path) -> None:
 
 
 def unusable(wanted: Tensor, found: Tensor) -> str | None:
-    """Why the values of a tensor cannot become those of another; None if they can."""
+    """Why a tensor cannot be copied into another; None if it can."""
     if found.device.type == "meta":
         return "a meta tensor, which has no values"
     if found.layout != torch.strided or found.is_quantized or found.is_nested:

@@ -1,4 +1,4 @@
-"""Networks by name: ours, torchvision's, and any factory that a user can import."""
+"""Networks by name: ours, torchvision's, and any importable factory."""
 
 import importlib
 import inspect
@@ -38,9 +38,8 @@ OWN: dict[str, tuple[Factory, tuple[int, int, int]]] = {
     "edsr_small": (EDSR, (3, 16, 16)),
 }
 
-# What a torchvision model needs beside weights=None: no auxiliary outputs (they are heads for
-# training only, and would change the type of the output), and an explicit choice of initialisation
-# where it warns without.
+# Extra arguments of torchvision models: no auxiliary heads (for training only, and they change the
+# type of the output), and an explicit initialisation where torchvision warns without.
 TORCHVISION_EXTRA: dict[str, dict[str, bool]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
@@ -54,30 +53,30 @@ TORCHVISION_SIZE = {"inception_v3": 299}  # pixels; all others take 224
 
 
 def names(*, torchvision: bool = False) -> list[str]:
-    """List the names that `build` knows: ours, and on request torchvision's.
+    """List the names that `build` accepts: ours and, on request, torchvision's.
 
-    Of torchvision's these are the classifiers, and the networks that segment.
+    Of torchvision these are the classifiers and the segmentation networks.
     """
     return list(OWN) + ([*_classifiers(), *_segmenters()] if torchvision else [])
 
 
 def build(name: str, *, num_classes: int = 10) -> nn.Module:
-    """Build a network with fresh weights; the caller seeds (`torch.manual_seed`).
+    """Build a network with random weights; the caller seeds (`torch.manual_seed`).
 
-    A name with a colon is code of the user's, which is imported and run: take `build_known` for a
-    name that comes out of a file.
+    A name with a colon refers to user code, which is imported and run: use `build_known` for names
+    that come from a file.
 
     Args:
         name: one of `names(torchvision=True)`, or `package.module:factory`, a function that returns
-            a module; it is given `num_classes` if it takes an argument of that name.
-        num_classes: outputs, at least 1; of no effect where a network makes pictures.
+            a module; it is called with `num_classes` if it has such a parameter.
+        num_classes: outputs, at least 1; ignored by networks that return images.
 
     Returns:
         Network in training mode, on the CPU, in float32.
 
     Raises:
-        ConfigError: the name is unknown, or a factory cannot be imported, raises, or does not make
-            a module.
+        ConfigError: the name is unknown, or a factory cannot be imported, raises, or does not
+            return a module.
     """
     if ":" in name:
         _check_classes(num_classes)
@@ -89,8 +88,8 @@ def build_known(name: str, *, num_classes: int = 10) -> nn.Module:
     """Build one of our networks or of torchvision's: no other code is imported, whatever the name.
 
     Our own networks with BatchNorm start from Kaiming's normal initialisation (fan out, ReLU) in
-    the convolutions and from weight 1, bias 0 in BatchNorm; all others start as their own code says
-    (torchvision's segmentation networks with fresh weights in the backbone too).
+    the convolutions and from weight 1, bias 0 in BatchNorm; all others are initialised by their own
+    code (torchvision's segmentation networks with random weights in the backbone too).
 
     Args:
         name: one of `names(torchvision=True)`.
@@ -114,10 +113,10 @@ def build_known(name: str, *, num_classes: int = 10) -> nn.Module:
 
 
 def require_known(name: str) -> None:
-    """Refuse a name that is neither one of our networks nor of torchvision's.
+    """Refuse a name that is neither ours nor torchvision's.
 
     Raises:
-        ConfigError: suggests the nearest right one.
+        ConfigError: suggests the nearest known name.
     """
     if name in OWN:
         return
@@ -129,10 +128,10 @@ def require_known(name: str) -> None:
 
 
 def example_input(name: str, batch: int = 1) -> Tensor:
-    """Give an input of the right shape for `name`: normal noise, always the same.
+    """An input of the right shape for `name`: fixed normal noise.
 
-    A factory `package.module:factory` may say its shape in an attribute `input_shape` = (channels,
-    height, width); otherwise the first of some usual shapes that its network accepts is taken.
+    A factory `package.module:factory` may state its shape in an attribute `input_shape` =
+    (channels, height, width); otherwise the first usual shape that its network accepts is used.
 
     Returns:
         Float32, shape (batch, channels, height, width).
@@ -157,7 +156,7 @@ def _input_shape(name: str) -> tuple[int, ...]:
 
 def _initialise(model: nn.Module) -> None:
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        return  # nothing to keep activations in range but the network's own initialisation
+        return  # without BatchNorm, keep the network's own initialisation
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -189,7 +188,7 @@ def _factory(name: str) -> Factory:
         factory: Any = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:  # the user's module may raise anything
         raise ConfigError(
-            f"model {name!r} cannot be imported ({_told(error)}): wanted is "
+            f"model {name!r} cannot be imported ({_with_type(error)}): wanted is "
             "'package.module:factory', with the package on the Python path"
         ) from error
     if isinstance(factory, nn.Module) or not callable(factory):
@@ -207,8 +206,8 @@ def _made_by(name: str, num_classes: int) -> nn.Module:
         model: Any = _called(factory, num_classes)
     except Exception as error:  # as above
         raise ConfigError(
-            f"model {name!r} could not be made ({_told(error)}): the factory is called without "
-            "arguments, or with num_classes if it takes that"
+            f"model {name!r} could not be built ({_with_type(error)}): the factory is called "
+            "without arguments, or with num_classes if it takes that"
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(
@@ -217,15 +216,15 @@ def _made_by(name: str, num_classes: int) -> nn.Module:
     return model
 
 
-def _told(error: Exception) -> str:
-    """Kind and words of a foreign error."""
+def _with_type(error: Exception) -> str:
+    """An exception as text, with its type."""
     return f"{type(error).__name__}: {error}"
 
 
 def _called(factory: Factory, num_classes: int) -> nn.Module:
     try:
         takes = inspect.signature(factory).parameters
-    except ValueError:  # some callables written in C do not tell
+    except ValueError:  # some callables written in C have no signature
         takes = {}  # type: ignore[assignment]
     return factory(num_classes=num_classes) if "num_classes" in takes else factory()
 
@@ -241,7 +240,7 @@ def _stated_shape(name: str, shape: Any) -> tuple[int, ...]:
 
 
 def _guessed_shape(name: str) -> tuple[int, ...]:
-    """Try usual shapes on a user's network, whose first layer tells the number of channels."""
+    """Try usual shapes on a user's network, whose first layer gives the number of channels."""
     model = _made_by(name, 10).eval()
     for shape in _usual_shapes(model):
         try:

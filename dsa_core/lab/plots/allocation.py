@@ -1,26 +1,28 @@
 """Kept channels of every group, from records."""
 
 from collections.abc import Sequence
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from dsa_core.errors import ConfigError
 from dsa_core.lab.data import with_unit
 from dsa_core.lab.plots.style import COLOURS, DENSE, blank_figure, open_axes
 from dsa_core.lab.record import Record
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 PER_ROW = 10  # groups side by side
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 
 
-def allocation_figure(records: Sequence[Record]) -> Figure:
-    """Kept channels of every group, one bar for each run, before the dense size in grey.
+def allocation_figure(records: Sequence[Record]) -> "Figure":
+    """Kept channels of every group, one bar per run, in front of the dense size in grey.
 
-    Eight inches wide, a row for each ten groups, so that it reads on a page as well.
+    Eight inches wide, with one row per ten groups.
 
     Args:
-        records: runs of one network, at least one; at most seven have a colour of their own.
+        records: runs of one network, at least one; up to seven get distinct colours.
 
     Raises:
         ConfigError: there is no run, or the runs do not have the same groups.
@@ -50,7 +52,7 @@ def allocation_figure(records: Sequence[Record]) -> Figure:
 
 
 def check_groups(records: Sequence[Record]) -> None:
-    """Refuse runs that cannot be drawn side by side."""
+    """Refuse runs that cannot share a figure."""
     if not records:
         raise ConfigError("records is empty: there is no run to draw")
     first = records[0]
@@ -58,12 +60,12 @@ def check_groups(records: Sequence[Record]) -> None:
         if [(g.name, g.size) for g in r.groups] != [(g.name, g.size) for g in first.groups]:
             raise ConfigError(
                 f"{r.model} ({r.method}) and {first.model} ({first.method}) do not have the same "
-                "groups: draw them apart"
+                "groups: draw them separately"
             )
 
 
-def draw_allocation(axes: Axes, records: Sequence[Record], *, shown: range | None = None) -> None:
-    """Draw the bars on given axes, of all groups or of some."""
+def draw_allocation(axes: "Axes", records: Sequence[Record], *, shown: range | None = None) -> None:
+    """Draw the bars of all or some groups on given axes."""
     shown = range(len(records[0].groups)) if shown is None else shown
     groups, places = [records[0].groups[k] for k in shown], range(len(shown))
     axes.bar(places, [g.size for g in groups], width=0.9, color=DENSE, label="dense")
@@ -81,7 +83,7 @@ def draw_allocation(axes: Axes, records: Sequence[Record], *, shown: range | Non
 
 
 def label(record: Record) -> str:
-    """Method, seed, cost and score of a run in a few words."""
+    """Method, seed, cost and score of a run as a legend entry."""
     cost, score = record.costs[record.resource].ratio, record.scores.fine_tuned
     shown = f"{with_unit(score, record.score_unit)} {record.score_name}"
     words = f"{100 * cost:.1f} % {UNITS[record.resource]}, {shown}"

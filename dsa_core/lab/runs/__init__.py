@@ -1,7 +1,8 @@
 """One run, from a configuration to a record: `run(configure("quick"), Path("runs"))`."""
 
 from dsa_core.lab.runs.config import RunConfig, configure
-from dsa_core.lab.runs.presets import PRESETS, Preset
+from dsa_core.lab.runs.preset import Preset
+from dsa_core.lab.runs.presets import PRESETS
 from dsa_core.lab.runs.run import run
 
 __all__ = ["PRESETS", "Preset", "RunConfig", "configure", "run"]

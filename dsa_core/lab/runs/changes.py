@@ -1,4 +1,4 @@
-"""Single settings of a preset changed by their path, such as search.ratio_every=10."""
+"""Change single settings of a preset by their path, such as search.ratio_every=10."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard, get_args
@@ -7,7 +7,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from dsa_core.errors import ConfigError, first_problem, nearest
-from dsa_core.lab.runs.presets import Preset
+from dsa_core.lab.runs.preset import Preset
 
 
 def changed(preset: Preset, changes: Mapping[str, str]) -> Preset:
@@ -15,11 +15,11 @@ def changed(preset: Preset, changes: Mapping[str, str]) -> Preset:
 
     Args:
         preset: to start from.
-        changes: path -> value as text, read as YAML; a path is names with dots between, such as
+        changes: path -> value as text, parsed as YAML; a path is dotted, such as
             "search.train.epochs" or "search.ssl.strength".
 
     Raises:
-        ConfigError: there is no such setting (the nearest is suggested), or the value does not fit.
+        ConfigError: there is no such setting (the nearest is suggested), or the value is invalid.
     """
     settings = preset.model_dump()
     for path, text in changes.items():
@@ -32,10 +32,10 @@ def changed(preset: Preset, changes: Mapping[str, str]) -> Preset:
 
 
 def check_path(path: str) -> None:
-    """Refuse a path that leads to no setting, nor to a group of them, nor into one.
+    """Refuse a path that is neither a setting, nor a group of settings, nor inside one.
 
     Raises:
-        ConfigError: suggests where its last name does lead ("epochs": dense.epochs,
+        ConfigError: suggests the paths that end in the same name ("epochs": dense.epochs,
             search.train.epochs or fine_tune.epochs), else the nearest path.
     """
     known = list(dict.fromkeys(paths(Preset)))
@@ -50,7 +50,7 @@ def check_path(path: str) -> None:
 
 
 def paths(settings: type[BaseModel], above: str = "") -> Iterator[str]:
-    """The paths of all settings of a model, those of groups that are at their defaults too."""
+    """The paths of all settings of a model, including those of groups left at their defaults."""
     for name, field in settings.model_fields.items():
         inner = [t for t in (field.annotation, *get_args(field.annotation)) if is_model(t)]
         for each in inner:
@@ -60,7 +60,7 @@ def paths(settings: type[BaseModel], above: str = "") -> Iterator[str]:
 
 
 def is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:
-    """Whether a field holds settings of its own."""
+    """Whether a field is itself a group of settings."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
@@ -69,11 +69,11 @@ def read(path: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ConfigError(f"setting {path}: {text!r} is no value; YAML is read") from None
+        raise ConfigError(f"setting {path}: {text!r} is not valid YAML") from None
 
 
 def place(settings: dict[str, Any], path: str, value: Any) -> None:
-    """Put a value at its path; groups of settings that are at their defaults are opened."""
+    """Put a value at its path; groups left at their defaults are created."""
     *above, name = path.split(".")
     here = settings
     for part in above:
@@ -85,5 +85,5 @@ def place(settings: dict[str, Any], path: str, value: Any) -> None:
 
 
 def named(preset: str, changes: Mapping[str, str]) -> str:
-    """The preset's name with what was changed, to tell rows of a table apart."""
+    """The preset's name with the changes, which distinguishes rows of a table."""
     return " ".join([preset, *(f"{path}={text}" for path, text in sorted(changes.items()))])

@@ -19,7 +19,8 @@ from dsa_core.errors import BudgetError, ConfigError, first_problem, nearest
 from dsa_core.lab.calibration import Calibration, read_calibration
 from dsa_core.lab.models.weights import file_digest
 from dsa_core.lab.runs.changes import changed, named
-from dsa_core.lab.runs.presets import PRESETS, Preset
+from dsa_core.lab.runs.preset import Preset
+from dsa_core.lab.runs.presets import PRESETS
 from dsa_core.methods import ALLOCATORS
 
 RESOURCES: tuple[Resource, ...] = get_args(Resource)
@@ -33,14 +34,14 @@ class RunConfig(BaseModel):
         method: an allocator's name.
         model, dataset: as `models.build` and `data.load` know them.
         resource, ratio: the budget, a ratio in (0, 1] of the dense cost.
-        also: ratios of other resources, where the budget limits several at once. `resource` is then
-            the first of macs, params, latency, so that one budget has one hash.
+        also: ratios of other resources, if the budget limits several. `resource` is then the first
+            of macs, params, latency, so that one budget has one hash.
         floors, divisor: see `Budget`.
         preset_name, preset: how it trains.
         seed: of weights, batches and masks.
         weights: SHA-256 of a file of dense weights to start from, 64 hexadecimal digits; None
-            trains the dense network. What is in the file decides, not where it lies.
-        calibration: for a budget of latency, what channels cost on the machine at hand; else None.
+            trains the dense network.
+        calibration: for a latency budget, the latency model of this machine; else None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,7 +82,7 @@ class RunConfig(BaseModel):
     @field_validator("floors")
     @classmethod
     def _sorted(cls, floors: dict[str, float]) -> dict[str, float]:
-        return dict(sorted(floors.items()))  # the order they were given in must not change the hash
+        return dict(sorted(floors.items()))  # their order must not change the hash
 
     @model_validator(mode="after")
     def _calibrated(self) -> "RunConfig":
@@ -90,12 +91,12 @@ class RunConfig(BaseModel):
 
     @property
     def asked(self) -> dict[Resource, float]:
-        """The ratio asked of each resource that is limited, `resource` first."""
+        """The ratio of each limited resource, `resource` first."""
         return {self.resource: self.ratio, **self.also}
 
     @property
     def budget(self) -> Budget:
-        """The budget as the cost model takes it."""
+        """The budget for the cost model."""
         return Budget(
             **self.asked,
             floors=self.floors,
@@ -104,7 +105,7 @@ class RunConfig(BaseModel):
         )
 
     def text(self) -> str:
-        """The JSON that is hashed; without what came later where it is not given, as before."""
+        """The JSON that is hashed; fields added later appear only if set, to keep old hashes."""
         later = {"weights", "calibration", "also"}
         return self.model_dump_json(exclude={name for name in later if not getattr(self, name)})
 
@@ -115,7 +116,7 @@ class RunConfig(BaseModel):
 
     @property
     def series(self) -> str:
-        """Ten digits that name the configuration without its seed: the runs to average over."""
+        """Ten digits that name the configuration without its seed; averages are over a series."""
         return short_hash(self.model_copy(update={"seed": 0}).text())
 
     @property
@@ -127,9 +128,9 @@ class RunConfig(BaseModel):
 
     @property
     def dense_folder(self) -> str:
-        """Name of the folder of the dense network, which all runs that start from it share.
+        """Name of the folder of the dense network, shared by all runs that start from it.
 
-        Given weights depend on no seed and no setting, so that runs of all seeds share them.
+        Weights from a file depend on no seed and no setting: runs of all seeds share them.
         """
         names = [file_name(self.model), file_name(self.dataset)]
         if self.weights is not None:
@@ -140,12 +141,12 @@ class RunConfig(BaseModel):
 
 
 def place(resource: str) -> int:
-    """Where a resource stands among those of one budget; an unknown one last."""
+    """Position of a resource within a budget; unknown ones come last."""
     return RESOURCES.index(resource) if resource in RESOURCES else len(RESOURCES)
 
 
 def check_calibrated(asked: Collection[Resource], calibration: Calibration | Path | None) -> None:
-    """Refuse a budget of latency without a calibration, and a calibration for anything else."""
+    """Refuse a latency budget without a calibration, and a calibration for any other budget."""
     if ("latency" in asked) != (calibration is not None):
         raise BudgetError(
             "a calibration is for a budget of latency, and such a budget needs one: "
@@ -155,7 +156,7 @@ def check_calibrated(asked: Collection[Resource], calibration: Calibration | Pat
 
 
 def file_name(text: str) -> str:
-    """A name of a model or dataset with nothing a path would trip over."""
+    """The name of a model or dataset, made safe for a path."""
     return "".join(c if c.isalnum() or c in "_." else "_" for c in text)
 
 
@@ -183,14 +184,14 @@ def configure(
     """Make a configuration from a preset's name; model and dataset default to the preset's.
 
     `also` limits other resources beside `resource`: ratio=0.5, also={"params": 0.3}.
-    Of `weights`, a file of dense weights to start from, the configuration holds the SHA-256; of
-    `calibration`, a file that `dsa calibrate` wrote, all that is in it. `changes` are settings of
-    the preset by their path, see `changed`.
+    The configuration holds the SHA-256 of `weights`, a file of dense weights to start from, and the
+    contents of `calibration`, a file written by `dsa calibrate`. `changes` are settings of the
+    preset by their path, see `changed`.
 
     Raises:
         ConfigError: a name is unknown, with the nearest as a hint; a setting is out of range; or a
             file cannot be read.
-        BudgetError: a budget of latency comes without a calibration, or another one with it.
+        BudgetError: a latency budget has no calibration, or another budget has one.
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")

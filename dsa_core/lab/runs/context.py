@@ -11,9 +11,9 @@ from dsa_core.lab.data import AnyDataset, BatchSource, Task, generator, split, s
 from dsa_core.lab.runs.config import RunConfig
 from dsa_core.training import EvalResult, TrainConfig, evaluate
 
-EVAL_BATCH = 500  # examples, of pictures up to 64x64
-HELD_OUT = 0.9  # where nothing is held out, the rest of this split gives the loss of the cut
-EVAL_PIXELS = EVAL_BATCH * 64 * 64  # larger pictures are evaluated in smaller batches
+EVAL_BATCH = 500  # examples, for images up to 64x64
+HELD_OUT = 0.9  # if nothing is held out, the loss of the cut is that of the rest of this split
+EVAL_PIXELS = EVAL_BATCH * 64 * 64  # larger images are evaluated in smaller batches
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class RunContext:
     Attributes:
         config: of the run.
         out: folder of all runs.
-        dataset, device: as loaded; the task comes with the dataset.
-        progress: show bars, and print what happens.
+        dataset, device: loaded dataset, which defines the task, and device of the run.
+        progress: show bars and print messages.
         home: folder of this run; None for `out/<run>`.
-        weights: file of the given dense weights; None if there are none, or `out` has a copy.
+        weights: file of dense weights to start from; None if not given, or `out` has a copy.
     """
 
     config: RunConfig
@@ -44,13 +44,13 @@ class RunContext:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the phases save themselves."""
+        """Folder of the checkpoints of the phases."""
         return self.folder / "checkpoints"
 
     def training(
         self, phase: str, settings: TrainConfig, indices: Tensor | None = None
     ) -> BatchSource:
-        """Augmented training batches; their order depends on seed and phase."""
+        """Augmented training batches, whose order depends on seed and phase."""
         return self.dataset.batches(
             "train",
             batch_size=settings.batch_size,
@@ -71,14 +71,14 @@ class RunContext:
         )
 
     def some_batches(self, phase: str, n: int) -> list[Tensor] | None:
-        """Inputs of n training examples, drawn from seed and phase; None of 0."""
+        """Inputs of n random training examples, from seed and phase; None if n is 0."""
         drawn = generator(self.config.seed, phase)
         chosen = torch.randperm(self.dataset.count("train"), generator=drawn)[:n]
         return [x for x, _ in self.plain_batches(chosen).epoch(0)] if n else None
 
     @property
     def task(self) -> Task:
-        """The loss and what judges."""
+        """Loss and metrics."""
         return self.dataset.task
 
     def measure(self, model: nn.Module) -> EvalResult:
@@ -88,7 +88,7 @@ class RunContext:
 
     @property
     def eval_batch(self) -> int:
-        """Examples in a batch that is only evaluated: fewer, if they are large."""
+        """Examples in an evaluation batch: fewer if they are large."""
         pixels = self.example[0, 0].numel()
         return max(1, min(EVAL_BATCH, EVAL_PIXELS // max(1, pixels)))
 
@@ -96,20 +96,20 @@ class RunContext:
     def example(self) -> Tensor:
         """Zeros in the shape of one training example, shape (1, C, H, W), on the device.
 
-        Of training, because test pictures may differ in size.
+        From the training set, because test images may differ in size.
         """
         batches = self.dataset.batches("train", batch_size=1, augment="none", shuffle=False)
         x, _ = next(iter(batches.epoch(0)))
         return torch.zeros_like(x, device=self.device)
 
     def halves(self) -> tuple[Tensor, Tensor]:
-        """The part of the training set for the weights, and the part for the keep ratios."""
+        """The parts of the training set for the weights and for the keep ratios."""
         n, fraction = self.dataset.count("train"), self.config.preset.weights_fraction
         if fraction < 1:
             return split(n, fraction, self.config.seed)
         return torch.arange(n), split(n, HELD_OUT, self.config.seed)[1]
 
     def print(self, text: str) -> None:
-        """Print, where progress is shown."""
+        """Print a message, if progress is shown."""
         if self.progress:
             print(text, flush=True)

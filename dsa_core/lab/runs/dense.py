@@ -1,4 +1,4 @@
-"""The network that a search starts from: trained here, found, given, or fresh."""
+"""The network a search starts from: trained here, reused, loaded from a file, or untrained."""
 
 import hashlib
 import json
@@ -27,11 +27,11 @@ FACTS, WEIGHTS = "dense.json", "model.safetensors"
 
 @dataclass(frozen=True)
 class DenseNetwork:
-    """The network that a search starts from.
+    """The network a search starts from.
 
     Attributes:
         model: on its device.
-        score: on the test set; None if it is untrained.
+        score: on the test set; None if untrained.
         extra: the task's other metrics.
         seconds, processor_seconds, epochs: of its training.
         reused: whether an earlier run trained it.
@@ -47,10 +47,10 @@ class DenseNetwork:
 
 
 def dense_network(context: RunContext, model: nn.Module) -> DenseNetwork:
-    """Train the dense network in place, or take the one that a run left in `out/dense/`.
+    """Train the dense network in place, or reuse the one in `out/dense/`.
 
-    Given weights are in the model already, see `load_given`: they are kept in `out/dense/` and
-    scored. Of runs that go side by side one trains or keeps it, and the others wait.
+    Weights given by the user are in the model already (`load_start_weights`): they are copied to
+    `out/dense/` and scored. Of several runs at once, one does this and the others wait.
     """
     config, settings = context.config, context.config.preset.dense
     if settings is None and config.weights is None:
@@ -61,31 +61,31 @@ def dense_network(context: RunContext, model: nn.Module) -> DenseNetwork:
         with one_run_at_a_time(folder):
             if not agreed(done.exists()):
                 if config.weights is not None:
-                    keep_given(context, model, folder)
+                    keep_start_weights(context, model, folder)
                 elif settings is not None:
                     train_dense(context, model, settings, folder)
     facts = read_dense(model, folder)
-    # a run that was killed later finds its own; given weights no run has trained
+    # a resumed run finds its own; weights from a file were trained by no run
     reused = config.weights is None and facts.get("trained_by") != config.hash
-    word = f"trained before, {folder}" if reused else f"on the test set, {folder}"
+    origin = f"trained before, {folder}" if reused else f"on the test set, {folder}"
     score, extra = facts["score"], facts.get("extra", {})
     context.print(
-        f"dense {config.model}: {context.task.show(score)} {context.task.judged_by} ({word})"
+        f"dense {config.model}: {context.task.show(score)} {context.task.judged_by} ({origin})"
     )
     cost = total_time([facts])
     return DenseNetwork(model, score, **cost, epochs=facts["epochs"], reused=reused, extra=extra)
 
 
 def read_dense(model: nn.Module, folder: Path) -> dict[str, Any]:
-    """Load the weights of a folder into the model, in place; also the facts beside them.
+    """Load the weights of a folder into the model, in place; return the facts beside them.
 
     Raises:
-        ConfigError: a file is damaged, or the weights are not those that were written.
+        ConfigError: a file is damaged, or the weights have changed since they were written.
     """
     try:
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
         content = (folder / WEIGHTS).read_bytes()
-        if facts.get("sha256", found := sha256(content)) != found:  # an older folder has none
+        if facts.get("sha256", found := sha256(content)) != found:  # absent in older folders
             raise ValueError(f"{WEIGHTS} was changed after it was written")
         if not {"score", "seconds", "epochs"} <= facts.keys():
             raise ValueError(f"{FACTS} has no score, seconds or epochs")
@@ -93,7 +93,7 @@ def read_dense(model: nn.Module, folder: Path) -> dict[str, Any]:
     except (AttributeError, OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"{folder}: the dense network there cannot be read: {error}. Remove the folder to "
-            "train it anew"
+            "train it again"
         ) from error
     return facts
 
@@ -140,9 +140,9 @@ def train_dense(context: RunContext, model: nn.Module, settings: TrainConfig, fo
 
 
 def keep_dense(model: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
-    """Write a dense network; `dense.json` last, because its presence says that all is there.
+    """Write a dense network; `dense.json` last, because it marks the folder as complete.
 
-    It holds the SHA-256 of the weights, which is checked when they are read.
+    It holds the SHA-256 of the weights, which `read_dense` checks.
     """
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     content = save_tensors(tensors)
@@ -151,14 +151,14 @@ def keep_dense(model: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
     write_atomically(folder / FACTS, json.dumps(facts, indent=1) + "\n")
 
 
-def load_given(context: RunContext, model: nn.Module) -> None:
-    """Put the given weights into the model, in place, if the run has some.
+def load_start_weights(context: RunContext, model: nn.Module) -> None:
+    """Load the weights of `context.weights` into the model, in place, if the run starts from some.
 
-    Nothing is written yet: a file that does not fit is refused before anything else happens. An
-    earlier run's copy in `out/dense/` needs no file; `dense_network` takes it.
+    Nothing is written yet: a file that does not fit is refused before anything else happens. If an
+    earlier run left a copy in `out/dense/`, no file is needed.
 
     Raises:
-        ConfigError: the file is missing, another one than the configuration names, or does not fit
+        ConfigError: the file is missing, is not the one the configuration names, or does not fit
             the network; or the configuration names none.
     """
     wanted, path = context.config.weights, context.weights
@@ -169,28 +169,28 @@ def load_given(context: RunContext, model: nn.Module) -> None:
     if path is None:
         raise ConfigError(
             f"this configuration starts from weights (SHA-256 {wanted[:10]}...), and {context.out} "
-            "holds no copy of them: give the file, as run(..., weights=PATH)"
+            "holds no copy of them: pass the file, run(..., weights=PATH)"
         )
     load_weights(model, path)
 
 
 def check_same(wanted: str | None, path: Path) -> None:
-    """Compare a file with what the configuration says of it.
+    """Compare a file with the digest in the configuration.
 
     Raises:
-        ConfigError: the configuration has no weights, or others.
+        ConfigError: the configuration names no weights, or others.
     """
     found = file_digest(path)
     if found != wanted:
-        said = f"names weights of SHA-256 {wanted[:10]}..." if wanted else "names no weights"
+        named = f"names weights of SHA-256 {wanted[:10]}..." if wanted else "names no weights"
         raise ConfigError(
-            f"the configuration {said}, {path} has {found[:10]}...: give the file to configure "
-            "as well, configure(..., weights=PATH)"
+            f"the configuration {named}, {path} has {found[:10]}...: pass the file to "
+            "configure as well, configure(..., weights=PATH)"
         )
 
 
-def keep_given(context: RunContext, model: nn.Module, folder: Path) -> None:
-    """Measure the network of the given weights, and write it to its folder."""
+def keep_start_weights(context: RunContext, model: nn.Module, folder: Path) -> None:
+    """Measure the network with the loaded weights, and write it to its folder."""
     context.print(f"dense {context.config.model}: weights of {context.weights}")
     measured = context.measure(model)
     facts = {"weights": context.config.weights, "score": measured.score, "extra": measured.extra}

@@ -9,18 +9,18 @@ PACKAGES = ("dsa_core", "torch", "torchvision", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Versions of python and of the packages that numbers depend on."""
+    """Versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree, "+" behind it if files were changed; None outside of one."""
-    ours = git("ls-files", "--error-unmatch", __file__)  # an installed copy lies in no tree of ours
+    """Commit of the source tree, followed by "+" if it has changes; None outside a repository."""
+    ours = git("ls-files", "--error-unmatch", __file__)  # an installed copy is in no tree of ours
     return ours and git("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
 
 
 def git(*words: str) -> str | None:
-    """What a git command prints when run beside this file; None if it fails."""
+    """Output of a git command run beside this file; None if it fails."""
     command, here = ["git", *words], Path(__file__).parent
     try:
         found = subprocess.run(

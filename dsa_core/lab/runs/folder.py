@@ -1,4 +1,4 @@
-"""The folder of a run: for one process at a time, and what is told when it goes wrong."""
+"""The folder of a run: one process at a time, with clear errors when something goes wrong."""
 
 import errno
 import shutil
@@ -15,24 +15,24 @@ from dsa_core.lab.runs.config import RunConfig
 from dsa_core.training.processes import agreed, process_group, wait
 
 CONFIG, LOCK = "config.json", ".lock"
-FULL = (errno.ENOSPC, errno.EDQUOT)  # no space left on the disk, or in the user's quota
+FULL = (errno.ENOSPC, errno.EDQUOT)  # disk full, or quota exceeded
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run; the system gives it free when the process ends, however it ends.
+    """Lock the folder of a run; the system releases the lock whenever the process ends.
 
-    Of several processes that train together the main one holds it for all.
+    If several processes train together, the main one holds the lock for all.
 
     Raises:
-        ConfigError: another run is at work there.
+        ConfigError: another run holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)
     if not agreed(not process_group().is_main or taken(lock)):
         raise ConfigError(
-            f"another process is at work in {folder}: wait until it ends or stop it, and give the "
-            "same command again; or give this run another folder (--out)"
+            f"another process is working in {folder}: wait until it ends or stop it, and give the "
+            "same command again; or use another folder (--out)"
         )
     try:
         yield
@@ -42,7 +42,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def taken(lock: FileLock) -> bool:
-    """Take a lock, if it is free."""
+    """Try to take a lock; return whether it was free."""
     try:
         lock.acquire()
     except Timeout:
@@ -52,7 +52,7 @@ def taken(lock: FileLock) -> bool:
 
 @contextmanager
 def one_run_at_a_time(folder: Path) -> Iterator[None]:
-    """Let the runs that share a folder take turns; of several processes the first holds the key."""
+    """Let runs that share a folder take turns; the main process holds the lock for its group."""
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / LOCK) if process_group().is_main else nullcontext():
         wait()
@@ -61,10 +61,10 @@ def one_run_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def check_folder(out: Path) -> None:
-    """Refuse a place for folders that is a file, or below one.
+    """Refuse an output path that is a file, or below one.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: it is one.
     """
     for path in (out, *out.parents):
         if path.is_dir():
@@ -74,15 +74,15 @@ def check_folder(out: Path) -> None:
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    """Write down what the run does."""
+    """Write the configuration into the folder."""
     write_atomically(folder / CONFIG, config.model_dump_json(indent=1) + "\n")
 
 
 def check_config(folder: Path, config: RunConfig) -> None:
-    """Compare the configuration that an earlier call has left, if there is one.
+    """Compare with the configuration left by an earlier call, if there is one.
 
     Raises:
-        ConfigError: it is another one, or was edited: nothing is read from there.
+        ConfigError: it differs, or was edited.
     """
     path = folder / CONFIG
     if not path.exists():
@@ -101,30 +101,30 @@ def check_config(folder: Path, config: RunConfig) -> None:
 
 
 REMEDY = (
-    "The file only notes what a run does; settings are given to `dsa run` (--set). Remove the file "
-    "to go on with what was asked, take another folder, or start over with --force"
+    "The file only documents a run; settings are passed to `dsa run` (--set). Remove the file to "
+    "continue with the settings passed, use another folder, or start over with --force"
 )
 
 
 def check_still_there(folder: Path) -> None:
-    """Refuse to end a run whose folder was removed meanwhile: what it holds now is half a run.
+    """Refuse to complete a run whose folder was removed meanwhile.
 
     Raises:
-        TrainingError: the configuration is gone.
+        TrainingError: its configuration is gone.
     """
     if not (folder / CONFIG).exists():
         raise TrainingError(
-            f"{folder} was removed or emptied while the run was going, and holds only a part of "
-            "it now: remove it, and give the same command again"
+            f"{folder} was removed or emptied during the run and holds only a part of it: remove "
+            "it, and give the same command again"
         )
 
 
 @contextmanager
 def disk_may_be_full(folder: Path) -> Iterator[None]:
-    """Say where, and how to go on, when nothing more can be written.
+    """Turn a full disk into an error that names the folder and says how to resume.
 
     Raises:
-        TrainingError: instead of the system's error.
+        TrainingError: the disk is full.
     """
     try:
         yield
@@ -132,6 +132,6 @@ def disk_may_be_full(folder: Path) -> Iterator[None]:
         if error.errno not in FULL:
             raise
         raise TrainingError(
-            f"{folder}: {error.strerror}: {shutil.disk_usage(folder).free:,} bytes are free. What "
-            "was written before is whole: make room, and give the same command again to go on"
+            f"{folder}: {error.strerror}: {shutil.disk_usage(folder).free:,} bytes are free. Files "
+            "written before are intact: make room, and give the same command again to resume"
         ) from error

@@ -1,4 +1,4 @@
-"""The history of a search: every update of the keep ratios, and what a record keeps of it."""
+"""The history of a search: every update of the keep ratios, and the part kept in a record."""
 
 import json
 import math
@@ -18,12 +18,12 @@ from dsa_core.lab.record import SearchRecord
 from dsa_core.methods import Allocation
 
 HISTORY = "history.json"
-FIRST = 100  # updates whose losses a record keeps
-STEPS = np.arange(1, 101) / 100  # of the cost: at each of them a record keeps an update
+FIRST = 100  # number of updates whose losses a record keeps
+STEPS = np.arange(1, 101) / 100  # cost ratios at which a record keeps an update
 
 
 def history_of(allocation: Allocation) -> dict[str, Any]:
-    """Every update of the keep ratios, and every epoch, as JSON has it."""
+    """Every update of the keep ratios and every epoch, as plain data for JSON."""
     updates = [{**asdict(u), **u.figures} for u in allocation.updates]
     names = sorted({k for u in updates for k in u} - {"figures"})
     return {
@@ -40,7 +40,7 @@ def write_history(folder: Path, history: Mapping[str, Any]) -> None:
 
 
 def rounded(value: float | int | tuple[float, ...]) -> float | int | list[float] | None:
-    """Six significant digits; NaN, which JSON does not have, becomes null."""
+    """Six significant digits; NaN, which JSON lacks, becomes null."""
     if isinstance(value, tuple):
         return [float(f"{v:.6g}") for v in value]
     if isinstance(value, int):
@@ -49,7 +49,7 @@ def rounded(value: float | int | tuple[float, ...]) -> float | int | list[float]
 
 
 def search_record(history: Mapping[str, Any], graph: ChannelGraph) -> SearchRecord:
-    """What a record keeps of a history."""
+    """The part of a history kept in a record."""
     updates = history["updates"]
     return SearchRecord(
         updates=len(updates.get("keep_ratios", [])),
@@ -60,7 +60,7 @@ def search_record(history: Mapping[str, Any], graph: ChannelGraph) -> SearchReco
 
 
 def path_of(updates: Mapping[str, Any], graph: ChannelGraph) -> tuple[tuple[float, ...], ...]:
-    """The updates that answer a budget of each whole per cent: as asked, in MACs, in parameters."""
+    """The updates that answer a budget of each whole per cent of cost, MACs or parameters."""
     ratios = updates["keep_ratios"]
     forms = [Cost.of(graph, resource).relative for resource in ("macs", "params")]
     passed = torch.tensor(ratios, dtype=torch.float64)
@@ -70,12 +70,12 @@ def path_of(updates: Mapping[str, Any], graph: ChannelGraph) -> tuple[tuple[floa
 
 
 def passing(costs: Sequence[float]) -> set[int]:
-    """The last update not below each whole per cent of the dense cost; the highest, the lowest.
+    """Indices of the last update not below each whole per cent of the dense cost, and both ends.
 
-    They give `ratios_on_path` at these budgets the very updates that all would give it.
+    At these budgets `ratios_on_path` gives the same answer on them as on all updates.
 
     Args:
-        costs: of every update in order, ratios of the dense cost, shape (T,).
+        costs: of every update, in order, as ratios of the dense cost, shape (T,).
     """
     path = np.asarray(costs)
     above = path[:, None] >= STEPS * (1 - MET)  # (T, 100)

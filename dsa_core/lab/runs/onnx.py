@@ -1,4 +1,4 @@
-"""The pruned network of a run as ONNX, beside its other files and in its record."""
+"""Export the pruned network of a run as ONNX, into its folder and its record."""
 
 from pathlib import Path
 
@@ -17,18 +17,18 @@ FILE = "pruned.onnx"
 
 
 def check_onnx() -> None:
-    """Refuse a run that asks for ONNX where it cannot be written, before anything is trained."""
+    """Refuse a run with ONNX export if the packages are missing, before anything is trained."""
     require_onnx()
 
 
 def with_onnx(context: RunContext, record: Record) -> Record:
-    """Write `pruned.onnx` into the run's folder, and what was measured into its record.
+    """Write `pruned.onnx` into the folder of the run, and its measurements into the record.
 
-    A run that was complete before gets it too: the network is read from `pruned/`.
+    The network is read from `pruned/`, so this also works for a run completed earlier.
 
     Raises:
-        ConfigError: the run removed single weights; there is no smaller network to write.
-        SurgeryError: the network cannot be exported, or the runtime computes something else.
+        ConfigError: the run removed single weights, so there is no smaller network to export.
+        SurgeryError: the network cannot be exported, or ONNX Runtime computes something else.
     """
     path: Path = context.folder / FILE
     if record.onnx is not None and path.exists():
@@ -36,8 +36,8 @@ def with_onnx(context: RunContext, record: Record) -> Record:
     folder = context.folder / "pruned"
     if (folder / FACTS).exists():
         raise ConfigError(
-            "onnx: this run removed single weights; written as ONNX the network would be as large "
-            "as the dense one. Take it from pruned/ as sparse safetensors"
+            "onnx: this run removed single weights; as ONNX the network would be as large as the "
+            "dense one. Use the sparse safetensors in pruned/"
         )
     dense = models.build(context.config.model, num_classes=context.dataset.num_classes)
     network = load(folder, dense)

@@ -1,4 +1,4 @@
-"""What a run found, and the record of it."""
+"""The outcome of a run, and its record."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -26,16 +26,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the phases of a run returned.
+    """The results of the phases of a run.
 
     Attributes:
-        dense: the network it started from.
-        allocation: what the search found.
-        masked_loss: loss on the ratios' part of the training set under the final hard mask.
-        pruned: the network that was cut and fine-tuned.
-        before, after: of the test set, before and after the fine-tuning.
-        tuned: how the fine-tuning went.
-        cutting: seconds that the cut took, with all that belongs to it; they count as search.
+        dense: the starting network.
+        allocation: result of the search.
+        masked_loss: loss on the held-out part of the training set under the final hard mask.
+        pruned: the cut and fine-tuned network.
+        before, after: results on the test set before and after fine-tuning.
+        tuned: result of the fine-tuning.
+        cutting: seconds spent on the cut, which count as search.
     """
 
     dense: DenseNetwork
@@ -49,7 +49,7 @@ class Outcome:
 
 
 def record_of(context: RunContext, outcome: Outcome, example: Tensor) -> Record:
-    """Write down a run; costs are counted and latencies measured here."""
+    """The record of a run; costs are counted and latencies measured here."""
     config, dense, found = context.config, outcome.dense, outcome.allocation
     costs = {r: cost_record(context, outcome, example, r) for r in RESOURCES}
     timed = time_both(context, outcome, example)
@@ -99,18 +99,18 @@ def record_of(context: RunContext, outcome: Outcome, example: Tensor) -> Record:
 
 
 def phases(dense: T, search: T, fine_tune: T) -> dict[str, T]:
-    """Name one number for each phase."""
+    """One value per phase, by name."""
     return {"dense": dense, "search": search, "fine_tune": fine_tune}
 
 
 def spent(outcome: Outcome, unit: str) -> dict[str, float]:
-    """Seconds or processor seconds of every phase; the cut belongs to the search."""
+    """Seconds or processor seconds of every phase; the cut counts as search."""
     found, tuned = getattr(outcome.allocation, unit), getattr(outcome.tuned, unit)
     return phases(getattr(outcome.dense, unit), found + outcome.cutting[unit], tuned)
 
 
 def extra_scores(outcome: Outcome) -> dict[str, dict[str, float]]:
-    """What the task measures beside the score, by name, then by state of the network."""
+    """The task's other metrics, by name, then by state of the network."""
     states = {"dense": outcome.dense.extra, "pruned": outcome.before.extra}
     states["fine_tuned"] = outcome.after.extra
     return {
@@ -120,7 +120,7 @@ def extra_scores(outcome: Outcome) -> dict[str, dict[str, float]]:
 
 
 def time_both(context: RunContext, outcome: Outcome, example: Tensor) -> dict[str, Latency]:
-    """Time the dense and the pruned network in turn: as the calibration did, if there is one."""
+    """Time the dense and the pruned network in alternation, in the calibration's format if any."""
     calibration = context.config.calibration
     precision = FP32 if calibration is None else calibration.as_precision
     n = None if calibration is None else calibration.shape[0]
@@ -149,12 +149,12 @@ def latency_record(outcome: Outcome, timed: dict[str, Latency], asked: float) ->
 def some_examples(dataset: AnyDataset, pixels: int, n: int | None = None) -> Tensor:
     """A batch of examples to time the networks on.
 
-    Of training, because test pictures may differ in size.
+    From the training set, because test images may differ in size.
 
     Args:
-        dataset: where they are from.
-        pixels: of an example.
-        n: how many; None for 128, or fewer of more than 32x32 pixels.
+        dataset: source of the examples.
+        pixels: in an example.
+        n: batch size; None for 128, or fewer if they exceed 32x32 pixels.
     """
     n = n or max(1, min(LATENCY_BATCH, LATENCY_PIXELS // pixels))
     batches = dataset.batches("train", batch_size=n, augment="none", shuffle=False)
@@ -181,7 +181,7 @@ def cost_record(
 
 
 def count_parameters(pruned: nn.Module, allocation: Allocation) -> int:
-    """Count the parameters of a pruned network; those that were set to zero are gone."""
+    """Count the parameters of a pruned network, without removed single weights."""
     removed = allocation.weight_mask or {}
     zeros = sum(
         int((p.detach().cpu() == 0)[~removed[name]].sum())

@@ -1,4 +1,4 @@
-"""Runs gathered: from their folders to a file with a line for each record."""
+"""Pack the records of runs from their folders into one file, one per line."""
 
 import json
 from functools import cache
@@ -15,21 +15,19 @@ from dsa_core.tracing import trace
 
 
 def pack(folder: Path, into: Path) -> int:
-    """Add the records of all runs below a folder to a file; a run that it holds is replaced.
+    """Add the records of all runs below a folder to a file, replacing runs already in it.
 
-    Records of old get their configuration, and what they keep of the history, from the files
-    beside them.
+    Older records get their configuration and search path from the files beside them.
 
     Returns:
-        Records in the file.
+        Number of records in the file.
 
     Raises:
-        ConfigError: there is no run, or a file is damaged, of the folder or the one to add to:
-            nothing is written.
+        ConfigError: there is no run, or a file is damaged; nothing is written.
     """
     runs = [whole(path) for path in sorted(folder.rglob(FILE))]
     if not runs:
-        raise ConfigError(f"no {FILE} below {folder}: give the folder that `dsa run` wrote to")
+        raise ConfigError(f"no {FILE} below {folder}: give a folder written by `dsa run`")
     before = find_records(into, strict=True) if into.exists() else []
     records = {r.config_hash: r for r in (*before, *runs)}
     write_lines(into, records.values())
@@ -37,10 +35,10 @@ def pack(folder: Path, into: Path) -> int:
 
 
 def whole(path: Path) -> Record:
-    """A record with what it lacks of its configuration and its search, read from beside it.
+    """A record, completed from the configuration and history beside it.
 
     Raises:
-        ConfigError: a file is damaged, or the history is of another network.
+        ConfigError: a file is damaged, or the history belongs to another network.
     """
     record, changes = read_record(path), {}
     config, history = path.with_name(CONFIG), path.with_name(HISTORY)
@@ -59,5 +57,5 @@ def whole(path: Path) -> Record:
 
 @cache
 def graph_of(model: str) -> ChannelGraph:
-    """Trace a network by name; as the name comes out of a file, no code of others is imported."""
+    """Trace a network by name; the name comes from a file, so no user code is imported."""
     return trace(models.build_known(model), models.example_input(model))

@@ -26,7 +26,7 @@ from dsa_core.training.processes import average_buffers
 
 
 def find_allocation(context: RunContext, model: nn.Module, graph: ChannelGraph) -> Allocation:
-    """Search, training the model in place."""
+    """Run the search, which trains the model in place."""
     config, settings = context.config, context.config.preset.search
     weights, ratios = context.halves()
     data = SearchData(
@@ -50,20 +50,20 @@ def find_allocation(context: RunContext, model: nn.Module, graph: ChannelGraph) 
 def masked_loss(
     context: RunContext, model: nn.Module, graph: ChannelGraph, allocation: Allocation
 ) -> float:
-    """The loss of what will be cut, under its hard mask, on the held-out part."""
+    """Loss of the network under its final hard mask, on the held-out part."""
     held_out = context.plain_batches(context.halves()[1])
     with masked(model, graph, allocation.keep.float().to(context.device)) as cut:
         return evaluate(zero_weights(cut, masks_of(allocation)), held_out, context.task).loss
 
 
 def ratio_training(settings: SearchConfig) -> TrainConfig:
-    """The weights' settings, of which batches need the size and the augmentation."""
+    """The settings of the weights' training, with the batch size of the held-out batches."""
     size = settings.ratio_batch_size or settings.train.batch_size
     return settings.train.model_copy(update={"batch_size": size})
 
 
 def ranked(context: RunContext, model: nn.Module, allocation: Allocation) -> Allocation:
-    """The same counts, of the channels that matter by the weights that are cut."""
+    """The same counts, with channels ranked by the weights that are cut."""
     rank = context.config.preset.cut.rank
     if rank is None:
         return allocation
@@ -73,7 +73,7 @@ def ranked(context: RunContext, model: nn.Module, allocation: Allocation) -> All
 def cut_and_renew(
     context: RunContext, model: nn.Module, graph: ChannelGraph, allocation: Allocation
 ) -> nn.Module:
-    """Prune; refit the weights of what is left, or estimate its BatchNorm statistics anew."""
+    """Prune; then refit the weights, or re-estimate the BatchNorm statistics."""
     preset = context.config.preset
     images = context.some_batches("reconstruction", preset.cut.reconstruct)
     pruned = prune(model, graph, allocation.keep, reconstruct=images, progress=context.progress)
@@ -82,12 +82,12 @@ def cut_and_renew(
         return pruned
     batches = context.training("recalibration", preset.fine_tune)
     recalibrate_batchnorm(pruned, batches, preset.norm_batches)
-    average_buffers(pruned)  # of several processes each has seen its own rows
+    average_buffers(pruned)  # each process has seen only its own rows
     return pruned
 
 
 def masks_of(allocation: Allocation) -> Mapping[str, Tensor]:
-    """Which single weights stay; nothing to say for a method that removes channels."""
+    """Which single weights stay; empty for a method that removes channels."""
     return allocation.weight_mask or {}
 
 
@@ -105,14 +105,14 @@ def fine_tune(context: RunContext, pruned: nn.Module, allocation: Allocation) ->
             checkpoint=context.checkpoints / "fine_tune.pt",
             progress=context.progress,
         )
-    place_model(pruned, FP32)  # the score and the latency are of plain float32
+    place_model(pruned, FP32)  # score and latency are measured in float32
     return result
 
 
 def keep_pruned(
     context: RunContext, pruned: nn.Module, graph: ChannelGraph, allocation: Allocation
 ) -> None:
-    """Write the pruned network to `pruned/`: smaller tensors, or sparse ones."""
+    """Write the pruned network to `pruned/`, with smaller or sparse tensors."""
     folder, name = context.folder / "pruned", context.config.model
     if allocation.weight_mask is None:
         save(folder, pruned, graph, allocation.keep, name=name)

@@ -7,13 +7,14 @@ from torch import nn
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
+from dsa_core.files import EPOCHS
 from dsa_core.lab.data import load
-from dsa_core.lab.device import device_of
+from dsa_core.lab.device import device_of, picture_readers
 from dsa_core.lab.record import Record
 from dsa_core.lab.record_files import FILE, read_record, write_record
 from dsa_core.lab.runs.config import RunConfig
 from dsa_core.lab.runs.context import RunContext
-from dsa_core.lab.runs.dense import dense_network, load_given
+from dsa_core.lab.runs.dense import dense_network, load_start_weights
 from dsa_core.lab.runs.folder import (
     alone_in,
     check_config,
@@ -49,44 +50,48 @@ def run(
     progress: bool = True,
     force: bool = False,
     onnx: bool = False,
+    workers: int | None = None,
 ) -> Record:
-    """Run one configuration, or go on with it where it was left.
+    """Run one configuration, or resume it.
 
     Writes `out/<run>/`, or `folder`, with config.json, record.json, history.json (keep ratios of
     every update), checkpoints/ and pruned/. The dense network goes to `out/dense/`, where other
     runs find it.
 
-    As one of several processes (`parallel`) all take part, and the first one writes the record.
+    In a group of processes (`training.processes`) the main one writes the record.
 
     Args:
-        config: what to do.
-        out: folder of this and other runs.
-        folder: of this run alone, where another name than `config.folder` is wanted.
+        config: the configuration.
+        out: folder of all runs.
+        folder: of this run, to override `out / config.folder`.
         data_root: folder of the datasets; None for DSA_DATA, else ./data.
-        weights: file of the dense weights that `config.weights` names; a run that is continued
-            does not need it, there is a copy in `out/dense/`.
-        progress: show bars, and print what happens.
-        force: search and fine-tune anew, even if there is a record of this configuration; the dense
-            network is kept.
+        weights: file of the dense weights named by `config.weights`; not needed to resume, as
+            `out/dense/` has a copy.
+        progress: show bars and print messages.
+        force: search and fine-tune again, even if there is a record of this configuration; the
+            dense network is reused.
         onnx: also write the pruned network as `pruned.onnx`, compared and timed in ONNX Runtime.
+        workers: processes per rank that read and decode the images of `folder:PATH`; None for one
+            per processor of the rank, at most 8. They are not part of the configuration: they
+            change no number, and a run resumes with any count.
 
     Returns:
-        The record; read from the file if the run was complete already.
+        The record; read from its file if the run was already complete.
 
     Raises:
-        ConfigError, DataError, TraceError, BudgetError: before anything is trained. One reason is a
-            record of another configuration in `folder`.
-        ConfigError: another process is at work in the folder, or its config.json says something
-            else.
+        ConfigError, DataError, TraceError, BudgetError: before anything is trained, for example
+            because `folder` holds a record of another configuration.
+        ConfigError: another process is working in the folder, or its config.json differs.
         TrainingError: a loss is not finite, a checkpoint does not fit, the disk is full, or the
             folder was removed meanwhile.
-        KeyboardInterrupt: as it came; the same call goes on.
+        KeyboardInterrupt: after Ctrl-C; the same call resumes.
     """
     if onnx:
         check_onnx()
     check_folder(folder or out)
-    dataset = load(config.dataset, data_root)
-    device = device_of()  # joins the processes, if there are several
+    device = device_of()  # joins the process group, if there is one
+    readers = picture_readers() if workers is None else workers
+    dataset = load(config.dataset, data_root, workers=readers)
     context = RunContext(
         config, out, dataset, device, progress and process_group().is_main, folder, weights
     )
@@ -105,10 +110,10 @@ def run(
 
 
 def record_there(context: RunContext) -> Record:
-    """The record that an earlier call has left.
+    """The record left by an earlier call.
 
     Raises:
-        ConfigError: it is of another configuration.
+        ConfigError: it belongs to another configuration.
     """
     record = read_record(context.folder / FILE)
     if record.config_hash != context.config.hash:
@@ -122,19 +127,20 @@ def record_there(context: RunContext) -> Record:
 def remove_earlier(context: RunContext) -> None:
     """Remove the record and the checkpoints of an earlier run of the same configuration."""
     wait()
-    for old in [context.folder / FILE, *context.checkpoints.glob("*.pt")]:
+    saved = [each for end in (".pt", EPOCHS) for each in context.checkpoints.glob(f"*{end}")]
+    for old in [context.folder / FILE, *saved]:
         old.unlink(missing_ok=True)
     wait()
 
 
 def run_phases(context: RunContext, *, force: bool = False) -> Record:
-    """Refuse what cannot work; then take the phases, alone in the folder, and write the record."""
+    """Check everything first; then run the phases with the folder locked, and write the record."""
     model, graph = start(context.config, context.dataset, context.example)
-    load_given(context, model)
+    load_start_weights(context, model)
     with alone_in(context.folder):
         if force:
             remove_earlier(context)
-        elif agreed((context.folder / FILE).exists()):  # of a process that has ended just now
+        elif agreed((context.folder / FILE).exists()):  # written by a process that has just ended
             return record_there(context)
         write_config(context.folder, context.config)
         record = all_phases(context, model, graph)
@@ -145,7 +151,7 @@ def run_phases(context: RunContext, *, force: bool = False) -> Record:
 
 
 def all_phases(context: RunContext, model: nn.Module, graph: ChannelGraph) -> Record:
-    """Take the phases one after the other; each goes on from its own checkpoint."""
+    """Run the phases in order; each resumes from its own checkpoint."""
     example = context.example
     dense = dense_network(context, model)
     searched = copy.deepcopy(dense.model)
@@ -158,17 +164,17 @@ def all_phases(context: RunContext, model: nn.Module, graph: ChannelGraph) -> Re
     cutting = watch.read()
     try_forward(pruned, example)
     before = context.measure(pruned)
-    say_score(context, before, "before fine-tuning")
+    print_score(context, before, "before fine-tuning")
     tuned = fine_tune(context, pruned, allocation)
     after = context.measure(pruned)
-    say_score(context, after, "after fine-tuning")
+    print_score(context, after, "after fine-tuning")
     keep_pruned(context, pruned, graph, allocation)
     outcome = Outcome(dense, allocation, loss, pruned, before, after, tuned, cutting)
     return record_of(context, outcome, example)
 
 
-def say_score(context: RunContext, found: EvalResult, when: str) -> None:
-    """Tell what was measured."""
+def print_score(context: RunContext, found: EvalResult, when: str) -> None:
+    """Print a result on the test set."""
     score = f"{context.task.show(found.score)} {context.task.judged_by}"
     others = "".join(f", {name} {value:.4f}" for name, value in found.extra.items())
     context.print(f"{context.config.method}: {score}{others} {when}")

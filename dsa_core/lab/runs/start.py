@@ -1,4 +1,4 @@
-"""What can be known before anything is trained: the network fits the data, and the budget it."""
+"""Checks before anything is trained: do network, dataset and budget fit each other?"""
 
 import torch
 from torch import Tensor, nn
@@ -21,20 +21,20 @@ TRIAL = 0.7  # share of every group that the trial cut keeps
 def start(
     config: RunConfig, dataset: AnyDataset, example: Tensor
 ) -> tuple[nn.Module, ChannelGraph]:
-    """Build the network from its seed and trace it; refuse at once what would fail hours later.
+    """Build the network from its seed and trace it; refuse now what would fail hours later.
 
     Args:
         config: of the run.
-        dataset: says how many classes; and its task must be able to use what the network returns.
+        dataset: gives the number of classes, and a task that must fit the network's outputs.
         example: zeros in the shape of one example, on the device of the run.
 
     Raises:
-        ConfigError: the network is unknown, does not take pictures of this shape, or is
-            of another task; or the calibration is of another machine.
+        ConfigError: the network is unknown, does not accept images of this shape, or is for another
+            task; or the calibration is from another machine.
         TraceError: it cannot be traced.
         SurgeryError: a cut network of its kind cannot run in training mode.
-        BudgetError: the budget is out of range, below the cost of its floors, or not one for this
-            method.
+        BudgetError: the budget is out of range, below the cost of its floors, or not supported by
+            the method.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -54,10 +54,10 @@ def start(
 def try_task(
     config: RunConfig, dataset: AnyDataset, model: nn.Module, device: torch.device
 ) -> None:
-    """Compute the loss of one example: a network may be of another task than the dataset.
+    """Compute the loss of one example: the network may be for another task than the dataset.
 
     Raises:
-        ConfigError: the task cannot use the outputs.
+        ConfigError: the loss does not accept the outputs.
     """
     batches = dataset.batches("train", batch_size=1, augment="none", shuffle=False, device=device)
     x, y = next(iter(batches.epoch(0)))
@@ -76,10 +76,10 @@ def try_task(
 
 
 def try_pictures(config: RunConfig, model: nn.Module, example: Tensor) -> None:
-    """Run the network once, in evaluation mode; its mode comes back.
+    """Run the network once in evaluation mode; its mode is restored.
 
     Raises:
-        ConfigError: it does not take pictures of this shape; says what it is made for.
+        ConfigError: it does not accept images of this shape; names the shape it is made for.
     """
     was_training = model.training
     try:
@@ -97,10 +97,10 @@ def try_pictures(config: RunConfig, model: nn.Module, example: Tensor) -> None:
 
 
 def try_training(model: nn.Module, graph: ChannelGraph, example: Tensor) -> None:
-    """Run a cut copy on the CPU in training mode, where it may use what it does not otherwise.
+    """Run a cut copy on the CPU in training mode, which may use more layers than evaluation.
 
     Raises:
-        SurgeryError: it cannot run then; names what evaluation never reads.
+        SurgeryError: it fails; names the layers that evaluation never reads.
     """
     pruned = prune(model, graph, random_channels(graph, TRIAL, 0)).cpu()
     try:
@@ -116,7 +116,7 @@ def try_training(model: nn.Module, graph: ChannelGraph, example: Tensor) -> None
 
 
 def made_for(name: str) -> str:
-    """Say what shape of pictures a network is made for, if it tells."""
+    """The image shape a network is made for, if it states one."""
     try:
         return f" (it is made for {by(tuple(models.example_input(name).shape[1:]))})"
     except ConfigError:
@@ -124,5 +124,5 @@ def made_for(name: str) -> str:
 
 
 def by(shape: tuple[int, ...]) -> str:
-    """Write a shape: 3x32x32."""
+    """A shape as text: 3x32x32."""
     return "x".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""Exercises of notebook 06: ranks, and the gradient of a keep ratio."""
+"""The exercise of notebook 06: ranks."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from course.exercises.core import grade
-from course.sensitivity import softmax_scaled
 
 DTYPE = torch.float64
 
@@ -32,44 +31,4 @@ def check_spearman(learner: Callable[..., float]) -> None:
         solution_spearman,
         inputs,
         hint="correlate the ranks, not the values: argsort of argsort gives the rank of each entry",
-    )
-
-
-def solution_ratio_slope(gradient: Tensor, p: Tensor) -> float:
-    """dL/dalpha = C sum_i g_i w_i / sum_j w_j, w = p (1 - p)."""
-    w = p * (1 - p)
-    return float(len(p) * (gradient * w).sum() / w.sum())
-
-
-def check_ratio_slope(learner: Callable[..., float]) -> None:
-    """Grade `ratio_slope(gradient, p)`."""
-    draw = torch.Generator().manual_seed(7)
-    inputs = [
-        (
-            torch.randn(n, generator=draw, dtype=DTYPE),
-            torch.rand(n, generator=draw, dtype=DTYPE).clamp(0.05, 0.95),
-        )
-        for n in (1, 4, 9)
-    ]
-    grade(
-        "ratio_slope",
-        learner,
-        solution_ratio_slope,
-        inputs,
-        hint="a channel takes part in proportion to p (1 - p); raising alpha by d hands out C d of"
-        " probability in all",
-    )
-
-
-def check_softmax_scaled(learner: Callable[..., Tensor]) -> None:
-    """Grade `scaled(values)`: softmax(v / std v), with the divisor n in std."""
-    draw = torch.Generator().manual_seed(8)
-    inputs = [(5 * torch.randn(n, generator=draw, dtype=DTYPE),) for n in (3, 6, 12)]
-    grade(
-        "scaled",
-        learner,
-        softmax_scaled,
-        inputs,
-        hint="divide by the standard deviation of the values themselves (divide by n, not n - 1:"
-        " `std(correction=0)`), then softmax",
     )

@@ -5,15 +5,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from typing import TYPE_CHECKING
 
 from dsa_core.budget import Resource
 from dsa_core.errors import ConfigError
 from dsa_core.lab.plots.style import DENSE, blank_figure, colour_of, open_axes
 from dsa_core.lab.record import Record
+
+if TYPE_CHECKING:  # the explorer takes the numbers alone
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 EDGE = 0.02  # whole channels land a little below a budget: so much below the last point is still it
 CROWD = 4  # so many lines are drawn thin, and their legend has several rows
@@ -119,7 +120,7 @@ def frontier_figure(
     *,
     score_name: str = "accuracy",
     resource: Resource = "macs",
-) -> Figure:
+) -> "Figure":
     """Score against cost, a line for each method; bars are one standard deviation over seeds.
 
     Args:
@@ -135,8 +136,10 @@ def frontier_figure(
     return figure
 
 
-def draw_frontier(axes: Axes, curves: Mapping[str, Frontier]) -> None:
+def draw_frontier(axes: "Axes", curves: Mapping[str, Frontier]) -> None:
     """Draw the lines on given axes; the dense network is a grey square."""
+    from matplotlib.ticker import PercentFormatter
+
     styles = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.")
     crowded = len(curves) >= CROWD
     for i, (method, points) in enumerate(curves.items()):
@@ -173,13 +176,3 @@ def runs(points: Frontier) -> str:
     numbers = sorted({p.n for p in points if p.cost < 1.0} or {0})
     text = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
     return f"{text} seed{'' if text == '1' else 's'}"
-
-
-def place_in(figure: Figure, cost: float, score: float) -> tuple[float, float]:
-    """Where a point of the first axes lies in the drawn figure: left and top, as parts of its size.
-
-    With it a mark can move over a picture that is drawn once, which takes a fraction of the time.
-    """
-    x, y = figure.axes[0].transData.transform((cost, score))
-    width, height = figure.canvas.get_width_height()
-    return x / width, 1.0 - y / height

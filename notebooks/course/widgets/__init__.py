@@ -7,9 +7,11 @@ from course.widgets.explore import State, View, look
 from course.widgets.explorer import BudgetExplorer
 from course.widgets.live import LiveJob, LiveResult, Progress, prune_live
 from course.widgets.networks import Network, read_networks
+from course.widgets.page import LABELS
 from course.widgets.run_panel import RunPanel
 
 __all__ = [
+    "LABELS",
     "BudgetExplorer",
     "LiveJob",
     "LiveResult",

@@ -74,6 +74,28 @@ class View:
     predicted: Point | None
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What one method answers.
+
+    Attributes:
+        state: what was asked.
+        view: what there is to see; None of a wish that cannot be met, and `problem` says why.
+    """
+
+    state: State
+    view: View | None
+    problem: str = ""
+
+
+def answer(network: Network, state: State) -> Answer:
+    """Look, and take a budget that cannot be met for an answer too."""
+    try:
+        return Answer(state, look(network, state))
+    except BudgetError as error:
+        return Answer(state, None, str(error))
+
+
 def look(network: Network, state: State) -> View:
     """Find what a budget leaves of a network, from shipped searches and the cost model.
 

@@ -8,22 +8,22 @@ from html import escape
 
 from ipywidgets import HTML
 
-from dsa_core.errors import BudgetError
+from dsa_core.errors import BudgetError, ConfigError
 
-NOTE = "max-width:800px;padding:8px;border-left:4px solid #D55E00;background:#fff;color:#222"
+NOTE = "max-width:800px;padding:8px;border-left:4px solid #D55E00"
 
 
 @contextmanager
 def shown(problem: HTML) -> Iterator[None]:
     """Run a block of a callback, and show in `problem` what it raises.
 
-    A budget that cannot be met is an answer: its message is shown and nothing is raised. Any other
-    error is shown with its traceback, and raised again under test.
+    What cannot be had is an answer: its message is shown and nothing is raised. Any other error is
+    shown with its traceback, and raised again under test.
     """
     try:
         yield
         problem.value = ""
-    except BudgetError as error:
+    except (BudgetError, ConfigError) as error:
         problem.value = f'<div role="alert" style="{NOTE}">{escape(str(error))}</div>'
     except Exception:
         text = escape(traceback.format_exc())

@@ -17,7 +17,7 @@ from dsa_core.pruner import Pruner
 from dsa_core.tracing import trace
 from dsa_core.training import TrainConfig, evaluate, recalibrate_batchnorm, train
 
-MODEL = "resnet8"
+MODEL, NETWORK = "resnet8", "resnet8 on digits"
 LIVE = ("dsa", "uniform", "dcss", "dtp")  # one search each
 BATCH, TEST_BATCH, NORM_BATCHES = 64, 500, 10
 SETTINGS: dict[str, Any] = {"batch_size": BATCH, "precision": "fp32", "channels_last": False}

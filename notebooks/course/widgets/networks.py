@@ -1,21 +1,23 @@
 """Networks as the explorer shows them: their runs, read once, and what their channels cost."""
 
+import json
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from course.figures.frontier import Frontier, frontiers, place
-from dsa_core.budget import Cost, Resource
+from dsa_core.budget import Cost, QuadraticForm, Resource
 from dsa_core.errors import ConfigError
-from dsa_core.lab import models
+from dsa_core.files import write_atomically
 from dsa_core.lab.record import Record
 from dsa_core.lab.record_files import find_records
-from dsa_core.tracing import trace
 
 RESOURCES: tuple[Resource, ...] = ("macs", "params")
+STORED = Path(__file__).resolve().parents[3] / "data" / "records" / "costs.json"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Network:
 
     @cached_property
     def costs(self) -> dict[Resource, Cost]:
-        """By resource; the network is traced when they are first asked for.
+        """By resource; see `costs_of`.
 
         Raises:
             ConfigError: a record is not of the network that its name builds.
@@ -110,10 +112,53 @@ def network(name: str, records: list[Record]) -> Network:
 
 @cache
 def costs_of(model: str) -> dict[Resource, Cost]:
+    """Costs of a network by name, from the file of `store_costs`; traced if it is not in there."""
+    stored = json.loads(STORED.read_text()) if STORED.is_file() else {}
+    if model not in stored:
+        return traced_costs(model)
+    return {resource: read_cost(resource, stored[model][resource]) for resource in RESOURCES}
+
+
+def traced_costs(model: str) -> dict[Resource, Cost]:
     """Trace a network by name, and build its costs; the generator of torch is left alone.
 
     The name comes out of a file: code of others is not imported.
     """
+    from dsa_core.lab import models
+    from dsa_core.tracing import trace  # with torch.export it takes two seconds to load and to run
+
     with torch.random.fork_rng(devices=[]):
         graph = trace(models.build_known(model), models.example_input(model))
     return {resource: Cost.of(graph, resource) for resource in RESOURCES}
+
+
+def store_costs(*names: str, path: Path = STORED) -> None:
+    """Trace networks, and write what their channels cost where `costs_of` finds it."""
+    traced = {name: traced_costs(name) for name in names}
+    content = {
+        name: {resource: as_json(cost) for resource, cost in costs.items()}
+        for name, costs in traced.items()
+    }
+    write_atomically(path, json.dumps(content) + "\n")
+
+
+def as_json(cost: Cost) -> dict[str, Any]:
+    """The numbers of a cost; of Q the entries that are not zero, as row, column, value."""
+    Q = cost.form.Q.to_sparse()
+    return {
+        "names": cost.names,
+        "sizes": cost.sizes.tolist(),
+        "Q": [*zip(*Q.indices().tolist(), Q.values().tolist(), strict=True)],
+        "q": cost.form.q.tolist(),
+        "constant": cost.form.constant,
+    }
+
+
+def read_cost(resource: Resource, stored: dict[str, Any]) -> Cost:
+    """A cost from what `as_json` made of it."""
+    q = torch.tensor(stored["q"], dtype=torch.float64)
+    Q = torch.zeros(len(q), len(q), dtype=torch.float64)
+    for row, column, value in stored["Q"]:
+        Q[row, column] = value
+    sizes = torch.tensor(stored["sizes"])
+    return Cost(resource, QuadraticForm(Q, q, stored["constant"]), sizes, tuple(stored["names"]))

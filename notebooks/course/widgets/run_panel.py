@@ -4,14 +4,18 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from ipywidgets import HTML, Button, FloatProgress, HBox, Layout, VBox
+from ipywidgets import HTML, Button, Dropdown, FloatProgress, HBox, Layout, VBox
 
 from course.widgets.explore import State
 from course.widgets.guard import shown
-from course.widgets.live import LiveJob, LiveResult, Progress, prune_live
-from course.widgets.page import live_page
+from course.widgets.live import NETWORK, LiveJob, LiveResult, Progress, prune_live
+from course.widgets.page import STYLE, live_page
 
-NOTE = "Run prunes ResNet-8 on the digits to the budget set above, here and now."
+NOTE = f"Run trains {NETWORK} and prunes it to the budget and limits set above, in seconds."
+CANNOT = (
+    f"Run cannot train this network, which takes minutes to hours: choose {NETWORK}, or give the "
+    "command under Take it away."
+)
 STOPPED = "stopped; nothing was kept"
 
 
@@ -23,9 +27,21 @@ class RunPanel(VBox):
         bar, status: how far it is; status is text for people.
         sheet: an HTML widget with the result; problem: what went wrong, empty if nothing did.
         result: of the last run that was not stopped, or None.
+
+    Args:
+        state: what the controls say.
+        job: how long to train.
+        network: the control that chooses a network; on another than `NETWORK` Run says that it
+            cannot. None for a panel that stands alone.
     """
 
-    def __init__(self, state: Callable[[], State], job: LiveJob | None = None) -> None:
+    def __init__(
+        self,
+        state: Callable[[], State],
+        job: LiveJob | None = None,
+        *,
+        network: Dropdown | None = None,
+    ) -> None:
         self._state, self._job = state, job or LiveJob()
         self._halt = threading.Event()
         self._thread: threading.Thread | None = None
@@ -36,9 +52,24 @@ class RunPanel(VBox):
         self.bar = FloatProgress(value=0.0, min=0.0, max=1.0, layout=Layout(width="240px"))
         self.status, self.sheet, self.problem = HTML(NOTE), HTML(), HTML()
         buttons = HBox([self.run, self.stop, self.bar])
-        super().__init__([buttons, self.status, self.problem, self.sheet])
+        super().__init__([HTML(STYLE), buttons, self.status, self.problem, self.sheet])
+        self._network = network
+        if network is not None:
+            network.observe(lambda _: self._take_network(), names="value")
+            self._take_network()
         self.run.on_click(lambda _: self.begin())
         self.stop.on_click(lambda _: self._halt.set())
+
+    def _take_network(self) -> None:
+        """Say whether Run works on the chosen network, unless a run is going."""
+        if self.stop.disabled:
+            self._offer(going=False)
+            self.status.value = CANNOT if self.run.disabled else NOTE
+
+    def _offer(self, *, going: bool) -> None:
+        """Only one of the buttons can be pressed, and Run only where it works."""
+        works = self._network is None or self._network.value.startswith(NETWORK)
+        self.run.disabled, self.stop.disabled = going or not works, not going
 
     def begin(self) -> None:
         """Start a run in its thread, unless one is going."""
@@ -46,7 +77,7 @@ class RunPanel(VBox):
             return
         self._halt.clear()
         self._error = None
-        self.run.disabled, self.stop.disabled = True, False
+        self._offer(going=True)
         self.sheet.value = ""
         job = replace(self._job, state=self._state())
         self._thread = threading.Thread(target=self._work, args=(job,), daemon=True)
@@ -76,7 +107,7 @@ class RunPanel(VBox):
         finally:
             if self.problem.value:
                 self.status.value = "failed"
-            self.run.disabled, self.stop.disabled = False, True
+            self._offer(going=False)
 
     def _report(self, progress: Progress) -> None:
         self.bar.value = progress.done
