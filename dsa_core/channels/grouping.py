@@ -144,7 +144,7 @@ def fingerprints(tracer: Tracer, classes: Tensor, parameters: Collection[str]) -
 def numbered(lines: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Lines of numbers, (n,) each, one after the other, and of each number that of its line."""
     if not lines:
-        return torch.zeros(2, 0, dtype=torch.int64).unbind()
+        return torch.arange(0), torch.arange(0)
     lengths = torch.tensor([line.numel() for line in lines])
     return torch.arange(len(lines)).repeat_interleave(lengths), torch.cat(list(lines))
 

@@ -33,7 +33,7 @@ class UnsureError(Exception):
 class Recorded(Tensor):
     """A tensor of the meta device that says that it is where the network is."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     is_meta = False
 
 
@@ -85,7 +85,7 @@ class Recorder:
             raise UnsureError(f"a {type(tensor).__name__} on {tensor.device}")
         plain = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
         track = self.track(plain, self.program.give(plain, kind, name), tensor.requires_grad)
-        track.seen._is_param = isinstance(tensor, nn.Parameter)  # type: ignore[attr-defined]
+        track.seen._is_param = isinstance(tensor, nn.Parameter)
         self.tracks[id(tensor)] = track
         self.real.append(tensor)
         return track
