@@ -1,6 +1,6 @@
 """Follow a network: export it, follow its channels, and assemble what was learned into a graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from dsa_core.channels import rules_layers, rules_math, rules_moves
 from dsa_core.channels.checks import check_device, check_traceable
 from dsa_core.channels.export import export
 from dsa_core.channels.graph import ChannelGraph, Layer, Norm, without_empty
-from dsa_core.channels.grouping import group_classes
+from dsa_core.channels.grouping import Grouping, group_classes
 from dsa_core.channels.ids import NO_CHANNEL, Ids
 from dsa_core.channels.program import Program
 from dsa_core.channels.recorder import record
@@ -74,7 +74,7 @@ def interpret(
             "the network has no linear layer, and no convolution that is not depthwise: there is "
             "nothing to prune"
         )
-    graph = assemble(tracer, model, call)
+    graph = assemble(tracer, model, call, names)
     return replace(graph.freeze(remedies.frozen), remedies=remedies)
 
 
@@ -88,17 +88,20 @@ def fixed_widths(model: nn.Module) -> dict[str, str]:
     }
 
 
-def assemble(tracer: Tracer, model: nn.Module, call: Call) -> ChannelGraph:
+def assemble(
+    tracer: Tracer, model: nn.Module, call: Call, aliases: Mapping[str, list[str]]
+) -> ChannelGraph:
     """Turn ids into classes, classes into groups, and number the prunable channels."""
     mark_elements(tracer)
     classes = tracer.book.classes()
     layers = tracer.layers.values()
-    parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    state = dict(model.named_parameters())
+    parameters = {n: tuple(p.shape) for n, p in state.items()}
+    state.update(model.named_buffers())
     grouping = group_classes(tracer, classes, parameters)
     flat = grouping.flat
-    aliases = state_aliases(model)
-    axes = {n: {a: flat(ids) for a, ids in by_axis.items()} for n, by_axis in tracer.axes.items()}
-    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    lines = iter(grouping.flat_of_each([i for on in tracer.axes.values() for i in on.values()]))
+    axes = {n: {axis: next(lines) for axis in on} for n, on in tracer.axes.items()}
     return ChannelGraph(
         groups=grouping.groups,
         axes={alias: v for n, v in without_empty(axes).items() for alias in aliases.get(n, [n])},
@@ -112,14 +115,16 @@ def assemble(tracer: Tracer, model: nn.Module, call: Call) -> ChannelGraph:
         input_shape=tuple(call.first_tensor.shape),
         example=call.describe(),
         outputs=tracer.outputs,
-        clues=clues(tracer, flat),
+        clues=clues(tracer, grouping),
     )
 
 
-def clues(tracer: Tracer, flat: Callable[[Tensor], Tensor]) -> Clues:
+def clues(tracer: Tracer, grouping: Grouping) -> Clues:
     """What a trial cut needs to know to find remedies."""
-    modules = {path: flat(torch.cat(seen)).unique() for path, seen in tracer.seen.items() if seen}
-    return Clues(tuple(flat(ids) for ids in tracer.views), modules)
+    seen = {path: torch.cat(ids) for path, ids in tracer.seen.items() if ids}
+    places = grouping.flat_of_each(list(seen.values()))
+    modules = {path: p.unique() for path, p in zip(seen, places, strict=True)}
+    return Clues(grouping.flat_of_each(tracer.views), modules)
 
 
 def flat_layer(

@@ -167,6 +167,8 @@ class ChannelGraph:
 
     def freeze(self, reasons: Mapping[str, str]) -> "ChannelGraph":
         """The same graph with some more groups that stay: name of a prunable group -> reason."""
+        if not reasons:
+            return self
         places = torch.full((self.n_channels + 1,), -1)  # the last: place -1
         groups, frozen, start = list(self.groups), dict(self.frozen), 0
         made = torch.cat([torch.zeros(0, dtype=torch.int64), *[m for _, _, m in self.producers]])

@@ -1,7 +1,7 @@
 """From ids to groups: united ids are one channel; channels made and read alike share a keep
 ratio."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +54,11 @@ class Grouping:
     def flat(self, ids: Tensor) -> Tensor:
         """The place of each id in the flat vector, -1 where the channel stays or there is none."""
         return torch.where(ids >= 0, self.flat_of_class[self.classes[ids.clamp_min(0)]], -1)
+
+    def flat_of_each(self, lines: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The same for many lines of ids at once."""
+        joined = torch.cat([torch.zeros(0, dtype=torch.int64), *lines])
+        return self.flat(joined).split([len(line) for line in lines])
 
 
 def group_classes(tracer: Tracer, classes: Tensor, parameters: Collection[str]) -> Grouping:
@@ -127,9 +132,8 @@ def fingerprints(tracer: Tracer, classes: Tensor, parameters: Collection[str]) -
     marks = np.zeros(int(classes.max()) + 1, dtype=np.uint64)
     for name in parameters:  # buffers cost nothing: where channels lie in them is no matter
         for ids in tracer.axes.get(name, {}).values():
-            found, counts = np.unique(classes[ids[ids >= 0]].numpy(), return_counts=True)
             factor = factors.integers(1, 2**63, dtype=np.uint64)
-            marks[found] += counts.astype(np.uint64) * factor
+            np.add.at(marks, classes[ids[ids >= 0]].numpy(), factor)
     return marks
 
 

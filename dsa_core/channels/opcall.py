@@ -1,7 +1,7 @@
 """One operator of the exported graph, with what it is given."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from math import prod
 from typing import Any
 
@@ -94,6 +94,16 @@ class StateIds(Ids):
         return False
 
 
+@cache
+def signature(target: torch._ops.OpOverload) -> tuple[str, dict[str, Any]]:
+    """The name of an operator, and its arguments with their defaults, None where there is none."""
+    schema = target._schema
+    defaults = {
+        a.name: a.default_value if a.has_default_value() else None for a in schema.arguments
+    }
+    return schema.name.removeprefix("aten::").rstrip("_"), defaults
+
+
 def bind(node: Node, env: dict[Node, Any]) -> OpCall:
     """Look a node's arguments up, and name them as the operator's schema does."""
     module = name_of_module(node)
@@ -102,15 +112,10 @@ def bind(node: Node, env: dict[Node, Any]) -> OpCall:
             f"{module or 'the network'}: {node.target} computes with the value of a tensor, "
             "through which a channel cannot be followed. Compute with shapes or settings instead"
         )
-    schema = node.target._schema.arguments
-    args: dict[str, Any] = {
-        a.name: (a.default_value if a.has_default_value() else None) for a in schema
-    }
-    args.update({a.name: value for a, value in zip(schema, node.args, strict=False)})
-    args.update(node.kwargs)
+    name, defaults = signature(node.target)
+    args = {**defaults, **dict(zip(defaults, node.args, strict=False)), **node.kwargs}
     lookup = {name: torch.fx.map_arg(value, lambda n: env[n]) for name, value in args.items()}
     outputs = node.meta.get("val")
     outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
     shapes = [tuple(o.shape) for o in outputs if isinstance(o, Tensor)]
-    name = node.target._schema.name.removeprefix("aten::").rstrip("_")
     return OpCall(name, lookup, shapes, module, node)
