@@ -54,9 +54,7 @@ def exported(model: nn.Module, call: Call) -> Program:
     return record(model, call) or export(model, call)
 
 
-def interpret(
-    program: Program, model: nn.Module, call: Call, remedies: Remedies
-) -> ChannelGraph:
+def interpret(program: Program, model: nn.Module, call: Call, remedies: Remedies) -> ChannelGraph:
     """Follow the channels through the exported graph of a network."""
     names = state_aliases(model)
     first = {alias: name for name, aliases in names.items() for alias in aliases}

@@ -27,7 +27,7 @@ META = torch.device("meta")
 Note = dict[str, tuple[str, None]]  # the path of a module, in the form that torch.export gives it
 
 
-class Unsure(Exception):
+class UnsureError(Exception):
     """The recorder met something that it may not see rightly."""
 
 
@@ -49,9 +49,14 @@ def record(model: nn.Module, call: Call) -> Program | None:
             recording.given(value, InputKind.BUFFER, name)
         for name, value in call.tensors.items():
             recording.given(value, InputKind.USER_INPUT, name)
-        with evaluating(model), attributes_kept(model), as_exported(), paths(model, recording):
-            with Mode(recording):
-                output = returned(model, call(model))
+        with (
+            evaluating(model),
+            attributes_kept(model),
+            as_exported(),
+            paths(model, recording),
+            Mode(recording),
+        ):
+            output = returned(model, call(model))
         recording.graph.output([recording.known(tensor).node for tensor in output])
     except Exception:
         return None
@@ -88,7 +93,7 @@ class Recording:
         if id(tensor) in self.values:
             return self.values[id(tensor)]
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta:
-            raise Unsure(f"{name}: a {type(tensor).__name__} on {tensor.device}")
+            raise UnsureError(f"{name}: a {type(tensor).__name__} on {tensor.device}")
         node = self.graph.placeholder(f"{kind.name}_{len(self.inputs)}")
         twin = torch.empty_like(tensor, device=META, requires_grad=False)
         node.meta["val"] = twin
@@ -103,7 +108,7 @@ class Recording:
             return self.given(tensor, InputKind.CONSTANT_TENSOR, "constant")
         if id(tensor) not in self.values:
             if (tensor.shape, tensor.stride()) != (value.twin.shape, value.twin.stride()):
-                raise Unsure("a view that no operator made")
+                raise UnsureError("a view that no operator made")
             self.values[id(tensor)] = value = Value(tensor, tensor, value.node)
         return value
 
@@ -129,13 +134,13 @@ class Recording:
             for i, value in enumerate(out):
                 self.note(value, self.graph.call_function(operator.getitem, (node, i)))
         elif out is not None:
-            raise Unsure(f"{function} returns {out!r}")
+            raise UnsureError(f"{function} returns {out!r}")
         return out
 
     def note(self, tensor: Tensor, node: Node) -> None:
         """A result; what was computed in place is from now on that of this node."""
         if not tensor.is_meta:
-            raise Unsure(f"{node.target} returns data")
+            raise UnsureError(f"{node.target} returns data")
         self.values.setdefault(id(tensor), Value(tensor, tensor, node)).node = node
 
     def both(self, value: Any) -> tuple[Any, Any]:
@@ -196,7 +201,7 @@ def paths(model: nn.Module, recording: Recording) -> Iterator[None]:
     """Keep the stack of running modules."""
     notes: dict[nn.Module, Note] = {m: {"": (name, None)} for name, m in model.named_modules()}
     if len(notes) < sum(1 for _ in model.named_modules(remove_duplicate=False)):
-        raise Unsure("a module has two names")
+        raise UnsureError("a module has two names")
     plain, stack = nn.Module.__call__, recording.stack
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
