@@ -11,7 +11,8 @@ from torch._ops import OpOverload
 
 SAME = ("batch_norm", "instance_norm", "layer_norm", "group_norm", "hardswish", "log_sigmoid")
 TRUTHS = ("eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "isposinf",
-          "isneginf", "signbit", "isclose", "logical_and", "logical_or", "logical_xor", "logical_not")  # fmt: skip
+          "isneginf", "signbit", "isclose", "logical_and", "logical_or", "logical_xor",
+          "logical_not")  # fmt: skip
 
 
 def quick(function: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor | None:
