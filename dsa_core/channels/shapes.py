@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-SAME = ("batch_norm", "instance_norm", "layer_norm", "group_norm", "hardswish", "log_sigmoid")
+SAME = ("batch_norm", "hardswish", "log_sigmoid")
 TRUTHS = ("eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "isposinf",
           "isneginf", "signbit", "isclose", "logical_and", "logical_or", "logical_xor",
           "logical_not")  # fmt: skip
@@ -20,17 +20,26 @@ def quick(function: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> 
 
     Args:
         args, kwargs: what it is called with, tensors on the meta device.
+
+    Raises:
+        TypeError: input and weights of a layer differ in type.
     """
     kind = kind_of(function)
     first = args[0] if args else None
     if kind == "" or kwargs or not isinstance(first, Tensor) or not first.is_floating_point():
         return None
+    tensors = [a for a in args if isinstance(a, Tensor)]
     if kind == "same":
-        return torch.empty_like(first)
+        fits = all(t.shape == first.shape[1:2] for t in tensors[1:])
+        return torch.empty_like(first) if fits else None
     if kind == "in place":
-        return first
+        wide = torch.broadcast_shapes(*[t.shape for t in tensors])
+        return first if wide == first.shape else None
+    if kind in ("linear", "convolution") and any(t.dtype != first.dtype for t in tensors):
+        raise TypeError(f"{function} of two number formats")
     if kind == "linear":
-        return first.new_empty((*first.shape[:-1], len(args[1]))) if args[1].ndim == 2 else None
+        fits = args[1].ndim == 2 and args[1].shape[1] == first.shape[-1]
+        return first.new_empty((*first.shape[:-1], len(args[1]))) if fits else None
     return convolved(*args) if kind == "convolution" else elementwise(args)
 
 
