@@ -93,7 +93,7 @@ def assemble(
     mark_elements(tracer)
     classes = tracer.book.classes()
     layers = tracer.layers.values()
-    state = dict(model.named_parameters())
+    state: dict[str, Tensor] = dict(model.named_parameters())
     parameters = {n: tuple(p.shape) for n, p in state.items()}
     state.update(model.named_buffers())
     grouping = group_classes(tracer, classes, parameters)

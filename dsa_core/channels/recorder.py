@@ -45,10 +45,10 @@ def record(model: nn.Module, call: Call) -> Program | None:
     try:
         for name, value in model.named_parameters():
             recording.given(value, InputKind.PARAMETER, name)
-        for name, value in model.named_buffers():
-            recording.given(value, InputKind.BUFFER, name)
-        for name, value in call.tensors.items():
-            recording.given(value, InputKind.USER_INPUT, name)
+        for name, buffer in model.named_buffers():
+            recording.given(buffer, InputKind.BUFFER, name)
+        for name, tensor in call.tensors.items():
+            recording.given(tensor, InputKind.USER_INPUT, name)
         with (
             evaluating(model),
             attributes_kept(model),
@@ -57,7 +57,7 @@ def record(model: nn.Module, call: Call) -> Program | None:
             Mode(recording),
         ):
             output = returned(model, call(model))
-        recording.graph.output([recording.known(tensor).node for tensor in output])
+        recording.graph.output([recording.known(found).node for found in output])
     except Exception:
         return None
     return Program(recording.graph, recording.inputs)
