@@ -78,7 +78,7 @@ EXPORTS: dict[str, tuple[Forward, bool]] = {
 
 
 def real_only(x: Tensor) -> Tensor:
-    if type(x) is not Tensor:
+    if type(x) is not Tensor or x.is_meta:
         raise NotImplementedError("only real tensors here")
     return x
 
