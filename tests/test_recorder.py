@@ -37,7 +37,7 @@ def both_ways(model: nn.Module, example: Any) -> None:
     """The recorder is sure, and its graph is that of torch.export, or its refusal the same."""
     call, found = Call.of(example), []
     recorded = recorder.record(model, call)
-    for program in (recorded, program_of(export(model, call))):
+    for program in (recorded, program_of(export(model, call), model)):
         try:
             found.append(plain(assemble.interpret(program, model, call, None)))
         except TraceError as error:
@@ -107,6 +107,13 @@ def test_the_graph_of_a_forward_is_that_of_torch_export(form: str) -> None:
     model.register_buffer("calls", torch.zeros(()))
     both_ways(model, X)
     assert float(model.calls) == 0
+
+
+def test_a_module_of_two_names_has_its_first() -> None:
+    model = Net(lambda n, x: n.again(n.b(n.a(x))), 6, a=conv(3, 6), b=conv(6, 3))
+    model.again = model.a
+    both_ways(model, X)
+    assert [layer.name for layer in follow(model, X).layers] == ["a", "b", "head"]
 
 
 @pytest.mark.parametrize(

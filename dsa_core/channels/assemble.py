@@ -64,7 +64,7 @@ def program_for(model: nn.Module, call: Call) -> Program:
         try:
             return record(model, call)
         except Exception:  # whatever it is, torch.export knows better, or says what is wrong
-            return program_of(export(model, call))
+            return program_of(export(model, call), model)
 
 
 def interpret(

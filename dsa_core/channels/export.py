@@ -174,8 +174,8 @@ def at(frame: FrameType, line: int) -> str:
     return f"{Path(frame.f_code.co_filename).name}:{line}"
 
 
-def program_of(exported: ExportedProgram) -> Program:
-    """The operators of an exported graph.
+def program_of(exported: ExportedProgram, model: nn.Module) -> Program:
+    """The operators of the exported graph of a network; a module of several names has its first.
 
     Raises:
         TraceError: it branches or loops, or computes with the value of a tensor.
@@ -188,6 +188,11 @@ def program_of(exported: ExportedProgram) -> Program:
         if isinstance(value, Tensor):
             env[node] = program.give(value, KINDS.get(spec.kind, "state"), str(spec.target))
     program.returned = follow_graph(exported.graph, exported.graph_module, program, env)
+    first = dict[nn.Module, str]()
+    named = model.named_modules(remove_duplicate=False)
+    names = {name: first.setdefault(module, name) for name, module in named}
+    for step in program.steps:
+        step.module = names.get(step.module, step.module)
     return program
 
 
