@@ -131,7 +131,8 @@ def assemble(tracer: Tracer, model: nn.Module, call: Call) -> ChannelGraph:
 def clues(tracer: Tracer, flat: Callable[[Tensor], Tensor]) -> Clues:
     """What a trial cut needs to know to find remedies."""
     modules = {path: flat(torch.cat(seen)).unique() for path, seen in tracer.seen.items() if seen}
-    return Clues(tuple(flat(ids) for ids in tracer.views), modules)
+    views = zip(tracer.views, tracer.ways, strict=True)
+    return Clues(tuple(flat(ids if ways == 2 else ids[:0]) for ids, ways in views), modules)
 
 
 def flat_layer(
