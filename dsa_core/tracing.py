@@ -156,10 +156,10 @@ class Trial:
 
     def turned(self, read: Read, graph: ChannelGraph) -> ChannelGraph:
         """Read the views of wrong groups the other way, where that makes them right."""
-        first = views_of(graph, self.culprits(graph))
+        before = graph.remedies.turned
+        first = tuple(v for v in views_of(graph, self.culprits(graph)) if v not in before)
         if not first:
             return graph
-        before = graph.remedies.turned
         other = read(Remedies(turned=before + first))
         wrong = views_of(other, self.culprits(other))
         right = [v for v in first if v not in wrong and bool((other.clues.views[v] >= 0).any())]

@@ -147,7 +147,9 @@ def clues(tracer: Tracer, grouping: Grouping) -> Clues:
     owners = torch.arange(len(seen)).repeat_interleave(torch.tensor([*map(len, seen.values())]))
     line, ids = numbered([ids for listed in seen.values() for ids in listed])
     found = distinct(owners[line], grouping.flat(ids), len(seen))
-    return Clues(tuple(grouping.flat_lines(tracer.views)), dict(zip(seen, found, strict=True)))
+    views = zip(tracer.views, tracer.ways, strict=True)
+    halves = grouping.flat_lines([ids if ways == 2 else ids[:0] for ids, ways in views])
+    return Clues(tuple(halves), dict(zip(seen, found, strict=True)))
 
 
 def flat_layers(tracer: Tracer, grouping: Grouping) -> tuple[Layer, ...]:

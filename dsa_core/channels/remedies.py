@@ -28,7 +28,7 @@ class Remedies:
     """Decisions that make a graph agree with the network, as plain data.
 
     Attributes:
-        turned: numbers of the views, counted through the graph, of which the code fixes the other
+        turned: numbers of the views, once for each turn, of which the code fixes another
             number than tracing took it for (see `rules_reshape.reshape`).
         attributes: "module.attribute", a whole number, or a list or tuple of some -> what it stands
             for; `prune` sets it anew.
