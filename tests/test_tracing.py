@@ -265,6 +265,11 @@ PER_CHANNEL: dict[str, Between] = {
     "sort": lambda n, y: y.flatten(2).sort(2)[0].unflatten(2, (8, 8)),
     "topk": lambda n, y: y.flatten(2).topk(16)[0].unflatten(2, (4, 4)),
     "repeat_interleave": lambda n, y: y.repeat_interleave(2, 2),
+    "fractional_max_pool": lambda n, y: F.fractional_max_pool2d(
+        y, 2, 4, _random_samples=y.new_full((len(y), y.shape[1], 2), 0.3)),
+    "rot90": lambda n, y: y.rot90(1, (2, 3)),
+    "fliplr": lambda n, y: y.fliplr(),
+    "diff": lambda n, y: y.diff(dim=2, prepend=y[:, :, :1]),
     "unfold": lambda n, y: F.fold(F.unfold(y, 2, stride=2), 8, 2, stride=2),
     "grid_sample": lambda n, y: F.grid_sample(
         y, torch.linspace(-1, 1, 128, dtype=y.dtype).view(1, 8, 8, 2).expand(2, -1, -1, -1),
@@ -278,3 +283,31 @@ def test_operators_that_act_on_each_channel_by_itself(name: str) -> None:
     graph = trace(model, X)
     assert {g.name: g.size for g in graph.prunable} == {"a": 8, "b": 5}
     agrees(model, graph, X)
+
+
+# an operator along an axis of positions (2) and along that of the channels (1)
+ALONG: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "nanmean": lambda y, d: y * y.nanmean(d, keepdim=True),
+    "mode": lambda y, d: y - y.mode(d, keepdim=True)[0],
+    "quantile": lambda y, d: y - y.quantile(0.3, d, keepdim=True),
+    "argsort": lambda y, d: y * y.argsort(d),
+    "cosine_similarity": lambda y, d: y * F.cosine_similarity(y, y.cos(), d).unsqueeze(d),
+    "diff": lambda y, d: torch.cat([y.diff(dim=d), y.narrow(d, 0, 1)], d),
+    "tril": lambda y, d: y.transpose(d, 3).tril().transpose(d, 3),
+    "triu": lambda y, d: y.transpose(d, 3).triu(1).transpose(d, 3),
+    "diagonal": lambda y, d: y * y.diagonal(0, d, 3).mean(-1)[..., None, None],
+    "fft_fft": lambda y, d: torch.fft.fft(y, dim=d).real,
+    "fft_rfft2": lambda y, d: torch.fft.irfft2(torch.fft.rfft2(y, dim=(d, 3)) * 0.5, dim=(d, 3)),
+    "fft_fftshift": lambda y, d: torch.fft.fftshift(y, dim=d),
+}
+
+
+@pytest.mark.parametrize("name", ALONG)
+def test_operators_along_positions_and_along_channels(name: str) -> None:
+    torch.manual_seed(0)
+    for axis, sizes in ((2, {"a": 8, "b": 5}), (1, {"b": 5})):
+        model = between(lambda n, y, axis=axis: ALONG[name](y, axis))
+        graph = trace(model, X)
+        assert {g.name: g.size for g in graph.prunable} == sizes
+        assert (f"{name} over channels" in graph.report()) == (axis == 1)
+        agrees(model, graph, X)

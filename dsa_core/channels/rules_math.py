@@ -150,7 +150,7 @@ POOLS = (
 )
 POOLS_WITH_PLACES = (
     "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool1d_with_indices "
-    "max_pool2d_with_indices max_pool3d_with_indices"
+    "max_pool2d_with_indices max_pool3d_with_indices fractional_max_pool2d fractional_max_pool3d"
 )
 REDUCTIONS = (
     "mean sum amax amin prod var std logsumexp linalg_vector_norm norm argmax argmin any all "
