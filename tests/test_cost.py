@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from problems_networks import TOYS
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsa_core.budget import Budget, Cost, QuadraticForm, as_budget, round_to_channels, uniform_ratio
 from dsa_core.channels import ChannelGraph
@@ -84,6 +84,25 @@ def test_form_is_the_sum_over_layers(name: str) -> None:
         linear += math.prod(lengths)
     wanted = float(conv_form(graph)(alpha)) * convs + linear
     assert float(Cost.of(graph, "macs").form(alpha)) == pytest.approx(wanted, rel=1e-12)
+
+
+class Loop(nn.Module):
+    """Its body reads the group that it writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        pairs = ((1, 4), (4, 4), (4, 1))
+        self.stem, self.body, self.head = (nn.Conv2d(a, b, 1, bias=False) for a, b in pairs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.body(x))
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_layer_within_one_group_costs_its_square(n: int) -> None:
+    cost = Cost.of(trace(Loop(), torch.zeros(1, 1, 1, 1)), "macs")
+    assert cost.at(torch.tensor([n])) == n + n * n + n
 
 
 @pytest.mark.parametrize("resource", ["macs", "params"])

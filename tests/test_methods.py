@@ -235,3 +235,11 @@ def test_a_method_that_waits_for_a_look_says_so():
     loop.loss(0).backward()
     with pytest.raises(TrainingError, match="dcss moves its keep ratios by held-out batches"):
         loop.optimizer.step()
+
+
+def test_no_held_out_batch_is_wanted_during_the_warm_up():
+    model, steps = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 2)), 8
+    example, method = torch.zeros(1, 1, 8, 8), DSA(estimator="mixed")
+    later = Pruner(model, example, Budget(macs=0.5), steps=steps, warmup_steps=4, method=method)
+    at_once = Pruner(model, later.graph, Budget(macs=0.5), steps=steps, method=method)
+    assert (later.wants_held_out, at_once.wants_held_out) == (False, True)
