@@ -7,6 +7,7 @@ It is the loop of `dsa_core.training` twice: a search with a `Pruner` attached, 
 the fine-tuning. Whoever has a loop of their own attaches a `Pruner` to that.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from dsa_core.allocation import Allocation
 from dsa_core.attachment import untouched
-from dsa_core.budget import Budget, Resource
+from dsa_core.budget import Budget, Resource, as_budget
 from dsa_core.dsa import DSA
 from dsa_core.errors import ConfigError
 from dsa_core.pruner import Pruner
@@ -28,7 +29,9 @@ from dsa_core.scheme import Method
 from dsa_core.surgery import OnnxCheck, export_onnx, reconstruct, save
 from dsa_core.surgery.cut import duplicate
 from dsa_core.surgery.files import describe, digest
+from dsa_core.surgery.onnx_file import ADVICE, BLOCKS
 from dsa_core.surgery.sparse import held_zeros, save_sparse
+from dsa_core.tracing import trace
 from dsa_core.training import (
     BatchSource,
     Factory,
@@ -47,6 +50,7 @@ from dsa_core.training import (
 )
 from dsa_core.training.processes import average_buffers
 
+TARGETS: dict[str, tuple[int, ...]] = {"torch": (), "onnx": BLOCKS}
 SEARCH_STEPS = 400  # of a search whose weights train, in whole epochs, at most half of them
 NORM_BATCHES = 50  # for BatchNorm's statistics after the cut
 FROZEN_STEPS = 300  # of a search that trains no weight
@@ -87,9 +91,13 @@ class Compressed:
             return save_sparse(folder, self.model, found.graph, found.weight_mask, name=name)
         return save(folder, self.model, found.graph, found.keep, name=name)
 
-    def export_onnx(self, path: str | Path) -> OnnxCheck:
+    def export_onnx(self, path: str | Path, *, int8: Iterable[Any] | None = None) -> OnnxCheck:
         """Write the network as ONNX for batches of any size, and compare the two; see there."""
-        return export_onnx(self.model, Path(path), self.example)
+        divisor = self.allocation.budget.divisor
+        if divisor < min(BLOCKS):
+            found = f"{ADVICE}. The widths are multiples of {divisor}"
+            warnings.warn(f"{found}: compress(..., target='onnx')", stacklevel=2)
+        return export_onnx(self.model, Path(path), self.example, int8=int8)
 
     def __repr__(self) -> str:
         found = self.allocation
@@ -120,6 +128,7 @@ def compress(
     method: Method | None = None,
     optimizer: Factory | None = None,
     weights: Literal["searched", "dense"] | None = None,
+    target: Literal["torch", "onnx"] = "torch",
     steps_per_epoch: int | None = None,
     checkpoint: str | Path | None = None,
     seed: int = 0,
@@ -150,6 +159,8 @@ def compress(
             search; or the "searched" ones, ranked as in the search. None for "dense", but for
             methods that remove channels by training ("ssl", "morphnet", ...). Without training
             always the dense ones.
+        target: where the network will run. "onnx": a budget that names no divisor gets 16, or 8
+            where 16 cannot meet it, as ONNX Runtime computes channels in such blocks.
         steps_per_epoch: batches of an epoch, for a loader without a length or an end.
         checkpoint: folder for one after every epoch: the same call goes on from there. It ends with
             the same bits if the order of the batches depends on torch's random numbers alone.
@@ -163,6 +174,8 @@ def compress(
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164).
     """
     _check_epochs(epochs)
+    if target not in TARGETS:
+        raise ConfigError(f"target: wanted one of {', '.join(TARGETS)}, got {target!r}")
     method = DSA() if method is None else method
     dense, objective = plain(model), LossObjective(loss)
     batches = _feed(train_loader, steps_per_epoch, progress, device_of_model(dense))
@@ -173,7 +186,9 @@ def compress(
     search = _search_settings(epochs, len(batches), method)
     steps = search["epochs"] * len(batches)
     steps = steps if epochs else min(FROZEN_STEPS, steps)
-    pruner = Pruner(work, example, budget, steps=steps, method=method, seed=seed)
+    graph = trace(work, example)
+    budget = as_budget(budget).in_blocks(graph, TARGETS[target])
+    pruner = Pruner(work, graph, budget, steps=steps, method=method, seed=seed)
     _check_method(pruner, epochs)
     scores = {} if validate is None else {"dense": _score(validate, work)}
 

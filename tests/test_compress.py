@@ -14,6 +14,7 @@ import dsa_core as dsa
 from dsa_core import compression
 from dsa_core.errors import ConfigError, DataError, TrainingError
 from dsa_core.masks import top_channels
+from dsa_core.methods import Uniform
 from dsa_core.surgery.verify import count_macs
 from dsa_core.training import (
     Loader,
@@ -68,6 +69,32 @@ def same(a: nn.Module, b: nn.Module) -> None:
 def macs_ratio(smaller: nn.Module, dense: nn.Module) -> float:
     x = torch.zeros(1, 1, 6, 6)
     return count_macs(smaller, x) / count_macs(dense, x)
+
+
+# ------------------------------------------------------------------ target
+
+
+@pytest.mark.parametrize(("ratio", "divisor"), [(0.6, 16), (0.4, 16), (0.2, 8), (0.06, 1)])
+def test_for_onnx_widths_are_in_the_widest_blocks_that_meet_the_budget(ratio, divisor):
+    model = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU())
+    model = nn.Sequential(model, nn.Flatten(), nn.Linear(128, 3))
+    graph = dsa.trace(model, EXAMPLE)
+    assert dsa.Budget(macs=ratio, divisor=3).in_blocks(graph, (16, 8)).divisor == 3
+    some = {"epochs": 2, "progress": False, "loss": F.cross_entropy, "method": Uniform()}
+    budget = dsa.Budget(macs=ratio)
+    found = dsa.compress(model, EXAMPLE, BATCHES, budget=budget, target="onnx", **some)
+    assert found.allocation.budget.divisor == divisor
+    assert {int(n) % divisor for n in found.allocation.counts} == {0}
+    assert macs_ratio(found.model, model) <= ratio
+
+
+def test_odd_widths_and_an_unknown_target_are_told(tmp_path):
+    pytest.importorskip("onnxruntime")
+    found = dsa.compress(network(), EXAMPLE, BATCHES, loss=F.cross_entropy, **HALF)
+    with pytest.warns(UserWarning, match=r"multiples of 1: compress\(..., target='onnx'\)"):
+        found.export_onnx(tmp_path / "net.onnx")
+    with pytest.raises(ConfigError, match="target: wanted one of torch, onnx, got 'ort'"):
+        dsa.compress(network(), EXAMPLE, BATCHES, loss=F.cross_entropy, target="ort", **HALF)
 
 
 # ------------------------------------------------------------------ loaders

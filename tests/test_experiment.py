@@ -29,6 +29,7 @@ from dsa_core.lab.batch.state import epochs_in
 from dsa_core.lab.record import Record
 from dsa_core.lab.record_files import FILE, read_record
 from dsa_core.lab.runs import PRESETS, RunConfig, configure, presets, run
+from dsa_core.lab.runs import onnx as runs_onnx
 from dsa_core.lab.runs.changes import changed
 from dsa_core.lab.runs.dense import read_dense
 from dsa_core.lab.runs.facts import git, versions
@@ -39,6 +40,7 @@ from dsa_core.masks import top_channels
 from dsa_core.methods import SearchConfig
 from dsa_core.surgery import load
 from dsa_core.training import TrainConfig, evaluate
+from dsa_core.training.processes import ProcessGroup
 
 TIMED = {  # what may differ between two runs of one configuration
     **dict.fromkeys(("seconds", "processor_seconds", "latency", "git_commit"), True),
@@ -586,6 +588,21 @@ def test_a_run_writes_onnx_on_request_also_when_it_was_complete(tmp_path):
     path = tmp_path / config.folder / after.onnx.file
     assert path.stat().st_size == pytest.approx(1e6 * after.onnx.megabytes)
     assert read_record(path.with_name("record.json")) == after
+    both = run(config, tmp_path, progress=False, int8=True)
+    assert both.onnx is not None
+    assert both.onnx.model_copy(update={"int8": None}) == after.onnx
+    assert both.onnx.int8 is not None
+    assert both.onnx.int8.megabytes < after.onnx.megabytes
+    assert both.onnx.int8.max_abs_diff > after.onnx.max_abs_diff
+    assert both.onnx.int8.score == pytest.approx(both.scores.fine_tuned, abs=0.03)
+    assert run(config, tmp_path, progress=False, int8=True) == both
+
+
+def test_int8_of_several_processes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs_onnx, "process_group", lambda: ProcessGroup(0, 2))
+    with pytest.raises(ConfigError, match=r"int8: .* one process"):
+        run(configure("tiny"), tmp_path, progress=False, int8=True)
+    assert not list(tmp_path.iterdir())
 
 
 # ------------------------------------------------------------------ settings by their path

@@ -6,11 +6,12 @@ from torch import nn
 
 from dsa_core.errors import ConfigError, SurgeryError
 from dsa_core.lab import models
-from dsa_core.surgery import export_onnx, onnx_file, prune
+from dsa_core.surgery import OnnxNetwork, export_onnx, onnx_file, prune
 from dsa_core.tracing import trace
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
+INT8 = onnx.TensorProto.INT8
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,22 @@ class Pair(nn.Module):
         x = self.embedding(ids) @ self.fc.weight.T
         x = x if shared is None else shared @ x
         return {"sum": x.sum(1) + more["bias"], "all": x * scale}
+
+
+def test_8_bits_by_output_channel(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()).eval()
+    x = torch.randn(64, 1, 8, 8)
+    check = export_onnx(model, tmp_path / "net.onnx", x[:4], int8=[x[:32], x[32:]])
+    ops = [node.op_type for node in onnx.load(check.path).graph.node]
+    assert "QuantizeLinear" in ops
+    assert {i.data_type for i in onnx.load(check.path).graph.initializer} >= {INT8}
+    with torch.no_grad():
+        wanted = model(x)
+    found = OnnxNetwork(check.path)(x)
+    assert 0 < (found - wanted).abs().max() < 0.02 * wanted.abs().max()  # 1 / 128 and the weights'
+    with pytest.raises(ConfigError, match="int8: wanted some batches"):
+        export_onnx(model, tmp_path / "none.onnx", x[:4], int8=[])
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
 
 
 def test_several_inputs_and_outputs(tmp_path):

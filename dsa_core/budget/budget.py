@@ -192,9 +192,20 @@ class Budget:
         """
         costs = self.limited(costs)
         for cost in costs:
-            least = self.least_counts(cost)
-            if cost.at(least) > self.limit(cost):
-                self._refuse(costs, cost, least)
+            if not self._met(cost):
+                self._refuse(costs, cost, self.least_counts(cost))
+
+    def in_blocks(self, graph: ChannelGraph, blocks: Sequence[int]) -> "Budget":
+        """The same budget in steps of the first of some numbers of channels that can meet it.
+
+        A divisor that is given stays, and so does everything where none can.
+        """
+        wider = [replace(self, divisor=block) for block in blocks if self.divisor == 1]
+        return next((b for b in wider if all(map(b._met, b.costs(graph)))), self)
+
+    def _met(self, cost: Cost) -> bool:
+        """Whether the fewest channels meet the limit of a cost."""
+        return cost.at(self.least_counts(cost)) <= self.limit(cost)
 
     def _refuse(self, costs: Sequence[Cost], cost: Cost, least: Tensor) -> None:
         """Say why a cost is too high even with the fewest channels, and what to do."""

@@ -44,7 +44,8 @@ PRESET_HELP = (
     "cpu-dense: the same time, but a short search, then the dense weights are cut and tuned; "
     "seg-quick, sr-quick: segmentation and super-resolution, minutes, offline; "
     "seg-short: CamVid in DATA/voc; sr-short: T91 to Set5 in DATA/sr; "
-    "paper: CIFAR-10, 300 epochs from random weights; imagenet: 120 epochs of folder:PATH"
+    "paper: CIFAR-10, 300 epochs from random weights; imagenet: 120 epochs of folder:PATH; "
+    "imagenet-short: 27 epochs of it from --weights of a trained ResNet-50"
 )
 METHOD_HELP = (
     "dsa, uniform, random, knapsack, dcss, dtp, dtp-weight (single weights), ssl, morphnet or amc; "
@@ -77,6 +78,7 @@ WEIGHTS_HELP = (
     "written by torch.save"
 )
 ONNX_HELP = "also write the pruned network as ONNX, compared and timed in ONNX Runtime"
+INT8_HELP = "write it in 8-bit integers too, quantised on 512 training images, with its score"
 WORKERS_HELP = (
     "processes per GPU that read the images of folder:PATH; they change no number (default: one "
     "per processor, at most 8)"
@@ -102,6 +104,7 @@ def run_command(
     data: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
     force: Annotated[bool, typer.Option("--force", help=FORCE_HELP)] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help=ONNX_HELP)] = False,
+    int8: Annotated[bool, typer.Option("--int8", help=INT8_HELP)] = False,
     workers: Annotated[int | None, typer.Option(min=0, help=WORKERS_HELP)] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="no progress bars, only the table")
@@ -147,6 +150,7 @@ def run_command(
                 progress=not quiet,
                 force=force,
                 onnx=onnx,
+                int8=int8,
                 workers=workers,
             )
             for c in configs

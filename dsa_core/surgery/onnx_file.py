@@ -3,7 +3,7 @@
 import copy
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,11 @@ from dsa_core.files import write_atomically
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 BATCHES = (1, 3)  # sizes that the file is tried with beside that of the example
+BLOCKS = (16, 8)  # channels that ONNX Runtime computes at once, with AVX-512 and without
+ADVICE = (
+    "ONNX Runtime computes channels in blocks of 16, of 8 without AVX-512, and is slow at other "
+    "widths: half the MACs can take as long as all of them"
+)
 TOLERANCE = 1e-3  # largest difference, of the largest output: another order of float32 sums
 
 
@@ -27,7 +32,8 @@ class OnnxCheck:
 
     Attributes:
         path: of the file.
-        max_abs_diff: largest difference of an output over all batch sizes tried.
+        max_abs_diff: largest difference of an output over all batch sizes tried; of the file in
+            8-bit integers, where it is one.
         batches: those sizes.
         megabytes: size of the file.
     """
@@ -51,7 +57,9 @@ class Flat(nn.Module):
         return tensors_in(self.call.map(lambda _: next(given))(self.network))
 
 
-def export_onnx(model: nn.Module, path: str | Path, example: Any) -> OnnxCheck:
+def export_onnx(
+    model: nn.Module, path: str | Path, example: Any, *, int8: Iterable[Any] | None = None
+) -> OnnxCheck:
     """Write a network in evaluation mode as one ONNX file that takes a batch of any size.
 
     The exporter folds a BatchNorm into the layer before it. The file is checked by `onnx`, run by
@@ -64,6 +72,9 @@ def export_onnx(model: nn.Module, path: str | Path, example: Any) -> OnnxCheck:
         example: a batch of examples to compare on, in any form that `trace` takes; the tensors
             whose first axis is `Call.batch` long may have any number of examples in the file. One
             input and one output are called "input" and "output", several are numbered.
+        int8: some batches of inputs, to write the network in 8-bit integers (see `in_int8`). It is
+            compared in float32 first; how much is lost by 8 bits, a score of `OnnxNetwork(path)`
+            tells.
 
     Raises:
         ConfigError: a package of the extra `onnx` is missing.
@@ -79,9 +90,35 @@ def export_onnx(model: nn.Module, path: str | Path, example: Any) -> OnnxCheck:
     network = Flat(copy.deepcopy(model).cpu().float().eval(), call)
     content = onnx_bytes(network, list(of_size(call, max(2, batch)).tensors.values()), batch=batch)
     sizes = tuple(sorted({*BATCHES, batch}))
+    difference, largest = compared(path, content, network, sizes)
+    if not difference <= TOLERANCE * max(largest, 1.0):
+        raise SurgeryError(
+            f"{path}: ONNX Runtime differs from the network by {difference:.3g}, where the "
+            f"largest output is {largest:.3g}; the file was not written. Please report the network"
+        )
+    if int8 is not None:
+        from dsa_core.surgery.onnx_int8 import in_int8
+
+        content = in_int8(content, int8)
+        difference, _ = compared(path, content, network, sizes)
+    write_atomically(path, content)
+    return OnnxCheck(path, difference, sizes, len(content) / 1e6)
+
+
+def compared(
+    path: Path, content: bytes, network: Flat, sizes: Sequence[int]
+) -> tuple[float, float]:
+    """Run a file and its network on batches of some sizes; the network is on the CPU.
+
+    Returns:
+        Largest difference of an output, and largest output.
+
+    Raises:
+        SurgeryError: an output has another shape.
+    """
     differences, largest = [0.0], 0.0
     for size in sizes:
-        tensors = list(of_size(call, size).tensors.values())
+        tensors = list(of_size(network.call, size).tensors.values())
         wanted = outputs(network, tensors, size)
         for found, right in zip(run_onnx(content, *tensors), wanted, strict=True):
             if found.shape != right.shape:
@@ -92,13 +129,7 @@ def export_onnx(model: nn.Module, path: str | Path, example: Any) -> OnnxCheck:
                 )
             differences.append(float((found.double() - right.double()).abs().max()))
             largest = max(largest, float(right.abs().max()))
-    if not max(differences) <= TOLERANCE * max(largest, 1.0):
-        raise SurgeryError(
-            f"{path}: ONNX Runtime differs from the network by {max(differences):.3g}, where the "
-            f"largest output is {largest:.3g}; the file was not written. Please report the network"
-        )
-    write_atomically(path, content)
-    return OnnxCheck(path, max(differences), sizes, len(content) / 1e6)
+    return max(differences), largest
 
 
 def on_cpu(tensor: Tensor) -> Tensor:
@@ -190,7 +221,11 @@ def run_onnx(content: bytes, *tensors: Tensor) -> list[Tensor]:
     Returns:
         Its outputs in order.
     """
-    session = onnx_session(content)
+    return run_session(onnx_session(content), *tensors)
+
+
+def run_session(session: Any, *tensors: Tensor) -> list[Tensor]:
+    """Run an opened network, see `run_onnx`."""
     names = [given.name for given in session.get_inputs()]
     feed = {name: t.numpy() for name, t in zip(names, tensors, strict=True)}
     return [torch.from_numpy(found) for found in session.run(None, feed)]

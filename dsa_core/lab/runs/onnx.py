@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import Tensor, nn
+
 from dsa_core.errors import ConfigError
 from dsa_core.lab import models
 from dsa_core.lab.latency import onnx_latency
@@ -9,46 +11,79 @@ from dsa_core.lab.record import OnnxRecord, Record
 from dsa_core.lab.record_files import write_record
 from dsa_core.lab.runs.context import RunContext
 from dsa_core.lab.runs.outcome import some_examples
-from dsa_core.surgery import export_onnx, load
-from dsa_core.surgery.onnx_file import require_onnx
+from dsa_core.surgery import OnnxNetwork, export_onnx, load
+from dsa_core.surgery.onnx_file import ADVICE, BLOCKS, require_onnx
 from dsa_core.surgery.sparse import FACTS
+from dsa_core.training.processes import process_group
 
-FILE = "pruned.onnx"
-
-
-def check_onnx() -> None:
-    """Refuse a run with ONNX export if the packages are missing, before anything is trained."""
-    require_onnx()
+FILE, INT8_FILE = "pruned.onnx", "pruned.int8.onnx"
+INT8_IMAGES = 512  # training images that say how large activations are
 
 
-def with_onnx(context: RunContext, record: Record) -> Record:
-    """Write `pruned.onnx` into the folder of the run, and its measurements into the record.
-
-    The network is read from `pruned/`, so this also works for a run completed earlier.
+def check_onnx(context: RunContext, *, int8: bool) -> None:
+    """Refuse a run that asks for ONNX where it cannot be written, before anything is trained.
 
     Raises:
-        ConfigError: the run removed single weights, so there is no smaller network to export.
-        SurgeryError: the network cannot be exported, or ONNX Runtime computes something else.
+        ConfigError: a package is missing, or int8 is asked of several processes.
     """
-    path: Path = context.folder / FILE
-    if record.onnx is not None and path.exists():
+    require_onnx()
+    if int8 and not process_group().is_single:
+        raise ConfigError(
+            "int8: it is written and scored by one process; when the run is complete, give the "
+            "same command to one"
+        )
+    if context.config.divisor < min(BLOCKS):
+        context.print(f"{ADVICE}. This run has --divisor {context.config.divisor}")
+
+
+def with_onnx(context: RunContext, record: Record, *, int8: bool) -> Record:
+    """Write `pruned.onnx` into the run's folder, and what was measured into its record.
+
+    A run that was complete before gets it too: the network is read from `pruned/`.
+
+    Args:
+        context: of the run.
+        record: of the run.
+        int8: write `pruned.int8.onnx` too, and score it.
+
+    Raises:
+        ConfigError: the run removed single weights; there is no smaller network to write.
+        SurgeryError: the network cannot be exported, or the runtime computes something else.
+    """
+    known = record.onnx if (context.folder / FILE).exists() else None
+    has_int8 = known is not None and known.int8 and (context.folder / INT8_FILE).exists()
+    if known and (has_int8 or not int8):
         return record
     folder = context.folder / "pruned"
     if (folder / FACTS).exists():
         raise ConfigError(
-            "onnx: this run removed single weights; as ONNX the network would be as large as the "
-            "dense one. Use the sparse safetensors in pruned/"
+            "onnx: this run removed single weights; written as ONNX the network would be as large "
+            "as the dense one. Take it from pruned/ as sparse safetensors"
         )
     dense = models.build(context.config.model, num_classes=context.dataset.num_classes)
     network = load(folder, dense)
+    found = known or written(context, network)
+    if int8:
+        images = context.some_batches("int8", min(INT8_IMAGES, context.dataset.count("train")))
+        eighth = written(context, network, images)
+        score = context.measure(OnnxNetwork(context.folder / INT8_FILE)).score
+        found = found.model_copy(update={"int8": eighth.model_copy(update={"score": score})})
+        context.print(f"{context.config.method}: {context.task.show(score)} in 8-bit integers")
+    record = record.model_copy(update={"onnx": found})
+    write_record(context.folder, record)
+    return record
+
+
+def written(
+    context: RunContext, network: nn.Module, int8: list[Tensor] | None = None
+) -> OnnxRecord:
+    """Write a network into the run's folder, and time it."""
+    path: Path = context.folder / (FILE if int8 is None else INT8_FILE)
     x = some_examples(context.dataset, context.example[0, 0].numel())
-    check = export_onnx(network, path, x)
-    found = OnnxRecord(
-        file=FILE,
+    check = export_onnx(network, path, x, int8=int8)
+    return OnnxRecord(
+        file=path.name,
         megabytes=check.megabytes,
         max_abs_diff=check.max_abs_diff,
         latency=onnx_latency(path, x),
     )
-    record = record.model_copy(update={"onnx": found})
-    write_record(context.folder, record)
-    return record

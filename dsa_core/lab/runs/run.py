@@ -50,6 +50,7 @@ def run(
     progress: bool = True,
     force: bool = False,
     onnx: bool = False,
+    int8: bool = False,
     workers: int | None = None,
 ) -> Record:
     """Run one configuration, or resume it.
@@ -86,8 +87,6 @@ def run(
             folder was removed meanwhile.
         KeyboardInterrupt: after Ctrl-C; the same call resumes.
     """
-    if onnx:
-        check_onnx()
     check_folder(folder or out)
     device = device_of()  # joins the process group, if there is one
     readers = picture_readers() if workers is None else workers
@@ -95,6 +94,9 @@ def run(
     context = RunContext(
         config, out, dataset, device, progress and process_group().is_main, folder, weights
     )
+    onnx = onnx or int8
+    if onnx:
+        check_onnx(context, int8=int8)
     if not force:
         check_config(context.folder, config)
     with disk_may_be_full(context.folder):
@@ -104,7 +106,8 @@ def run(
         record = record_there(context) if done else run_phases(context, force=force)
         if onnx:
             with alone_in(context.folder):
-                record = with_onnx(context, record) if process_group().is_main else record
+                if process_group().is_main:
+                    record = with_onnx(context, record, int8=int8)
     wait()
     return record
 
