@@ -71,6 +71,10 @@ def outer_products(graph: ChannelGraph, resource: Resource) -> QuadraticForm:
     if resource == "macs":
         tensors = [(x.weight, x.shape[:2], x.coefficient) for x in graph.layers]
         constant += graph.fixed_macs
+        for total, heads in graph.products:  # as many MACs a head
+            kept = torch.bincount(group_of[heads[heads >= 0]], minlength=k).double()
+            q += total / len(heads) * kept
+            constant += total / len(heads) * float((heads < 0).sum())
     else:
         tensors = [(name, shape, 1) for name, shape in graph.parameters.items()]
     for name, shape, factor in tensors:

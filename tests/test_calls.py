@@ -95,14 +95,14 @@ CALLS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any], dict[str, 
     "keywords": (Several, lambda n: {"x": image(n), "other": image(n)}, {"a": 6, "c": 8}),
     "a pair": (
         Several, lambda n: ((image(n), image(n)), {"mode": "product"}), {"a": 6, "c": 8}),
-    "ids": (Words, lambda n: ids(n), {"fc1": 12}),
+    "ids": (Words, lambda n: ids(n), {"fc1": 12, "fc2": 6}),
     "keywords of ids": (
         Words, lambda n: {"input_ids": ids(n), "attention_mask": torch.ones(n, 5).double()},
-        {"fc1": 12}),
+        {"fc1": 12, "fc2": 6}),
     "with labels": (
         Words, lambda n: {"input_ids": ids(n), "labels": ids(n), "attention_mask": None},
-        {"fc1": 12}),
-    "a tuple out": (Words, lambda n: ((ids(n),), {"return_dict": False}), {"fc1": 12}),
+        {"fc1": 12, "fc2": 6}),
+    "a tuple out": (Words, lambda n: ((ids(n),), {"return_dict": False}), {"fc1": 12, "fc2": 6}),
 }  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def test_a_shared_mask_needs_a_batch_of_one() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     mask = torch.zeros(5, 5)
     graph = trace(layer, (torch.randn(1, 5, 8), mask))
-    assert {g.name: g.size for g in graph.prunable} == {"linear1": 16}
+    assert {g.name: g.size for g in graph.prunable} == {"self_attn": 2, "linear1": 16}
     assert Cost.of(graph, "macs").dense == count_macs(layer.eval(), (torch.randn(1, 5, 8), mask))
     with pytest.raises(TraceError, match=r"args\[0\] is 2 long, that of args\[1\] 5.*batch of one"):
         trace(layer, (torch.randn(2, 5, 8), mask))

@@ -652,7 +652,7 @@ def test_settings_are_changed_by_their_path() -> None:
         ("zzz", "3", "no setting 'zzz'. config.json of a run"),
         ("search", "3", "setting search: "),
         ("search.ssl", "{colour: 3}", "setting search.ssl.colour: Extra inputs"),
-        ("search.train.lr", "[1", "is no value"),
+        ("search.train.lr", "[1", "is not valid YAML"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_named(path: str, value: str, message: str) -> None:

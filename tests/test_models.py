@@ -161,7 +161,7 @@ def test_factory_by_import_path(tmp_path: Path, monkeypatch):
         "no_such_package:f": "package.module:factory",
         "my_nets:number": "int, not a function",
         "my_nets:net": "Linear, not a function that makes a network",
-        "my_nets:raises": r"could not be made \(KeyError: 'oh'\)",
+        "my_nets:raises": r"could not be built \(KeyError: 'oh'\)",
         "my_nets:bent": "input_shape",
     }.items():
         with pytest.raises(ConfigError, match=words):

@@ -1,11 +1,11 @@
 """Several methods side by side, from records: what they score, and what they take."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
+from seaborn import pointplot, swarmplot
 
-from course.figures.results import strip_figure
 from dsa_core.errors import ConfigError
 from dsa_core.lab.plots.allocation import UNITS
 from dsa_core.lab.plots.style import COLOURS, DENSE, blank_figure, colour_of, open_axes
@@ -46,7 +46,7 @@ def scores_figure(records: Sequence[Record]) -> Figure:
     }
     xlabel = f"test {first.score_name} in {first.score_unit}"
     colours = [colour_of(method) for method in methods]
-    figure = strip_figure(panels, xlabel=xlabel, colours=colours, sharex=True)
+    figure = strip_figure(panels, xlabel=xlabel, colours=colours)
     for axes, runs in zip(figure.axes, budgets.values(), strict=True):
         missed = runs[~runs["met"]]
         axes.plot(missed["after"], [methods.index(m) for m in missed["method"]], "kx")
@@ -80,3 +80,49 @@ def seconds_figure(records: Sequence[Record]) -> Figure:
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     open_axes(axes)
     return figure
+
+
+def strip_figure(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    xlabel: str,
+    colours: Sequence[str],
+) -> Figure:
+    """Runs as dots, a panel for each score, a row for each label; the bar of a row is its mean.
+
+    Args:
+        panels: title -> label -> values, the same labels in every panel.
+        xlabel: with unit.
+        colours: of the rows.
+
+    Raises:
+        ConfigError: there is nothing to draw, or the labels differ.
+    """
+    labels = same_labels(panels)
+    figure = blank_figure(max(8.0, 0.8 + 2.8 * len(panels)), 1.3 + 0.42 * len(labels))
+    every = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
+    for axes, (title, rows) in zip(every, panels.items(), strict=True):
+        style = {"orient": "h", "palette": list(colours[: len(labels)]), "ax": axes}
+        swarmplot(dict(rows), size=6, alpha=0.75, **style)
+        pointplot(
+            dict(rows), errorbar=None, linestyle="none", marker="|", markersize=20,
+            markeredgewidth=2, **style,
+        )  # fmt: skip
+        axes.set_title(title, fontsize=10)
+        axes.margins(x=0.08)
+        open_axes(axes)
+    figure.supxlabel(xlabel, fontsize=10)
+    return figure
+
+
+def same_labels(panels: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """The labels that all panels share.
+
+    Raises:
+        ConfigError: there are none, or they differ.
+    """
+    first: list[str] = list(next(iter(panels.values()), {}))
+    if not first or any(list(panel) != first for panel in panels.values()):
+        got = [list(panel) for panel in panels.values()]
+        raise ConfigError(f"every panel needs the same labels, at least one; got {got}")
+    return first
