@@ -173,7 +173,7 @@ def seconds_of(runs: Sequence[Record]) -> float:
     return fmean(map(processor_in_all, runs))
 
 
-def equal_in(ours: Sequence[Record], theirs: Sequence[Record], tolerance: float = 0.1) -> str:
+def equal_in(ours: Sequence[Record], theirs: Sequence[Record], tolerance: float = 0.2) -> str:
     """What two flows spend alike: "epochs" in all, "CPU seconds" within the tolerance, or both."""
     epochs = {sum(r.epochs.values()) for r in [*ours, *theirs]}
     alike = abs(seconds_of(theirs) / seconds_of(ours) - 1) <= tolerance
