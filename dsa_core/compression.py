@@ -177,6 +177,7 @@ def compress(
     if target not in TARGETS:
         raise ConfigError(f"target: wanted one of {', '.join(TARGETS)}, got {target!r}")
     method = DSA() if method is None else method
+    weights = _source(weights, method, epochs)
     dense, objective = plain(model), LossObjective(loss)
     batches = _feed(train_loader, steps_per_epoch, progress, device_of_model(dense))
     folder = None if checkpoint is None else Path(checkpoint)
@@ -192,8 +193,9 @@ def compress(
     _check_method(pruner, epochs)
     scores = {} if validate is None else {"dense": _score(validate, work)}
 
-    shared: dict[str, Any] = {"seed": seed, "progress": progress}
-    shared |= {
+    shared: dict[str, Any] = {
+        "seed": seed,
+        "progress": progress,
         "optimizer": optimizer if epochs else None,
         "fingerprint": {"starting weights": start},
     }
@@ -204,10 +206,7 @@ def compress(
         return train(network, batches, objective, config, **more)
 
     searched = phase("search", work, search, pruner=pruner, stop=lambda: pruner.steps_done >= steps)
-    if epochs and (weights == "searched" or not (weights or method.follows_budget)):
-        smaller = pruner.finish(weights="searched")
-    else:
-        smaller = pruner.finish(weights="dense", rank=DENSE_RANK)
+    smaller = pruner.finish(weights=weights, rank=None if weights == "searched" else DENSE_RANK)
     if epochs:
         _recalibrate(smaller, objective, batches, seed)
     else:
@@ -231,6 +230,14 @@ def _check_epochs(epochs: int) -> None:
             "epochs: wanted a whole number >= 2, one to search and one to tune, or 0 for no "
             f"training; got {epochs!r}"
         )
+
+
+def _source(weights: Any, method: Method, epochs: int) -> Literal["searched", "dense"]:
+    """Which weights are cut."""
+    if weights not in (None, "searched", "dense"):
+        raise ConfigError(f'weights: wanted "searched", "dense" or None, got {weights!r}')
+    trained = weights == "searched" or not (weights or method.follows_budget)
+    return "searched" if epochs and trained else "dense"
 
 
 def _search_settings(epochs: int, batches: int, method: Method) -> dict[str, Any]:

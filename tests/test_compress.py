@@ -338,6 +338,8 @@ def test_other_methods_and_weights():
     ssl = {"method": dsa.methods.SSL(), **given}
     trained = dsa.compress(network(), EXAMPLE, BATCHES, **ssl)
     same(trained.model, dsa.compress(network(), EXAMPLE, BATCHES, weights="searched", **ssl).model)
+    with pytest.raises(ConfigError, match='weights: wanted "searched", "dense" or None, got 3'):
+        dsa.compress(network(), EXAMPLE, BATCHES, weights=3, **given)
 
 
 @pytest.mark.parametrize(("epochs", "search"), [(8, 2), (4, 2), (3, 1)])
@@ -498,7 +500,8 @@ def test_saved_and_loaded(result, tmp_path):
 def test_as_onnx(result, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    found = result.export_onnx(tmp_path / "small.onnx")
+    with pytest.warns(UserWarning, match=r"multiples of 1: compress\(\.\.\., target='onnx'\)"):
+        found = result.export_onnx(tmp_path / "small.onnx")
     assert found.path.exists()
     assert found.max_abs_diff < 1e-4
 

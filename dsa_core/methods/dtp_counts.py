@@ -60,16 +60,9 @@ class _Counts(torch.autograd.Function):
     """k at the root, and the gradient that `competing_counts` states."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        scores: Tensor,
-        offsets: Tensor,
-        cost: CostForm,
-        budget: float,
-        scale: float,
-        floors: Tensor,
-    ) -> Tensor:
-        root = _root(scores, offsets, cost, budget, scale, floors)
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        root = _root(*given)
+        scores, offsets, cost, _, scale, floors = given
         ctx.save_for_backward(scores, offsets, floors, root)
         ctx.cost, ctx.scale = cost, scale
         return _ratios(scores, offsets, scale, floors, root)[0] * offsets.diff()

@@ -40,8 +40,7 @@ class TrainConfig(BaseModel):
         clip_norm: largest norm of the whole gradient; None = not clipped.
         ema: decay, at each step, of a moving average of the weights, which takes their place at the
             end (see `WeightAverage`); None = the weights of the last step.
-        compile: run the network by `torch.compile`. On a CPU it costs a minute and gains a few
-            percent at most.
+        compile: run the network by `torch.compile`, which is paid for in the first step.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

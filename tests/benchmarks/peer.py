@@ -1,7 +1,6 @@
 """torch-pruning beside us on the same networks: its graph, its pruning, its global criteria."""
 
 import copy
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,18 +21,6 @@ from dsa_core.surgery.verify import count_macs
 from dsa_core.tracing import trace
 from dsa_core.training import evaluate, mode, recalibrate_batchnorm
 
-NETWORKS = (
-    "resnet18",
-    "resnet50",
-    "vgg16_bn",
-    "mobilenet_v2",
-    "mobilenet_v3_large",
-    "densenet121",
-    "efficientnet_b0",
-    "regnet_y_400mf",
-    "shufflenet_v2_x1_0",
-    "convnext_tiny",
-)
 CRITERIA: dict[str, Callable[[], tp.importance.Importance]] = {
     "magnitude": lambda: tp.importance.GroupMagnitudeImportance(p=2),
     "BN scale": tp.importance.BNScaleImportance,
@@ -57,20 +44,6 @@ def fresh(name: str) -> tuple[nn.Module, Tensor]:
     """A network with fresh weights, and an input."""
     torch.manual_seed(0)
     return models.build(name).eval(), models.example_input(name)
-
-
-def graph_seconds(name: str) -> tuple[float, float | None]:
-    """Seconds of our trace, and of torch-pruning's dependency graph; None where that fails."""
-    model, x = fresh(name)
-    start = time.process_time()
-    trace(model, x)
-    middle = time.process_time()
-    try:
-        with quietly():
-            tp.DependencyGraph().build_dependency(model, example_inputs=x)
-    except ZeroDivisionError:  # on ShuffleNet
-        return middle - start, None
-    return middle - start, time.process_time() - middle
 
 
 def their_pruner(
