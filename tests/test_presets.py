@@ -4,7 +4,7 @@ import torch
 from problems_budget import all_problems
 
 from dsa_core.budget import budget_at, make_optimizer, sharpness_at, step_scale_at, uniform_ratio
-from dsa_core.lab.runs.presets import paper
+from dsa_core.lab.runs.presets import cpu_dense, cpu_short, paper
 
 UPDATES = 80 * 352 // 20  # of 80 epochs of CIFAR-10, one every 20 batches
 NOISE = 0.5  # of the mean slope
@@ -30,3 +30,11 @@ def test_the_budget_is_met_while_masks_sharpen_and_ratios_have_the_order_of_the_
     even = uniform_ratio(problem.cost, problem.budget, floors)
     best, found, rival = map(problem.loss, (problem.optimum, alpha, even))
     assert found - best < 0.6 * (rival - best)
+
+
+def test_cpu_dense_spends_the_epochs_of_cpu_short_on_tuning_dense_weights() -> None:
+    dense, short = cpu_dense(), cpu_short()
+    spent = [p.search.train.epochs + p.fine_tune.epochs for p in (dense, short)]
+    assert spent[0] == spent[1] == dense.fine_tune.epochs + 1
+    assert (dense.cut.weights, dense.cut.rank, dense.weights_fraction) == ("dense", "l2", 1.0)
+    assert dense.dense == short.dense

@@ -512,8 +512,8 @@ def test_settings_that_came_later_change_no_hash():
 
 @pytest.mark.slow
 def test_a_compiled_search_is_the_same_search(monkeypatch):
-    real, compiled = torch.compile, []
-    monkeypatch.setattr(torch, "compile", lambda called: compiled.append(called) or real(called))
+    real, calls = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda called: calls.append(called) or real(called))
 
     def go(**settings: Any) -> tuple[nn.Module, Any]:
         model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
@@ -532,7 +532,7 @@ def test_a_compiled_search_is_the_same_search(monkeypatch):
         torch.manual_seed(0)
         found.append(go(compile=compiled))
     (model, ratios), (other, others) = found
-    assert len(compiled) == 2
+    assert len(calls) == 2
     torch.testing.assert_close(others, ratios)
     torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=1e-4, atol=1e-5)
 
