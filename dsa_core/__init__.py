@@ -29,7 +29,8 @@ _HOMES = {
         "uniform_ratio",
     ),
     "channels": ("ChannelGraph", "Group"),
-    "compression": ("Compressed", "compress"),
+    "compressed": ("Compressed",),
+    "compression": ("compress",),
     "dsa": ("DSA",),
     "errors": (
         "BudgetError",
