@@ -1,5 +1,7 @@
 """Refitting a cut network by least squares: against a naive twin, and where the answer is known."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,8 @@ from torch.testing import assert_close
 import dsa_core as dsa
 from dsa_core.errors import SurgeryError
 from dsa_core.lab.models.resnet import resnet
-from dsa_core.surgery.reconstruct import Equations, at_layer, rows_of
+from dsa_core.surgery.linear_form import matrix_of, put_matrix, rows_of, targets_of
+from dsa_core.surgery.reconstruct import Equations, at_layer
 
 
 def seeded(*layers: nn.Module) -> nn.Sequential:
@@ -41,6 +44,7 @@ CONSUMERS = {
         nn.Conv2d(6, 5, 3, dilation=2, bias=False),
         nn.BatchNorm2d(5),
     ],
+    "transposed": lambda: [nn.ConvTranspose2d(6, 5, 3, stride=2)],
     "linear": lambda: [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)],
 }
 
@@ -58,7 +62,7 @@ def test_what_the_kept_channels_can_say_is_removed_without_loss(kind):
     with torch.no_grad():
         wanted = model(xs[0])
         assert float((pruned(xs[0]) - wanted).abs().max()) > 0.1
-        if kind == "convolution":  # its padding of zeros is no constant: take the constant away
+        if kind in ("convolution", "transposed"):  # zeros around an image: no constant there
             first.bias[4:] = mix @ first.bias[:4]
             first.bias.zero_()
             pruned, graph, keep = cut(model, xs[0], 4)
@@ -88,15 +92,35 @@ def test_the_normal_equations_are_least_squares():
     assert halves.error(w) == pytest.approx(float(by_hand), rel=1e-9)
 
 
-@pytest.mark.parametrize("groups", [1, 2, 6])
-def test_rows_times_weights_are_the_outputs(groups):
-    layer = nn.Conv2d(6, 6, 3, padding=1, stride=2, groups=groups).double()
-    x = torch.randn(2, 6, 8, 8, dtype=torch.float64)
-    inputs, wanted = at_layer(layer, layer, x)
-    rows = rows_of(layer, inputs)
-    weight = layer.weight.reshape(groups, -1, rows.shape[2]).mT
-    found = rows @ weight + layer.bias.reshape(groups, 1, -1)
-    assert_close(found.permute(1, 0, 2).reshape(2, 4, 4, 6).permute(0, 3, 1, 2), wanted)
+LAYERS = {
+    "1d": (nn.Conv1d(6, 8, 3, stride=2, padding=2, padding_mode="replicate"), (9,)),
+    "2d": (nn.Conv2d(6, 6, 3, padding=1, stride=2, groups=2), (8, 8)),
+    "2d, depthwise, same": (nn.Conv2d(6, 12, (3, 5), padding="same", groups=6), (5, 7)),
+    "2d, wrapped": (nn.Conv2d(6, 4, 3, padding=(2, 1), padding_mode="circular"), (6, 5)),
+    "3d": (nn.Conv3d(6, 4, (1, 2, 3), dilation=(1, 2, 1), bias=False), (3, 5, 4)),
+    "transposed": (nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1, output_padding=1), (4, 5)),
+    "transposed, groups": (nn.ConvTranspose2d(6, 4, (3, 2), 3, dilation=2, groups=2), (4, 3)),
+    "transposed, cropped": (nn.ConvTranspose1d(6, 4, 2, padding=3), (9,)),
+    "linear": (nn.Linear(6, 4), None),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_rows_times_the_matrix_are_the_outputs(kind):
+    layer, size = copy.deepcopy(LAYERS[kind][0]).double(), LAYERS[kind][1]
+    x = torch.randn((2, 5, 6) if size is None else (2, 6, *size), dtype=torch.float64)
+    with torch.no_grad():
+        inputs, outputs = at_layer(layer, layer, x)
+        rows = rows_of(layer, inputs, outputs)
+        rows = torch.cat([rows, torch.ones(*rows.shape[:2], 1)], 2)
+        everything = torch.ones(outputs.shape[-1 if size is None else 1], dtype=torch.bool)
+        wanted = targets_of(layer, outputs, everything)
+        assert_close(rows @ matrix_of(layer), wanted)
+        other = torch.randn_like(matrix_of(layer))
+        if layer.bias is None:
+            other[:, -1] = 0
+        put_matrix(layer, other, None)
+        assert_close(matrix_of(layer), other)
 
 
 def test_a_residual_network_comes_nearer_and_the_dense_one_stays():
@@ -118,6 +142,22 @@ def test_a_residual_network_comes_nearer_and_the_dense_one_stays():
     assert_close(dense.state_dict(), before, rtol=0, atol=0)
     with torch.no_grad():
         assert float((pruned(xs[0]) - wanted).square().mean()) < raw / 2
+
+
+def test_what_torch_runs_by_a_kernel_of_its_own_is_refitted_too():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, dropout=0.0)
+    dense = nn.TransformerEncoder(layer, 2).eval()
+    xs = [torch.randn(4, 6, 16) for _ in range(8)]
+    pruned, graph, keep = cut(dense, xs[0], 3)
+    assert bool(keep.logical_not().any())
+    fits = dsa.reconstruct(pruned, dense, graph, keep, xs, progress=False)
+    assert {"layers.0.self_attn.out_proj", "layers.1.linear2"} <= {fit.name for fit in fits}
+    assert type(dense.layers[0].self_attn) is nn.MultiheadAttention
+    with torch.no_grad():  # by the means of 192 tokens
+        again = dsa.prune(dense, graph, keep)(xs[0])
+        wanted = dense(xs[0])
+        assert (pruned(xs[0]) - wanted).square().mean() < (again - wanted).square().mean()
 
 
 def test_no_batches_are_refused():

@@ -23,18 +23,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import unfold
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.channels.export import evaluating
+from dsa_core.channels.stand_ins import standing_in
 from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
+from dsa_core.surgery.linear_form import Fitted, matrix_of, put_matrix, rows_of, targets_of
 
 RIDGE = 1e-4  # of the mean square of an input, so that it has no unit
-POSITIONS = 100_000  # rows of X taken from a batch at the most; larger maps are thinned evenly
-Fitted = nn.Conv2d | nn.Linear
 Run = Callable[[nn.Module, Any], Any]
 
 
@@ -85,7 +84,7 @@ def reconstruct(
     Returns:
         How well each fitted layer imitates the dense one, in order. A layer that is not listed has
         kept its weights: its inputs are the dense one's, it runs more than once, or it is no
-        convolution of images and no linear layer.
+        module of a convolution (of any kind) or a linear layer.
 
     Raises:
         SurgeryError: there are no batches.
@@ -95,7 +94,7 @@ def reconstruct(
         raise SurgeryError("reconstruct: wanted some batches of inputs, got none")
     always = torch.cat([keep.cpu(), torch.ones(1, dtype=torch.bool)])  # place -1: stays
     fits = []
-    with evaluating(pruned), evaluating(dense):
+    with evaluating(pruned), evaluating(dense), standing_in(dense), standing_in(pruned):
         norms = norms_behind(pruned, inputs[0], run)
         for layer in tqdm(graph.layers, desc="reconstruct", unit="layer", disable=not progress):
             name = layer.weight.rpartition(".")[0]
@@ -121,11 +120,12 @@ def gather(
     """
     total = None
     for x in inputs:
-        my_input, _ = at_layer(*mine, x, run)
+        my_input, my_output = at_layer(*mine, x, run)
         their_input, outputs = at_layer(*theirs, x, run)
         if total is None and my_input.shape == their_input.shape and my_input.equal(their_input):
             return None
-        rows, wanted = rows_of(mine[1], my_input), targets_of(mine[1], outputs, kept)
+        rows = rows_of(mine[1], my_input, my_output)
+        wanted = targets_of(mine[1], outputs, kept)
         part = Equations.of(rows, wanted)
         total = part if total is None else total.plus(part)
     return total
@@ -160,17 +160,10 @@ class Equations:
         """Solve, and put the weights into the layer if they are better than its own."""
         constant = layer.bias is not None or norm is not None
         new = self.solve(ridge=ridge, constant=constant)
-        before, after = self.error(self.current(layer)), self.error(new)
+        before, after = self.error(matrix_of(layer)), self.error(new)
         if after < before:
-            put(layer, new, norm)
+            put_matrix(layer, new, norm)
         return Fit(name, before, min(before, after))
-
-    def current(self, layer: Fitted) -> Tensor:
-        """The layer's own weights and bias, in the shape of `solve`."""
-        groups, d = len(self.xx), self.xx.shape[1] - 1
-        weight = layer.weight.double().reshape(groups, -1, d).mT
-        bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
-        return torch.cat([weight, bias.double().reshape(groups, 1, -1)], 1)
 
     def solve(self, *, ridge: float, constant: bool) -> Tensor:
         """The best weights and, as their last row, constants (0 where none is wanted).
@@ -193,48 +186,6 @@ class Equations:
         left = (w * (self.xx @ w)).sum() - 2 * (w * self.xy).sum() + self.yy.sum()
         spread = (self.yy - self.xy[:, -1].square() / rows).sum()
         return float(left / spread.clamp_min(1e-30))
-
-
-def put(layer: Fitted, new: Tensor, norm: nn.Module | None) -> None:
-    """Give a layer its fitted weights; the constant goes to its bias, or the norm behind it."""
-    d = new.shape[1] - 1
-    layer.weight.copy_(new[:, :d].mT.reshape(layer.weight.shape))
-    constant = new[:, d].reshape(-1)
-    if layer.bias is not None:
-        layer.bias.copy_(constant)
-    elif norm is not None:
-        mean: Any = norm.running_mean
-        mean.sub_(constant.to(mean))
-
-
-def rows_of(layer: Fitted, x: Tensor) -> Tensor:
-    """What each output of a layer is a linear function of: (g, N, d), rows thinned evenly."""
-    if isinstance(layer, nn.Linear):
-        rows = x.reshape(1, -1, x.shape[-1])
-    else:
-        assert not isinstance(layer.padding, str)  # see `plain`
-        patches = unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-        n, width, places = patches.shape
-        patches = patches.view(n, layer.groups, width // layer.groups, places)
-        rows = patches.permute(1, 0, 3, 2).reshape(layer.groups, n * places, -1)
-    return rows[:, :: step_of(rows.shape[1])]
-
-
-def targets_of(layer: Fitted, y: Tensor, kept: Tensor) -> Tensor:
-    """The kept outputs of the dense layer, in the order of `rows_of`: (g, N, o)."""
-    if isinstance(layer, nn.Linear):
-        rows = y[..., kept.to(y.device)].reshape(1, -1, int(kept.sum()))
-    else:
-        chosen = y[:, kept.to(y.device)].flatten(2)  # (n, o, places)
-        n, outputs, places = chosen.shape
-        chosen = chosen.view(n, layer.groups, outputs // layer.groups, places)
-        rows = chosen.permute(1, 0, 3, 2).reshape(layer.groups, n * places, -1)
-    return rows[:, :: step_of(rows.shape[1])]
-
-
-def step_of(rows: int) -> int:
-    """Every how manieth row is taken."""
-    return max(1, -(-rows // POSITIONS))
 
 
 def called(network: nn.Module, batch: Any) -> Any:
@@ -288,11 +239,4 @@ def norms_behind(network: nn.Module, x: Any, run: Run) -> dict[nn.Module, nn.Mod
     finally:
         for hook in hooks:
             hook.remove()
-    return {layer: norm for layer, norm in norms.items() if runs[layer] == 1 and plain(layer)}
-
-
-def plain(layer: nn.Module) -> bool:
-    """Whether `rows_of` knows the layer: zeros around an image, in numbers."""
-    if not isinstance(layer, nn.Conv2d):
-        return True
-    return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return {layer: norm for layer, norm in norms.items() if runs[layer] == 1}
