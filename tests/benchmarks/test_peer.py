@@ -45,7 +45,8 @@ def standard(name: str) -> tuple[nn.Module, data.Dataset]:
 
 
 def show(name: str, cut: Cut) -> None:
-    print(f"{name:30} {cut.macs:8.3f} {100 * cut.accuracy:9.2f} {100 * cut.recalibrated:9.2f}")
+    scores = (cut.accuracy, cut.recalibrated, cut.refitted)
+    print(f"{name:30} {cut.macs:8.3f}", *(f"{100 * score:9.2f}" for score in scores))
     assert 0 < cut.macs <= 1
 
 
@@ -53,7 +54,7 @@ def show(name: str, cut: Cut) -> None:
 @pytest.mark.parametrize("name", list(STANDARD))
 def test_accuracy_before_fine_tuning(name: str) -> None:
     dense, cifar = standard(name)
-    print(f"\n{name:30} {'MACs':>8} {'cut %':>9} {'BN anew %':>9}")
+    print(f"\n{name:30} {'MACs':>8} {'cut %':>9} {'BN anew %':>9} {'refitted':>9}")
     for inner in (False, True):
         print("torch-pruning,", "inside the blocks only:" if inner else "all channels:")
         for criterion in CRITERIA:

@@ -31,7 +31,7 @@ class Outcome:
     Attributes:
         dense: the starting network.
         allocation: result of the search.
-        masked_loss: loss on the held-out part of the training set under the final hard mask.
+        masked_loss: loss on the held-out part under the final hard mask, statistics renewed.
         pruned: the cut and fine-tuned network.
         before, after: results on the test set before and after fine-tuning.
         tuned: result of the fine-tuning.

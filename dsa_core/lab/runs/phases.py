@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from dsa_core.channels import ChannelGraph
 from dsa_core.lab.runs.context import RunContext
 from dsa_core.lab.runs.history import history_of, write_history
-from dsa_core.masks import masked
 from dsa_core.methods import ALLOCATORS, Allocation, SearchConfig, SearchData
 from dsa_core.ranking import importance
 from dsa_core.surgery import prune, save
@@ -47,13 +46,12 @@ def find_allocation(context: RunContext, model: nn.Module, graph: ChannelGraph) 
     return allocation
 
 
-def masked_loss(
-    context: RunContext, model: nn.Module, graph: ChannelGraph, allocation: Allocation
-) -> float:
-    """Loss of the network under its final hard mask, on the held-out part."""
-    held_out = context.plain_batches(context.halves()[1])
-    with masked(model, graph, allocation.keep.float().to(context.device)) as cut:
-        return evaluate(zero_weights(cut, masks_of(allocation)), held_out, context.task).loss
+def masked_loss(context: RunContext, pruned: nn.Module) -> float:
+    """Loss on the held-out part of what the dense network computes under its final hard mask.
+
+    The cut network computes just that, and its BatchNorm statistics are already renewed.
+    """
+    return evaluate(pruned, context.plain_batches(context.halves()[1]), context.task).loss
 
 
 def ratio_training(settings: SearchConfig) -> TrainConfig:

@@ -161,11 +161,11 @@ def all_phases(context: RunContext, model: nn.Module, graph: ChannelGraph) -> Re
     allocation = find_allocation(context, searched, graph)
     source = dense.model if context.config.preset.cut.weights == "dense" else searched
     allocation = ranked(context, source, allocation)
-    loss = masked_loss(context, source, graph, allocation)
     watch = Stopwatch()
     pruned = cut_and_renew(context, source, graph, allocation)
     cutting = watch.read()
     try_forward(pruned, example)
+    loss = masked_loss(context, pruned)
     before = context.measure(pruned)
     print_score(context, before, "before fine-tuning")
     tuned = fine_tune(context, pruned, allocation)
