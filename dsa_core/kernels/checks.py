@@ -9,11 +9,7 @@ _SCORES = (*_FLOATS, torch.bfloat16)
 
 @torch.no_grad()
 def check_inputs(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    *,
-    temperature: float | Tensor,
+    scores: Tensor, k: Tensor, offsets: Tensor, *, temperature: float | Tensor
 ) -> Tensor:
     """Refuse arguments that `soft_topk` cannot answer; every check that reads a value is here.
 
