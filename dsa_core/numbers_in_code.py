@@ -90,6 +90,6 @@ def widths(held: Mapping[tuple[str, int], int], value: Any) -> Iterator[Width]:
         return
     for (tensor, axis), length in sorted(held.items(), key=lambda item: item[1]):
         if len(numbers) == 1 and length % value == 0:
-            yield Width(tensor, axis, length // value)
+            yield Width(tensor=tensor, axis=axis, divisor=length // value)
         elif sum(numbers) == length:
-            yield Width(tensor, axis, pieces=tuple(numbers))
+            yield Width(tensor=tensor, axis=axis, pieces=tuple(numbers))

@@ -268,7 +268,7 @@ def views_of(graph: ChannelGraph, names: Iterable[str]) -> tuple[int, ...]:
 
 def with_remedies(graph: ChannelGraph, **changes: Any) -> ChannelGraph:
     """The graph with other remedies noted."""
-    return replace(graph, remedies=replace(graph.remedies, **changes))
+    return replace(graph, remedies=graph.remedies.model_copy(update=changes))
 
 
 def frozen(graph: ChannelGraph, faults: Mapping[str, str]) -> ChannelGraph:

@@ -81,7 +81,7 @@ def interpret(
         tracer = interpreted(program, names, call, settled.turned)
         if (wished := tracer.wished()) == settled.turned or remedies:
             break
-        settled = Remedies(wished)
+        settled = Remedies(turned=wished)
     graph = assemble(tracer, model, call, names)
     return replace(graph.freeze(settled.frozen), remedies=settled)
 

@@ -1,7 +1,6 @@
-"""The channel graph: groups of channels that must be kept or removed together, and where each one
-lies."""
+"""The channel graph: channels that are kept or removed together, and where each one lies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -134,12 +133,22 @@ class ChannelGraph:
     @cached_property
     def consumers(self) -> tuple[tuple[str, int, Tensor], ...]:
         """Where channels are read: (weight, its input axis, flat channel of each position)."""
-        found = []
-        for layer in self.layers:
-            channels = self.axes.get(layer.weight, {}).get(layer.in_axis)
-            if layer.in_channels is not None and channels is not None:
-                found.append((layer.weight, layer.in_axis, channels))
-        return tuple(found)
+        return self._places(lambda layer: layer.in_axis)
+
+    @cached_property
+    def producers(self) -> tuple[tuple[str, int, Tensor], ...]:
+        """Where channels are made: (weight, its output axis, flat channel of each position)."""
+        return self._places(lambda layer: layer.out_axis)
+
+    def _places(self, axis_of: Callable[[Layer], int]) -> tuple[tuple[str, int, Tensor], ...]:
+        """One axis of every weight, where channels lie on it; without depthwise filters."""
+        places = (
+            (layer.weight, axis, self.axes.get(layer.weight, {}).get(axis))
+            for layer in self.layers
+            if layer.in_channels is not None
+            for axis in [axis_of(layer)]
+        )
+        return tuple((name, axis, found) for name, axis, found in places if found is not None)
 
     @cached_property
     def read_places(self) -> Tensor:
@@ -157,16 +166,6 @@ class ChannelGraph:
             if here[place] >= 0:
                 places[here[place]] = place
         return places
-
-    @cached_property
-    def producers(self) -> tuple[tuple[str, int, Tensor], ...]:
-        """Where channels are made: (weight, its output axis, flat channel of each position)."""
-        found = []
-        for layer in self.layers:
-            channels = self.axes.get(layer.weight, {}).get(layer.out_axis)
-            if layer.in_channels is not None and channels is not None:
-                found.append((layer.weight, layer.out_axis, channels))
-        return tuple(found)
 
     def freeze(self, reasons: Mapping[str, str]) -> "ChannelGraph":
         """The same graph with some more groups that stay: name of a prunable group -> reason."""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from math import prod
 
 from dsa_core.channels.ids import Ids
-from dsa_core.channels.tracer import OpCall, Rule, StateIds, Tracer
+from dsa_core.channels.opcall import OpCall, StateIds
+from dsa_core.channels.tracer import Rule, Tracer
 
 
 def elementwise(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
@@ -21,27 +22,17 @@ def meet(tracer: Tracer, values: Sequence[Ids], shape: tuple[int, ...], module: 
     """The ids of tensors that meet element by element in one of `shape`; None if each of them is
     of size one where another's channels lie."""
     rank = len(shape)
-    operands = [(v, (1,) * (rank - len(v.shape)) + v.shape) for v in values]
-    bases = [
-        v.base.reshape((1,) * (rank - v.base.ndim) + tuple(v.base.shape))
-        for v, _ in operands
-        if not state(v)
-    ]
+    bases = [v.lined_up(rank) for v in values if not isinstance(v, StateIds)]
     channel_axes = {axis for base in bases for axis in range(rank) if base.shape[axis] > 1}
     result = None
-    for value, own in operands:
-        if any(own[axis] == 1 != shape[axis] for axis in channel_axes):
-            if not state(value):
-                tracer.book.freeze(value.base, f"broadcast over channels ({module})")
-            continue
-        base = value.base.reshape((1,) * (rank - value.base.ndim) + tuple(value.base.shape))
-        result = base if result is None else tracer.book.unite(result, base)
+    for value in values:
+        own = (1,) * (rank - len(value.shape)) + value.shape
+        if not any(own[axis] == 1 != shape[axis] for axis in channel_axes):
+            base = value.lined_up(rank)
+            result = base if result is None else tracer.book.unite(result, base)
+        elif not isinstance(value, StateIds):
+            tracer.book.freeze(value.base, f"broadcast over channels ({module})")
     return None if result is None else Ids(result, shape)
-
-
-def state(value: Ids) -> bool:
-    """Whether this is a parameter or buffer as it stands."""
-    return isinstance(value, StateIds)
 
 
 def maximum_minimum(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
@@ -81,13 +72,7 @@ def grid_sample(tracer: Tracer, call: OpCall) -> Ids:
 def reduction(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     """Reduce over axes: over space each channel by itself; over channels they mix, and stay."""
     x = call.tensors()[0]
-    dims = call.args.get("dim")
-    axes = (
-        range(len(x.shape))
-        if dims is None or dims == []
-        else ([dims] if isinstance(dims, int) else dims)
-    )
-    gone = {axis % len(x.shape) for axis in axes}
+    gone = call.axes(len(x.shape))
     if not call.used:  # weights of attention that nobody reads
         return [Ids.constant(shape) for shape in call.shapes]
     if any(x.varies(axis) for axis in gone):
@@ -119,7 +104,9 @@ def sorted_along(tracer: Tracer, call: OpCall) -> list[Ids]:
 
 def recurrent(tracer: Tracer, call: OpCall) -> list[Ids]:
     """LSTM, GRU, RNN and their cells: every matrix once a step; they mix all channels."""
-    weights = sum(prod(v.shape) for v in call.tensors() if state(v) and len(v.shape) == 2)
+    weights = sum(
+        prod(v.shape) for v in call.tensors() if isinstance(v, StateIds) and len(v.shape) == 2
+    )
     steps = prod(call.args["input"].shape[:-1])
     tracer.fixed_macs += tracer.per_example(call, steps * weights)
     return tracer.opaque(call, f"{call.op} mixes channels")

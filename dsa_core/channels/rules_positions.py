@@ -3,25 +3,18 @@
 import torch
 
 from dsa_core.channels.ids import Ids
+from dsa_core.channels.opcall import OpCall
 from dsa_core.channels.rules_math import meet, reduction
 from dsa_core.channels.rules_moves import concatenate, on_base
-from dsa_core.channels.tracer import OpCall, Rule, Tracer
+from dsa_core.channels.tracer import Rule, Tracer
 
 MATRIX = (-2, -1)  # the axes of a matrix
-
-
-def axes(call: OpCall, rank: int) -> list[int]:
-    """The axes that are named, counted from the front; all if none is."""
-    dims = call.args.get("dim")
-    if dims is None:
-        return list(range(rank))
-    return [d % rank for d in ([dims] if isinstance(dims, int) else dims)]
 
 
 def along(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     """Transform an axis or several, which may change their length."""
     x = call.tensors()[0]
-    if any(x.varies(axis) for axis in axes(call, len(x.shape))):
+    if any(x.varies(axis) for axis in call.axes(len(x.shape))):
         return tracer.opaque(call, f"{call.op} over channels")
     return Ids(x.base, call.shape)
 

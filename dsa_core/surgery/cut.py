@@ -83,7 +83,11 @@ def cut_made(graph: ChannelGraph, keep: Tensor) -> dict[str, Any]:
         }
         for g in graph.prunable
     }
-    return {"example": graph.example, "groups": groups, "remedies": graph.remedies.describe()}
+    return {
+        "example": graph.example,
+        "groups": groups,
+        "remedies": graph.remedies.model_dump(mode="json"),
+    }
 
 
 def cuts_of(model: nn.Module) -> tuple[dict[str, Any], ...]:

@@ -149,7 +149,7 @@ def replay(model: nn.Module, cut: dict[str, Any]) -> nn.Module:
     """Cut a network as it was cut before it was saved."""
     try:
         call = Call.zeros(cut["example"], model)
-        graph = follow(model, call, Remedies.of(cut.get("remedies")))
+        graph = follow(model, call, Remedies.model_validate(cut.get("remedies") or {}))
     except TraceError as error:
         raise SurgeryError(
             f"entry 'example': the network that was given cannot be called as the saved one was; "

@@ -11,18 +11,15 @@ from typing import Annotated, Any, TypeVar
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dsa_core.channels.remedies import MAX_CHANNELS, Name, Remedies, Whole
 from dsa_core.errors import SurgeryError, first_problem
 
 MAX_CLASSES = 100_000  # outputs; ImageNet-21k has 21,841
 MAX_SIDE = 65_536  # of an input, in one dimension
 MAX_ELEMENTS = 1 << 27  # of all inputs, or of a weight: 512 MiB in float32
 MAX_DEPTH = 20  # of lists in lists in the arguments of a call
-MAX_CHANNELS = 1 << 20  # of one group
-MAX_NAME = 1_000  # characters
 
-Name = Annotated[str, Field(max_length=MAX_NAME)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Channel = Annotated[int, Field(ge=0, lt=MAX_CHANNELS)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 
@@ -57,7 +54,7 @@ class KeptGroup(Part):
     """
 
     size: int = Field(ge=1, le=MAX_CHANNELS)
-    kept: list[Channel] = Field(min_length=1)
+    kept: list[Whole] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _fits(self) -> "KeptGroup":
@@ -98,29 +95,12 @@ class Example(Part):
         return self
 
 
-class Width(Part):
-    """Where the length is that a module's whole number stands for, and by what it is divided."""
-
-    tensor: Name
-    axis: int = Field(ge=0, lt=8)
-    divisor: int = Field(ge=1, lt=MAX_CHANNELS)
-    pieces: list[Channel]
-
-
-class Settled(Part):
-    """What a trial cut settled, see `dsa_core.channels.remedies.Remedies`."""
-
-    turned: list[Annotated[int, Field(ge=0)]]
-    attributes: dict[Name, Width]
-    frozen: dict[Name, str]
-
-
 class Cut(Part):
     """One cut: what the network was called with to trace it, and what each group kept."""
 
     example: Example
     groups: dict[Name, KeptGroup]
-    remedies: Settled | None = None
+    remedies: Remedies | None = None
 
 
 class TensorFacts(Part):
@@ -166,7 +146,7 @@ class Architecture(Facts):
     groups: dict[Name, KeptGroup]
     example: Example | None = None
     earlier: list[Cut] = Field(default=[], max_length=1000)
-    remedies: Settled = Settled(turned=[], attributes={}, frozen={})
+    remedies: Remedies = Remedies()
 
 
 class Sparse(Facts):
