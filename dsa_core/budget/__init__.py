@@ -77,9 +77,6 @@ def make_optimizer(
             network.
         settings: `PricedSettings` or `PaperSettings`, to match the name; None for the defaults.
 
-    Returns:
-        The optimizer; `keep_ratios` are float64 on the device of `floors`.
-
     Raises:
         ConfigError: the name is unknown, or the settings are the other optimizer's.
         ValueError: floors or start are out of range or of the wrong shape.

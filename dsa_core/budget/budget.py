@@ -183,9 +183,6 @@ class Budget:
     def check(self, costs: Cost | Sequence[Cost]) -> None:
         """Refuse a budget that no allowed choice of channels can meet.
 
-        Args:
-            costs: one for each resource that is limited, or the only one.
-
         Raises:
             BudgetError: names what is in the way, a floor or the divisor, and the lowest ratio that
                 can be reached; or a cost is missing.

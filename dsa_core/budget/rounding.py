@@ -27,9 +27,6 @@ def round_to_channels(alpha: Tensor, costs: Cost | Sequence[Cost], budget: Budge
         alpha: keep ratios in [0, 1], shape (K,).
         costs: one for each resource that the budget names, or the only one.
 
-    Returns:
-        Kept channels of every group, int64, shape (K,).
-
     Raises:
         BudgetError: the budget is below the cost of the floors, or a cost is missing.
     """

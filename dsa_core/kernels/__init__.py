@@ -23,13 +23,12 @@ from dsa_core.errors import ConfigError, nearest
 from dsa_core.kernels import fast, reference
 from dsa_core.kernels.checks import check_inputs
 from dsa_core.kernels.fast import Threshold
-from dsa_core.kernels.segments import inexactness, segment_ids, segment_sum
+from dsa_core.kernels.segments import segment_ids, segment_sum
 
 __all__ = [
     "Threshold",
     "backends",
     "check_inputs",
-    "inexactness",
     "resolve_backend",
     "segment_ids",
     "segment_sum",

@@ -13,17 +13,13 @@ from dsa_core.methods.dtp import DTP
 from dsa_core.methods.dtp_weight import DTPWeight
 from dsa_core.methods.knapsack import Knapsack
 from dsa_core.methods.morphnet import MorphNet
-from dsa_core.methods.penalised import Penalty
-from dsa_core.methods.search import allocator, search
+from dsa_core.methods.search import search
 from dsa_core.methods.ssl import SSL
 from dsa_core.methods.uniform import Random, Uniform
 
 ALLOCATORS: dict[str, Callable[..., Allocation]] = {
     "amc": amc.allocate,
-    **{
-        name: partial(trials.allocate, name) if issubclass(method, Penalty) else allocator(name)
-        for name, method in METHODS.items()
-    },
+    **{name: partial(trials.allocate, name) for name in METHODS},
 }
 
 __all__ = [

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dsa_core.budget import Budget, Cost
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import BudgetError
+from dsa_core.surgery.reconstruct import at_layer
 from dsa_core.training import device_of_model, mode
 
 Observation = np.ndarray[Any, np.dtype[np.float32]]
@@ -171,11 +172,13 @@ def layer_table(model: nn.Module, graph: ChannelGraph) -> Tensor:
     """
     layers = {layer.name: layer for layer in graph.layers}
     firsts = [layers[group.members[0]] for group in graph.prunable]
-    inputs = input_shapes(model, graph.input_shape, [layer.name for layer in firsts])
+    zeros = torch.zeros(graph.input_shape, device=device_of_model(model))
     rows = []
     for k, (layer, group) in enumerate(zip(firsts, graph.prunable, strict=True)):
         module = model.get_submodule(layer.name)
-        height, width = (*inputs[layer.name][2:], 1, 1)[:2]
+        with mode(model, training=False), torch.no_grad():
+            x, _ = at_layer(model, module, zeros)
+        height, width = (*x.shape[2:], 1, 1)[:2]
         stride, kernel = first_of(module, "stride"), first_of(module, "kernel_size")
         read = layer.shape[layer.in_axis]
         rows.append([k + 1, group.size, read, height, width, stride, kernel])
@@ -187,22 +190,3 @@ def first_of(module: nn.Module, name: str) -> int:
     """The first entry of a convolution's tuple attribute; 1 for a module without it."""
     found = getattr(module, name, 1)
     return int(found[0] if isinstance(found, tuple) else found)
-
-
-def input_shapes(
-    model: nn.Module, shape: tuple[int, ...], names: list[str]
-) -> dict[str, tuple[int, ...]]:
-    """The input shapes of some modules, from one forward pass of zeros."""
-    found: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: found.__setitem__(name, tuple(inputs[0].shape))
-
-    handles = [model.get_submodule(n).register_forward_pre_hook(note(n)) for n in names]
-    try:
-        with mode(model, training=False), torch.no_grad():
-            model(torch.zeros(shape, device=device_of_model(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found

@@ -55,12 +55,9 @@ class Penalised(Priced):
         self._state = {**self._state, **moments, "z": new_z}
         off = (w * (prices(gradient, self.cost, alpha) - price).square()).sum() / w.sum()
         return Residuals(
-            primal=float((w * (wish - new_z).square()).sum().sqrt()),
-            dual=float((w * (new_z - z).square()).sum().sqrt()) / self.settings.lr,
             budget=float(cost(self.keep_ratios)) - budget,
             price=float(price),
             price_spread=float(off.sqrt()),
-            clipped=int(((new_z <= self.floors.log()) | (new_z >= 0)).sum()),
         )
 
 

@@ -93,16 +93,14 @@ class PenaltyScheme(Scheme):
             d = self.distances(dict(self.problem.model.named_parameters()))
             pulls = self.pulls(d.detach())
             if self.lam is None:
-                alone = float(d.detach().mean() / pulls.mean()) / self._path_length(lr)
+                guess = lr * self.problem.clock(0)[1] / 2 / (1 - MOMENTUM)
+                length = self.method.path_length or guess
+                alone = float(d.detach().mean() / pulls.mean()) / length
                 self.lam = self.method.strength * alone
             slopes = self.lam * pulls
             value = (slopes * rounded_off(d, slopes * lr)).sum()
         self.last = float(value.detach()) if self.problem.due(step + 1) else self.last
         return value
-
-    def _path_length(self, lr: float) -> float:
-        guess = lr * self.problem.clock(0)[1] / 2 / (1 - MOMENTUM)
-        return self.method.path_length or guess
 
     def mask(self, step: int) -> None:
         """None: the weights train as they are."""

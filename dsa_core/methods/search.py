@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 from torch import nn
 
@@ -129,24 +128,3 @@ def fingerprint(
         "config": config.model_dump_json(),
         **{f"{n} {k}": v for n, part in parts.items() for k, v in part.fingerprint().items()},
     }
-
-
-def allocator(name: str) -> Callable[..., Allocation]:
-    """An allocator, with the signature that all of them share."""
-    return partial(_allocate, name)
-
-
-def _allocate(
-    name: str,
-    model: nn.Module,
-    graph: ChannelGraph,
-    budget: Budget,
-    data: SearchData,
-    config: SearchConfig,
-    *,
-    seed: int,
-    on_step: OnStep | None = None,
-) -> Allocation:
-    return search(
-        config.method(name), model, graph, budget, data, config, seed=seed, on_step=on_step
-    )

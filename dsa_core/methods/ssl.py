@@ -26,8 +26,7 @@ class SSL(Penalty):
     root-mean-square weight is below `truncate` are removed.
 
     Deviations from the paper: its groups are filters alone (`members="filters"`), but when followed
-        by
-    BatchNorm all filters shrink alike and none empties; groups span the layers tied by a channel
+    by BatchNorm all filters shrink alike and none empties; groups span the layers tied by a channel
     group; the norm is smoothed near 0 over one SGD step (`PenaltyScheme.penalty`). The paper does
     not say which norm its threshold of 1e-3 applies to; a filter's norm grows with its size, so
     here it is the root-mean-square weight.

@@ -1,4 +1,5 @@
-"""Search the strength of a penalty: train from the same weights until the budget is met."""
+"""A search by the name of its method; the strength of a penalty is searched too, by training from
+the same weights until the budget is met."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -41,12 +42,14 @@ class Trials:
         the model at the end. All trials run in the number format of the first. A killed run finds
         the checkpoints of its trials, skips the finished ones, and ends with the same bits.
         """
-        start, limit = self._start(), self.budget.ratio
+        m, start, limit = self.method, self._start(), self.budget.ratio
         found: list[Allocation] = []
         trials: list[Trial] = []
         kept = start
-        while len(trials) < self.method.max_trials:
-            strength = self._next(trials)
+        while len(trials) < m.max_trials:
+            strength = next_strength(
+                trials, limit, first=m.strength, factor=m.factor, tolerance=m.tolerance
+            )
             if strength is None:
                 break
             self.model.load_state_dict(start)
@@ -59,12 +62,6 @@ class Trials:
                 break
         self.model.load_state_dict(kept)
         return self._joined(found, trials)
-
-    def _next(self, trials: list[Trial]) -> float | None:
-        m, limit = self.method, self.budget.ratio
-        return next_strength(
-            trials, limit, first=m.strength, factor=m.factor, tolerance=m.tolerance
-        )
 
     def _trial(
         self, number: int, strength: float, on_step: OnStep | None, precision: Precision | None
@@ -133,15 +130,17 @@ def allocate(
     seed: int,
     on_step: OnStep | None = None,
 ) -> Allocation:
-    """Search by a penalty and for its strength; the arguments are those of `search`.
+    """Search by the method of a name, which `config` has the settings of; see `search`.
 
-    The model ends with the weights of the chosen trial. The cost aims at, or just below, the
-    budget, and may miss it. Of `config` only `train`, `warmup_epochs`, `ratio_every` (steps between
-    two entries of the history) and the method's own settings are read.
+    A penalty's strength is searched too. The model then ends with the weights of the chosen trial,
+    and the cost aims at, or just below, the budget, and may miss it. Of `config` only `train`,
+    `warmup_epochs`, `ratio_every` (steps between two entries of the history) and the method's own
+    settings are read.
     """
     method = config.method(name)
-    assert isinstance(method, Penalty)
-    return Trials(method, model, graph, budget, data, config, seed).run(on_step)
+    if isinstance(method, Penalty):
+        return Trials(method, model, graph, budget, data, config, seed).run(on_step)
+    return search(method, model, graph, budget, data, config, seed=seed, on_step=on_step)
 
 
 def path_length(train: TrainConfig, steps_per_epoch: int, warmup_epochs: int = 0) -> float:
