@@ -56,11 +56,11 @@ def prune(
     done: dict[int, Tensor] = {}
     for name, by_axis in graph.axes.items():
         owner, _, attribute = name.rpartition(".")
-        module = module_at(pruned, owner)
+        module = pruned.get_submodule(owner)
         tensor = getattr(module, attribute)
         if id(tensor) not in done:
-            done[id(tensor)] = cut(tensor, by_axis, always, name)
-        replace(module, attribute, done[id(tensor)])
+            done[id(tensor)] = cut(tensor, by_axis, always)
+        setattr(module, attribute, done[id(tensor)])
     stand_in_where_cut(pruned, graph.axes)
     with evaluating(pruned):  # in training mode a spectral norm counts every look at its weight
         for module in pruned.modules():
@@ -136,39 +136,15 @@ def duplicate(model: nn.Module) -> nn.Module:
         raise SurgeryError(f"the network cannot be copied: {first_line(error)}") from error
 
 
-def module_at(model: nn.Module, path: str) -> nn.Module:
-    """The submodule at a path, with an error that names it."""
-    try:
-        return model.get_submodule(path)
-    except AttributeError as error:
-        raise SurgeryError(
-            f"the model has no module {path!r}: it is not the one that was traced"
-        ) from error
-
-
-def cut(tensor: Tensor, by_axis: dict[int, Tensor], always: Tensor, name: str) -> Tensor:
+def cut(tensor: Tensor, by_axis: dict[int, Tensor], always: Tensor) -> Tensor:
     """Keep the positions of each axis whose channel stays."""
     result = tensor.detach()
     for axis, channels in by_axis.items():
-        if tensor.shape[axis] != len(channels):
-            raise SurgeryError(
-                f"{name} has {tensor.shape[axis]} positions on axis {axis}, the graph has "
-                f"{len(channels)}: the model is not the one that was traced"
-            )
-        index = always[channels].nonzero()[:, 0].to(tensor.device)
-        result = result.index_select(axis, index)
+        result = result.index_select(axis, always[channels].nonzero()[:, 0].to(tensor.device))
     result = result.clone(memory_format=torch.preserve_format)
-    return (
-        nn.Parameter(result, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else result
-    )
-
-
-def replace(module: nn.Module, attribute: str, tensor: Tensor) -> None:
-    """Put a tensor in the place of a parameter or buffer."""
-    if attribute in module._parameters:
-        module._parameters[attribute] = tensor  # type: ignore[assignment]
-    else:
-        module._buffers[attribute] = tensor
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(result, tensor.requires_grad)
+    return result
 
 
 def resize(module: nn.Module) -> None:
@@ -201,7 +177,7 @@ def set_width(
     if channels is None:
         return
     path, _, attribute = name.rpartition(".")
-    module = module_at(model, path)
+    module = model.get_submodule(path)
     found, wanted = vars(module).get(attribute), width.of(torch.ones(len(channels)))
     listed = list(found) if isinstance(found, tuple) else found
     if listed != wanted or isinstance(found, float | bool):

@@ -35,38 +35,42 @@ def save(
         keep: as it was given to `prune`.
         name: of the dense network, as `models.build` knows it, or any label for one of your own.
 
-    Returns:
-        The folder.
-
     Raises:
         SurgeryError: `keep` does not fit the graph, or they are not what the network was last cut
             by.
     """
     check_keep(graph, keep)
     *earlier, last = cuts_to_write(model, graph, keep)
-    folder = Path(folder)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    architecture: dict[str, Any] = {
+    files, own = (Path(folder, ARCHITECTURE), Path(folder, WEIGHTS)), {**last, "earlier": earlier}
+    return write(files, name, graph, own, state_of(model))
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the state dict on the CPU."""
+    return {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+
+
+def write(
+    files: tuple[Path, Path],
+    name: str,
+    graph: ChannelGraph,
+    own: dict[str, Any],
+    tensors: dict[str, Tensor],
+) -> Path:
+    """Write a file of facts, with a digest of each entry, and the tensors; gives the folder."""
+    facts: dict[str, Any] = {
         "format": FORMAT,
         "model": name,
         "num_classes": graph.outputs,
         "input_shape": list(graph.input_shape),
-        **last,
-        "earlier": earlier,
+        **own,
         "tensors": {k: describe(v) for k, v in tensors.items()},
         "versions": {"torch": torch.__version__.split("+")[0]},
     }
-    return write_facts(folder / ARCHITECTURE, architecture, folder / WEIGHTS, tensors)
-
-
-def write_facts(
-    path: Path, facts: dict[str, Any], weights: Path, tensors: dict[str, Tensor]
-) -> Path:
-    """Write a file of facts, with a digest of each entry, and the tensors; gives the folder."""
     digests = {entry: digest(value) for entry, value in facts.items()}
-    write_atomically(weights, save_tensors(tensors))
-    write_atomically(path, json.dumps(facts | {"sha256": digests}, indent=1))
-    return path.parent
+    write_atomically(files[1], save_tensors(tensors))
+    write_atomically(files[0], json.dumps(facts | {"sha256": digests}, indent=1))
+    return files[0].parent
 
 
 def cuts_to_write(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> list[dict[str, Any]]:

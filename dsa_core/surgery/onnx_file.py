@@ -108,7 +108,7 @@ def export_onnx(
 def compared(
     path: Path, content: bytes, network: Flat, sizes: Sequence[int]
 ) -> tuple[float, float]:
-    """Run a file and its network on batches of some sizes; the network is on the CPU.
+    """Run a file and its network, on the CPU, on batches of some sizes.
 
     Returns:
         Largest difference of an output, and largest output.
@@ -171,7 +171,6 @@ def onnx_bytes(network: Flat, tensors: Sequence[Tensor], *, batch: int) -> bytes
     """Export a network in evaluation mode; the number of examples may be any.
 
     Args:
-        network: of a list of tensors in and out.
         tensors: two examples at least: one would be taken for a constant.
         batch: examples in the call that `network` holds, which tells the tensors that have them.
 
@@ -212,15 +211,7 @@ def numbered(name: str, n: int) -> list[str]:
 
 
 def run_onnx(content: bytes, *tensors: Tensor) -> list[Tensor]:
-    """Run a network on the CPU.
-
-    Args:
-        content: of an ONNX file.
-        tensors: its inputs in order.
-
-    Returns:
-        Its outputs in order.
-    """
+    """Run an ONNX file's content on the CPU; inputs and outputs in its order."""
     return run_session(onnx_session(content), *tensors)
 
 
@@ -232,14 +223,11 @@ def run_session(session: Any, *tensors: Tensor) -> list[Tensor]:
 
 
 def onnx_session(content: bytes | Path, *, threads: int = 0):  # type: ignore[no-untyped-def]
-    """Open a network in ONNX Runtime on the CPU.
+    """Open an `onnxruntime.InferenceSession` on the CPU (untyped: the package is optional).
 
     Args:
         content: an ONNX file, or what is in it.
         threads: to run on; 0 for as many as torch takes.
-
-    Returns:
-        An `onnxruntime.InferenceSession` (untyped: the package is optional).
 
     Raises:
         SurgeryError: the runtime refuses it.

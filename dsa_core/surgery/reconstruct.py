@@ -175,8 +175,7 @@ class Equations:
     def solve(self, *, ridge: float, constant: bool) -> Tensor:
         """The best weights and, as their last row, constants (0 where none is wanted).
 
-        Returns:
-            Shape (g, d + 1, o).
+        Shape (g, d + 1, o).
         """
         d = self.xx.shape[1] - 1
         size = d + 1 if constant else d

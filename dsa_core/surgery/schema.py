@@ -163,11 +163,7 @@ F = TypeVar("F", bound=Facts)
 
 
 def arguments(value: Any, depth: int = 0) -> Iterator[Argument]:
-    """Every tensor in a packed value (see `dsa_core.example.pack`), checked.
-
-    Raises:
-        ValueError: a part is nothing that `pack` writes.
-    """
+    """Every tensor in a packed value (see `dsa_core.example.pack`), checked."""
     if depth > MAX_DEPTH:
         raise ValueError(f"an argument is nested more than {MAX_DEPTH} deep")
     if value is None or isinstance(value, bool | int | float | str):
@@ -191,12 +187,7 @@ def is_pair(item: Any) -> bool:
 
 
 def check_facts(found: Any, schema: type[F], where: str) -> F:
-    """Check what was read from a file of facts.
-
-    Args:
-        found: as `json.loads` returned it.
-        schema: of the file.
-        where: the file, for the message.
+    """Check what `json.loads` read from a file of facts, `where`.
 
     Raises:
         SurgeryError: an entry is missing, of another type or out of its limits; names it.
