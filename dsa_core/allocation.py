@@ -81,11 +81,6 @@ class Allocation:
         """Which channels stay: the most important of every group, bool, shape (n,)."""
         return top_channels(self.importance, self.counts, self.graph)
 
-    @property
-    def removed_weights(self) -> int:
-        """Single weights that were set to zero, besides the channels that were cut."""
-        return sum(int((~mask).sum()) for mask in (self.weight_mask or {}).values())
-
     def relaxed_cost(self, resource: Resource) -> float:
         """Cost of the relaxed keep ratios, as a ratio of the dense cost."""
         cost = self._cost(resource)
@@ -99,11 +94,6 @@ class Allocation:
     def whole_ratio(self, resource: Resource) -> float:
         """Exact cost of the kept channels, as a ratio of the dense cost."""
         return self.whole_cost(resource) / self._cost(resource).dense
-
-    @property
-    def cost_ratios(self) -> dict[Resource, float]:
-        """`whole_ratio` of every resource that the budget limits."""
-        return {resource: self.whole_ratio(resource) for resource in self.budget.ratios}
 
     @property
     def met(self) -> bool:
@@ -170,7 +160,9 @@ class Allocation:
         return replace(self, budget=budget, keep_ratios=chosen, counts=counts)
 
     def _zeros(self, cost: Cost) -> int:
-        return self.removed_weights if cost.resource == "params" else 0
+        """Single weights that were set to zero, besides the channels that were cut."""
+        masks = (self.weight_mask or {}).values() if cost.resource == "params" else ()
+        return sum(int((~mask).sum()) for mask in masks)
 
     def _cost(self, resource: Resource) -> Cost:
         return self.budget.cost(self.graph, resource)

@@ -37,14 +37,12 @@ from dsa_core.attachment import Attachment, untouched
 from dsa_core.budget import as_budget
 from dsa_core.channels import ChannelGraph, check_fits
 from dsa_core.dsa import DSA
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, TrainingError
 from dsa_core.masked_weights import MaskedWeights
 from dsa_core.pruner_inputs import (
     check_free,
-    check_gradient,
     check_optimizers,
     followed,
-    held_out_error,
     plain,
     weights_of,
 )
@@ -247,9 +245,17 @@ class Pruner(SearchState):
         step, self.steps_done = self.steps_done, self.steps_done + 1
         if step < self.problem.warmup:
             return
-        check_gradient(gradient, step)
+        if not bool(gradient.isfinite().all()):
+            raise TrainingError(
+                f"step {step}: the gradient is not finite; check the loss, lower the learning "
+                "rate, or clip. The weights are exact; the keep ratios have not moved"
+            )
         if self.scheme.held_out and self.held_out_missing(step):
-            raise held_out_error(step, self.problem.method.label)
+            raise TrainingError(
+                f"step {step}: {self.problem.method.label} moves its keep ratios by held-out "
+                "batches: call pruner.held_out_step(lambda: loss_of(model, batch)) wherever "
+                "pruner.wants_held_out, or use the free gradient (estimator='free')"
+            )
         assert self.attachment is not None  # only an attachment calls this
         lr = float(self.attachment.optimizers[0].param_groups[0]["lr"])
         penalty = self.scheme.penalty(step, lr)

@@ -15,7 +15,7 @@ Whole = Annotated[int, Field(strict=True, ge=0, lt=MAX_CHANNELS)]
 class Width(BaseModel):
     """The length of an axis of a tensor, divided by a constant; or the lengths of its pieces."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tensor: Name
     axis: int = Field(strict=True, ge=0, lt=8)
@@ -40,7 +40,7 @@ class Remedies(BaseModel):
         frozen: group -> why all its channels stay.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     turned: tuple[Whole, ...] = ()
     attributes: dict[Name, Width] = {}
