@@ -41,10 +41,7 @@ class ConfigError(DSAError, ValueError):
 def closest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
     """The known name most similar to another, ignoring case; None if none is similar.
 
-    Args:
-        name: the name given.
-        known: the valid names.
-        cutoff: smallest similarity in [0, 1] (difflib's ratio).
+    `cutoff` is the smallest similarity, in [0, 1] (difflib's ratio).
     """
     folded = {each.casefold(): each for each in sorted(known, reverse=True)}
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
@@ -54,10 +51,7 @@ def closest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | No
 def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
     """The end of a message about an unknown name: ": did you mean 'dsa'?".
 
-    Args:
-        name: the name given.
-        known: the valid names.
-        otherwise: text if no name is near; None lists the known ones.
+    If no name is near, it ends in the text `otherwise`; None lists the known ones.
     """
     names = sorted(known)
     if near := closest(name, names):

@@ -104,14 +104,9 @@ def top_channels(b: Tensor, counts: Tensor, graph: ChannelGraph) -> Tensor:
 def masked_parameters(
     parameters: Mapping[str, Tensor], graph: ChannelGraph, mask: Tensor
 ) -> dict[str, Tensor]:
-    """The weights of all consumers with their input slices multiplied by the mask.
+    """The weights of all consumers with their input slices multiplied by a mask (n,), by name.
 
-    Args:
-        parameters: of the network, by name; not changed.
-        mask: shape (n,), any values; gradients reach it and the parameters.
-
-    Returns:
-        The masked weights only, by name.
+    The mask may have any values; gradients reach it and the parameters, which are not changed.
     """
     check_mask(parameters, graph, mask)
     if not graph.consumers:

@@ -45,7 +45,8 @@ def numbers_near(
     model: nn.Module, graph: ChannelGraph, name: str, *, above: bool = True
 ) -> dict[str, Width]:
     """Whole numbers that may stand for a group's width, in the modules whose operators handle its
-    channels, and in those above them; not above: and not those that may be another width."""
+    channels, and in those above them; not above: and not those that may be another width.
+    """
     span, held = span_of(graph, name), holding(graph, name)
     homes = [p for p, channels in graph.clues.modules.items() if span & set(channels.tolist())]
     found: dict[str, Width] = {}

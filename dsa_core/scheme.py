@@ -54,11 +54,7 @@ class Method(BaseModel):
         raise NotImplementedError
 
     def check_budget(self, budget: Budget) -> None:
-        """Refuse a budget that has no meaning for the method; knows no network yet.
-
-        Raises:
-            BudgetError: says what to ask for instead.
-        """
+        """Refuse a budget that has no meaning for the method; knows no network yet."""
         if len(budget.ratios) > 1 and not self.several_resources:
             raise BudgetError(
                 f"{self.label} follows one resource, the budget names {', '.join(budget.ratios)}: "

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dsa_core.budget import Cost
 from dsa_core.channels import ChannelGraph
 from dsa_core.channels.assemble import interpret, program_for
-from dsa_core.channels.export import evaluating, failing_module, first_line
+from dsa_core.channels.export import failing_module, first_line
 from dsa_core.channels.remedies import Remedies, Width
 from dsa_core.errors import SurgeryError, TraceError
 from dsa_core.example import Call, tensors_in
@@ -35,6 +35,7 @@ from dsa_core.numbers_in_code import (
 )
 from dsa_core.surgery.cut import duplicate, prune
 from dsa_core.surgery.verify import TOLERANCES, counted, distance, randomise
+from dsa_core.training.evaluate import mode
 
 LARGE = 50_000_000  # parameters from which the trial runs in the network's own number format
 ENOUGH = 2  # failures after which an attribute of a class of modules is not tried again
@@ -212,7 +213,7 @@ class Trial:
 
     def _run(self, model: nn.Module) -> list[Tensor]:
         torch.manual_seed(0)
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), mode(model, training=False):
             return [t.clone() for t in tensors_in(self.call(model))]
 
     def _forms(self) -> Iterator[bool]:

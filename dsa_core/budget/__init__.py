@@ -28,36 +28,6 @@ from dsa_core.budget.surface import (
 )
 from dsa_core.errors import ConfigError, nearest
 
-__all__ = [
-    "NS_PER_MS",
-    "Budget",
-    "Cost",
-    "CostForm",
-    "Costs",
-    "KeepRatioOptimizer",
-    "Paper",
-    "PaperSettings",
-    "Priced",
-    "PricedSettings",
-    "QuadraticForm",
-    "Residuals",
-    "Resource",
-    "as_budget",
-    "budget_at",
-    "check_budget",
-    "macs_form",
-    "make_optimizer",
-    "metric",
-    "params_form",
-    "prices",
-    "round_to_channels",
-    "sharpness_at",
-    "shift_to_budget",
-    "shift_to_budgets",
-    "step_scale_at",
-    "uniform_ratio",
-]
-
 
 def make_optimizer(
     name: str,

@@ -110,11 +110,7 @@ def interpreted(
 def assemble(
     tracer: Tracer, model: nn.Module, call: Call, names: Mapping[str, list[str]]
 ) -> ChannelGraph:
-    """Turn ids into classes, classes into groups, and number the prunable channels.
-
-    Args:
-        names: every name of each parameter and buffer, keyed by the first.
-    """
+    """Turn ids into classes, classes into groups, and number the prunable channels."""
     mark_elements(tracer)
     parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
     grouping = group_classes(tracer, tracer.book.classes(), parameters)
@@ -187,11 +183,9 @@ def mark_elements(tracer: Tracer) -> None:
 
 
 def mark_elementwise(tracer: Tracer, name: str, elements: Tensor, channel: Tensor) -> None:
-    """Find the axis of one parameter along which its elements belong to channels.
+    """Find the axis of one parameter along which its elements, by their ids, belong to channels.
 
-    Args:
-        elements: the ids of its elements, in its shape.
-        channel: id -> class if it is a channel that a layer makes, else -1.
+    `channel` gives the class of an id if it is a channel that a layer makes, else -1.
     """
     marked = tracer.axes.get(name, {})
     if marked and elements.ndim > 1:  # a weight of a layer that is also used otherwise

@@ -21,6 +21,7 @@ from torch.fx import Graph, GraphModule, Node
 from dsa_core.channels.program import Kind, Program, Value, signature
 from dsa_core.errors import TraceError
 from dsa_core.example import Call, tensors_in
+from dsa_core.training.evaluate import mode
 
 DATA_DEPENDENT = re.compile(  # in the name or the text of torch's many errors of this one kind
     "data-dependent|DataDependent|DynamicOutputShape|Cannot cast FakeTensor|"
@@ -47,7 +48,7 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
         TraceError: the forward itself raises, or it cannot be exported; names the innermost module
             that was running.
     """
-    with evaluating(model), attributes_kept(model):
+    with mode(model, training=False), attributes_kept(model):
         handle = model.register_forward_hook(lambda _, __, output: returned(model, output))
         try:
             with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # dumps of whole graphs
@@ -63,18 +64,6 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
             raise TraceError(told_export(model, error)) from error
         finally:
             handle.remove()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode for the length of a block; each module's mode comes back."""
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

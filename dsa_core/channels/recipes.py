@@ -30,8 +30,7 @@ class Computed(Ids):
     def marks(self, rows: Tensor, columns: Tensor | None) -> list[tuple[str, int, Tensor]]:
         """(source, axis, ids) wherever a source's axes look like the weight's first two.
 
-        Args:
-            rows, columns: ids along the weight's first and second axis; a bias has only one.
+        The ids lie along those axes, `rows` and `columns`; a bias has only one.
         """
         found = []
         for source in self.sources:
@@ -47,8 +46,7 @@ class Computed(Ids):
 def recipes(program: Program) -> tuple[dict[Value, list[Value]], set[Step]]:
     """Find the weights that are computed from parameters and buffers and used as weights alone.
 
-    Returns:
-        Each such weight with its sources, and all steps that take part in computing them.
+    Each with its sources; and all steps that take part in computing them.
     """
     weights: dict[Value, list[Value]] = {}
     inside: set[Step] = set()

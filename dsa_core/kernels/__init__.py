@@ -25,18 +25,6 @@ from dsa_core.kernels.checks import check_inputs
 from dsa_core.kernels.fast import Threshold
 from dsa_core.kernels.segments import segment_ids, segment_sum
 
-__all__ = [
-    "Threshold",
-    "backends",
-    "check_inputs",
-    "resolve_backend",
-    "segment_ids",
-    "segment_sum",
-    "soft_topk",
-    "solve_threshold",
-]
-
-
 _NAMES = ("auto", "reference", "torch", "triton")
 
 

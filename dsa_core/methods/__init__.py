@@ -21,25 +21,3 @@ ALLOCATORS: dict[str, Callable[..., Allocation]] = {
     "amc": amc.allocate,
     **{name: partial(trials.allocate, name) for name in METHODS},
 }
-
-__all__ = [
-    "ALLOCATORS",
-    "DCSS",
-    "DSA",
-    "DTP",
-    "METHODS",
-    "SSL",
-    "AMCSettings",
-    "Allocation",
-    "DTPWeight",
-    "Knapsack",
-    "MorphNet",
-    "OnStep",
-    "Random",
-    "SearchConfig",
-    "SearchData",
-    "Uniform",
-    "Update",
-    "ratios_on_path",
-    "search",
-]

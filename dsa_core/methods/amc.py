@@ -49,12 +49,8 @@ def allocate(
     dense layers.
 
     Args:
-        model: trained network, on its device; not changed.
-        graph: of the model.
-        budget: to reach.
         data: the reward is measured on `held_out`, or on `ratios` if that is None.
         config: `config.amc`, and the number format from `config.train`.
-        seed: of the agent.
         on_step: called after every episode with its loss and keep ratios; True ends the search.
 
     Raises:
@@ -76,11 +72,7 @@ def allocate(
 
 
 class AMCSearch:
-    """The state of one search: the agent, and the result of every episode.
-
-    Args:
-        model, graph, budget, data, config, seed: as in `allocate`.
-    """
+    """The state of one search: the agent, and the result of every episode."""
 
     def __init__(
         self,

@@ -47,11 +47,7 @@ class Wall:
 
     @staticmethod
     def of(graph: ChannelGraph, budget: Budget, keep_least: float) -> "Wall":
-        """Make the bound for a network.
-
-        Raises:
-            BudgetError: the budget is below the cost of the smallest counts.
-        """
+        """Make the bound for a network; BudgetError if the smallest counts cost too much."""
         cost = budget.cost(graph)
         wanted = (keep_least * cost.sizes - 1e-9).ceil().long()
         least = budget.step_up(torch.maximum(wanted, budget.least_counts(cost)), cost.sizes)
@@ -104,8 +100,6 @@ class PruningEnv(gymnasium.Env[Observation, Observation]):
     to every decision of the episode; with its discount of 1 the best policy is the same.
 
     Args:
-        model, graph: the network.
-        budget: to reach.
         reward: counts (K,) -> the reward.
         keep_least: smallest keep ratio.
     """
@@ -163,12 +157,10 @@ class PruningEnv(gymnasium.Env[Observation, Observation]):
 
 
 def layer_table(model: nn.Module, graph: ChannelGraph) -> Tensor:
-    """The constant features of the first layer of every group.
+    """The constant features of the first layer of every group, (K, 7), scaled to at most 1.
 
-    Returns:
-        Shape (K, 7), each column divided by its largest value: index, output channels (of the
-        group), input channels, height and width of the input, stride, kernel. A linear layer has
-        height, width, stride and kernel 1.
+    Index, output channels (of the group), input channels, height and width of the input, stride,
+    kernel. A linear layer has height, width, stride and kernel 1.
     """
     layers = {layer.name: layer for layer in graph.layers}
     firsts = [layers[group.members[0]] for group in graph.prunable]

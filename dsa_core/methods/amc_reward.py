@@ -33,12 +33,6 @@ class MaskedScore:
 
     The held-out examples are read once and stay on the device. Weights and BatchNorm statistics are
     those of the dense network and never change.
-
-    Args:
-        model, graph: the network.
-        data: gives the examples, see `held_out`.
-        settings: of AMC.
-        train: number format and memory order; "auto" measures and takes the fastest.
     """
 
     def __init__(

@@ -94,10 +94,6 @@ class ChoiceScheme(Scheme):
 
     First order, as in DARTS: the logits' gradient is that of the loss at the present weights. The
     channels are ranked again at every update (open in the paper). Nothing is sampled.
-
-    Args:
-        problem: what is searched.
-        method: settings.
     """
 
     def __init__(self, problem: Problem, method: DCSS) -> None:

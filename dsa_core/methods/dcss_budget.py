@@ -111,16 +111,13 @@ class Choices:
     def step(
         self, gain: Tensor, budget: float, *, temperature: float, step_scale: float = 1.0
     ) -> Residuals:
-        """Make one update.
+        """Make one update; returns the residuals of the keep ratios' optimizer.
 
         Args:
             gain: dL/dpi at `pi`, shape (K, J), finite.
             budget: B of this step, a ratio of the dense cost.
             temperature: of the softmax from now on.
             step_scale: factor of the data part of the step, >= 0; should decay to 0.
-
-        Returns:
-            Residuals of the keep ratios' optimizer.
         """
         slope = ratio_slope(gain, self.pi, self.candidates)
         residuals = self.ratios.step(slope, budget, step_scale=step_scale)

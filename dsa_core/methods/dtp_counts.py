@@ -122,19 +122,12 @@ def _positive(x: Tensor) -> Tensor:
 
 
 def ranks(importance: Tensor, offsets: Tensor) -> Tensor:
-    """Scores by the order within each group: (rank + 1/2) / size, in (0, 1).
+    """Scores by the order within each group: (rank + 1/2) / size, in (0, 1), float32.
 
     The least important unit of n scores 1 / 2n, the most important 1 - 1 / 2n; of equals the first
-    ranks higher. So every group has the same scores, whatever the scale of its importance, and at
-    first one threshold for all groups is the uniform allocation: what departs from it later, the
-    loss has asked for.
-
-    Args:
-        importance: shape (n,).
-        offsets: bounds of the groups, shape (G + 1,).
-
-    Returns:
-        Scores, shape (n,), float32.
+    ranks higher. So every group has the same scores, whatever the scale of its importance, (n,),
+    and at first one threshold for all groups is the uniform allocation: what departs from it later,
+    the loss has asked for.
     """
     parts = places(importance, offsets).split(offsets.diff().tolist())
     return torch.cat([((len(p) - 0.5 - p.double()) / len(p)).float() for p in parts])

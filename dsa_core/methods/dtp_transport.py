@@ -84,17 +84,12 @@ def sinkhorn(scores: Tensor, k: Tensor, offsets: Tensor, *, eps: float, steps: i
     """Solve the same problem by Sinkhorn's alternating scaling: slow and obviously right.
 
     One segment after the other, on the full plan, in the log domain. The columns are scaled last,
-    so the masks sum to k after any number of steps; the rows are right in the limit only.
+    so the masks sum to k after any number of steps; the rows are right in the limit only. Autograd
+    passes through each step.
 
     Args:
-        scores: s, shape (n,).
-        k: channels kept, shape (G,), in (0, n_g].
-        offsets: shape (G + 1,), int64.
-        eps: weight of the entropy, > 0.
+        scores, k, offsets, eps: as in `transport_mask`.
         steps: number of scalings of rows and columns, at least 1.
-
-    Returns:
-        Masks m = n P_i1, shape (n,), in the dtype of the scores. Autograd passes through each step.
     """
     _check_eps(eps)
     check_inputs(scores, k, offsets, temperature=eps)

@@ -68,17 +68,10 @@ class CostPenalty(PenaltyScheme):
 
 
 def channel_prices(alive: Tensor, cost: Cost) -> Tensor:
-    """The slope of the cost in the number of channels of every group.
+    """The slope dF/dn_k of the cost in the channels alive of every group, float64, shape (K,).
 
     For a convolution with `in` and `out` channels alive F = c in out, so the sum over channels of
     gate * slope is MorphNet's  c (in sum|gamma_out| + out sum|gamma_in|).
-
-    Args:
-        alive: channels alive, int64, shape (K,).
-        cost: of the network.
-
-    Returns:
-        dF/dn_k, float64, shape (K,).
     """
     sizes = cost.sizes.double()
     return cost.relative.gradient(alive.double() / sizes) / sizes

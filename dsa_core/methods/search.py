@@ -33,11 +33,7 @@ def search(
     checkpoint, written after every epoch, ends with the same bits.
 
     Args:
-        method: settings of the method.
         model: dense network, trained or not, on its device; trained in place.
-        graph: of the model.
-        budget: to reach.
-        data: training data.
         config: how the weights train.
         seed: of the masks.
         on_step: called with every update of the keep ratios; True ends the search.

@@ -89,15 +89,9 @@ def slices_of(graph: ChannelGraph, members: Members) -> tuple[Slice, ...]:
 def group_norms(
     parameters: Mapping[str, Tensor], graph: ChannelGraph, slices: tuple[Slice, ...]
 ) -> Tensor:
-    """||w_g||_2 of every channel's weights over all the tensors in which it has some.
+    """||w_g||_2 of every channel's weights over all the tensors in which it has some, (n,).
 
-    Args:
-        parameters: by name.
-        graph: of the network.
-        slices: (weight, axis, flat channel of each position).
-
-    Returns:
-        Shape (n,), differentiable; the gradient is 0 where all weights are 0.
+    Differentiable; the gradient is 0 where all weights are 0.
     """
     some = next(iter(parameters.values()))
     squares = torch.zeros(graph.n_channels, device=some.device)

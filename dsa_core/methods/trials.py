@@ -20,12 +20,7 @@ from dsa_core.training.stopwatch import total_time
 
 @dataclass(frozen=True)
 class Trials:
-    """Trainings of one network from the same weights at successive strengths.
-
-    Attributes:
-        method: the penalty and the search for its strength.
-        model, graph, budget, data, config, seed: as in `search`.
-    """
+    """Trainings of one network from the same weights at successive strengths of a penalty."""
 
     method: Penalty
     model: nn.Module

@@ -11,12 +11,13 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from dsa_core.channels import ChannelGraph, check_fits
-from dsa_core.channels.export import evaluating, failing_module, first_line
+from dsa_core.channels.export import failing_module, first_line
 from dsa_core.channels.remedies import Width
 from dsa_core.channels.stand_ins import stand_in_where_cut
 from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
 from dsa_core.surgery.reconstruct import reconstruct as refit
+from dsa_core.training.evaluate import mode
 
 COMPUTING = (BasePruningMethod, WeightNorm, SpectralNorm)  # hooks that set a weight
 CUTS = "_channel_cuts"  # attribute of a pruned network; copies of it carry it too
@@ -62,7 +63,7 @@ def prune(
             done[id(tensor)] = cut(tensor, by_axis, always)
         setattr(module, attribute, done[id(tensor)])
     stand_in_where_cut(pruned, graph.axes)
-    with evaluating(pruned):  # in training mode a spectral norm counts every look at its weight
+    with mode(pruned, training=False):  # else a spectral norm counts every look at its weight
         for module in pruned.modules():
             resize(module)
     for name, width in graph.remedies.attributes.items():
@@ -216,7 +217,7 @@ def try_forward(model: nn.Module, example: Any) -> Any:
     """
     call = Call.of(example)
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), mode(model, training=False):
             return call(model)
     except Exception as error:
         where = failing_module(model, error)

@@ -28,9 +28,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from dsa_core.channels import ChannelGraph
-from dsa_core.channels.export import evaluating
 from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
+from dsa_core.training.evaluate import mode
 
 RIDGE = 1e-4  # of the mean square of an input, so that it has no unit
 POSITIONS = 100_000  # rows of X taken from a batch at the most; larger maps are thinned evenly
@@ -95,7 +95,7 @@ def reconstruct(
         raise SurgeryError("reconstruct: wanted some batches of inputs, got none")
     always = torch.cat([keep.cpu(), torch.ones(1, dtype=torch.bool)])  # place -1: stays
     fits = []
-    with evaluating(pruned), evaluating(dense):
+    with mode(pruned, training=False), mode(dense, training=False):
         norms = norms_behind(pruned, inputs[0], run)
         for layer in tqdm(graph.layers, desc="reconstruct", unit="layer", disable=not progress):
             name = layer.weight.rpartition(".")[0]

@@ -90,12 +90,9 @@ class BatchSource(ABC):
         return islice(self.epoch(0), turns.start, None, turns.step)
 
     def forever(self, start_step: int = 0) -> Iterator[Batch]:
-        """Yield this process's rows of batches without end.
+        """Yield this process's rows of batches without end, so many steps having been taken.
 
-        Step t is position t mod len of epoch t // len.
-
-        Args:
-            start_step: steps already taken, so that a resumed search sees what it would have seen.
+        Step t is position t mod len of epoch t // len: a resumed search sees what it would have.
         """
         epoch, start = divmod(start_step, len(self))
         while True:

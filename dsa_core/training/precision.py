@@ -92,15 +92,10 @@ def choose_precision(
     single candidate is not measured. The random state of torch is restored.
 
     Args:
-        model: the network, on its device, in the mode in which it will run.
+        model: on its device, in the mode in which it will run.
         x: a real batch on that device.
         loss: outputs -> scalar; None = mean of squares.
-        precision: "fp32", "bf16" or "auto" = both.
-        channels_last: True, False or "auto" = both.
-        repeats: timed passes of each candidate.
-
-    Returns:
-        The chosen format, with all measured times.
+        precision, channels_last: "auto" = both.
     """
     names = ["fp32", "bf16"] if precision == "auto" else [precision]
     orders = [False, True] if channels_last == "auto" else [bool(channels_last)]
