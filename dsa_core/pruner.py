@@ -105,8 +105,6 @@ class Pruner(SearchState):
         self.attachment: Attachment | None = None
         self._final: Allocation | None = None
 
-    # -- the four calls ---------------------------------------------------------------------------
-
     def attach(self, *optimizers: Any, scaler: Any = None) -> Self:
         """Hook into the network and its optimizers; from now on they train under masks.
 
@@ -218,8 +216,6 @@ class Pruner(SearchState):
         self.last_held_out = self.steps_done
         self.note(self.steps_done, figures)
 
-    # -- the answer -------------------------------------------------------------------------------
-
     @property
     def allocation(self) -> Allocation:
         """Which channels stay: as cut by `finish`, before that as would be cut now."""
@@ -228,8 +224,6 @@ class Pruner(SearchState):
         with self.attachment.exact() if self.attachment else nullcontext():
             budget = self.problem.budget_now(self.steps_done)
             return self.allocate(budget, self.scheme.importance())
-
-    # -- what the attachment asks -----------------------------------------------------------------
 
     def _draw(self) -> Tensor | None:
         return self.scheme.mask(self.steps_done) if self.searching else None

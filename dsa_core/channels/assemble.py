@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsa_core.channels import rules_layers, rules_math, rules_moves, rules_positions, rules_products
+from dsa_core.channels import rules_layers, rules_math, rules_moves, rules_products
 from dsa_core.channels.checks import check_device, check_traceable
 from dsa_core.channels.export import export, program_of
 from dsa_core.channels.graph import ChannelGraph, Layer, Norm, without_empty
@@ -27,7 +27,6 @@ RULES = {
     **rules_math.RULES,
     **rules_layers.RULES,
     **rules_products.RULES,
-    **rules_positions.RULES,
 }
 TURNS = 4  # of views, until the heads of all products lie apart
 

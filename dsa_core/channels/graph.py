@@ -240,7 +240,6 @@ def without_empty(axes: Mapping[str, Mapping[int, Tensor]]) -> dict[str, dict[in
     return {name: by_axis for name, by_axis in kept.items() if by_axis}
 
 
-def shorten(names: Sequence[str], most: int = 4) -> str:
-    """The first few of a list of names."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def shorten(names: Sequence[str]) -> str:
+    """The first four of a list of names."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -82,16 +82,12 @@ def with_unit(score: float, unit: str) -> str:
 
 def classification() -> Task:
     """Classification: cross-entropy, with accuracy as the score."""
-    return Task("classification", _cross_entropy, correct, "accuracy", _smoothed_cross_entropy)
+    return Task("classification", cross_entropy, correct, "accuracy", _smoothed_cross_entropy)
 
 
 def correct(outputs: Tensor, targets: Tensor) -> Tensor:
     """Count the rows of `outputs`, (N, K), whose largest entry is at `targets`, (N,)."""
     return (outputs.argmax(1) == targets).sum()
-
-
-def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return cross_entropy(outputs, targets)
 
 
 def _smoothed_cross_entropy(outputs: Tensor, targets: Tensor, amount: float) -> Tensor:
