@@ -39,13 +39,7 @@ from dsa_core.channels import ChannelGraph, check_fits
 from dsa_core.dsa import DSA
 from dsa_core.errors import ConfigError, TrainingError
 from dsa_core.masked_weights import MaskedWeights
-from dsa_core.pruner_inputs import (
-    check_free,
-    check_optimizers,
-    followed,
-    plain,
-    weights_of,
-)
+from dsa_core.pruner_inputs import check_free, check_optimizers, followed, plain, weights_of
 from dsa_core.ranking import Importance, importance
 from dsa_core.scheme import Method, Problem
 from dsa_core.search_state import SearchState

@@ -22,12 +22,7 @@ from dsa_core.channels.tracer import Tracer, state_aliases
 from dsa_core.errors import TraceError
 from dsa_core.example import Call
 
-RULES = {
-    **rules_moves.RULES,
-    **rules_math.RULES,
-    **rules_layers.RULES,
-    **rules_products.RULES,
-}
+RULES = {**rules_moves.RULES, **rules_math.RULES, **rules_layers.RULES, **rules_products.RULES}
 TURNS = 4  # of views, until the heads of all products lie apart
 
 
@@ -90,13 +85,7 @@ def interpreted(
 ) -> Tracer:
     """The state after one run of the operators on ids."""
     first = {alias: name for name, aliases in names.items() for alias in aliases}
-    tracer = Tracer(
-        RULES,
-        first,
-        batch=call.batch,
-        rank=call.first_tensor.ndim,
-        turned=turned,
-    )
+    tracer = Tracer(RULES, first, batch=call.batch, rank=call.first_tensor.ndim, turned=turned)
     tracer.run(program)
     if all(layer.in_ids is None for layer in tracer.layers.values()):
         raise TraceError(

@@ -8,13 +8,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from dsa_core.budget import (
-    Budget,
-    PricedSettings,
-    round_to_channels,
-    sharpness_at,
-    step_scale_at,
-)
+from dsa_core.budget import Budget, PricedSettings, round_to_channels, sharpness_at, step_scale_at
 from dsa_core.kernels.segments import places, segment_ids
 from dsa_core.masked_weights import MaskedWeights
 from dsa_core.methods.dcss_budget import make_choices

@@ -15,13 +15,7 @@ REACH = 40.0  # sigmoid(40) is 1 to the last bit of float64
 
 
 def competing_counts(
-    scores: Tensor,
-    offsets: Tensor,
-    cost: CostForm,
-    budget: float,
-    *,
-    eps: float,
-    floors: Tensor,
+    scores: Tensor, offsets: Tensor, cost: CostForm, budget: float, *, eps: float, floors: Tensor
 ) -> Tensor:
     """Count what every group keeps where all scores compete under one budget.
 
@@ -94,12 +88,7 @@ def _ratios(
 
 
 def _root(
-    scores: Tensor,
-    offsets: Tensor,
-    cost: CostForm,
-    budget: float,
-    scale: float,
-    floors: Tensor,
+    scores: Tensor, offsets: Tensor, cost: CostForm, budget: float, scale: float, floors: Tensor
 ) -> Tensor:
     """Find t with F = B, shape (); of many scores, from the threshold of a sample."""
     every, start = -(-len(scores) // SAMPLE), None

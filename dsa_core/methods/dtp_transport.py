@@ -46,13 +46,7 @@ class Plan(NamedTuple):
         return cls(zeros[:n], zeros[n:])
 
 
-def transport_mask(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    *,
-    eps: float,
-) -> Tensor:
+def transport_mask(scores: Tensor, k: Tensor, offsets: Tensor, *, eps: float) -> Tensor:
     """Solve the transport problem of every segment in closed form.
 
     The plan is P_ij = u_i exp(-C_ij / eps) v_j, and C_i0 - C_i1 = 2 s_i - 1. With the rows fixed,
@@ -115,12 +109,7 @@ def _sinkhorn_one(s: Tensor, k: Tensor, eps: float, steps: int) -> Tensor:
 
 
 def proximal_step(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    plan: Plan,
-    *,
-    eps: float,
+    scores: Tensor, k: Tensor, offsets: Tensor, plan: Plan, *, eps: float
 ) -> tuple[Tensor, Plan]:
     """One scaling of the proximal problem, the step that DTP takes per mini-batch.
 

@@ -78,10 +78,7 @@ def cut_made(graph: ChannelGraph, keep: Tensor) -> dict[str, Any]:
     """What was cut, as plain data for JSON: the kept channels of every group, and the example that
     the groups were traced with."""
     groups = {
-        g.name: {
-            "size": g.size,
-            "kept": keep[g.start : g.start + g.size].nonzero()[:, 0].tolist(),
-        }
+        g.name: {"size": g.size, "kept": keep[g.start : g.start + g.size].nonzero()[:, 0].tolist()}
         for g in graph.prunable
     }
     return {

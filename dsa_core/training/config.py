@@ -2,13 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 ScheduleName = Literal["one_cycle", "multi_step", "cosine", "constant"]
 PrecisionName = Literal["auto", "fp32", "bf16"]

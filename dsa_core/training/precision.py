@@ -114,10 +114,7 @@ def choose_precision(
 
 
 def _best_times(
-    model: nn.Module,
-    x: Tensor,
-    loss: Callable[[Tensor], Tensor],
-    candidates: list[Precision],
+    model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], candidates: list[Precision]
 ) -> list[float]:
     """Time the candidates in alternation, so that a busy moment does not hit only one."""
     trials = [copy.deepcopy(model) for _ in candidates]
