@@ -51,7 +51,7 @@ class Allocation:
         keep_ratios: relaxed keep ratios, float64, shape (K,).
         importance: of every channel at the end, shape (n,); ranks the channels of a group.
         counts: kept channels of every group, int64, shape (K,).
-        updates: the way there.
+        updates: the path of the search.
         epochs: one record for each epoch of masked training.
         seconds, processor_seconds: of the whole search, all its trials; see `Stopwatch`.
         device: where it ran.
@@ -128,7 +128,7 @@ class Allocation:
         params: float | None = None,
         latency: float | None = None,
     ) -> "Allocation":
-        """The allocation for another budget that the search passed on its way down.
+        """The allocation for another budget that the search passed.
 
         Of several resources at once all hold. The keep ratios are those of the last update at or
         above the asked cost, shifted on it (a common factor, which leaves the prices as they are),
@@ -169,12 +169,12 @@ class Allocation:
 
 
 def falls(budgets: Sequence[float]) -> bool:
-    """Whether a search asked for less and less on its way, from the budget of each update."""
+    """Whether a search asked for less and less, from the budget of each update."""
     return bool(budgets) and budgets[0] > budgets[-1]
 
 
 def ratios_on_path(passed: Tensor, costs: Cost | Sequence[Cost], budget: Budget) -> Tensor:
-    """Read from the way of one search the keep ratios for another budget.
+    """Read from the path of one search the keep ratios for another budget.
 
     They are those of the last update that is not below the budget (of several, not within all of
     them), shifted on it: a factor common to all groups, which keeps their proportions.

@@ -9,7 +9,7 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.channels.remedies import Width
 
 TRIES = 12  # attributes that are tried one by one for one group
-SIZED = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase)  # `prune` sees to them
+SIZED = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase)  # `prune` handles them
 
 
 def holding(graph: ChannelGraph, name: str) -> dict[tuple[str, int], int]:

@@ -41,9 +41,9 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     label: ClassVar[str]
-    follows_budget: ClassVar[bool] = True  # False: it knows no budget on its way
+    follows_budget: ClassVar[bool] = True  # False: it knows no budget during the search
     several_resources: ClassVar[bool] = False  # whether one budget may limit more than one
-    learns: ClassVar[bool] = True  # False: it listens to no loss, and needs no step of a search
+    learns: ClassVar[bool] = True  # False: it uses no loss, and needs no step of a search
 
     importance: SearchImportance = "gamma_first"
     ratio_every: int = Field(default=2, ge=1)

@@ -1,4 +1,4 @@
-"""Follow every channel, then verify by a trial cut: nobody holds a graph that cuts wrongly.
+"""Follow every channel, then verify by a trial cut that the graph cuts correctly.
 
 An exported graph hides where a width was written as a number (`view(b, c // 2, 2, h, w)`,
 `y / y.shape[1] ** .5`, `groups=self.channels`). So tracing trusts: it reads the graph as most
@@ -89,7 +89,7 @@ class Trial:
     def __init__(self, model: nn.Module, call: Call) -> None:
         self.model, self.call = model, call
         self.forms = self._forms()
-        self.vain: Counter[frozenset[str]] = Counter()  # attributes set in vain, by their class
+        self.failures: Counter[frozenset[str]] = Counter()  # of attributes, by their class
         self.macs: tuple[int, int] | None = None  # by our cost and by torch, of the last cut
 
     def settle(self, read: Read, graph: ChannelGraph) -> ChannelGraph:
@@ -187,13 +187,13 @@ class Trial:
         """Set whole numbers of modules that stand for the width of a group; or freeze it."""
         for widths in attributes_near(self.model, graph, name):
             kind = frozenset(kind_of(self.model, attribute) for attribute in widths)
-            if self.vain[kind] >= ENOUGH:
+            if self.failures[kind] >= ENOUGH:
                 continue
             attributes = {**graph.remedies.attributes, **widths}
             tried = with_remedies(graph, attributes=attributes)
             if not self.fault(tried, [name]):
                 return tried
-            self.vain[kind] += 1
+            self.failures[kind] += 1
         return frozen(graph, {name: fault + parametrized(graph, name) * (fault == CHANGED)})
 
     def without_mixed_faults(self, graph: ChannelGraph) -> ChannelGraph:

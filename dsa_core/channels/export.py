@@ -60,8 +60,8 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
             handle.remove()
             cause = own_error(model, call)
             if cause is not None:
-                raise TraceError(told_forward(model, call, cause)) from cause
-            raise TraceError(told_export(model, error)) from error
+                raise TraceError(forward_message(model, call, cause)) from cause
+            raise TraceError(export_message(model, error)) from error
         finally:
             handle.remove()
 
@@ -105,8 +105,8 @@ def own_error(model: nn.Module, call: Call) -> Exception | None:
     return None
 
 
-def told_forward(model: nn.Module, call: Call, error: Exception) -> str:
-    """Say that the network cannot be run on the example at all."""
+def forward_message(model: nn.Module, call: Call, error: Exception) -> str:
+    """The message where the network cannot be run on the example at all."""
     given = ", ".join(f"{name} {tuple(t.shape)} {kind(t)}" for name, t in call.tensors.items())
     weight = next(model.parameters(), None)
     own = "" if weight is None else f", the network is {kind(weight)}"
@@ -117,8 +117,8 @@ def told_forward(model: nn.Module, call: Call, error: Exception) -> str:
     )
 
 
-def told_export(model: nn.Module, error: Exception) -> str:
-    """Say that the network runs, but cannot be traced."""
+def export_message(model: nn.Module, error: Exception) -> str:
+    """The message where the network runs, but cannot be traced."""
     dependent = DATA_DEPENDENT.search(f"{type(error).__name__} {error}")
     return (
         f"the network runs, but torch.export cannot trace it: it stopped in "

@@ -78,7 +78,7 @@ class ChannelGraph:
         parameters: the shape of every parameter.
         fixed_macs: MACs of products of activations, which no keep ratio changes.
         products: of each other product of activations, its MACs and the heads, or the channels,
-            that share them, each alike.
+            that share them equally.
         frozen: reason -> number of layer channels that stay for it.
         unknown_ops: operators without a rule, and how often they occurred; all they touch is
             frozen.

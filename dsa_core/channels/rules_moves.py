@@ -111,7 +111,7 @@ def select(tracer: Tracer, call: OpCall) -> Ids:
 def concatenate(tracer: Tracer, call: OpCall) -> Ids:
     """Put tensors one after the other.
 
-    Where the channels lie on another axis (pictures side by side, tokens after tokens), those of
+    Where the channels lie on another axis (images side by side, tokens after tokens), those of
     all parts are united, as in a sum: every part must lose the same ones.
     """
     axis = int(call.args.get("dim") or 0) % len(call.shape)

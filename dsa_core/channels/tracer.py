@@ -63,7 +63,7 @@ class Tracer:
         views, ways: of each view that cuts an axis, the ids on it, and into how many axes.
         wishes: ids that would have to lie along another axis of the view that cut them.
         products: of products of activations, their MACs for one example, and the ids that share
-            them, each alike.
+            them equally.
         seen: path of a module -> the ids that its own operators handled.
     """
 

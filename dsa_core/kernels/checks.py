@@ -1,4 +1,4 @@
-"""The door's checks: every argument of `soft_topk` that has no answer is refused here, by name."""
+"""Checks of the arguments of `soft_topk`: one that has no answer is refused here, by name."""
 
 import torch
 from torch import Tensor

@@ -142,7 +142,7 @@ def form(tensor: Tensor) -> str:
 
 
 def cuts_in(architecture: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every cut that a file describes, first to last; one of old knows a single input only."""
+    """Every cut that a file describes, first to last; an older one knows a single input only."""
     tensor = {"tensor": architecture["input_shape"], "dtype": "float32"}
     example = architecture.get("example", {"args": [tensor], "kwargs": {}})
     last = {entry: architecture.get(entry) for entry in ("groups", "remedies")}

@@ -128,7 +128,7 @@ def compared(
 
 
 def on_cpu(tensor: Tensor) -> Tensor:
-    """On the CPU; numbers with a point in float32."""
+    """On the CPU; floating-point values in float32."""
     tensor = tensor.detach().cpu()
     return tensor.float() if tensor.is_floating_point() else tensor
 
@@ -189,7 +189,7 @@ def onnx_bytes(network: Flat, tensors: Sequence[Tensor], *, batch: int) -> bytes
                 output_names=numbered("output", len(network(*tensors))),
                 verbose=False,
             )
-        assert program is not None  # None only from the exporter of old, dynamo=False
+        assert program is not None  # None only from the older exporter, dynamo=False
         proto = program.model_proto
         onnx.checker.check_model(proto, full_check=True)
         content: bytes = proto.SerializeToString()

@@ -1,6 +1,6 @@
 """What `architecture.json` and `sparse.json` may say: each entry with its type and its limits.
 
-A file is data of a stranger's. The limits are far above any network that is pruned here, and far
+A file may come from a stranger. The limits are far above any network that is pruned here, and far
 below what would fill a machine's memory.
 """
 
@@ -138,9 +138,9 @@ class Architecture(Facts):
 
     Attributes:
         groups: by name.
-        example: of the last cut; None in files of old, which have an input shape alone.
+        example: of the last cut; None in older files, which have an input shape alone.
         earlier: the cuts before the last one, first to last.
-        remedies: of the last cut; files of old have none.
+        remedies: of the last cut; older files have none.
     """
 
     groups: dict[Name, KeptGroup]

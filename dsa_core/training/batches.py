@@ -81,7 +81,7 @@ class BatchSource(ABC):
         """Describe everything that decides which numbers come out, for checkpoints."""
 
     def mine(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield this process's rows of the batches of an epoch, see `parallel.share`."""
+        """Yield this process's rows of the batches of an epoch, see `processes.share`."""
         return starmap(share, self.epoch(epoch, start))
 
     def in_turn(self) -> Iterator[Batch]:

@@ -28,7 +28,7 @@ class TrainConfig(BaseModel):
         precision: "fp32", "bf16" (autocast), or "auto" = measure and take the faster. It is fixed
             by default: where the two are close, what is measured depends on the moment, and equal
             runs would differ in their number format.
-        channels_last: memory order of the pictures, or "auto" = measure and take the faster; fixed
+        channels_last: memory order of images, or "auto" = measure and take the faster; fixed
             by default, as above.
         label_smoothing: amount, for tasks that know it; the reported loss is never smoothed.
         clip_norm: largest norm of the whole gradient; None = not clipped.

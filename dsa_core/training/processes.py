@@ -65,7 +65,7 @@ def share(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def share_list(items: list[T]) -> list[T]:
-    """The same of a list, such as the names of a batch's pictures."""
+    """The same of a list, such as the names of a batch's images."""
     return items[my_rows(len(items))]
 
 
