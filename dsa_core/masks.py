@@ -112,9 +112,8 @@ def masked_parameters(
     if not graph.consumers:
         return {}
     extended = torch.cat([mask, mask.new_ones(1)])  # place -1: channels that always stay
-    values = extended[graph.read_places.to(mask.device)].split(
-        [len(channels) for _, _, channels in graph.consumers]
-    )
+    lines = [channels for _, _, channels in graph.consumers]
+    values = extended[torch.cat(lines).to(mask.device)].split([len(line) for line in lines])
     masked = {}
     for (name, axis, _), value in zip(graph.consumers, values, strict=True):
         weight = parameters[name]

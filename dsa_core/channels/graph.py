@@ -151,12 +151,6 @@ class ChannelGraph:
         return tuple((name, axis, found) for name, axis, found in places if found is not None)
 
     @cached_property
-    def read_places(self) -> Tensor:
-        """The flat channels of all `consumers`, one after the other, int64."""
-        places = [channels for _, _, channels in self.consumers]
-        return torch.cat(places) if places else torch.zeros(0, dtype=torch.int64)
-
-    @cached_property
     def first_scales(self) -> Tensor:
         """Of every flat channel the first BatchNorm scale, as its place in the concatenation of
         the scales of all `norms`; -1 if it passes none. int64, shape (n,)."""

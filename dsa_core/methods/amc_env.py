@@ -1,5 +1,6 @@
 """Pruning as a reinforcement-learning environment: one action per group, the reward at the end."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -68,19 +69,16 @@ class Wall:
     def most(self, k: int, counts: Tensor) -> int:
         """The largest count of group k that keeps the budget within reach.
 
-        Args:
-            k: the group.
-            counts: chosen counts of the groups before k, shape (K,); the other entries are ignored.
+        Only the counts (K,) of the groups before k are read.
         """
         trial = torch.cat([counts[:k], self.least[k:]])
         choices, limit = self.allowed(k), self.budget.ratio * self.cost.dense + ROUNDINGS
-        low, high = 0, len(choices) - 1  # the cost rises with the count, and choices[0] fits
-        while low < high:
-            middle = (low + high + 1) // 2
-            trial[k] = choices[middle]
-            fits = self.cost.at(trial) <= limit
-            low, high = (middle, high) if fits else (low, middle - 1)
-        return choices[low]
+
+        def cost(count: int) -> int:
+            trial[k] = count
+            return self.cost.at(trial)
+
+        return choices[bisect_right(choices, limit, lo=1, key=cost) - 1]  # choices[0] fits
 
     def count(self, k: int, action: float, counts: Tensor) -> int:
         """The allowed count nearest to action * size."""

@@ -209,31 +209,29 @@ def put(layer: Fitted, new: Tensor, norm: nn.Module | None) -> None:
 def rows_of(layer: Fitted, x: Tensor) -> Tensor:
     """What each output of a layer is a linear function of: (g, N, d), rows thinned evenly."""
     if isinstance(layer, nn.Linear):
-        rows = x.reshape(1, -1, x.shape[-1])
-    else:
-        assert not isinstance(layer.padding, str)  # see `plain`
-        patches = unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-        n, width, places = patches.shape
-        patches = patches.view(n, layer.groups, width // layer.groups, places)
-        rows = patches.permute(1, 0, 3, 2).reshape(layer.groups, n * places, -1)
-    return rows[:, :: step_of(rows.shape[1])]
+        return thinned(x.reshape(1, -1, x.shape[-1]))
+    assert not isinstance(layer.padding, str)  # see `plain`
+    patches = unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    return thinned(by_group(patches, layer.groups))
 
 
 def targets_of(layer: Fitted, y: Tensor, kept: Tensor) -> Tensor:
     """The kept outputs of the dense layer, in the order of `rows_of`: (g, N, o)."""
     if isinstance(layer, nn.Linear):
-        rows = y[..., kept.to(y.device)].reshape(1, -1, int(kept.sum()))
-    else:
-        chosen = y[:, kept.to(y.device)].flatten(2)  # (n, o, places)
-        n, outputs, places = chosen.shape
-        chosen = chosen.view(n, layer.groups, outputs // layer.groups, places)
-        rows = chosen.permute(1, 0, 3, 2).reshape(layer.groups, n * places, -1)
-    return rows[:, :: step_of(rows.shape[1])]
+        return thinned(y[..., kept.to(y.device)].reshape(1, -1, int(kept.sum())))
+    return thinned(by_group(y[:, kept.to(y.device)].flatten(2), layer.groups))
 
 
-def step_of(rows: int) -> int:
-    """The stride at which rows are taken."""
-    return max(1, -(-rows // POSITIONS))
+def by_group(x: Tensor, groups: int) -> Tensor:
+    """(n, g c, places) -> (g, n places, c)."""
+    n, width, places = x.shape
+    rows = x.view(n, groups, width // groups, places).permute(1, 0, 3, 2)
+    return rows.reshape(groups, n * places, -1)
+
+
+def thinned(rows: Tensor) -> Tensor:
+    """At most `POSITIONS` of the rows (g, N, c), evenly."""
+    return rows[:, :: max(1, -(-rows.shape[1] // POSITIONS))]
 
 
 def called(network: nn.Module, batch: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dsa_core.errors import ConfigError, DataError
+from dsa_core.example import tensors_in
 from dsa_core.training.processes import my_turns, share
 from dsa_core.training.seeds import generator
 
@@ -123,9 +124,4 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 def examples_in(batch: Any) -> int:
     """Examples in a batch: the first axis of its first tensor that has one; 1 where none is."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else 0
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    found = (examples_in(part) for part in batch) if isinstance(batch, tuple | list) else ()
-    return next((n for n in found if n), 1)
+    return next((len(t) for t in tensors_in(batch) if t.ndim and len(t)), 1)
