@@ -51,7 +51,7 @@ class Allocation:
         keep_ratios: relaxed keep ratios, float64, shape (K,).
         importance: of every channel at the end, shape (n,); ranks the channels of a group.
         counts: kept channels of every group, int64, shape (K,).
-        updates: the way there.
+        updates: the path of the search.
         epochs: one record for each epoch of masked training.
         seconds, processor_seconds: of the whole search, all its trials; see `Stopwatch`.
         device: where it ran.
@@ -81,11 +81,6 @@ class Allocation:
         """Which channels stay: the most important of every group, bool, shape (n,)."""
         return top_channels(self.importance, self.counts, self.graph)
 
-    @property
-    def removed_weights(self) -> int:
-        """Single weights that were set to zero, besides the channels that were cut."""
-        return sum(int((~mask).sum()) for mask in (self.weight_mask or {}).values())
-
     def relaxed_cost(self, resource: Resource) -> float:
         """Cost of the relaxed keep ratios, as a ratio of the dense cost."""
         cost = self._cost(resource)
@@ -99,11 +94,6 @@ class Allocation:
     def whole_ratio(self, resource: Resource) -> float:
         """Exact cost of the kept channels, as a ratio of the dense cost."""
         return self.whole_cost(resource) / self._cost(resource).dense
-
-    @property
-    def cost_ratios(self) -> dict[Resource, float]:
-        """`whole_ratio` of every resource that the budget limits."""
-        return {resource: self.whole_ratio(resource) for resource in self.budget.ratios}
 
     @property
     def met(self) -> bool:
@@ -138,7 +128,7 @@ class Allocation:
         params: float | None = None,
         latency: float | None = None,
     ) -> "Allocation":
-        """The allocation for another budget that the search passed on its way down.
+        """The allocation for another budget that the search passed.
 
         Of several resources at once all hold. The keep ratios are those of the last update at or
         above the asked cost, shifted on it (a common factor, which leaves the prices as they are),
@@ -170,19 +160,21 @@ class Allocation:
         return replace(self, budget=budget, keep_ratios=chosen, counts=counts)
 
     def _zeros(self, cost: Cost) -> int:
-        return self.removed_weights if cost.resource == "params" else 0
+        """Single weights that were set to zero, besides the channels that were cut."""
+        masks = (self.weight_mask or {}).values() if cost.resource == "params" else ()
+        return sum(int((~mask).sum()) for mask in masks)
 
     def _cost(self, resource: Resource) -> Cost:
         return self.budget.cost(self.graph, resource)
 
 
 def falls(budgets: Sequence[float]) -> bool:
-    """Whether a search asked for less and less on its way, from the budget of each update."""
+    """Whether a search asked for less and less, from the budget of each update."""
     return bool(budgets) and budgets[0] > budgets[-1]
 
 
 def ratios_on_path(passed: Tensor, costs: Cost | Sequence[Cost], budget: Budget) -> Tensor:
-    """Read from the way of one search the keep ratios for another budget.
+    """Read from the path of one search the keep ratios for another budget.
 
     They are those of the last update that is not below the budget (of several, not within all of
     them), shifted on it: a factor common to all groups, which keeps their proportions.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dsa_core.masked_weights import MaskedWeights
+from dsa_core.training.evaluate import mode
 from dsa_core.training.processes import average
 
 UNSEEN = 20  # optimizer steps without a forward pass of the network before a warning
@@ -273,13 +274,10 @@ def apart(device: torch.device) -> Iterator[None]:
 def untouched(model: nn.Module) -> Iterator[None]:
     """Put a network in training mode; restore its buffers and modes afterwards."""
     buffers = {name: value.clone() for name, value in model.named_buffers()}
-    modes = {module: module.training for module in model.modules()}
-    model.train()
     try:
-        yield
+        with mode(model, training=True):
+            yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         with torch.no_grad():
             for name, value in model.named_buffers():
                 value.copy_(buffers[name])

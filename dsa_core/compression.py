@@ -223,8 +223,7 @@ def _check_method(pruner: Pruner, epochs: int) -> None:
 
 def _recalibrate(model: nn.Module, objective: LossObjective, batches: Feed, seed: int) -> None:
     """Renew BatchNorm's statistics, which are still those of the dense network."""
-    device = device_of_model(model)
-    with isolated_rng(device, step_seed(seed, "recalibration")):
+    with isolated_rng(device_of_model(model), step_seed(seed, "recalibration")):
         recalibrate_batchnorm(model, batches, min(NORM_BATCHES, len(batches)), run=objective.loss)
     average_buffers(model)
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 SHOWN = 80  # characters of a wrong value shown in a message
+SIMILAR = 0.5  # difflib's ratio of names that may be meant
 
 
 class DSAError(Exception):
@@ -38,26 +39,17 @@ class ConfigError(DSAError, ValueError):
     """A name or a setting is unknown; the message suggests the nearest right one."""
 
 
-def closest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
-    """The known name most similar to another, ignoring case; None if none is similar.
-
-    Args:
-        name: the name given.
-        known: the valid names.
-        cutoff: smallest similarity in [0, 1] (difflib's ratio).
-    """
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most similar to another, ignoring case; None if none is similar."""
     folded = {each.casefold(): each for each in sorted(known, reverse=True)}
-    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
+    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=SIMILAR)
     return folded[near[0]] if near else None
 
 
 def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
     """The end of a message about an unknown name: ": did you mean 'dsa'?".
 
-    Args:
-        name: the name given.
-        known: the valid names.
-        otherwise: text if no name is near; None lists the known ones.
+    If no name is near, it ends in the text `otherwise`; None lists the known ones.
     """
     names = sorted(known)
     if near := closest(name, names):

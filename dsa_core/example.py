@@ -45,10 +45,7 @@ class Call:
     @staticmethod
     def of(example: Any) -> "Call":
         """Read an example: a tensor, a tuple of positional arguments, a dict of keyword arguments,
-        or both as a pair of a tuple and a dict.
-
-        Raises:
-            TraceError: it is something else; says what is accepted.
+        or both as a pair of a tuple and a dict; a TraceError says what is accepted.
         """
         if isinstance(example, Call):
             return example
@@ -123,11 +120,9 @@ class Call:
 
     @staticmethod
     def zeros(description: Mapping[str, Any], model: nn.Module) -> "Call":
-        """A call of the described form with tensors of zeros.
+        """A call of the form that `describe` gave, with tensors of zeros.
 
-        Args:
-            description: as `describe` gives it.
-            model: tensors are made on its device; floating ones in its floating type.
+        They are on the device of the model; floating ones in its floating type.
         """
         weights = list(model.parameters())
         device = weights[0].device if weights else torch.device("cpu")

@@ -104,22 +104,16 @@ def top_channels(b: Tensor, counts: Tensor, graph: ChannelGraph) -> Tensor:
 def masked_parameters(
     parameters: Mapping[str, Tensor], graph: ChannelGraph, mask: Tensor
 ) -> dict[str, Tensor]:
-    """The weights of all consumers with their input slices multiplied by the mask.
+    """The weights of all consumers with their input slices multiplied by a mask (n,), by name.
 
-    Args:
-        parameters: of the network, by name; not changed.
-        mask: shape (n,), any values; gradients reach it and the parameters.
-
-    Returns:
-        The masked weights only, by name.
+    The mask may have any values; gradients reach it and the parameters, which are not changed.
     """
     check_mask(parameters, graph, mask)
     if not graph.consumers:
         return {}
     extended = torch.cat([mask, mask.new_ones(1)])  # place -1: channels that always stay
-    values = extended[graph.read_places.to(mask.device)].split(
-        [len(channels) for _, _, channels in graph.consumers]
-    )
+    lines = [channels for _, _, channels in graph.consumers]
+    values = extended[torch.cat(lines).to(mask.device)].split([len(line) for line in lines])
     masked = {}
     for (name, axis, _), value in zip(graph.consumers, values, strict=True):
         weight = parameters[name]

@@ -9,7 +9,7 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.channels.remedies import Width
 
 TRIES = 12  # attributes that are tried one by one for one group
-SIZED = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase)  # `prune` sees to them
+SIZED = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase)  # `prune` handles them
 
 
 def holding(graph: ChannelGraph, name: str) -> dict[tuple[str, int], int]:
@@ -45,7 +45,8 @@ def numbers_near(
     model: nn.Module, graph: ChannelGraph, name: str, *, above: bool = True
 ) -> dict[str, Width]:
     """Whole numbers that may stand for a group's width, in the modules whose operators handle its
-    channels, and in those above them; not above: and not those that may be another width."""
+    channels, and in those above them; not above: and not those that may be another width.
+    """
     span, held = span_of(graph, name), holding(graph, name)
     homes = [p for p, channels in graph.clues.modules.items() if span & set(channels.tolist())]
     found: dict[str, Width] = {}
@@ -90,6 +91,6 @@ def widths(held: Mapping[tuple[str, int], int], value: Any) -> Iterator[Width]:
         return
     for (tensor, axis), length in sorted(held.items(), key=lambda item: item[1]):
         if len(numbers) == 1 and length % value == 0:
-            yield Width(tensor, axis, length // value)
+            yield Width(tensor=tensor, axis=axis, divisor=length // value)
         elif sum(numbers) == length:
-            yield Width(tensor, axis, pieces=tuple(numbers))
+            yield Width(tensor=tensor, axis=axis, pieces=tuple(numbers))

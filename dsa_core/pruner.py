@@ -37,17 +37,9 @@ from dsa_core.attachment import Attachment, untouched
 from dsa_core.budget import as_budget
 from dsa_core.channels import ChannelGraph, check_fits
 from dsa_core.dsa import DSA
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, TrainingError
 from dsa_core.masked_weights import MaskedWeights
-from dsa_core.pruner_inputs import (
-    check_free,
-    check_gradient,
-    check_optimizers,
-    followed,
-    held_out_error,
-    plain,
-    weights_of,
-)
+from dsa_core.pruner_inputs import check_free, check_optimizers, followed, plain, weights_of
 from dsa_core.ranking import Importance, importance
 from dsa_core.scheme import Method, Problem
 from dsa_core.search_state import SearchState
@@ -106,8 +98,6 @@ class Pruner(SearchState):
         super().__init__(problem, method.scheme(problem))
         self.attachment: Attachment | None = None
         self._final: Allocation | None = None
-
-    # -- the four calls ---------------------------------------------------------------------------
 
     def attach(self, *optimizers: Any, scaler: Any = None) -> Self:
         """Hook into the network and its optimizers; from now on they train under masks.
@@ -220,8 +210,6 @@ class Pruner(SearchState):
         self.last_held_out = self.steps_done
         self.note(self.steps_done, figures)
 
-    # -- the answer -------------------------------------------------------------------------------
-
     @property
     def allocation(self) -> Allocation:
         """Which channels stay: as cut by `finish`, before that as would be cut now."""
@@ -230,8 +218,6 @@ class Pruner(SearchState):
         with self.attachment.exact() if self.attachment else nullcontext():
             budget = self.problem.budget_now(self.steps_done)
             return self.allocate(budget, self.scheme.importance())
-
-    # -- what the attachment asks -----------------------------------------------------------------
 
     def _draw(self) -> Tensor | None:
         return self.scheme.mask(self.steps_done) if self.searching else None
@@ -247,9 +233,17 @@ class Pruner(SearchState):
         step, self.steps_done = self.steps_done, self.steps_done + 1
         if step < self.problem.warmup:
             return
-        check_gradient(gradient, step)
+        if not bool(gradient.isfinite().all()):
+            raise TrainingError(
+                f"step {step}: the gradient is not finite; check the loss, lower the learning "
+                "rate, or clip. The weights are exact; the keep ratios have not moved"
+            )
         if self.scheme.held_out and self.held_out_missing(step):
-            raise held_out_error(step, self.problem.method.label)
+            raise TrainingError(
+                f"step {step}: {self.problem.method.label} moves its keep ratios by held-out "
+                "batches: call pruner.held_out_step(lambda: loss_of(model, batch)) wherever "
+                "pruner.wants_held_out, or use the free gradient (estimator='free')"
+            )
         assert self.attachment is not None  # only an attachment calls this
         lr = float(self.attachment.optimizers[0].param_groups[0]["lr"])
         penalty = self.scheme.penalty(step, lr)

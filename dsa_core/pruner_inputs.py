@@ -1,4 +1,4 @@
-"""Checks of what is passed to a Pruner: networks, optimizers, gradients, saved states."""
+"""Checks of what is passed to a Pruner: networks, optimizers, saved states."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from dsa_core.attachment import Hook, nothing
-from dsa_core.errors import ConfigError, TrainingError
+from dsa_core.errors import ConfigError
 from dsa_core.surgery.cut import duplicate
 
 
@@ -52,11 +52,7 @@ def followed(model: nn.Module) -> list[nn.Module]:
 
 
 def check_free(model: nn.Module) -> None:
-    """Refuse a network held by another pruner: its masks would multiply with ours.
-
-    Raises:
-        ConfigError: another pruner is attached.
-    """
+    """Refuse a network held by another pruner: its masks would multiply with ours."""
     hooks = model._state_dict_hooks.values()
     if any(isinstance(hook, Hook) and hook.func is not nothing for hook in hooks):
         raise ConfigError("a pruner is attached to this network already; detach() it first")
@@ -65,16 +61,12 @@ def check_free(model: nn.Module) -> None:
 def check_optimizers(
     model: nn.Module, given: Sequence[Any], masked: Iterable[str]
 ) -> list[torch.optim.Optimizer]:
-    """The optimizers themselves, inside wrappers such as Accelerate's.
-
-    Args:
-        model: the network.
-        given: arguments of `attach`.
-        masked: names of the parameters to be masked.
+    """The optimizers themselves, inside wrappers such as Accelerate's; `given` to `attach`.
 
     Raises:
-        ConfigError: one is not an optimizer or holds no parameter of the network, or a masked
-            parameter requires a gradient and is in none: steps of another optimizer would be lost.
+        ConfigError: one is not an optimizer or holds no parameter of the network, or a parameter
+            that is `masked`, by name, requires a gradient and is in none: steps of another
+            optimizer would be lost.
     """
     own = {id(p) for p in model.parameters()}
     found: list[torch.optim.Optimizer] = []
@@ -107,11 +99,7 @@ def check_optimizers(
 
 
 def check_state(state: Mapping[str, Any], wanted: int, mine: Mapping[str, str]) -> None:
-    """Refuse a saved state of another search.
-
-    Raises:
-        ConfigError: names the differences.
-    """
+    """Refuse a saved state of another search; the ConfigError names the differences."""
     saved = state.get("fingerprint", {})
     if state.get("format") != wanted or not isinstance(saved, Mapping):
         raise ConfigError("load_state_dict: wanted what Pruner.state_dict() returned")
@@ -125,11 +113,10 @@ def check_state(state: Mapping[str, Any], wanted: int, mine: Mapping[str, str]) 
 
 
 def weights_of(model: nn.Module, wanted: Any, dense: Mapping[str, Tensor]) -> nn.Module:
-    """The network whose weights are cut.
+    """The network whose weights are cut: "searched", "dense" or one of the same shape.
 
     Args:
         model: the searched one.
-        wanted: "searched", "dense" or a network of the same shape.
         dense: weights and buffers at the start; empty before it.
 
     Raises:
@@ -147,25 +134,3 @@ def weights_of(model: nn.Module, wanted: Any, dense: Mapping[str, Tensor]) -> nn
     source = duplicate(model)
     source.load_state_dict(dense)
     return source
-
-
-def check_gradient(gradient: Tensor, step: int) -> None:
-    """Refuse a gradient of the mask that is not finite.
-
-    Raises:
-        TrainingError: names the step.
-    """
-    if not bool(gradient.isfinite().all()):
-        raise TrainingError(
-            f"step {step}: the gradient is not finite; check the loss, lower the learning "
-            "rate, or clip. The weights are exact; the keep ratios have not moved"
-        )
-
-
-def held_out_error(step: int, method: str) -> TrainingError:
-    """The error of a step whose held-out batch is missing."""
-    return TrainingError(
-        f"step {step}: {method} moves its keep ratios by held-out batches: call "
-        "pruner.held_out_step(lambda: loss_of(model, batch)) wherever pruner.wants_held_out, or "
-        "use the free gradient (estimator='free')"
-    )

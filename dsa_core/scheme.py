@@ -41,9 +41,9 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     label: ClassVar[str]
-    follows_budget: ClassVar[bool] = True  # False: it knows no budget on its way
+    follows_budget: ClassVar[bool] = True  # False: it knows no budget during the search
     several_resources: ClassVar[bool] = False  # whether one budget may limit more than one
-    learns: ClassVar[bool] = True  # False: it listens to no loss, and needs no step of a search
+    learns: ClassVar[bool] = True  # False: it uses no loss, and needs no step of a search
 
     importance: SearchImportance = "gamma_first"
     ratio_every: int = Field(default=2, ge=1)
@@ -54,11 +54,7 @@ class Method(BaseModel):
         raise NotImplementedError
 
     def check_budget(self, budget: Budget) -> None:
-        """Refuse a budget that has no meaning for the method; knows no network yet.
-
-        Raises:
-            BudgetError: says what to ask for instead.
-        """
+        """Refuse a budget that has no meaning for the method; knows no network yet."""
         if len(budget.ratios) > 1 and not self.several_resources:
             raise BudgetError(
                 f"{self.label} follows one resource, the budget names {', '.join(budget.ratios)}: "

@@ -18,9 +18,6 @@ class SearchState:
     """The state of a search.
 
     Attributes:
-        problem: the network, budget and steps.
-        scheme: of the method.
-        graph: the channel groups.
         steps_done: optimizer steps so far.
         history: every update of the keep ratios.
         restored: entries of the history not made by this object.
@@ -113,9 +110,7 @@ class SearchState:
     def allocate(self, budget: Budget, b: Tensor) -> Allocation:
         """Which channels stay under a budget, by the current keep ratios.
 
-        Args:
-            budget: to meet.
-            b: importance, which ranks the channels of a group, shape (n,).
+        Importance `b`, shape (n,), ranks the channels of a group.
         """
         return Allocation(
             method=self.problem.method.label,

@@ -1,4 +1,4 @@
-"""Follow every channel, then verify by a trial cut: nobody holds a graph that cuts wrongly.
+"""Follow every channel, then verify by a trial cut that the graph cuts correctly.
 
 An exported graph hides where a width was written as a number (`view(b, c // 2, 2, h, w)`,
 `y / y.shape[1] ** .5`, `groups=self.channels`). So tracing trusts: it reads the graph as most
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dsa_core.budget import Cost
 from dsa_core.channels import ChannelGraph
 from dsa_core.channels.assemble import interpret, program_for
-from dsa_core.channels.export import evaluating, failing_module, first_line
+from dsa_core.channels.export import failing_module, first_line
 from dsa_core.channels.remedies import Remedies, Width
 from dsa_core.errors import SurgeryError, TraceError
 from dsa_core.example import Call, tensors_in
@@ -35,6 +35,7 @@ from dsa_core.numbers_in_code import (
 )
 from dsa_core.surgery.cut import duplicate, prune
 from dsa_core.surgery.verify import TOLERANCES, counted, distance, randomise
+from dsa_core.training.evaluate import mode
 
 LARGE = 50_000_000  # parameters from which the trial runs in the network's own number format
 ENOUGH = 2  # failures after which an attribute of a class of modules is not tried again
@@ -88,7 +89,7 @@ class Trial:
     def __init__(self, model: nn.Module, call: Call) -> None:
         self.model, self.call = model, call
         self.forms = self._forms()
-        self.vain: Counter[frozenset[str]] = Counter()  # attributes set in vain, by their class
+        self.failures: Counter[frozenset[str]] = Counter()  # of attributes, by their class
         self.macs: tuple[int, int] | None = None  # by our cost and by torch, of the last cut
 
     def settle(self, read: Read, graph: ChannelGraph) -> ChannelGraph:
@@ -186,13 +187,13 @@ class Trial:
         """Set whole numbers of modules that stand for the width of a group; or freeze it."""
         for widths in attributes_near(self.model, graph, name):
             kind = frozenset(kind_of(self.model, attribute) for attribute in widths)
-            if self.vain[kind] >= ENOUGH:
+            if self.failures[kind] >= ENOUGH:
                 continue
             attributes = {**graph.remedies.attributes, **widths}
             tried = with_remedies(graph, attributes=attributes)
             if not self.fault(tried, [name]):
                 return tried
-            self.vain[kind] += 1
+            self.failures[kind] += 1
         return frozen(graph, {name: fault + parametrized(graph, name) * (fault == CHANGED)})
 
     def without_mixed_faults(self, graph: ChannelGraph) -> ChannelGraph:
@@ -212,7 +213,7 @@ class Trial:
 
     def _run(self, model: nn.Module) -> list[Tensor]:
         torch.manual_seed(0)
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), mode(model, training=False):
             return [t.clone() for t in tensors_in(self.call(model))]
 
     def _forms(self) -> Iterator[bool]:
@@ -268,7 +269,7 @@ def views_of(graph: ChannelGraph, names: Iterable[str]) -> tuple[int, ...]:
 
 def with_remedies(graph: ChannelGraph, **changes: Any) -> ChannelGraph:
     """The graph with other remedies noted."""
-    return replace(graph, remedies=replace(graph.remedies, **changes))
+    return replace(graph, remedies=graph.remedies.model_copy(update=changes))
 
 
 def frozen(graph: ChannelGraph, faults: Mapping[str, str]) -> ChannelGraph:

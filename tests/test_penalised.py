@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dsa_core.budget import Budget, Cost
 from dsa_core.errors import TrainingError
 from dsa_core.methods import SSL, Allocation, MorphNet, trials
+from dsa_core.methods.config import SearchJob
 from dsa_core.methods.morphnet import largest_scales
 from dsa_core.methods.penalised import Penalty, PenaltyScheme, rounded_off
 from dsa_core.methods.ssl import group_norms, group_sizes, slices_of
@@ -43,7 +44,8 @@ def scheme_of(p: Problem) -> PenaltyScheme:
 
 def some_trials(method: Penalty | None = None, checkpoint: Path | None = None) -> Trials:
     data, config = search_data(checkpoint), search_config()
-    return Trials(method or SSL(), trained(), graph8(), Budget(macs=0.5), data, config, 0)
+    job = SearchJob(trained(), graph8(), Budget(macs=0.5), data, config, 0)
+    return Trials(method or SSL(), job)
 
 
 def parameters_of(p: Problem) -> dict[str, Tensor]:
@@ -368,9 +370,9 @@ def test_a_strong_penalty_empties_channels_and_they_are_those_cut(method, streng
 def fake_search(costs: list[float], starts: list[Tensor], stop_at: int | None = None):
     """A search that costs nothing: it writes its number into the weights."""
 
-    def search(method: Penalty, model: Any, graph: Any, budget: Budget, *_: Any, **named: Any):
-        number = len(starts)
-        assert (named["precision"] is None) == (number == 0)
+    def search(method: Penalty, job: SearchJob, precision: Precision | None):
+        number, model, graph = len(starts), job.model, job.graph
+        assert (precision is None) == (number == 0)
         starts.append(model.linear.bias.detach().clone())
         with torch.no_grad():
             model.linear.bias.fill_(float(number + 1))
@@ -378,7 +380,7 @@ def fake_search(costs: list[float], starts: list[Tensor], stop_at: int | None = 
         found = Allocation(
             method="ssl",
             graph=graph,
-            budget=budget,
+            budget=job.budget,
             keep_ratios=ones,
             importance=torch.ones(graph.n_channels),
             counts=graph.sizes,
@@ -413,14 +415,16 @@ def test_all_trials_start_alike_and_all_are_counted(monkeypatch, costs, number, 
     monkeypatch.setattr(Allocation, "whole_ratio", lambda self, resource=None: self._ratio)
     monkeypatch.setattr(trials, "replace", keeping_ratio)
     search = some_trials(SSL(max_trials=4))
-    before = search.model.linear.bias.detach().clone()
-    found = search.run(None)
+    before = search.job.model.linear.bias.detach().clone()
+    found = search.run()
     assert found.trials == len(starts) == number
     assert all(torch.equal(start, before) for start in starts)
     assert found.seconds == 2.0 * number
     assert [e["trial"] for e in found.epochs] == [float(i) for i in range(number) for _ in range(3)]
     assert found.notes["penalty_trial_taken"] == taken
-    assert float(search.model.linear.bias[0].detach()) == taken  # and its weights are in the model
+    assert (
+        float(search.job.model.linear.bias[0].detach()) == taken
+    )  # and its weights are in the model
     assert len(found.notes["penalty_lambdas"].split()) == number
     assert found.notes["penalty_cost_ratios"] == " ".join(f"{c:g}" for c in costs)
 
@@ -438,7 +442,7 @@ def test_stopping_a_trial_ends_the_search(monkeypatch):
     monkeypatch.setattr(trials, "search", fake_search([0.9] * 6, starts, stop_at=1))
     monkeypatch.setattr(Allocation, "whole_ratio", lambda self, resource=None: self._ratio)
     monkeypatch.setattr(trials, "replace", keeping_ratio)
-    some_trials().run(None)
+    some_trials().run()
     assert len(starts) == 2
 
 

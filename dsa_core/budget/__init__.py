@@ -28,36 +28,6 @@ from dsa_core.budget.surface import (
 )
 from dsa_core.errors import ConfigError, nearest
 
-__all__ = [
-    "NS_PER_MS",
-    "Budget",
-    "Cost",
-    "CostForm",
-    "Costs",
-    "KeepRatioOptimizer",
-    "Paper",
-    "PaperSettings",
-    "Priced",
-    "PricedSettings",
-    "QuadraticForm",
-    "Residuals",
-    "Resource",
-    "as_budget",
-    "budget_at",
-    "check_budget",
-    "macs_form",
-    "make_optimizer",
-    "metric",
-    "params_form",
-    "prices",
-    "round_to_channels",
-    "sharpness_at",
-    "shift_to_budget",
-    "shift_to_budgets",
-    "step_scale_at",
-    "uniform_ratio",
-]
-
 
 def make_optimizer(
     name: str,
@@ -76,9 +46,6 @@ def make_optimizer(
         start: first keep ratios, shape (K,), in (0, 1], raised to the floors; None for the dense
             network.
         settings: `PricedSettings` or `PaperSettings`, to match the name; None for the defaults.
-
-    Returns:
-        The optimizer; `keep_ratios` are float64 on the device of `floors`.
 
     Raises:
         ConfigError: the name is unknown, or the settings are the other optimizer's.

@@ -13,28 +13,20 @@ from dsa_core.budget.surface import CostForm, Costs, as_forms, metric, prices
 
 @dataclass(frozen=True)
 class Residuals:
-    """How far a step is from an optimum on the budget.
-
-    Of several budgets, those figures are of the one that binds.
+    """How far a step is from an optimum on the budget; of several, on the one that binds.
 
     Attributes:
-        primal: |Theta - z| after the step: how far the wish is from what the budget allows.
-        dual: rho |z - z_prev|: how much the auxiliary variable still moves.
         budget: F(z) - B, as a ratio of the dense cost.
         price: mean price of the unclipped groups, weighted by w, where the gradient was taken and
             by the form that bound there; in units of the loss.
         price_spread: w-weighted standard deviation of those prices; 0 at an optimum, 0 if fewer
             than two are unclipped.
-        clipped: number of groups at a bound after the step.
         binding: index of the cost form whose budget is the tightest after the step.
     """
 
-    primal: float = 0.0
-    dual: float = 0.0
     budget: float = 0.0
     price: float = 0.0
     price_spread: float = 0.0
-    clipped: int = 0
     binding: int = 0
 
 
@@ -80,9 +72,6 @@ class KeepRatioOptimizer(ABC):
             gradient: dL/dalpha at `keep_ratios`, shape (K,), finite; one noisy sample will do.
             budgets: B of this step, in [F(floors), 1]; of several forms one each.
             step_scale: factor of the step length, >= 0; let it fall to 0.
-
-        Returns:
-            The residuals of the step.
 
         Raises:
             ValueError: the gradient has the wrong shape or is not finite, step_scale is negative or

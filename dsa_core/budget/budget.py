@@ -140,10 +140,6 @@ class Budget:
 
     def least_counts(self, cost: Cost) -> Tensor:
         """The fewest channels each group may keep, int64, shape (K,)."""
-        return self.step_up(self._floor_counts(cost), cost.sizes)
-
-    def _floor_counts(self, cost: Cost) -> Tensor:
-        """That without the divisor."""
         unknown = set(self.floors) - set(cost.names) - {"*"}
         if unknown:
             raise BudgetError(
@@ -152,7 +148,8 @@ class Budget:
         floors = torch.tensor(
             [self.floors.get(n, self.floors.get("*", 0.0)) for n in cost.names], dtype=torch.float64
         )
-        return (floors * cost.sizes - 1e-9).ceil().long().clamp_min(1)
+        counts = (floors * cost.sizes - 1e-9).ceil().long().clamp_min(1)
+        return self.step_up(counts, cost.sizes)
 
     def step_up(self, counts: Tensor, sizes: Tensor) -> Tensor:
         """The nearest allowed count that is not smaller."""
@@ -182,9 +179,6 @@ class Budget:
 
     def check(self, costs: Cost | Sequence[Cost]) -> None:
         """Refuse a budget that no allowed choice of channels can meet.
-
-        Args:
-            costs: one for each resource that is limited, or the only one.
 
         Raises:
             BudgetError: names what is in the way, a floor or the divisor, and the lowest ratio that
@@ -232,12 +226,8 @@ class Budget:
 
     def _largest_divisor(self, costs: Sequence[Cost]) -> int | None:
         """The largest smaller divisor under which all costs can be met, if there is one."""
-        sizes, floors = costs[0].sizes, self._floor_counts(costs[0])
-        for divisor in range(min(self.divisor - 1, int(sizes.max())), 0, -1):
-            least = replace(self, divisor=divisor).step_up(floors, sizes)
-            if all(cost.at(least) <= self.limit(cost) for cost in costs):
-                return divisor
-        return None
+        smaller = range(min(self.divisor - 1, int(costs[0].sizes.max())), 0, -1)
+        return next((d for d in smaller if all(map(replace(self, divisor=d)._met, costs))), None)
 
 
 def check_number(name: str, value: object) -> None:

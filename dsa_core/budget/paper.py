@@ -112,7 +112,7 @@ class Paper(KeepRatioOptimizer):
         wanted = per_form(self.costs, budgets)
         for cost, budget in wanted:
             check_budget(cost, budget, self.floors)
-        alpha, old_z = self.keep_ratios, self._state["z"]
+        alpha = self.keep_ratios
         free = free_groups(self._state["theta"], self.low, self.high)
         price, spread = price_summary(gradient, self.cost, alpha, free)
         met = all(float(cost(alpha)) <= budget for cost, budget in wanted)
@@ -127,15 +127,12 @@ class Paper(KeepRatioOptimizer):
                 "consensus_dual": dual,
                 **self._bound_by(tightest(wanted, z.sigmoid().maximum(self.floors))),
             }
-        theta, z = self._state["theta"], self._state["z"]
+        z = self._state["z"]
         cost, budget = wanted[self.binding]
         return Residuals(
-            primal=float((theta - z).norm()),
-            dual=self.settings.rho2 * float((z - old_z).norm()),
             budget=float(cost(z.sigmoid().maximum(self.floors))) - budget,
             price=float(price),
             price_spread=float(spread),
-            clipped=int(((theta <= self.low) | (theta >= self.high)).sum()),
             binding=self.binding,
         )
 

@@ -110,26 +110,22 @@ class Priced(KeepRatioOptimizer):
     def step(
         self, gradient: Tensor, budgets: float | Sequence[float], *, step_scale: float = 1.0
     ) -> Residuals:
-        """Make one update; see `KeepRatioOptimizer.step`. Residual norms are in the metric w."""
+        """Make one update; see `KeepRatioOptimizer.step`."""
         gradient = self._checked(gradient, step_scale)
-        lr, z, dual = self.settings.lr, self._state["z"], self._state["dual"]
-        alpha = self.keep_ratios
+        z, alpha = self._state["z"], self.keep_ratios
         free = free_groups(z, self.floors.log(), torch.zeros_like(z))
         price, spread = price_summary(gradient, self.cost, alpha, free)
         w = metric(self.cost, alpha)
         moments = self._averages((alpha * gradient - w * price), w, price)
-        wish = z - lr * step_scale * self._direction(moments)
+        wish = z - self.settings.lr * step_scale * self._direction(moments)
         new_z, _, binding = shift_to_budgets(wish, self.costs, budgets, self.floors)
-        new_dual = wish - new_z
-        self._state = {**moments, "z": new_z, "dual": new_dual, **self._bound_by(binding)}
+        bound = self._bound_by(binding)
+        self._state = {**moments, "z": new_z, "dual": wish - new_z, **bound}
         cost, budget = per_form(self.costs, budgets)[binding]
         return Residuals(
-            primal=float((w * (new_dual - dual).square()).sum().sqrt()),
-            dual=float((w * (new_z - z).square()).sum().sqrt()) / lr,
             budget=float(cost(self.keep_ratios)) - budget,
             price=float(price),
             price_spread=float(spread),
-            clipped=int(((new_z <= self.floors.log()) | (new_z >= 0)).sum()),
             binding=binding,
         )
 

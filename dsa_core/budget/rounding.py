@@ -27,9 +27,6 @@ def round_to_channels(alpha: Tensor, costs: Cost | Sequence[Cost], budget: Budge
         alpha: keep ratios in [0, 1], shape (K,).
         costs: one for each resource that the budget names, or the only one.
 
-    Returns:
-        Kept channels of every group, int64, shape (K,).
-
     Raises:
         BudgetError: the budget is below the cost of the floors, or a cost is missing.
     """
@@ -59,11 +56,11 @@ class Limits:
         """Whether counts (K,) are within every limit, as whole numbers."""
         return all(c.at(counts) <= most for c, most in zip(self.costs, self.most, strict=True))
 
-    def too_dear(self, counts: Tensor, stride: int) -> Tensor:
+    def over_limit(self, counts: Tensor, stride: int) -> Tensor:
         """Groups (K,) whose next step is surely over a limit.
 
-        The cost after it is taken by the slope, which leaves out what the bend adds, and compared
-        with a margin that no rounding error reaches: a group that is not named may be too dear.
+        The cost after it is estimated by the slope, which leaves out the curvature, and compared
+        with a margin above any rounding error: a group that is not named may be over a limit too.
         """
         sizes = self.sizes.double()
         alpha, step = counts / sizes, (counts + stride).minimum(self.sizes) / sizes - counts / sizes
@@ -126,7 +123,7 @@ def spend_slack(counts: Tensor, target: Tensor, divisor: int, limits: Limits) ->
     while len(order):
         n = how_many_fit(up, moves, order, limits)
         moves = moves + order[:n].bincount(minlength=len(counts))
-        closed = limits.too_dear(up.after(moves), divisor)
+        closed = limits.over_limit(up.after(moves), divisor)
         closed[order[n : n + 1]] = True
         order = order[n:][~closed[order[n:]]]
     return up.after(moves)

@@ -30,22 +30,14 @@ def budget_at(
 
 
 def sharpness_at(step: int, total: int, *, first: float, last: float) -> float:
-    """Return the sharpness beta2: geometric from `first` (step 0) to `last` (step total - 1).
-
-    Raises:
-        ValueError: an argument is out of range.
-    """
+    """Return the sharpness beta2: geometric from `first` (step 0) to `last` (step total - 1)."""
     _check_positive(first=first, last=last)
     progress = _progress(step, total, total - 1)
     return last if progress >= 1.0 else first * (last / first) ** progress
 
 
 def step_scale_at(step: int, total: int) -> float:
-    """Return the factor of the step length: (1 + cos(pi s / total)) / 2, from 1 to 0.
-
-    Raises:
-        ValueError: an argument is out of range.
-    """
+    """Return the factor of the step length: (1 + cos(pi s / total)) / 2, from 1 to 0."""
     return (1.0 + math.cos(math.pi * _progress(step, total, total))) / 2.0
 
 

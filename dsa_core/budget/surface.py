@@ -41,11 +41,7 @@ def as_forms(costs: Costs) -> tuple[CostForm, ...]:
 
 
 def per_form(costs: Costs, budgets: float | Sequence[float]) -> list[tuple[CostForm, float]]:
-    """Every form with its budget.
-
-    Raises:
-        ValueError: there are not as many budgets as forms.
-    """
+    """Every form with its budget; ValueError if there are not as many budgets as forms."""
     forms = as_forms(costs)
     wanted = tuple(budgets) if isinstance(budgets, Sequence) else (budgets,)
     if len(wanted) != len(forms):
@@ -56,37 +52,22 @@ def per_form(costs: Costs, budgets: float | Sequence[float]) -> list[tuple[CostF
 
 
 def metric(cost: CostForm, alpha: Tensor) -> Tensor:
-    """Return the share of the cost that each ratio commands: the elasticity of F.
+    """Return the share of the cost that each ratio commands: the elasticity of F, shape (K,), >= 0.
 
     w_k = dlog F / dlog alpha_k = alpha_k (dF/dalpha_k) / F.  Growing group k by 1 % costs w_k %
     more.
-
-    Args:
-        cost: the form F.
-        alpha: keep ratios, shape (K,), in (0, 1].
-
-    Returns:
-        w, shape (K,), >= 0.
     """
     return alpha * cost.gradient(alpha) / cost(alpha)
 
 
 def prices(gradient: Tensor, cost: CostForm, alpha: Tensor) -> Tensor:
-    """Return what one unit of log cost is worth in each group.
+    """Return what one unit of log cost is worth in each group, shape (K,), in units of the loss.
 
-    r_k = (dL/dlog alpha_k) / w_k = alpha_k g_k / w_k  =  F (dL/dalpha_k) / (dF/dalpha_k).
+    r_k = (dL/dlog alpha_k) / w_k = alpha_k g_k / w_k  =  F (dL/dalpha_k) / (dF/dalpha_k),
 
-    At a constrained optimum dL/dalpha_k = -lambda dF/dalpha_k, so every group strictly between its
-    bounds has the same price -lambda F. A price is negative where more channels lower the loss.
-
-    Args:
-        gradient: g = dL/dalpha, shape (K,).
-        cost: the form F.
-        alpha: keep ratios, shape (K,), in (0, 1].
-
-    Returns:
-        r, shape (K,), in units of the loss. Groups with w_k < 1e-12 are priced as if w_k were
-        1e-12.
+    with g = dL/dalpha. At a constrained optimum dL/dalpha_k = -lambda dF/dalpha_k, so every group
+    strictly between its bounds has the same price -lambda F. A price is negative where more
+    channels lower the loss. Groups with w_k < 1e-12 are priced as if w_k were 1e-12.
     """
     return alpha * gradient / metric(cost, alpha).clamp_min(SMALLEST_WEIGHT)
 
@@ -152,21 +133,12 @@ def shift_to_budgets(
     """Land on the tightest of several budgets by one common shift of all log ratios.
 
     Each F_r(a(c)) falls or stays as c grows, so at the largest of the shifts c_r with
-    F_r(a(c_r)) = B_r (`shift_to_budget`) every other form is within its budget too.
-
-    Args:
-        v: log ratios, shape (K,), finite, any sign; computed in float64.
-        costs: the forms F_r, or one.
-        budgets: B_r, one for each form, in [F_r(floors), 1].
-        floors: lowest keep ratios, shape (K,), in (0, 1].
+    F_r(a(c_r)) = B_r (`shift_to_budget`, whose arguments these are) every other form is within its
+    budget too.
 
     Returns:
         Log ratios, shape (K,); the shift c, shape (); and the index r of the form that binds, the
         first of those that ask for the same shift.
-
-    Raises:
-        ValueError: there are not as many budgets as forms.
-        BudgetError: a B_r is outside [F_r(floors), 1], or a floor outside (0, 1].
     """
     landed = [shift_to_budget(v, cost, b, floors) for cost, b in per_form(costs, budgets)]
     binding = max(range(len(landed)), key=lambda r: float(landed[r][1]))
@@ -193,13 +165,7 @@ def uniform_ratio(costs: Costs, budgets: float | Sequence[float], floors: Tensor
     """Return the uniform allocation: one ratio for all groups, or the floor where it is higher.
 
     alpha_k = max(t, floor_k) with F(alpha) = B, of several the tightest: `shift_to_budgets` of log
-    ratios that are all zero.
-
-    Returns:
-        alpha, shape (K,), float64.
-
-    Raises:
-        BudgetError: B is outside [F(floors), 1].
+    ratios that are all zero. Shape (K,), float64.
     """
     return to_ratios(shift_to_budgets(torch.zeros_like(floors), costs, budgets, floors)[0], floors)
 

@@ -5,5 +5,3 @@ from dsa_core.channels.assemble import follow
 from dsa_core.channels.checks import check_fits
 from dsa_core.channels.graph import ChannelGraph, Layer, Norm
 from dsa_core.channels.grouping import Group
-
-__all__ = ["ChannelGraph", "Group", "Layer", "Norm", "check_fits", "follow"]

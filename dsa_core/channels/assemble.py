@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsa_core.channels import rules_layers, rules_math, rules_moves, rules_positions, rules_products
+from dsa_core.channels import rules_layers, rules_math, rules_moves, rules_products
 from dsa_core.channels.checks import check_device, check_traceable
 from dsa_core.channels.export import export, program_of
 from dsa_core.channels.graph import ChannelGraph, Layer, Norm, without_empty
@@ -22,13 +22,7 @@ from dsa_core.channels.tracer import Tracer, state_aliases
 from dsa_core.errors import TraceError
 from dsa_core.example import Call
 
-RULES = {
-    **rules_moves.RULES,
-    **rules_math.RULES,
-    **rules_layers.RULES,
-    **rules_products.RULES,
-    **rules_positions.RULES,
-}
+RULES = {**rules_moves.RULES, **rules_math.RULES, **rules_layers.RULES, **rules_products.RULES}
 TURNS = 4  # of views, until the heads of all products lie apart
 
 
@@ -81,7 +75,7 @@ def interpret(
         tracer = interpreted(program, names, call, settled.turned)
         if (wished := tracer.wished()) == settled.turned or remedies:
             break
-        settled = Remedies(wished)
+        settled = Remedies(turned=wished)
     graph = assemble(tracer, model, call, names)
     return replace(graph.freeze(settled.frozen), remedies=settled)
 
@@ -91,13 +85,7 @@ def interpreted(
 ) -> Tracer:
     """The state after one run of the operators on ids."""
     first = {alias: name for name, aliases in names.items() for alias in aliases}
-    tracer = Tracer(
-        RULES,
-        first,
-        batch=call.batch,
-        rank=call.first_tensor.ndim,
-        turned=turned,
-    )
+    tracer = Tracer(RULES, first, batch=call.batch, rank=call.first_tensor.ndim, turned=turned)
     tracer.run(program)
     if all(layer.in_ids is None for layer in tracer.layers.values()):
         raise TraceError(
@@ -110,11 +98,7 @@ def interpreted(
 def assemble(
     tracer: Tracer, model: nn.Module, call: Call, names: Mapping[str, list[str]]
 ) -> ChannelGraph:
-    """Turn ids into classes, classes into groups, and number the prunable channels.
-
-    Args:
-        names: every name of each parameter and buffer, keyed by the first.
-    """
+    """Turn ids into classes, classes into groups, and number the prunable channels."""
     mark_elements(tracer)
     parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
     grouping = group_classes(tracer, tracer.book.classes(), parameters)
@@ -187,11 +171,9 @@ def mark_elements(tracer: Tracer) -> None:
 
 
 def mark_elementwise(tracer: Tracer, name: str, elements: Tensor, channel: Tensor) -> None:
-    """Find the axis of one parameter along which its elements belong to channels.
+    """Find the axis of one parameter along which its elements, by their ids, belong to channels.
 
-    Args:
-        elements: the ids of its elements, in its shape.
-        channel: id -> class if it is a channel that a layer makes, else -1.
+    `channel` gives the class of an id if it is a channel that a layer makes, else -1.
     """
     marked = tracer.axes.get(name, {})
     if marked and elements.ndim > 1:  # a weight of a layer that is also used otherwise

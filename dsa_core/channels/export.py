@@ -21,6 +21,7 @@ from torch.fx import Graph, GraphModule, Node
 from dsa_core.channels.program import Kind, Program, Value, signature
 from dsa_core.errors import TraceError
 from dsa_core.example import Call, tensors_in
+from dsa_core.training.evaluate import mode
 
 DATA_DEPENDENT = re.compile(  # in the name or the text of torch's many errors of this one kind
     "data-dependent|DataDependent|DynamicOutputShape|Cannot cast FakeTensor|"
@@ -47,7 +48,7 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
         TraceError: the forward itself raises, or it cannot be exported; names the innermost module
             that was running.
     """
-    with evaluating(model), attributes_kept(model):
+    with mode(model, training=False), attributes_kept(model):
         handle = model.register_forward_hook(lambda _, __, output: returned(model, output))
         try:
             with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # dumps of whole graphs
@@ -59,22 +60,10 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
             handle.remove()
             cause = own_error(model, call)
             if cause is not None:
-                raise TraceError(told_forward(model, call, cause)) from cause
-            raise TraceError(told_export(model, error)) from error
+                raise TraceError(forward_message(model, call, cause)) from cause
+            raise TraceError(export_message(model, error)) from error
         finally:
             handle.remove()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode for the length of a block; each module's mode comes back."""
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager
@@ -116,8 +105,8 @@ def own_error(model: nn.Module, call: Call) -> Exception | None:
     return None
 
 
-def told_forward(model: nn.Module, call: Call, error: Exception) -> str:
-    """Say that the network cannot be run on the example at all."""
+def forward_message(model: nn.Module, call: Call, error: Exception) -> str:
+    """The message where the network cannot be run on the example at all."""
     given = ", ".join(f"{name} {tuple(t.shape)} {kind(t)}" for name, t in call.tensors.items())
     weight = next(model.parameters(), None)
     own = "" if weight is None else f", the network is {kind(weight)}"
@@ -128,8 +117,8 @@ def told_forward(model: nn.Module, call: Call, error: Exception) -> str:
     )
 
 
-def told_export(model: nn.Module, error: Exception) -> str:
-    """Say that the network runs, but cannot be traced."""
+def export_message(model: nn.Module, error: Exception) -> str:
+    """The message where the network runs, but cannot be traced."""
     dependent = DATA_DEPENDENT.search(f"{type(error).__name__} {error}")
     return (
         f"the network runs, but torch.export cannot trace it: it stopped in "

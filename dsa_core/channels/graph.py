@@ -1,7 +1,6 @@
-"""The channel graph: groups of channels that must be kept or removed together, and where each one
-lies."""
+"""The channel graph: channels that are kept or removed together, and where each one lies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -79,7 +78,7 @@ class ChannelGraph:
         parameters: the shape of every parameter.
         fixed_macs: MACs of products of activations, which no keep ratio changes.
         products: of each other product of activations, its MACs and the heads, or the channels,
-            that share them, each alike.
+            that share them equally.
         frozen: reason -> number of layer channels that stay for it.
         unknown_ops: operators without a rule, and how often they occurred; all they touch is
             frozen.
@@ -134,18 +133,22 @@ class ChannelGraph:
     @cached_property
     def consumers(self) -> tuple[tuple[str, int, Tensor], ...]:
         """Where channels are read: (weight, its input axis, flat channel of each position)."""
-        found = []
-        for layer in self.layers:
-            channels = self.axes.get(layer.weight, {}).get(layer.in_axis)
-            if layer.in_channels is not None and channels is not None:
-                found.append((layer.weight, layer.in_axis, channels))
-        return tuple(found)
+        return self._places(lambda layer: layer.in_axis)
 
     @cached_property
-    def read_places(self) -> Tensor:
-        """The flat channels of all `consumers`, one after the other, int64."""
-        places = [channels for _, _, channels in self.consumers]
-        return torch.cat(places) if places else torch.zeros(0, dtype=torch.int64)
+    def producers(self) -> tuple[tuple[str, int, Tensor], ...]:
+        """Where channels are made: (weight, its output axis, flat channel of each position)."""
+        return self._places(lambda layer: layer.out_axis)
+
+    def _places(self, axis_of: Callable[[Layer], int]) -> tuple[tuple[str, int, Tensor], ...]:
+        """One axis of every weight, where channels lie on it; without depthwise filters."""
+        places = (
+            (layer.weight, axis, self.axes.get(layer.weight, {}).get(axis))
+            for layer in self.layers
+            if layer.in_channels is not None
+            for axis in [axis_of(layer)]
+        )
+        return tuple((name, axis, found) for name, axis, found in places if found is not None)
 
     @cached_property
     def first_scales(self) -> Tensor:
@@ -157,16 +160,6 @@ class ChannelGraph:
             if here[place] >= 0:
                 places[here[place]] = place
         return places
-
-    @cached_property
-    def producers(self) -> tuple[tuple[str, int, Tensor], ...]:
-        """Where channels are made: (weight, its output axis, flat channel of each position)."""
-        found = []
-        for layer in self.layers:
-            channels = self.axes.get(layer.weight, {}).get(layer.out_axis)
-            if layer.in_channels is not None and channels is not None:
-                found.append((layer.weight, layer.out_axis, channels))
-        return tuple(found)
 
     def freeze(self, reasons: Mapping[str, str]) -> "ChannelGraph":
         """The same graph with some more groups that stay: name of a prunable group -> reason."""
@@ -241,7 +234,6 @@ def without_empty(axes: Mapping[str, Mapping[int, Tensor]]) -> dict[str, dict[in
     return {name: by_axis for name, by_axis in kept.items() if by_axis}
 
 
-def shorten(names: Sequence[str], most: int = 4) -> str:
-    """The first few of a list of names."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def shorten(names: Sequence[str]) -> str:
+    """The first four of a list of names."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

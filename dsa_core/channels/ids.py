@@ -1,10 +1,9 @@
 """Channel ids: what flows through the network in place of activations.
 
 Every output channel of every convolution and linear layer gets an integer id of its own. An
-activation of
-shape (N, C, H, W) is then a tensor of ids of that shape, held compactly: size 1 along every axis on
-which the id does not change. `NO_CHANNEL` marks positions that hold no channel, such as zero
-padding.
+activation of shape (N, C, H, W) is then a tensor of ids of that shape, held compactly: size 1 along
+every axis on which the id does not change. `NO_CHANNEL` marks positions that hold no channel, such
+as zero padding.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from torch import Tensor
 NO_CHANNEL = -1
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Ids:
     """The channel ids of one tensor of the network.
 
@@ -33,6 +32,10 @@ class Ids:
     def full(self) -> Tensor:
         """The ids at every position, shape `shape`, without copying."""
         return self.base.expand(self.shape)
+
+    def lined_up(self, rank: int) -> Tensor:
+        """The ids with axes of size one in front, so that there are as many axes as `rank`."""
+        return self.base.reshape((1,) * (rank - self.base.ndim) + tuple(self.base.shape))
 
     @property
     def empty(self) -> bool:

@@ -17,12 +17,8 @@ class OpCall:
     """One step of the program, with ids for its tensors.
 
     Attributes:
-        op: the operator without namespace, overload and trailing underscore: "unfold" for
-            aten.unfold.default, "relu" for aten.relu_.default.
-        args: every argument of its schema (`torch.ops.aten.unfold.default._schema`), defaults
-            filled in; tensors as `Ids`.
+        op, args, module: as in `Step`; tensors as `Ids`.
         shapes: the shape of every tensor that it returns.
-        module: path of the module that calls it, "" for the network itself.
         used: whether anything reads what it returns.
     """
 
@@ -47,6 +43,13 @@ class OpCall:
                 found += [v for v in value if isinstance(v, Ids)]
         return found
 
+    def axes(self, rank: int) -> list[int]:
+        """The axes that `dim` names, counted from the front; all if it names none."""
+        dims = self.args.get("dim")
+        if dims is None or dims == []:
+            return list(range(rank))
+        return [d % rank for d in ([dims] if isinstance(dims, int) else dims)]
+
     def state(self, argument: str) -> str | None:
         """The state-dict name, if this argument is a parameter or buffer as it stands."""
         value = self.args.get(argument)
@@ -54,38 +57,28 @@ class OpCall:
 
 
 class StateIds(Ids):
-    """The ids of a parameter or buffer, one for each element, handed out when first asked for."""
+    """The ids of a parameter or buffer, one for each element, handed out when first asked for.
+
+    Attributes:
+        name: in the state dict.
+        whole: the matrix as it is stored, if this is its transposed.
+    """
 
     def __init__(
         self, book: IdBook, shape: tuple[int, ...], name: str, whole: "StateIds | None" = None
     ) -> None:
-        object.__setattr__(self, "shape", shape)
-        self.__dict__.update(book=book, name=name, whole=whole)
+        self.book, self.shape, self.name, self.whole = book, shape, name, whole
 
     def turned(self) -> "StateIds":
         """The transposed matrix."""
-        if self.whole is not None:
-            return self.whole
-        return StateIds(self.__dict__["book"], self.shape[::-1], self.name, self)
-
-    @property
-    def whole(self) -> "StateIds | None":
-        """The matrix as it is stored, if this is its transposed."""
-        whole: StateIds | None = self.__dict__["whole"]
-        return whole
+        return self.whole or StateIds(self.book, self.shape[::-1], self.name, self)
 
     @cached_property
-    def base(self) -> Tensor:
+    def base(self) -> Tensor:  # type: ignore[override]
         """One id for each element."""
         if self.whole is not None:
             return self.whole.base.T
-        book: IdBook = self.__dict__["book"]
-        return book.fresh(prod(self.shape)).reshape(self.shape)
-
-    @property
-    def name(self) -> str:
-        """The state-dict name."""
-        return str(self.__dict__["name"])
+        return self.book.fresh(prod(self.shape)).reshape(self.shape)
 
     @property
     def touched(self) -> bool:
@@ -100,7 +93,6 @@ class StateIds(Ids):
 
 def bound(step: Step, env: Mapping[Value, Any], used: Collection[Value]) -> OpCall:
     """A step with the ids of its arguments, and whether one of its results is used."""
-
     args = step.args.copy()
     for name, value in args.items():
         if type(value) is Value:

@@ -1,5 +1,7 @@
-"""What the commonest operators return, without numbers: torch's own way for the meta device goes
-through Python, a hundred times slower. Each answers as torch would, or with None."""
+"""What the commonest operators return, without numbers. Each answers as torch would, or with None.
+
+torch's own implementation for the meta device goes through Python, a hundred times slower.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any

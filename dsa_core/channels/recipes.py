@@ -19,24 +19,21 @@ class Computed(Ids):
     """A computed weight: no ids of its own, but its sources."""
 
     def __init__(self, shape: tuple[int, ...], sources: list[StateIds]) -> None:
-        object.__setattr__(self, "base", torch.full((1,) * len(shape), NO_CHANNEL))
-        object.__setattr__(self, "shape", shape)
-        self.__dict__["sources"] = sources
+        super().__init__(torch.full((1,) * len(shape), NO_CHANNEL), shape)
+        self.sources = sources
 
     @property
     def name(self) -> str | None:
         """The source of the weight's own shape, which stands for it; None if there is none."""
-        sources: list[StateIds] = self.__dict__["sources"]
-        return next((s.name for s in sources if s.shape == self.shape), None)
+        return next((s.name for s in self.sources if s.shape == self.shape), None)
 
     def marks(self, rows: Tensor, columns: Tensor | None) -> list[tuple[str, int, Tensor]]:
         """(source, axis, ids) wherever a source's axes look like the weight's first two.
 
-        Args:
-            rows, columns: ids along the weight's first and second axis; a bias has only one.
+        The ids lie along those axes, `rows` and `columns`; a bias has only one.
         """
         found = []
-        for source in self.__dict__["sources"]:
+        for source in self.sources:
             lines = [rows] if columns is None else [rows, columns]
             if columns is not None and len(source.shape) == 1 and len(rows) != source.shape[0]:
                 lines = [columns.repeat_interleave(max(source.shape[0] // len(columns), 1))]
@@ -49,8 +46,7 @@ class Computed(Ids):
 def recipes(program: Program) -> tuple[dict[Value, list[Value]], set[Step]]:
     """Find the weights that are computed from parameters and buffers and used as weights alone.
 
-    Returns:
-        Each such weight with its sources, and all steps that take part in computing them.
+    Each with its sources; and all steps that take part in computing them.
     """
     weights: dict[Value, list[Value]] = {}
     inside: set[Step] = set()

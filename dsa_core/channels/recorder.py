@@ -31,7 +31,7 @@ class UnsureError(Exception):
 
 
 class Recorded(Tensor):
-    """A tensor of the meta device that says that it is where the network is."""
+    """A tensor of the meta device that reports the device of the network as its own."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     is_meta = False
@@ -146,7 +146,7 @@ class Recorder:
                 named["device"] = META
             output = func(*plain, **named)
             if not isinstance(output, TENSORS):
-                return output  # a number that hangs on shapes alone: here are no others
+                return output  # a number that depends on shapes alone; no others occur here
         made = self.program.call(func, noted, output, self.modules[-1])
         if isinstance(output, Tensor):
             return self.see(output, made[0], known)

@@ -1,20 +1,26 @@
 """What the exported graph does not say and a trial cut finds out (see `dsa_core.tracing`)."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated
 
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+MAX_CHANNELS = 1 << 20  # of one group
+Name = Annotated[str, Field(max_length=1_000)]
+Whole = Annotated[int, Field(strict=True, ge=0, lt=MAX_CHANNELS)]
 
-@dataclass(frozen=True)
-class Width:
+
+class Width(BaseModel):
     """The length of an axis of a tensor, divided by a constant; or the lengths of its pieces."""
 
-    tensor: str
-    axis: int
-    divisor: int = 1
-    pieces: tuple[int, ...] = ()
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tensor: Name
+    axis: int = Field(strict=True, ge=0, lt=8)
+    divisor: int = Field(default=1, strict=True, ge=1, lt=MAX_CHANNELS)
+    pieces: tuple[Whole, ...] = ()
 
     def of(self, stays: Tensor) -> int | list[int]:
         """The number or numbers for the positions of the axis that stay, bool."""
@@ -23,9 +29,8 @@ class Width:
         return int(stays.sum()) // self.divisor
 
 
-@dataclass(frozen=True)
-class Remedies:
-    """Decisions that make a graph agree with the network, as plain data.
+class Remedies(BaseModel):
+    """Decisions that make a graph agree with the network; a saved network's file holds them.
 
     Attributes:
         turned: numbers of the views, once for each turn, of which the code fixes another
@@ -35,27 +40,11 @@ class Remedies:
         frozen: group -> why all its channels stay.
     """
 
-    turned: tuple[int, ...] = ()
-    attributes: Mapping[str, Width] = field(default_factory=dict)
-    frozen: Mapping[str, str] = field(default_factory=dict)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def describe(self) -> dict[str, Any]:
-        """The same as lists and dicts, for JSON."""
-        attributes = {
-            n: {**asdict(w), "pieces": list(w.pieces)} for n, w in self.attributes.items()
-        }
-        return {**asdict(self), "turned": list(self.turned), "attributes": attributes}
-
-    @staticmethod
-    def of(described: Mapping[str, Any] | None) -> "Remedies":
-        """Read what `describe` gave; none from None."""
-        if described is None:
-            return Remedies()
-        attributes = {
-            name: Width(**{**width, "pieces": tuple(width["pieces"])})
-            for name, width in described["attributes"].items()
-        }
-        return Remedies(tuple(described["turned"]), attributes, dict(described["frozen"]))
+    turned: tuple[Whole, ...] = ()
+    attributes: dict[Name, Width] = {}
+    frozen: dict[Name, str] = {}
 
 
 @dataclass(frozen=True)

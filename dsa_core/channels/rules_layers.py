@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from dsa_core.channels.ids import NO_CHANNEL, Ids
+from dsa_core.channels.opcall import OpCall, StateIds
 from dsa_core.channels.recipes import Computed
-from dsa_core.channels.tracer import LayerTrace, NormTrace, OpCall, Rule, StateIds, Tracer
+from dsa_core.channels.tracer import LayerTrace, NormTrace, Rule, Tracer
 from dsa_core.errors import TraceError
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
@@ -22,7 +23,7 @@ def convolution(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     loses as many channels. A depthwise convolution hands its input channels through.
     """
     weight, x = call.args["weight"], call.args["input"]
-    name = weight_name(call)
+    name = weight.name if isinstance(weight, StateIds | Computed) else None
     transposed = call.op in TRANSPOSED
     unbatched = len(call.shape) < len(weight.shape)
     if name is None or unbatched:
@@ -53,12 +54,6 @@ def convolution(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     add_layer(tracer, layer)
     mark_bias(tracer, call, "bias", out_ids)
     return Ids.along(out_ids, 1, call.shape)
-
-
-def weight_name(call: OpCall) -> str | None:
-    """The parameter that a layer's weight is, or is computed from."""
-    weight = call.args["weight"]
-    return weight.name if isinstance(weight, StateIds | Computed) else None
 
 
 def mark_weight(tracer: Tracer, call: OpCall, rows: Tensor, columns: Tensor) -> None:
@@ -224,5 +219,3 @@ RULES: dict[str, Rule] = {
     "group_norm": group_norm,
     "prelu": prelu,
 }
-
-__all__ = ["RULES"]

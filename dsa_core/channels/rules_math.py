@@ -1,10 +1,14 @@
-"""Operators on values: element by element, over space, or mixing channels."""
+"""Operators on values: element by element, over space, along an axis, or mixing channels."""
 
 from collections.abc import Sequence
 from math import prod
 
+import torch
+
 from dsa_core.channels.ids import Ids
-from dsa_core.channels.tracer import OpCall, Rule, StateIds, Tracer
+from dsa_core.channels.opcall import OpCall, StateIds
+from dsa_core.channels.rules_moves import concatenate, on_base
+from dsa_core.channels.tracer import Rule, Tracer
 
 
 def elementwise(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
@@ -21,27 +25,17 @@ def meet(tracer: Tracer, values: Sequence[Ids], shape: tuple[int, ...], module: 
     """The ids of tensors that meet element by element in one of `shape`; None if each of them is
     of size one where another's channels lie."""
     rank = len(shape)
-    operands = [(v, (1,) * (rank - len(v.shape)) + v.shape) for v in values]
-    bases = [
-        v.base.reshape((1,) * (rank - v.base.ndim) + tuple(v.base.shape))
-        for v, _ in operands
-        if not state(v)
-    ]
+    bases = [v.lined_up(rank) for v in values if not isinstance(v, StateIds)]
     channel_axes = {axis for base in bases for axis in range(rank) if base.shape[axis] > 1}
     result = None
-    for value, own in operands:
-        if any(own[axis] == 1 != shape[axis] for axis in channel_axes):
-            if not state(value):
-                tracer.book.freeze(value.base, f"broadcast over channels ({module})")
-            continue
-        base = value.base.reshape((1,) * (rank - value.base.ndim) + tuple(value.base.shape))
-        result = base if result is None else tracer.book.unite(result, base)
+    for value in values:
+        own = (1,) * (rank - len(value.shape)) + value.shape
+        if not any(own[axis] == 1 != shape[axis] for axis in channel_axes):
+            base = value.lined_up(rank)
+            result = base if result is None else tracer.book.unite(result, base)
+        elif not isinstance(value, StateIds):
+            tracer.book.freeze(value.base, f"broadcast over channels ({module})")
     return None if result is None else Ids(result, shape)
-
-
-def state(value: Ids) -> bool:
-    """Whether this is a parameter or buffer as it stands."""
-    return isinstance(value, StateIds)
 
 
 def maximum_minimum(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
@@ -81,13 +75,7 @@ def grid_sample(tracer: Tracer, call: OpCall) -> Ids:
 def reduction(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     """Reduce over axes: over space each channel by itself; over channels they mix, and stay."""
     x = call.tensors()[0]
-    dims = call.args.get("dim")
-    axes = (
-        range(len(x.shape))
-        if dims is None or dims == []
-        else ([dims] if isinstance(dims, int) else dims)
-    )
-    gone = {axis % len(x.shape) for axis in axes}
+    gone = call.axes(len(x.shape))
     if not call.used:  # weights of attention that nobody reads
         return [Ids.constant(shape) for shape in call.shapes]
     if any(x.varies(axis) for axis in gone):
@@ -109,17 +97,11 @@ def along_axis(tracer: Tracer, call: OpCall) -> Ids:
     return Ids(x.base, x.shape)
 
 
-def sorted_along(tracer: Tracer, call: OpCall) -> list[Ids]:
-    """Order positions: each channel by itself, unless it is the channels that are ordered."""
-    x = call.tensors()[0]
-    if x.varies(call.args["dim"]):
-        return tracer.opaque(call, f"{call.op} over channels")
-    return [Ids(x.base, shape) for shape in call.shapes]
-
-
 def recurrent(tracer: Tracer, call: OpCall) -> list[Ids]:
     """LSTM, GRU, RNN and their cells: every matrix once a step; they mix all channels."""
-    weights = sum(prod(v.shape) for v in call.tensors() if state(v) and len(v.shape) == 2)
+    weights = sum(
+        prod(v.shape) for v in call.tensors() if isinstance(v, StateIds) and len(v.shape) == 2
+    )
     steps = prod(call.args["input"].shape[:-1])
     tracer.fixed_macs += tracer.per_example(call, steps * weights)
     return tracer.opaque(call, f"{call.op} mixes channels")
@@ -133,6 +115,57 @@ def new_constant(tracer: Tracer, call: OpCall) -> Ids:
 def same_shape(tracer: Tracer, call: OpCall) -> Ids:
     """A new constant tensor of the shape of another, which follows that one's channels."""
     return Ids(call.tensors()[0].base, call.shape)
+
+
+def along(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
+    """Order or transform along axes, which may change their length; over channels they mix."""
+    x = call.tensors()[0]
+    if any(x.varies(axis) for axis in call.axes(len(x.shape))):
+        return tracer.opaque(call, f"{call.op} over channels")
+    return Ids(x.base, call.shape)
+
+
+def matrix(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
+    """The same, of the last two axes."""
+    call.args["dim"] = (-2, -1)
+    return along(tracer, call)
+
+
+def difference(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
+    """Neighbours along an axis, and what is put before or after it."""
+    if any(x.varies(call.args["dim"] % len(x.shape)) for x in call.tensors()):
+        return tracer.opaque(call, f"{call.op} over channels")
+    return Ids(concatenate(tracer, call).base, call.shape)
+
+
+def diagonal(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
+    """Two axes become one, the last."""
+    x, pair = call.tensors()[0], (call.args["dim1"], call.args["dim2"])
+    if any(x.varies(axis % len(x.shape)) for axis in pair):
+        return tracer.opaque(call, f"{call.op} over channels")
+    return Ids(x.base.diagonal(0, *pair), call.shape)
+
+
+def rotate(tracer: Tracer, call: OpCall) -> Ids:
+    """Turn two axes, executed on the ids."""
+    return Ids.of(call.tensors()[0].full.rot90(call.args["k"], call.args["dims"]))
+
+
+def similarity(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
+    """The cosine between two tensors along an axis, which goes."""
+    both, axis = call.tensors(), call.args["dim"]
+    shape = torch.broadcast_shapes(*(x.shape for x in both))
+    met = meet(tracer, both, shape, call.module)
+    if met is None or met.varies(axis % len(shape)):
+        return tracer.opaque(call, f"{call.op} over channels")
+    return Ids(met.base.squeeze(axis), call.shape)
+
+
+def quantile(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
+    """A reduction; several quantiles lie on a new axis, which is not followed."""
+    if not isinstance(call.args["q"], float | int):
+        return tracer.opaque(call, f"{call.op} by a tensor")
+    return reduction(tracer, call)
 
 
 # Element by element, without torch's tag "pointwise".
@@ -160,6 +193,10 @@ ALONG_AXIS = "softmax log_softmax _softmax cumsum cumprod logcumsumexp"
 RECURRENT = "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"
 NEW = "new_zeros new_ones new_full new_empty"
 LIKE = "zeros_like ones_like full_like empty_like rand_like randn_like"
+FFT = (
+    "fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 "
+    "fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_fftshift fft_ifftshift"
+)
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(NEW.split(), new_constant),
@@ -168,10 +205,20 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(POOLS.split(), spatial),
     **dict.fromkeys(POOLS_WITH_PLACES.split(), spatial_pair),
     "grid_sampler": grid_sample,
-    **dict.fromkeys(("sort", "topk", "cummax", "cummin"), sorted_along),
     **dict.fromkeys(REDUCTIONS.split(), reduction),
     **dict.fromkeys(ALONG_AXIS.split(), along_axis),
     **dict.fromkeys(("max", "min"), maximum_minimum),
     **dict.fromkeys(RECURRENT.split(), recurrent),
     "glu": gated_linear_unit,
+    **dict.fromkeys(("sort", "argsort", "topk", "cummax", "cummin", *FFT.split()), along),
+    **dict.fromkeys(("tril", "triu"), matrix),
+    **dict.fromkeys(("nanmean", "nansum", "mode"), reduction),
+    **dict.fromkeys(("quantile", "nanquantile"), quantile),
+    **dict.fromkeys(("real", "imag"), on_base(lambda b, c: b)),
+    "diff": difference,
+    "diagonal": diagonal,
+    "rot90": rotate,
+    "fliplr": on_base(lambda b, c: b.flip(1)),
+    "flipud": on_base(lambda b, c: b.flip(0)),
+    "cosine_similarity": similarity,
 }

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dsa_core.channels.ids import NO_CHANNEL, Ids
+from dsa_core.channels.opcall import OpCall, StateIds
 from dsa_core.channels.rules_reshape import reshape
-from dsa_core.channels.tracer import OpCall, Rule, StateIds, Tracer
+from dsa_core.channels.tracer import Rule, Tracer
 
 PAIR = torch.tensor([[0, 1], [2, 3]])  # a matrix, to see whether a move transposes
 
@@ -110,7 +111,7 @@ def select(tracer: Tracer, call: OpCall) -> Ids:
 def concatenate(tracer: Tracer, call: OpCall) -> Ids:
     """Put tensors one after the other.
 
-    Where the channels lie on another axis (pictures side by side, tokens after tokens), those of
+    Where the channels lie on another axis (images side by side, tokens after tokens), those of
     all parts are united, as in a sum: every part must lose the same ones.
     """
     axis = int(call.args.get("dim") or 0) % len(call.shape)
@@ -167,19 +168,16 @@ def pad(tracer: Tracer, call: OpCall) -> Ids:
 
 def expand(tracer: Tracer, call: OpCall) -> Ids:
     """Repeat axes of size one."""
-    base = source(call).base
-    return Ids(base.reshape((1,) * (len(call.shape) - base.ndim) + tuple(base.shape)), call.shape)
+    return Ids(source(call).lined_up(len(call.shape)), call.shape)
 
 
 def repeat(tracer: Tracer, call: OpCall) -> Ids:
     """Tile a tensor: only axes along which the ids change need to be repeated."""
-    base = source(call).base
+    base = source(call).lined_up(len(call.shape))
     times = list(call.args.get("repeats") or call.args["dims"])
     times = [1] * (len(call.shape) - len(times)) + times
-    base = base.reshape((1,) * (len(call.shape) - base.ndim) + tuple(base.shape))
-    return Ids(
-        base.repeat([t if n > 1 else 1 for t, n in zip(times, base.shape, strict=True)]), call.shape
-    )
+    times = [t if n > 1 else 1 for t, n in zip(times, base.shape, strict=True)]
+    return Ids(base.repeat(times), call.shape)
 
 
 def repeat_interleave(tracer: Tracer, call: OpCall) -> Ids:
@@ -248,12 +246,12 @@ def write_in_place(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     return tracer.opaque(call, "in-place copy into a tensor")[0]
 
 
-def kept_axes(call: OpCall) -> list[bool]:
-    """Which axes a squeeze leaves."""
-    shape, dims = source(call).shape, call.args.get("dim")
-    chosen = range(len(shape)) if dims is None else ([dims] if isinstance(dims, int) else dims)
-    gone = {d % len(shape) for d in chosen}
-    return [not (i in gone and n == 1) for i, n in enumerate(shape)]
+def squeeze(tracer: Tracer, call: OpCall) -> Ids:
+    """Leave out the named axes of length one."""
+    x = source(call)
+    gone = call.axes(len(x.shape))
+    kept = [b for i, b in enumerate(x.base.shape) if x.shape[i] != 1 or i not in gone]
+    return Ids(x.base.reshape(kept), call.shape)
 
 
 PASS = (
@@ -281,9 +279,7 @@ RULES: dict[str, Rule] = {
     "numpy_T": on_base(lambda b, c: b.T),
     "mT": on_base(lambda b, c: b.mT),
     "unsqueeze": on_base(lambda b, c: b.unsqueeze(c.args["dim"])),
-    "squeeze": on_base(
-        lambda b, c: b.reshape([n for n, k in zip(b.shape, kept_axes(c), strict=True) if k])
-    ),
+    "squeeze": squeeze,
     "flip": on_base(lambda b, c: b.flip(c.args["dims"])),
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), chunk),
     "unbind": unbind,

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from dsa_core.channels.ids import Ids
+from dsa_core.channels.opcall import OpCall, StateIds
 from dsa_core.channels.rules_layers import matrix_product
 from dsa_core.channels.rules_math import meet
-from dsa_core.channels.tracer import OpCall, Rule, StateIds, Tracer
+from dsa_core.channels.tracer import Rule, Tracer
 
 
 def product(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
@@ -39,8 +40,9 @@ def mixes(
     if min(len(left.shape), len(right.shape)) < 2:  # a product with a vector
         tracer.fixed_macs += macs
         return None
-    sides = [lined_up(x, len(shape)) for x in (left, right)]
-    on_heads = [any(x.base.shape[axis] > 1 for axis in range(len(shape) - 2)) for x in sides]
+    rank = len(shape)
+    sides = [Ids(x.lined_up(rank), (1,) * (rank - len(x.shape)) + x.shape) for x in (left, right)]
+    on_heads = [any(x.base.shape[axis] > 1 for axis in range(rank - 2)) for x in sides]
     apart = [x for x, on in zip(sides, on_heads, strict=True) if not on and x.base.numel() > 1]
     if any(on_heads):
         line = None if apart else heads(tracer, call, sides, shape)
@@ -53,12 +55,6 @@ def mixes(
         return None
     tracer.products.append((macs, line.flatten()))
     return Ids(line, shape)
-
-
-def lined_up(x: Ids, rank: int) -> Ids:
-    """The same with axes of size one in front."""
-    more = (1,) * (rank - len(x.shape))
-    return Ids(x.base.reshape(more + tuple(x.base.shape)), more + x.shape)
 
 
 def heads(tracer: Tracer, call: OpCall, sides: list[Ids], shape: tuple[int, ...]) -> Tensor | None:

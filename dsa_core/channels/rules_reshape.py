@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from math import prod
 
 from dsa_core.channels.ids import Ids
-from dsa_core.channels.tracer import OpCall, Tracer
+from dsa_core.channels.opcall import OpCall
+from dsa_core.channels.tracer import Tracer
 
 
 def reshape(tracer: Tracer, call: OpCall) -> Ids:

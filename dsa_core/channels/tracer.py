@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsa_core.channels.ids import NO_CHANNEL, IdBook, Ids
+from dsa_core.channels.ids import IdBook, Ids
 from dsa_core.channels.opcall import OpCall, StateIds, bound
 from dsa_core.channels.program import Given, Program, Step, Value, signature
 from dsa_core.channels.recipes import Computed, recipes
@@ -63,7 +63,7 @@ class Tracer:
         views, ways: of each view that cuts an axis, the ids on it, and into how many axes.
         wishes: ids that would have to lie along another axis of the view that cut them.
         products: of products of activations, their MACs for one example, and the ids that share
-            them, each alike.
+            them equally.
         seen: path of a module -> the ids that its own operators handled.
     """
 
@@ -221,15 +221,3 @@ def state_aliases(model: nn.Module) -> dict[str, list[str]]:
                     name = f"{path}.{key}" if path else key
                     names[seen.setdefault(id(tensor), name)].append(name)
     return names
-
-
-__all__ = [
-    "NO_CHANNEL",
-    "LayerTrace",
-    "NormTrace",
-    "OpCall",
-    "Rule",
-    "StateIds",
-    "Tracer",
-    "state_aliases",
-]

@@ -1,9 +1,8 @@
 """The one operator of this library: keep k of n in expectation, over ragged segments.
 
-This file is the public door: it has the arguments checked, picks a backend, and holds the
-documentation. `reference.py` beside it is the definition, segment after segment; `fast.py` is its
-twin in torch for all segments at once, `triton.py` the fused one for a GPU. All pass the same
-tests.
+This file checks the arguments, picks a backend, and holds the documentation. `reference.py` is the
+definition, one segment after the other; `fast.py` its twin in torch for all segments at once;
+`triton.py` the fused one for a GPU. All pass the same tests.
 
     >>> import torch
     >>> from dsa_core.kernels import soft_topk
@@ -13,9 +12,9 @@ tests.
 """
 
 import os
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,35 +23,7 @@ from dsa_core.errors import ConfigError, nearest
 from dsa_core.kernels import fast, reference
 from dsa_core.kernels.checks import check_inputs
 from dsa_core.kernels.fast import Threshold
-from dsa_core.kernels.segments import inexactness, segment_ids, segment_sum
-
-__all__ = [
-    "Threshold",
-    "backends",
-    "check_inputs",
-    "inexactness",
-    "resolve_backend",
-    "segment_ids",
-    "segment_sum",
-    "soft_topk",
-    "solve_threshold",
-]
-
-
-class SoftTopK(Protocol):
-    """Signature of a backend; its arguments are checked, the temperature is a tensor (G,)."""
-
-    def __call__(
-        self,
-        scores: Tensor,
-        k: Tensor,
-        offsets: Tensor,
-        *,
-        temperature: Tensor,
-    ) -> Tensor:
-        """Keep probabilities, shape (n,)."""
-        ...
-
+from dsa_core.kernels.segments import segment_ids, segment_sum
 
 _NAMES = ("auto", "reference", "torch", "triton")
 
@@ -120,11 +91,7 @@ def soft_topk(
 
 
 def solve_threshold(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    *,
-    temperature: float | Tensor,
+    scores: Tensor, k: Tensor, offsets: Tensor, *, temperature: float | Tensor
 ) -> Threshold:
     """Find the thresholds at which k_g channels of every segment g are kept in expectation.
 
@@ -166,7 +133,8 @@ def resolve_backend(name: str, *, like: Tensor | None = None) -> str:
             cannot run here.
     """
     if name == "auto":
-        return _automatic(like)
+        on_cuda = like is not None and like.device.type == "cuda" and like.dtype != torch.float64
+        return "triton" if on_cuda and _has_triton() else "torch"
     if name in _NAMES[1:-1] or (name == "triton" and _has_triton()):
         return name
     if name in _NAMES:
@@ -176,12 +144,6 @@ def resolve_backend(name: str, *, like: Tensor | None = None) -> str:
             f"{', '.join(map(repr, backends()))}. Use backend='auto'."
         )
     raise ConfigError(f"backend: unknown name {name!r}{nearest(str(name), _NAMES)}")
-
-
-def _automatic(like: Tensor | None) -> str:
-    """The fastest backend for these scores."""
-    on_cuda = like is not None and like.device.type == "cuda" and like.dtype != torch.float64
-    return "triton" if on_cuda and _has_triton() else "torch"
 
 
 def _has_triton() -> bool:
@@ -207,20 +169,14 @@ def _suits_triton(scores: Tensor, offsets: Tensor, temperature: Tensor) -> bool:
     return bool(scores.abs().max() <= fused.FARTHEST * temperature.min())
 
 
-def _run(name: str) -> SoftTopK:
-    """The function of a backend."""
+def _run(name: str) -> Callable[..., Tensor]:
+    """The function of a backend; its arguments are checked, the temperature is a tensor (G,)."""
     if name == "triton":
         return _fused
     return reference.soft_topk if name == "reference" else fast.soft_topk
 
 
-def _fused(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    *,
-    temperature: Tensor,
-) -> Tensor:
-    """`triton.soft_topk` by its registered name, which `torch.compile` can trace."""
+def _fused(scores: Tensor, k: Tensor, offsets: Tensor, *, temperature: Tensor) -> Tensor:
+    """The operator of `triton.py` by its registered name, which `torch.compile` can trace."""
     p: Tensor = torch.ops.dsa_core.soft_topk(scores, k, offsets, temperature)[0]
     return p

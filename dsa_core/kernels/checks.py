@@ -1,4 +1,4 @@
-"""The door's checks: every argument of `soft_topk` that has no answer is refused here, by name."""
+"""Checks of the arguments of `soft_topk`: one that has no answer is refused here, by name."""
 
 import torch
 from torch import Tensor
@@ -9,11 +9,7 @@ _SCORES = (*_FLOATS, torch.bfloat16)
 
 @torch.no_grad()
 def check_inputs(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    *,
-    temperature: float | Tensor,
+    scores: Tensor, k: Tensor, offsets: Tensor, *, temperature: float | Tensor
 ) -> Tensor:
     """Refuse arguments that `soft_topk` cannot answer; every check that reads a value is here.
 

@@ -38,13 +38,7 @@ class Threshold(NamedTuple):
     converged: Tensor
 
 
-def soft_topk(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    *,
-    temperature: Tensor,
-) -> Tensor:
+def soft_topk(scores: Tensor, k: Tensor, offsets: Tensor, *, temperature: Tensor) -> Tensor:
     """Keep k of n in expectation; see `dsa_core.kernels.soft_topk`, which checks its arguments."""
     p: Tensor = _SoftTopK.apply(scores, k, offsets, temperature)
     return p
@@ -52,11 +46,7 @@ def soft_topk(
 
 @torch.no_grad()
 def solve_threshold(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    *,
-    temperature: Tensor,
+    scores: Tensor, k: Tensor, offsets: Tensor, *, temperature: Tensor
 ) -> Threshold:
     """Find the thresholds; see `dsa_core.kernels.solve_threshold`, which checks its arguments."""
     ids = segment_ids(offsets)
@@ -88,12 +78,7 @@ class _Problem(NamedTuple):
 
 
 def _standardise(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    *,
-    ids: Tensor,
-    temperature: Tensor,
+    scores: Tensor, k: Tensor, offsets: Tensor, *, ids: Tensor, temperature: Tensor
 ) -> _Problem:
     """Sort, shift and scale.
 
@@ -225,11 +210,7 @@ class _SoftTopK(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        scores: Tensor,
-        k: Tensor,
-        offsets: Tensor,
-        temperature: Tensor,
+        ctx: Any, scores: Tensor, k: Tensor, offsets: Tensor, temperature: Tensor
     ) -> Tensor:
         answer = _by_segment if len(scores) >= LONG * len(k) else _at_once
         p, share, slope, residual = answer(scores, k, offsets, temperature)

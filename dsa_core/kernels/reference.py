@@ -16,13 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
 
-def soft_topk(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    *,
-    temperature: Tensor,
-) -> Tensor:
+def soft_topk(scores: Tensor, k: Tensor, offsets: Tensor, *, temperature: Tensor) -> Tensor:
     """Keep k of n in expectation; see `dsa_core.kernels.soft_topk`, which checks its arguments."""
     parts = [
         _Segment.apply(scores[a:b].double(), k[g].double(), temperature[g])

@@ -12,12 +12,7 @@ _NARROWEST = 4 * torch.finfo(torch.float64).eps
 
 
 def find_root(
-    step: Step,
-    lower: Tensor,
-    upper: Tensor,
-    *,
-    nearly: float = 1e-7,
-    start: Tensor | None = None,
+    step: Step, lower: Tensor, upper: Tensor, *, nearly: float = 1e-7, start: Tensor | None = None
 ) -> tuple[Tensor, int]:
     """Find x with f(x) = 0, element by element, by Newton's method inside a bracket.
 

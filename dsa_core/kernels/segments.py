@@ -34,24 +34,6 @@ def segment_sum(x: Tensor, offsets: Tensor) -> Tensor:
     return torch.segment_reduce(x, "sum", lengths=offsets.diff(), unsafe=True)
 
 
-def inexactness(p: Tensor, offsets: Tensor) -> Tensor:
-    """How far keep probabilities are from a decision: E_g = sum_i p_i (1 - p_i) per segment.
-
-    For independent masks m_i ~ Bernoulli(p_i) this is Var(sum_i m_i), in channels squared: n/4 when
-    all p_i = 1/2, and 0 when each channel is decided. Differentiable in p.
-
-    Args:
-        p: keep probabilities, shape (n,), in [0, 1].
-        offsets: shape (G + 1,), int64.
-
-    Returns:
-        Inexactness, shape (G,).
-
-    Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164), inexactness of a pruning process.
-    """
-    return segment_sum(p * (1 - p), offsets)
-
-
 def sum_by(x: Tensor, ids: Tensor, count: int) -> Tensor:
     """Sum the rows of x that carry the same id: (n, ...), (n,) -> (count, ...)."""
     return x.new_zeros(count, *x.shape[1:]).index_add(0, ids, x)

@@ -1,7 +1,7 @@
 """`soft_topk` in two launches: one solves all segments and writes p, one is the backward pass.
 
-From top to bottom: the launches of `triton_kernels.py`; the custom operators, with what autograd
-and `torch.compile` need to know of them; the functions to call. Nothing waits for the device.
+Custom operators that launch `triton_kernels.py`, with what autograd and `torch.compile` need to
+know of them. Nothing waits for the device.
 """
 
 import torch
@@ -10,24 +10,25 @@ from torch import Tensor
 
 from dsa_core.kernels.triton_kernels import backward_kernel, forward_kernel
 
-LONGEST = 65_536  # channels of a segment: one program takes them all, so more are not its business
+LONGEST = 65_536  # channels of a segment: one program takes them all; longer ones go to `fast.py`
 FARTHEST = 1e9  # temperatures: float64 knows a threshold out there to 1e-7 of one
 MAX_EVALUATIONS = 100  # about 10 are usual; bisection alone needs about 60
 
 
-# --- launches -----------------------------------------------------------------------------------
 def block_size(n: int, n_segments: int) -> int:
     """Channels that a program takes at a time: twice the mean length, from 64 to 2048."""
     return min(2048, max(64, triton.next_power_of_2(2 * n // max(n_segments, 1))))
 
 
-def _launch_forward(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    temperature: Tensor,
+@torch.library.custom_op("dsa_core::soft_topk", mutates_args=())
+def soft_topk_op(
+    scores: Tensor, k: Tensor, offsets: Tensor, temperature: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """p (n,), thresholds (G,) float64."""
+    """Keep probabilities (n,) and thresholds (G,) float64.
+
+    Scores of float32 or bfloat16 (float64 is answered in float32's digits), within `FARTHEST`
+    temperatures.
+    """
     scores, n_segments = scores.contiguous(), len(k)
     p = torch.empty_like(scores)
     threshold = torch.empty(n_segments, dtype=torch.float64, device=scores.device)
@@ -44,15 +45,11 @@ def _launch_forward(
     return p, threshold
 
 
-def _launch_backward(
-    grad: Tensor,
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    temperature: Tensor,
-    threshold: Tensor,
+@torch.library.custom_op("dsa_core::soft_topk_backward", mutates_args=())
+def soft_topk_backward_op(
+    grad: Tensor, scores: Tensor, k: Tensor, offsets: Tensor, temperature: Tensor, threshold: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the scores (n,) and of k (G,)."""
+    """Gradients of the scores (n,) and of k (G,); formulas in `reference.py`."""
     scores, n_segments = scores.contiguous(), len(k)
     grad_scores, grad_k = torch.empty_like(scores), torch.empty_like(k)
     backward_kernel[(n_segments,)](
@@ -68,50 +65,15 @@ def _launch_backward(
     return grad_scores, grad_k
 
 
-# --- operators ----------------------------------------------------------------------------------
-@torch.library.custom_op("dsa_core::soft_topk", mutates_args=())
-def soft_topk_op(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    temperature: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Keep probabilities (n,) and thresholds (G,) float64."""
-    return _launch_forward(scores, k, offsets, temperature)
-
-
-@torch.library.custom_op("dsa_core::soft_topk_backward", mutates_args=())
-def soft_topk_backward_op(
-    grad: Tensor,
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    temperature: Tensor,
-    threshold: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the scores and of k; formulas in `reference.py`."""
-    return _launch_backward(grad, scores, k, offsets, temperature, threshold)
-
-
 @soft_topk_op.register_fake
-def _(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    temperature: Tensor,
-) -> tuple[Tensor, Tensor]:
+def _(scores: Tensor, k: Tensor, offsets: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
     p = torch.empty_like(scores, memory_format=torch.contiguous_format)
     return p, k.new_empty(k.shape[0], dtype=torch.float64)
 
 
 @soft_topk_backward_op.register_fake
 def _(
-    grad: Tensor,
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    temperature: Tensor,
-    threshold: Tensor,
+    grad: Tensor, scores: Tensor, k: Tensor, offsets: Tensor, temperature: Tensor, threshold: Tensor
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(scores), torch.empty_like(k)
 
@@ -135,20 +97,3 @@ def _backward(
 
 
 soft_topk_op.register_autograd(_backward, setup_context=_setup_context)
-
-
-# --- to call ------------------------------------------------------------------------------------
-def soft_topk(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    *,
-    temperature: Tensor,
-) -> Tensor:
-    """Keep k of n in expectation; see `dsa_core.kernels.soft_topk`, which checks its arguments.
-
-    Scores of float32 or bfloat16 (float64 is answered in float32's digits), within `FARTHEST`
-    temperatures.
-    """
-    p: Tensor = soft_topk_op(scores, k, offsets, temperature)[0]
-    return p

@@ -5,17 +5,15 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from dsa_core.allocation import Allocation, Update
-from dsa_core.budget import Budget, round_to_channels
-from dsa_core.channels import ChannelGraph
+from dsa_core.budget import round_to_channels
 from dsa_core.errors import ConfigError
 from dsa_core.methods.amc_reward import MaskedScore, Worth
 from dsa_core.methods.amc_settings import AMCSettings
-from dsa_core.methods.config import OnStep, SearchConfig, SearchData
-from dsa_core.methods.search import fingerprint
+from dsa_core.methods.config import SearchJob
 from dsa_core.training import (
     Precision,
     device_of_model,
@@ -26,36 +24,19 @@ from dsa_core.training import (
 from dsa_core.training.stopwatch import Stopwatch, total_time
 
 
-def allocate(
-    model: nn.Module,
-    graph: ChannelGraph,
-    budget: Budget,
-    data: SearchData,
-    config: SearchConfig,
-    *,
-    seed: int,
-    on_step: OnStep | None = None,
-) -> Allocation:
-    """Search by AMC: reinforcement learning on a trained network, whose weights do not change.
+class AMCSearch:
+    """A search by AMC: reinforcement learning on a trained network, whose weights do not change.
 
     In each episode the agent decides, group by group, how many channels to keep; actions that would
     put the budget out of reach are clipped. The reward is the score of the dense network under the
-    mask, on held-out examples, without fine-tuning. The counts of the best episode are used, and
-    whatever they leave of the budget is spent as in all methods (`round_to_channels`).
+    mask, on held-out examples (`held_out`, or `ratios` if that is None), without fine-tuning. The
+    counts of the best episode are used, and whatever they leave of the budget is spent as in all
+    methods (`round_to_channels`). `on_step` is called after every episode.
 
     Deviations from the paper: one decision per channel *group*, not per layer; the reward is given
     at the last decision, not at each (`amc_env`), and no moving average is subtracted from it;
     channels are removed by masks, and the remaining weights are not refitted to the outputs of the
     dense layers.
-
-    Args:
-        model: trained network, on its device; not changed.
-        graph: of the model.
-        budget: to reach.
-        data: the reward is measured on `held_out`, or on `ratios` if that is None.
-        config: `config.amc`, and the number format from `config.train`.
-        seed: of the agent.
-        on_step: called after every episode with its loss and keep ratios; True ends the search.
 
     Raises:
         BudgetError: the budget is below what `keep_least` allows.
@@ -65,52 +46,36 @@ def allocate(
 
     Source: He et al., AMC, ECCV 2018 (arXiv:1802.03494).
     """
-    if config.warmup_epochs:
-        raise ConfigError(
-            f"amc starts from a trained network, but warmup_epochs={config.warmup_epochs} says "
-            "that this one starts from random weights: use a preset that trains a dense network "
-            "(quick, cpu-short)"
-        )
-    budget.check(budget.cost(graph))
-    return AMCSearch(model, graph, budget, data, config, seed).run(on_step)
 
-
-class AMCSearch:
-    """The state of one search: the agent, and the result of every episode.
-
-    Args:
-        model, graph, budget, data, config, seed: as in `allocate`.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        graph: ChannelGraph,
-        budget: Budget,
-        data: SearchData,
-        config: SearchConfig,
-        seed: int,
-    ) -> None:
+    def __init__(self, job: SearchJob) -> None:
+        model, graph, budget, config = job.model, job.graph, job.budget, job.config
+        if config.warmup_epochs:
+            raise ConfigError(
+                f"amc starts from a trained network, but warmup_epochs={config.warmup_epochs} says "
+                "that this one starts from random weights: use a preset that trains a dense "
+                "network (quick, cpu-short)"
+            )
+        budget.check(budget.cost(graph))
         # these libraries take seconds to import, and only this method needs them
         from dsa_core.methods.amc_agent import Agent, isolated_rngs
         from dsa_core.methods.amc_env import PruningEnv
 
         self.device, settings = device_of_model(model), config.amc or AMCSettings()
         keep_freed_memory(self.device)
-        self.graph, self.budget, self.data = graph, budget, data
+        self.graph, self.budget, self.data, self.on_step = graph, budget, job.data, job.on_step
         self.cost, self.settings, self.random = budget.cost(graph), settings, isolated_rngs
-        self.fingerprint = fingerprint("amc", model, budget, data, config, seed=seed)
+        self.fingerprint = job.fingerprint("amc")
         least = settings.keep_least
         self.env = PruningEnv(model, graph, budget, self._reward, keep_least=least)
-        self.score = MaskedScore(model, graph, data, settings, config.train)
+        self.score = MaskedScore(model, graph, job.data, settings, config.train)
         with isolated_rngs():
-            self.agent = Agent(self.env, settings, seed)
+            self.agent = Agent(self.env, settings, job.seed)
         self.updates: list[Update] = []
         self.rewards: list[float] = []
         self.parts: list[Mapping[str, Any]] = []  # time since the start or the last save
         self.watch, self.stopped, self.saved = Stopwatch(), False, 0
 
-    def run(self, on_step: OnStep | None) -> Allocation:
+    def run(self) -> Allocation:
         """Run all episodes, starting from the checkpoint if there is one."""
         self._restore()
         path, episodes = self.data.checkpoint, self.settings.episodes
@@ -119,7 +84,7 @@ class AMCSearch:
 
             def after() -> bool:
                 bar.update()
-                self.stopped = on_step is not None and bool(on_step(self.updates[-1]))
+                self.stopped = self.on_step is not None and bool(self.on_step(self.updates[-1]))
                 return self.stopped
 
             try:

@@ -28,11 +28,7 @@ def truncated_normal(
         x = mean + deviation Phi^-1( Phi(a) + u (Phi(b) - Phi(a)) ),
         a = (low - mean) / deviation,   b = (high - mean) / deviation
 
-    Args:
-        mean: in [low, high].
-        deviation: > 0, before the cut.
-        low, high: the ends.
-        uniform: u in [0, 1), shape of the mean.
+    The mean lies in [low, high], u = `uniform` in [0, 1), in the shape of the mean.
     """
     start, end = ndtr((low - mean) / deviation), ndtr((high - mean) / deviation)
     drawn = mean + deviation * ndtri(start + uniform * (end - start))
@@ -44,11 +40,6 @@ class Agent(DDPG):
 
     Every draw is a function of (seed, decision); what stable-baselines3 draws itself (from the
     replay memory) is one of (seed, episode), see `Play`. So no generator state has to be saved.
-
-    Args:
-        env: the environment.
-        settings: of AMC.
-        seed: of the networks' first weights and of all draws.
     """
 
     def __init__(self, env: PruningEnv, settings: AMCSettings, seed: int) -> None:
@@ -129,10 +120,9 @@ class Agent(DDPG):
         self.num_timesteps = state["decisions"]
 
     def play(self, episodes: int, before: Callable[[int], None], after: Callable[[], bool]) -> None:
-        """Play and learn until a total number of episodes is reached.
+        """Play and learn until `episodes` are done in all, those before a restore included.
 
         Args:
-            episodes: total, including those before a restore.
             before: called before each episode with the number of episodes done.
             after: called after each episode; True stops.
         """

@@ -1,5 +1,6 @@
 """Pruning as a reinforcement-learning environment: one action per group, the reward at the end."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from dsa_core.budget import Budget, Cost
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import BudgetError
+from dsa_core.surgery.reconstruct import at_layer
 from dsa_core.training import device_of_model, mode
 
 Observation = np.ndarray[Any, np.dtype[np.float32]]
@@ -46,11 +48,7 @@ class Wall:
 
     @staticmethod
     def of(graph: ChannelGraph, budget: Budget, keep_least: float) -> "Wall":
-        """Make the bound for a network.
-
-        Raises:
-            BudgetError: the budget is below the cost of the smallest counts.
-        """
+        """Make the bound for a network; BudgetError if the smallest counts cost too much."""
         cost = budget.cost(graph)
         wanted = (keep_least * cost.sizes - 1e-9).ceil().long()
         least = budget.step_up(torch.maximum(wanted, budget.least_counts(cost)), cost.sizes)
@@ -71,19 +69,16 @@ class Wall:
     def most(self, k: int, counts: Tensor) -> int:
         """The largest count of group k that keeps the budget within reach.
 
-        Args:
-            k: the group.
-            counts: chosen counts of the groups before k, shape (K,); the other entries are ignored.
+        Only the counts (K,) of the groups before k are read.
         """
         trial = torch.cat([counts[:k], self.least[k:]])
         choices, limit = self.allowed(k), self.budget.ratio * self.cost.dense + ROUNDINGS
-        low, high = 0, len(choices) - 1  # the cost rises with the count, and choices[0] fits
-        while low < high:
-            middle = (low + high + 1) // 2
-            trial[k] = choices[middle]
-            fits = self.cost.at(trial) <= limit
-            low, high = (middle, high) if fits else (low, middle - 1)
-        return choices[low]
+
+        def cost(count: int) -> int:
+            trial[k] = count
+            return self.cost.at(trial)
+
+        return choices[bisect_right(choices, limit, lo=1, key=cost) - 1]  # choices[0] fits
 
     def count(self, k: int, action: float, counts: Tensor) -> int:
         """The allowed count nearest to action * size."""
@@ -103,8 +98,6 @@ class PruningEnv(gymnasium.Env[Observation, Observation]):
     to every decision of the episode; with its discount of 1 the best policy is the same.
 
     Args:
-        model, graph: the network.
-        budget: to reach.
         reward: counts (K,) -> the reward.
         keep_least: smallest keep ratio.
     """
@@ -162,20 +155,20 @@ class PruningEnv(gymnasium.Env[Observation, Observation]):
 
 
 def layer_table(model: nn.Module, graph: ChannelGraph) -> Tensor:
-    """The constant features of the first layer of every group.
+    """The constant features of the first layer of every group, (K, 7), scaled to at most 1.
 
-    Returns:
-        Shape (K, 7), each column divided by its largest value: index, output channels (of the
-        group), input channels, height and width of the input, stride, kernel. A linear layer has
-        height, width, stride and kernel 1.
+    Index, output channels (of the group), input channels, height and width of the input, stride,
+    kernel. A linear layer has height, width, stride and kernel 1.
     """
     layers = {layer.name: layer for layer in graph.layers}
     firsts = [layers[group.members[0]] for group in graph.prunable]
-    inputs = input_shapes(model, graph.input_shape, [layer.name for layer in firsts])
+    zeros = torch.zeros(graph.input_shape, device=device_of_model(model))
     rows = []
     for k, (layer, group) in enumerate(zip(firsts, graph.prunable, strict=True)):
         module = model.get_submodule(layer.name)
-        height, width = (*inputs[layer.name][2:], 1, 1)[:2]
+        with mode(model, training=False), torch.no_grad():
+            x, _ = at_layer(model, module, zeros)
+        height, width = (*x.shape[2:], 1, 1)[:2]
         stride, kernel = first_of(module, "stride"), first_of(module, "kernel_size")
         read = layer.shape[layer.in_axis]
         rows.append([k + 1, group.size, read, height, width, stride, kernel])
@@ -187,22 +180,3 @@ def first_of(module: nn.Module, name: str) -> int:
     """The first entry of a convolution's tuple attribute; 1 for a module without it."""
     found = getattr(module, name, 1)
     return int(found[0] if isinstance(found, tuple) else found)
-
-
-def input_shapes(
-    model: nn.Module, shape: tuple[int, ...], names: list[str]
-) -> dict[str, tuple[int, ...]]:
-    """The input shapes of some modules, from one forward pass of zeros."""
-    found: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: found.__setitem__(name, tuple(inputs[0].shape))
-
-    handles = [model.get_submodule(n).register_forward_pre_hook(note(n)) for n in names]
-    try:
-        with mode(model, training=False), torch.no_grad():
-            model(torch.zeros(shape, device=device_of_model(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found

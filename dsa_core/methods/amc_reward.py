@@ -8,8 +8,7 @@ from torch.func import functional_call
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import TrainingError
-from dsa_core.kernels.segments import places, segment_ids
-from dsa_core.masks import masked_parameters
+from dsa_core.masks import masked_parameters, top_channels
 from dsa_core.methods.amc_settings import AMCSettings
 from dsa_core.methods.config import SearchData
 from dsa_core.ranking import importance
@@ -34,12 +33,6 @@ class MaskedScore:
 
     The held-out examples are read once and stay on the device. Weights and BatchNorm statistics are
     those of the dense network and never change.
-
-    Args:
-        model, graph: the network.
-        data: gives the examples, see `held_out`.
-        settings: of AMC.
-        train: number format and memory order; "auto" measures and takes the fastest.
     """
 
     def __init__(
@@ -53,8 +46,6 @@ class MaskedScore:
         self.model, self.graph, self.data = model, graph, data
         self.settings, device = settings, device_of_model(model)
         self.importance = importance(model, graph, settings.importance)
-        self.ranks = places(self.importance, graph.offsets.to(device))
-        self.groups = segment_ids(graph.offsets).to(device)
         self.parameters = {name: p.detach() for name, p in model.named_parameters()}
         self.examples = held_out(data, settings.reward_examples, device)
         precision, order = train.precision, train.channels_last
@@ -67,30 +58,27 @@ class MaskedScore:
         self.batches = [(place(x, precision), y) for x, y in self.examples]
         self.dense = self(self.graph.sizes)
 
-    def __call__(self, counts: Tensor) -> Worth:
-        """Measure the network with counts (K,) channels kept."""
-        return self._measure(self.mask(counts), self.batches, self.precision)
-
     def mask(self, counts: Tensor) -> Tensor:
         """The most important channels of every group, float32, shape (n,)."""
-        return (self.ranks < counts.to(self.groups.device)[self.groups]).float()
+        return top_channels(self.importance, counts, self.graph).to(self.importance)
 
     def reward(self, worth: Worth) -> float:
         """The score if it is a share of 1, otherwise relative to the dense network's score."""
         return worth.score if self.data.task.unit == PERCENT else worth.score / self.dense.score
 
     @torch.no_grad()
-    def _measure(self, mask: Tensor, batches: list[Batch], precision: Precision) -> Worth:
-        model, task = self.model, self.data.task
+    def __call__(self, counts: Tensor) -> Worth:
+        """Measure the network with counts (K,) channels kept."""
+        model, task, mask = self.model, self.data.task, self.mask(counts)
         weights = masked_parameters(self.parameters, self.graph, mask)
         score = loss = torch.zeros((), device=mask.device)
         with mode(model, training=False):
-            for x, y in batches:
-                with autocast(precision, mask.device):
+            for x, y in self.batches:
+                with autocast(self.precision, mask.device):
                     outputs = functional_call(model, weights, (x,)).float()
                 score = score + task.score(outputs, y)
                 loss = loss + task.loss(outputs, y) * len(x)
-        n = sum(len(x) for x, _ in batches)
+        n = sum(len(x) for x, _ in self.batches)
         worth = Worth(float(score) / n, float(loss) / n)
         if worth.score != worth.score:
             raise TrainingError(

@@ -17,12 +17,7 @@ OFF_END = 0.1  # of the bracket: interpolation alone creeps where the curve has 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: a strength and the resulting cost.
-
-    Attributes:
-        strength: lambda > 0.
-        cost: a ratio of the dense cost.
-    """
+    """One training: a strength lambda > 0, and the resulting cost, a ratio of the dense cost."""
 
     strength: float
     cost: float
@@ -44,17 +39,13 @@ def best_trial(trials: Sequence[Trial], limit: float) -> int:
 def next_strength(
     trials: Sequence[Trial], limit: float, *, first: float, factor: float, tolerance: float
 ) -> float | None:
-    """Choose the strength of the next trial.
+    """Choose the strength of the next trial; None if the last one hit.
 
     Args:
-        trials: all trials so far, in order.
         limit: the cost to reach, or to end just below.
         first: strength of the first trial.
         factor: > 1, of the logarithmic grid.
         tolerance: see `hits`.
-
-    Returns:
-        The strength; None if the last trial hit.
     """
     if not trials:
         return first

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from torch import nn
 
 from dsa_core.allocation import Update
+from dsa_core.budget import Budget
+from dsa_core.channels import ChannelGraph
 from dsa_core.dsa import DSA, Masked
 from dsa_core.errors import ConfigError, nearest
 from dsa_core.methods.amc_settings import AMCSettings
@@ -19,7 +22,7 @@ from dsa_core.methods.morphnet import MorphNet
 from dsa_core.methods.ssl import SSL
 from dsa_core.methods.uniform import Random, Uniform
 from dsa_core.scheme import Method
-from dsa_core.training import BatchSource, Task, TrainConfig
+from dsa_core.training import BatchSource, Task, TrainConfig, shapes_fingerprint
 
 METHODS: dict[str, type[Method]] = {
     m.label: m for m in (DCSS, DSA, DTP, DTPWeight, Knapsack, MorphNet, Random, SSL, Uniform)
@@ -103,3 +106,37 @@ class SearchData:
     checkpoint: Path | None = None
     progress: bool = True
     held_out: BatchSource | None = None
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """One search: what every method is called with.
+
+    Attributes:
+        model: dense network, on its device; most methods train it in place.
+        graph: of the model.
+        budget: to reach.
+        data, config: how it is trained.
+        seed: of the masks.
+        on_step: called with every update of the keep ratios; True ends the search.
+    """
+
+    model: nn.Module
+    graph: ChannelGraph
+    budget: Budget
+    data: SearchData
+    config: SearchConfig
+    seed: int
+    on_step: OnStep | None = None
+
+    def fingerprint(self, method: str) -> dict[str, str]:
+        """What a file written beside the checkpoint of the search must agree with."""
+        parts = {"weights": self.data.weights, "ratios": self.data.ratios}
+        return {
+            "method": method,
+            "seed": str(self.seed),
+            "budget": repr(self.budget),
+            "model": shapes_fingerprint(self.model),
+            "config": self.config.model_dump_json(),
+            **{f"{n} {k}": v for n, part in parts.items() for k, v in part.fingerprint().items()},
+        }

@@ -8,13 +8,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from dsa_core.budget import (
-    Budget,
-    PricedSettings,
-    round_to_channels,
-    sharpness_at,
-    step_scale_at,
-)
+from dsa_core.budget import Budget, PricedSettings, round_to_channels, sharpness_at, step_scale_at
 from dsa_core.kernels.segments import places, segment_ids
 from dsa_core.masked_weights import MaskedWeights
 from dsa_core.methods.dcss_budget import make_choices
@@ -94,10 +88,6 @@ class ChoiceScheme(Scheme):
 
     First order, as in DARTS: the logits' gradient is that of the loss at the present weights. The
     channels are ranked again at every update (open in the paper). Nothing is sampled.
-
-    Args:
-        problem: what is searched.
-        method: settings.
     """
 
     def __init__(self, problem: Problem, method: DCSS) -> None:

@@ -55,12 +55,9 @@ class Penalised(Priced):
         self._state = {**self._state, **moments, "z": new_z}
         off = (w * (prices(gradient, self.cost, alpha) - price).square()).sum() / w.sum()
         return Residuals(
-            primal=float((w * (wish - new_z).square()).sum().sqrt()),
-            dual=float((w * (new_z - z).square()).sum().sqrt()) / self.settings.lr,
             budget=float(cost(self.keep_ratios)) - budget,
             price=float(price),
             price_spread=float(off.sqrt()),
-            clipped=int(((new_z <= self.floors.log()) | (new_z >= 0)).sum()),
         )
 
 
@@ -114,16 +111,13 @@ class Choices:
     def step(
         self, gain: Tensor, budget: float, *, temperature: float, step_scale: float = 1.0
     ) -> Residuals:
-        """Make one update.
+        """Make one update; returns the residuals of the keep ratios' optimizer.
 
         Args:
             gain: dL/dpi at `pi`, shape (K, J), finite.
             budget: B of this step, a ratio of the dense cost.
             temperature: of the softmax from now on.
             step_scale: factor of the data part of the step, >= 0; should decay to 0.
-
-        Returns:
-            Residuals of the keep ratios' optimizer.
         """
         slope = ratio_slope(gain, self.pi, self.candidates)
         residuals = self.ratios.step(slope, budget, step_scale=step_scale)

@@ -41,13 +41,7 @@ class Candidates:
 
 
 def candidates_of(cost: Cost, budget: Budget, fractions: Sequence[float]) -> Candidates:
-    """Turn fractions into keep counts that the budget's floors and divisor allow.
-
-    Args:
-        cost: gives the sizes of the groups.
-        budget: gives floors and divisor.
-        fractions: ascending, in (0, 1].
-    """
+    """Turn fractions, ascending in (0, 1], into keep counts that floors and divisor allow."""
     least = budget.least_counts(cost)
     rows = []
     for size, floor in zip(cost.sizes.tolist(), least.tolist(), strict=True):
@@ -63,10 +57,7 @@ def candidates_of(cost: Cost, budget: Budget, fractions: Sequence[float]) -> Can
 def choice_probs(logits: Tensor, candidates: Candidates, temperature: float) -> Tensor:
     """pi = softmax(a / temperature) over the candidates of every group, shape (K, J).
 
-    Args:
-        logits: a, shape (K, J), finite.
-        candidates: padding entries get probability 0.
-        temperature: > 0; the choice becomes hard towards 0.
+    The choice becomes hard as the temperature goes to 0; padding entries get probability 0.
 
     Source: Zhao and Lee, DCSS (arXiv:2010.14714), relaxation over candidate sparsities.
     """

@@ -18,22 +18,15 @@ def covariance(pi: Tensor, values: Tensor, other: Tensor) -> Tensor:
 
 
 def ratio_slope(gain: Tensor, pi: Tensor, candidates: Candidates) -> Tensor:
-    """The gradient of the loss with respect to the expected keep ratios, along the tilt.
+    """The gradient of the loss with respect to the expected keep ratios, along the tilt, (K,).
 
     pi_j ~ exp(a_j + t x_j) gives dpi_j/dt = pi_j (x_j - alpha) and dalpha/dt = Var(x), hence
 
         dL/dalpha = sum_j dL/dpi_j pi_j (x_j - alpha) / Var(x) = Cov(x, dL/dpi) / Var(x),
 
-    the regression slope of dL/dpi on x. It stays meaningful as the group decides: between two
-    candidates it is the difference of their dL/dpi over the difference of their ratios.
-
-    Args:
-        gain: dL/dpi, shape (K, J).
-        pi: probabilities, shape (K, J).
-        candidates: give x.
-
-    Returns:
-        dL/dalpha, shape (K,); 0 for a group with a single candidate.
+    the regression slope of dL/dpi, the `gain`, on x. It stays meaningful as the group decides:
+    between two candidates it is the difference of their dL/dpi over the difference of their ratios.
+    It is 0 for a group with a single candidate.
     """
     x = candidates.ratios
     return covariance(pi, x, gain) / covariance(pi, x, x).clamp_min(1e-300)

@@ -83,8 +83,6 @@ class TransportScheme(Scheme):
     """Scores train by SGD beside the weights, under the masks of a transport plan.
 
     Args:
-        problem: what is searched.
-        method: settings.
         cost: in keep ratios of the groups of what has a score each.
     """
 

@@ -15,13 +15,7 @@ REACH = 40.0  # sigmoid(40) is 1 to the last bit of float64
 
 
 def competing_counts(
-    scores: Tensor,
-    offsets: Tensor,
-    cost: CostForm,
-    budget: float,
-    *,
-    eps: float,
-    floors: Tensor,
+    scores: Tensor, offsets: Tensor, cost: CostForm, budget: float, *, eps: float, floors: Tensor
 ) -> Tensor:
     """Count what every group keeps where all scores compete under one budget.
 
@@ -94,12 +88,7 @@ def _ratios(
 
 
 def _root(
-    scores: Tensor,
-    offsets: Tensor,
-    cost: CostForm,
-    budget: float,
-    scale: float,
-    floors: Tensor,
+    scores: Tensor, offsets: Tensor, cost: CostForm, budget: float, scale: float, floors: Tensor
 ) -> Tensor:
     """Find t with F = B, shape (); of many scores, from the threshold of a sample."""
     every, start = -(-len(scores) // SAMPLE), None
@@ -122,19 +111,12 @@ def _positive(x: Tensor) -> Tensor:
 
 
 def ranks(importance: Tensor, offsets: Tensor) -> Tensor:
-    """Scores by the order within each group: (rank + 1/2) / size, in (0, 1).
+    """Scores by the order within each group: (rank + 1/2) / size, in (0, 1), float32.
 
     The least important unit of n scores 1 / 2n, the most important 1 - 1 / 2n; of equals the first
-    ranks higher. So every group has the same scores, whatever the scale of its importance, and at
-    first one threshold for all groups is the uniform allocation: what departs from it later, the
-    loss has asked for.
-
-    Args:
-        importance: shape (n,).
-        offsets: bounds of the groups, shape (G + 1,).
-
-    Returns:
-        Scores, shape (n,), float32.
+    ranks higher. So every group has the same scores, whatever the scale of its importance, (n,),
+    and at first one threshold for all groups is the uniform allocation: what departs from it later,
+    the loss has asked for.
     """
     parts = places(importance, offsets).split(offsets.diff().tolist())
     return torch.cat([((len(p) - 0.5 - p.double()) / len(p)).float() for p in parts])

@@ -46,13 +46,7 @@ class Plan(NamedTuple):
         return cls(zeros[:n], zeros[n:])
 
 
-def transport_mask(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    *,
-    eps: float,
-) -> Tensor:
+def transport_mask(scores: Tensor, k: Tensor, offsets: Tensor, *, eps: float) -> Tensor:
     """Solve the transport problem of every segment in closed form.
 
     The plan is P_ij = u_i exp(-C_ij / eps) v_j, and C_i0 - C_i1 = 2 s_i - 1. With the rows fixed,
@@ -84,17 +78,12 @@ def sinkhorn(scores: Tensor, k: Tensor, offsets: Tensor, *, eps: float, steps: i
     """Solve the same problem by Sinkhorn's alternating scaling: slow and obviously right.
 
     One segment after the other, on the full plan, in the log domain. The columns are scaled last,
-    so the masks sum to k after any number of steps; the rows are right in the limit only.
+    so the masks sum to k after any number of steps; the rows are right in the limit only. Autograd
+    passes through each step.
 
     Args:
-        scores: s, shape (n,).
-        k: channels kept, shape (G,), in (0, n_g].
-        offsets: shape (G + 1,), int64.
-        eps: weight of the entropy, > 0.
+        scores, k, offsets, eps: as in `transport_mask`.
         steps: number of scalings of rows and columns, at least 1.
-
-    Returns:
-        Masks m = n P_i1, shape (n,), in the dtype of the scores. Autograd passes through each step.
     """
     _check_eps(eps)
     check_inputs(scores, k, offsets, temperature=eps)
@@ -120,12 +109,7 @@ def _sinkhorn_one(s: Tensor, k: Tensor, eps: float, steps: int) -> Tensor:
 
 
 def proximal_step(
-    scores: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    plan: Plan,
-    *,
-    eps: float,
+    scores: Tensor, k: Tensor, offsets: Tensor, plan: Plan, *, eps: float
 ) -> tuple[Tensor, Plan]:
     """One scaling of the proximal problem, the step that DTP takes per mini-batch.
 

@@ -65,7 +65,6 @@ def fill(b: Tensor, cost: CostForm, budget: float, floors: Tensor, offsets: Tens
         cost: F of keep ratios (K,), F(1) = 1.
         budget: B, in [F(floors), 1].
         floors: keep ratios of whole channels, (K,); these stay at any price.
-        offsets: bounds of the groups, shape (K + 1,).
     """
     sizes, worth = offsets.diff(), b.cpu().double().square()
     least = (floors * sizes).round().long()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dsa_core.budget import Cost
 from dsa_core.channels import ChannelGraph
+from dsa_core.kernels.segments import segment_ids
 from dsa_core.methods.penalised import Penalty, PenaltyScheme, alive_counts
 from dsa_core.methods.ssl import group_norms, group_sizes
 from dsa_core.scheme import Problem
@@ -23,8 +24,7 @@ class MorphNet(Penalty):
     covers depthwise layers and BatchNorm's own parameters. The channels alive at the end stay.
 
     Deviations from the paper: no expansion step, as in the DSA paper's runs; |gamma| is smoothed
-        near
-    0 over one SGD step (`PenaltyScheme.penalty`); a channel without BatchNorm uses its
+    near 0 over one SGD step (`PenaltyScheme.penalty`); a channel without BatchNorm uses its
     root-mean-square weight instead of |gamma|.
 
     Source: Gordon et al., MorphNet, CVPR 2018 (arXiv:1711.06798), regularizers of section 4.2.
@@ -43,8 +43,7 @@ class CostPenalty(PenaltyScheme):
     def __init__(self, problem: Problem, method: MorphNet) -> None:
         super().__init__(problem, method)
         graph, device = problem.graph, problem.device
-        groups = torch.arange(len(graph.sizes))
-        self.groups = torch.repeat_interleave(groups, graph.sizes).to(device)
+        self.groups = segment_ids(graph.offsets).to(device)
         self.sizes = group_sizes(graph, graph.producers).to(device)
 
     def distances(self, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -69,17 +68,10 @@ class CostPenalty(PenaltyScheme):
 
 
 def channel_prices(alive: Tensor, cost: Cost) -> Tensor:
-    """The slope of the cost in the number of channels of every group.
+    """The slope dF/dn_k of the cost in the channels alive of every group, float64, shape (K,).
 
     For a convolution with `in` and `out` channels alive F = c in out, so the sum over channels of
     gate * slope is MorphNet's  c (in sum|gamma_out| + out sum|gamma_in|).
-
-    Args:
-        alive: channels alive, int64, shape (K,).
-        cost: of the network.
-
-    Returns:
-        dF/dn_k, float64, shape (K,).
     """
     sizes = cost.sizes.double()
     return cost.relative.gradient(alive.double() / sizes) / sizes

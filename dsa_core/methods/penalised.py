@@ -54,10 +54,6 @@ class PenaltyScheme(Scheme):
 
     The channels alive at the end are kept; floors, divisor and at least one channel per group
     still hold.
-
-    Args:
-        problem: what is searched.
-        method: settings.
     """
 
     def __init__(self, problem: Problem, method: Penalty) -> None:
@@ -93,16 +89,14 @@ class PenaltyScheme(Scheme):
             d = self.distances(dict(self.problem.model.named_parameters()))
             pulls = self.pulls(d.detach())
             if self.lam is None:
-                alone = float(d.detach().mean() / pulls.mean()) / self._path_length(lr)
+                guess = lr * self.problem.clock(0)[1] / 2 / (1 - MOMENTUM)
+                length = self.method.path_length or guess
+                alone = float(d.detach().mean() / pulls.mean()) / length
                 self.lam = self.method.strength * alone
             slopes = self.lam * pulls
             value = (slopes * rounded_off(d, slopes * lr)).sum()
         self.last = float(value.detach()) if self.problem.due(step + 1) else self.last
         return value
-
-    def _path_length(self, lr: float) -> float:
-        guess = lr * self.problem.clock(0)[1] / 2 / (1 - MOMENTUM)
-        return self.method.path_length or guess
 
     def mask(self, step: int) -> None:
         """None: the weights train as they are."""
@@ -145,12 +139,7 @@ class PenaltyScheme(Scheme):
 
 
 def rounded_off(d: Tensor, widths: Tensor) -> Tensor:
-    """Huber's function: d beyond a width, d^2 / (2 width) + width / 2 within.
-
-    Args:
-        d: distances >= 0, shape (n,).
-        widths: >= 0, shape (n,); 0 leaves d as it is.
-    """
+    """Huber's function of d >= 0: d beyond a width, d^2 / (2 width) + width / 2 within."""
     # autograd multiplies the slope of the branch not taken by 0: it must be finite
     parabola = d.square() / (2 * widths.clamp_min(torch.finfo(d.dtype).tiny)) + widths / 2
     return torch.where(d < widths, parabola, d)

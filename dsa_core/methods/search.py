@@ -3,31 +3,15 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-
-from torch import nn
 
 from dsa_core.allocation import Allocation
-from dsa_core.budget import Budget
-from dsa_core.channels import ChannelGraph
-from dsa_core.methods.config import OnStep, SearchConfig, SearchData
+from dsa_core.methods.config import OnStep, SearchJob
 from dsa_core.pruner import Pruner
 from dsa_core.scheme import Method
-from dsa_core.training import Precision, TrainResult, shapes_fingerprint, train
+from dsa_core.training import Precision, TrainResult, train
 
 
-def search(
-    method: Method,
-    model: nn.Module,
-    graph: ChannelGraph,
-    budget: Budget,
-    data: SearchData,
-    config: SearchConfig,
-    *,
-    seed: int,
-    on_step: OnStep | None = None,
-    precision: Precision | None = None,
-) -> Allocation:
+def search(method: Method, job: SearchJob, precision: Precision | None = None) -> Allocation:
     """Train the weights in place while a method moves the keep ratios down to the budget.
 
     All randomness is a function of (seed, epoch, step), so a killed run that resumes from its
@@ -35,13 +19,6 @@ def search(
 
     Args:
         method: settings of the method.
-        model: dense network, trained or not, on its device; trained in place.
-        graph: of the model.
-        budget: to reach.
-        data: training data.
-        config: how the weights train.
-        seed: of the masks.
-        on_step: called with every update of the keep ratios; True ends the search.
         precision: number format and memory order; None: from the configuration.
 
     Raises:
@@ -49,23 +26,24 @@ def search(
         TrainingError: the loss is not finite, or the checkpoint belongs to another run.
         KeyboardInterrupt: raised again, with a message that says how to resume.
     """
+    model, data, config = job.model, job.data, job.config
     per_epoch = len(data.weights)
     pruner = Pruner(
         model,
-        graph,
-        budget,
+        job.graph,
+        job.budget,
         steps=config.train.epochs * per_epoch,
         method=method,
-        seed=seed,
+        seed=job.seed,
         warmup_steps=config.warmup_epochs * per_epoch,
     )
-    watch = None if on_step is None else watcher(pruner, on_step)
+    watch = None if job.on_step is None else watcher(pruner, job.on_step)
     result = train(
         model,
         data.weights,
         data.task,
         config.train,
-        seed=seed,
+        seed=job.seed,
         checkpoint=data.checkpoint,
         progress=data.progress,
         stop=watch,
@@ -107,46 +85,4 @@ def with_costs(found: Allocation, result: TrainResult) -> Allocation:
             "stopped": result.stopped,
             **found.notes,
         },
-    )
-
-
-def fingerprint(
-    name: str,
-    model: nn.Module,
-    budget: Budget,
-    data: SearchData,
-    config: SearchConfig,
-    *,
-    seed: int,
-) -> dict[str, str]:
-    """What a file written beside the checkpoint of a search must agree with."""
-    parts = {"weights": data.weights, "ratios": data.ratios}
-    return {
-        "method": name,
-        "seed": str(seed),
-        "budget": repr(budget),
-        "model": shapes_fingerprint(model),
-        "config": config.model_dump_json(),
-        **{f"{n} {k}": v for n, part in parts.items() for k, v in part.fingerprint().items()},
-    }
-
-
-def allocator(name: str) -> Callable[..., Allocation]:
-    """An allocator, with the signature that all of them share."""
-    return partial(_allocate, name)
-
-
-def _allocate(
-    name: str,
-    model: nn.Module,
-    graph: ChannelGraph,
-    budget: Budget,
-    data: SearchData,
-    config: SearchConfig,
-    *,
-    seed: int,
-    on_step: OnStep | None = None,
-) -> Allocation:
-    return search(
-        config.method(name), model, graph, budget, data, config, seed=seed, on_step=on_step
     )

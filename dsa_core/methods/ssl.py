@@ -26,8 +26,7 @@ class SSL(Penalty):
     root-mean-square weight is below `truncate` are removed.
 
     Deviations from the paper: its groups are filters alone (`members="filters"`), but when followed
-        by
-    BatchNorm all filters shrink alike and none empties; groups span the layers tied by a channel
+    by BatchNorm all filters shrink alike and none empties; groups span the layers tied by a channel
     group; the norm is smoothed near 0 over one SGD step (`PenaltyScheme.penalty`). The paper does
     not say which norm its threshold of 1e-3 applies to; a filter's norm grows with its size, so
     here it is the root-mean-square weight.
@@ -90,15 +89,9 @@ def slices_of(graph: ChannelGraph, members: Members) -> tuple[Slice, ...]:
 def group_norms(
     parameters: Mapping[str, Tensor], graph: ChannelGraph, slices: tuple[Slice, ...]
 ) -> Tensor:
-    """||w_g||_2 of every channel's weights over all the tensors in which it has some.
+    """||w_g||_2 of every channel's weights over all the tensors in which it has some, (n,).
 
-    Args:
-        parameters: by name.
-        graph: of the network.
-        slices: (weight, axis, flat channel of each position).
-
-    Returns:
-        Shape (n,), differentiable; the gradient is 0 where all weights are 0.
+    Differentiable; the gradient is 0 where all weights are 0.
     """
     some = next(iter(parameters.values()))
     squares = torch.zeros(graph.n_channels, device=some.device)

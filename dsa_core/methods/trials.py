@@ -4,95 +4,68 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dsa_core.allocation import Allocation
-from dsa_core.budget import Budget
-from dsa_core.channels import ChannelGraph
 from dsa_core.methods.bracket import Trial, best_trial, hits, next_strength
-from dsa_core.methods.config import OnStep, SearchConfig, SearchData
+from dsa_core.methods.config import SearchJob
 from dsa_core.methods.penalised import Penalty
-from dsa_core.methods.search import fingerprint, search
+from dsa_core.methods.search import search
 from dsa_core.training import Precision, TrainConfig, load_checkpoint, lr_at, save_checkpoint
 from dsa_core.training.stopwatch import total_time
 
 
 @dataclass(frozen=True)
 class Trials:
-    """Trainings of one network from the same weights at successive strengths.
-
-    Attributes:
-        method: the penalty and the search for its strength.
-        model, graph, budget, data, config, seed: as in `search`.
-    """
+    """Trainings of one network from the same weights at successive strengths of a penalty."""
 
     method: Penalty
-    model: nn.Module
-    graph: ChannelGraph
-    budget: Budget
-    data: SearchData
-    config: SearchConfig
-    seed: int
+    job: SearchJob
 
-    def run(self, on_step: OnStep | None) -> Allocation:
+    def run(self) -> Allocation:
         """Train until a trial hits the budget or there have been `max_trials`.
 
         The result is the costliest network within the budget, else the cheapest; its weights are in
         the model at the end. All trials run in the number format of the first. A killed run finds
         the checkpoints of its trials, skips the finished ones, and ends with the same bits.
         """
-        start, limit = self._start(), self.budget.ratio
+        m, start, limit = self.method, self._start(), self.job.budget.ratio
         found: list[Allocation] = []
         trials: list[Trial] = []
         kept = start
-        while len(trials) < self.method.max_trials:
-            strength = self._next(trials)
+        while len(trials) < m.max_trials:
+            strength = next_strength(
+                trials, limit, first=m.strength, factor=m.factor, tolerance=m.tolerance
+            )
             if strength is None:
                 break
-            self.model.load_state_dict(start)
+            self.job.model.load_state_dict(start)
             precision = Precision.from_notes(found[0].notes) if found else None
-            found.append(self._trial(len(trials), strength, on_step, precision))
-            trials.append(Trial(strength, found[-1].whole_ratio(self.budget.resource)))
+            found.append(self._trial(len(trials), strength, precision))
+            trials.append(Trial(strength, found[-1].whole_ratio(self.job.budget.resource)))
             if best_trial(trials, limit) == len(trials) - 1:
-                kept = copied(self.model.state_dict())
+                kept = copied(self.job.model.state_dict())
             if found[-1].notes["stopped"]:
                 break
-        self.model.load_state_dict(kept)
+        self.job.model.load_state_dict(kept)
         return self._joined(found, trials)
 
-    def _next(self, trials: list[Trial]) -> float | None:
-        m, limit = self.method, self.budget.ratio
-        return next_strength(
-            trials, limit, first=m.strength, factor=m.factor, tolerance=m.tolerance
-        )
-
-    def _trial(
-        self, number: int, strength: float, on_step: OnStep | None, precision: Precision | None
-    ) -> Allocation:
+    def _trial(self, number: int, strength: float, precision: Precision | None) -> Allocation:
         """One training, with its own checkpoint."""
-        path, train = self.data.checkpoint, self.config.train
-        steps, warmup = len(self.data.weights), self.config.warmup_epochs
-        length = self.method.path_length or path_length(train, steps, warmup)
-        return search(
-            self.method.model_copy(update={"strength": strength, "path_length": length}),
-            self.model,
-            self.graph,
-            self.budget,
-            replace(self.data, checkpoint=path and beside(path, f"trial{number}")),
-            self.config,
-            seed=self.seed,
-            on_step=on_step,
-            precision=precision,
-        )
+        data, config = self.job.data, self.job.config
+        steps, path = len(data.weights), data.checkpoint
+        length = self.method.path_length or path_length(config.train, steps, config.warmup_epochs)
+        own = replace(data, checkpoint=path and beside(path, f"trial{number}"))
+        changes = {"strength": strength, "path_length": length}
+        method = self.method.model_copy(update=changes)
+        return search(method, replace(self.job, data=own), precision)
 
     def _start(self) -> dict[str, Tensor]:
         """The weights that every trial starts from; after a kill, those of the first call."""
-        path, state = self.data.checkpoint, self.model.state_dict()
+        path, state = self.job.data.checkpoint, self.job.model.state_dict()
         if path is None:
             return copied(state)
-        file = beside(path, "start")
-        label, data, config = self.method.label, self.data, self.config
-        mine = fingerprint(label, self.model, self.budget, data, config, seed=self.seed)
+        file, mine = beside(path, "start"), self.job.fingerprint(self.method.label)
         if not file.exists():
             save_checkpoint(file, {"fingerprint": mine, "model": state})
         saved = load_checkpoint(file, mine)["model"]
@@ -103,7 +76,7 @@ class Trials:
 
         An epoch's `trial` counts from 0, `penalty_trial_taken` from 1.
         """
-        limit = self.budget.ratio
+        limit = self.job.budget.ratio
         chosen = best_trial(trials, limit)
         epochs = [e | {"trial": float(i)} for i, each in enumerate(found) for e in each.epochs]
         lams = [each.notes.get("penalty_lambda", float("nan")) for each in found]
@@ -120,28 +93,6 @@ class Trials:
             trials=len(found),
             notes=found[chosen].notes | notes,
         )
-
-
-def allocate(
-    name: str,
-    model: nn.Module,
-    graph: ChannelGraph,
-    budget: Budget,
-    data: SearchData,
-    config: SearchConfig,
-    *,
-    seed: int,
-    on_step: OnStep | None = None,
-) -> Allocation:
-    """Search by a penalty and for its strength; the arguments are those of `search`.
-
-    The model ends with the weights of the chosen trial. The cost aims at, or just below, the
-    budget, and may miss it. Of `config` only `train`, `warmup_epochs`, `ratio_every` (steps between
-    two entries of the history) and the method's own settings are read.
-    """
-    method = config.method(name)
-    assert isinstance(method, Penalty)
-    return Trials(method, model, graph, budget, data, config, seed).run(on_step)
 
 
 def path_length(train: TrainConfig, steps_per_epoch: int, warmup_epochs: int = 0) -> float:

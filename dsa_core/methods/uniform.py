@@ -19,10 +19,7 @@ SMALLEST = 0.2  # smallest ratio drawn, as in AMC; on ResNet-20 the spread is ab
 class FixedDirection(KeepRatioOptimizer):
     """log alpha_k = v_k - c, held in [log floor_k, 0], with c such that F(alpha) = B.
 
-    Args:
-        costs: of the network, one form or several.
-        floors: least keep ratios, shape (K,).
-        direction: v, shape (K,); zeros give the uniform allocation.
+    The direction v, (K,), stays; zeros give the uniform allocation.
     """
 
     uses_gradient = False

@@ -2,18 +2,5 @@
 
 from dsa_core.surgery.cut import prune, try_forward
 from dsa_core.surgery.files import load, save
-from dsa_core.surgery.onnx_file import OnnxCheck, export_onnx
-from dsa_core.surgery.onnx_int8 import OnnxNetwork
+from dsa_core.surgery.onnx_file import OnnxCheck, OnnxNetwork, export_onnx
 from dsa_core.surgery.reconstruct import Fit, reconstruct
-
-__all__ = [
-    "Fit",
-    "OnnxCheck",
-    "OnnxNetwork",
-    "export_onnx",
-    "load",
-    "prune",
-    "reconstruct",
-    "save",
-    "try_forward",
-]

@@ -11,12 +11,13 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from dsa_core.channels import ChannelGraph, check_fits
-from dsa_core.channels.export import evaluating, failing_module, first_line
+from dsa_core.channels.export import failing_module, first_line
 from dsa_core.channels.remedies import Width
 from dsa_core.channels.stand_ins import stand_in_where_cut
 from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
 from dsa_core.surgery.reconstruct import reconstruct as refit
+from dsa_core.training.evaluate import mode
 
 COMPUTING = (BasePruningMethod, WeightNorm, SpectralNorm)  # hooks that set a weight
 CUTS = "_channel_cuts"  # attribute of a pruned network; copies of it carry it too
@@ -56,13 +57,13 @@ def prune(
     done: dict[int, Tensor] = {}
     for name, by_axis in graph.axes.items():
         owner, _, attribute = name.rpartition(".")
-        module = module_at(pruned, owner)
+        module = pruned.get_submodule(owner)
         tensor = getattr(module, attribute)
         if id(tensor) not in done:
-            done[id(tensor)] = cut(tensor, by_axis, always, name)
-        replace(module, attribute, done[id(tensor)])
+            done[id(tensor)] = cut(tensor, by_axis, always)
+        setattr(module, attribute, done[id(tensor)])
     stand_in_where_cut(pruned, graph.axes)
-    with evaluating(pruned):  # in training mode a spectral norm counts every look at its weight
+    with mode(pruned, training=False):  # else a spectral norm counts every look at its weight
         for module in pruned.modules():
             resize(module)
     for name, width in graph.remedies.attributes.items():
@@ -77,13 +78,14 @@ def cut_made(graph: ChannelGraph, keep: Tensor) -> dict[str, Any]:
     """What was cut, as plain data for JSON: the kept channels of every group, and the example that
     the groups were traced with."""
     groups = {
-        g.name: {
-            "size": g.size,
-            "kept": keep[g.start : g.start + g.size].nonzero()[:, 0].tolist(),
-        }
+        g.name: {"size": g.size, "kept": keep[g.start : g.start + g.size].nonzero()[:, 0].tolist()}
         for g in graph.prunable
     }
-    return {"example": graph.example, "groups": groups, "remedies": graph.remedies.describe()}
+    return {
+        "example": graph.example,
+        "groups": groups,
+        "remedies": graph.remedies.model_dump(mode="json"),
+    }
 
 
 def cuts_of(model: nn.Module) -> tuple[dict[str, Any], ...]:
@@ -132,39 +134,15 @@ def duplicate(model: nn.Module) -> nn.Module:
         raise SurgeryError(f"the network cannot be copied: {first_line(error)}") from error
 
 
-def module_at(model: nn.Module, path: str) -> nn.Module:
-    """The submodule at a path, with an error that names it."""
-    try:
-        return model.get_submodule(path)
-    except AttributeError as error:
-        raise SurgeryError(
-            f"the model has no module {path!r}: it is not the one that was traced"
-        ) from error
-
-
-def cut(tensor: Tensor, by_axis: dict[int, Tensor], always: Tensor, name: str) -> Tensor:
+def cut(tensor: Tensor, by_axis: dict[int, Tensor], always: Tensor) -> Tensor:
     """Keep the positions of each axis whose channel stays."""
     result = tensor.detach()
     for axis, channels in by_axis.items():
-        if tensor.shape[axis] != len(channels):
-            raise SurgeryError(
-                f"{name} has {tensor.shape[axis]} positions on axis {axis}, the graph has "
-                f"{len(channels)}: the model is not the one that was traced"
-            )
-        index = always[channels].nonzero()[:, 0].to(tensor.device)
-        result = result.index_select(axis, index)
+        result = result.index_select(axis, always[channels].nonzero()[:, 0].to(tensor.device))
     result = result.clone(memory_format=torch.preserve_format)
-    return (
-        nn.Parameter(result, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else result
-    )
-
-
-def replace(module: nn.Module, attribute: str, tensor: Tensor) -> None:
-    """Put a tensor in the place of a parameter or buffer."""
-    if attribute in module._parameters:
-        module._parameters[attribute] = tensor  # type: ignore[assignment]
-    else:
-        module._buffers[attribute] = tensor
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(result, tensor.requires_grad)
+    return result
 
 
 def resize(module: nn.Module) -> None:
@@ -197,7 +175,7 @@ def set_width(
     if channels is None:
         return
     path, _, attribute = name.rpartition(".")
-    module = module_at(model, path)
+    module = model.get_submodule(path)
     found, wanted = vars(module).get(attribute), width.of(torch.ones(len(channels)))
     listed = list(found) if isinstance(found, tuple) else found
     if listed != wanted or isinstance(found, float | bool):
@@ -236,7 +214,7 @@ def try_forward(model: nn.Module, example: Any) -> Any:
     """
     call = Call.of(example)
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), mode(model, training=False):
             return call(model)
     except Exception as error:
         where = failing_module(model, error)

@@ -35,38 +35,42 @@ def save(
         keep: as it was given to `prune`.
         name: of the dense network, as `models.build` knows it, or any label for one of your own.
 
-    Returns:
-        The folder.
-
     Raises:
         SurgeryError: `keep` does not fit the graph, or they are not what the network was last cut
             by.
     """
     check_keep(graph, keep)
     *earlier, last = cuts_to_write(model, graph, keep)
-    folder = Path(folder)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    architecture: dict[str, Any] = {
+    files, own = (Path(folder, ARCHITECTURE), Path(folder, WEIGHTS)), {**last, "earlier": earlier}
+    return write(files, name, graph, own, state_of(model))
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the state dict on the CPU."""
+    return {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+
+
+def write(
+    files: tuple[Path, Path],
+    name: str,
+    graph: ChannelGraph,
+    own: dict[str, Any],
+    tensors: dict[str, Tensor],
+) -> Path:
+    """Write a file of facts, with a digest of each entry, and the tensors; gives the folder."""
+    facts: dict[str, Any] = {
         "format": FORMAT,
         "model": name,
         "num_classes": graph.outputs,
         "input_shape": list(graph.input_shape),
-        **last,
-        "earlier": earlier,
+        **own,
         "tensors": {k: describe(v) for k, v in tensors.items()},
         "versions": {"torch": torch.__version__.split("+")[0]},
     }
-    return write_facts(folder / ARCHITECTURE, architecture, folder / WEIGHTS, tensors)
-
-
-def write_facts(
-    path: Path, facts: dict[str, Any], weights: Path, tensors: dict[str, Tensor]
-) -> Path:
-    """Write a file of facts, with a digest of each entry, and the tensors; gives the folder."""
     digests = {entry: digest(value) for entry, value in facts.items()}
-    write_atomically(weights, save_tensors(tensors))
-    write_atomically(path, json.dumps(facts | {"sha256": digests}, indent=1))
-    return path.parent
+    write_atomically(files[1], save_tensors(tensors))
+    write_atomically(files[0], json.dumps(facts | {"sha256": digests}, indent=1))
+    return files[0].parent
 
 
 def cuts_to_write(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> list[dict[str, Any]]:
@@ -138,7 +142,7 @@ def form(tensor: Tensor) -> str:
 
 
 def cuts_in(architecture: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every cut that a file describes, first to last; one of old knows a single input only."""
+    """Every cut that a file describes, first to last; an older one knows a single input only."""
     tensor = {"tensor": architecture["input_shape"], "dtype": "float32"}
     example = architecture.get("example", {"args": [tensor], "kwargs": {}})
     last = {entry: architecture.get(entry) for entry in ("groups", "remedies")}
@@ -149,7 +153,7 @@ def replay(model: nn.Module, cut: dict[str, Any]) -> nn.Module:
     """Cut a network as it was cut before it was saved."""
     try:
         call = Call.zeros(cut["example"], model)
-        graph = follow(model, call, Remedies.of(cut.get("remedies")))
+        graph = follow(model, call, Remedies.model_validate(cut.get("remedies") or {}))
     except TraceError as error:
         raise SurgeryError(
             f"entry 'example': the network that was given cannot be called as the saved one was; "

@@ -1,4 +1,4 @@
-"""Write a network as ONNX, and make sure that ONNX Runtime computes the same."""
+"""Write a network as ONNX, also in 8-bit integers; ONNX Runtime must compute the same."""
 
 import copy
 import os
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -28,14 +29,10 @@ TOLERANCE = 1e-3  # largest difference, of the largest output: another order of 
 
 @dataclass(frozen=True)
 class OnnxCheck:
-    """How a written file compares with the network it came from.
+    """How a written file, of so many megabytes, compares with the network it came from.
 
-    Attributes:
-        path: of the file.
-        max_abs_diff: largest difference of an output over all batch sizes tried; of the file in
-            8-bit integers, where it is one.
-        batches: those sizes.
-        megabytes: size of the file.
+    `max_abs_diff` is the largest difference of an output over the sizes of `batches`; of the file
+    in 8-bit integers, where it is one.
     """
 
     path: Path
@@ -97,8 +94,6 @@ def export_onnx(
             f"largest output is {largest:.3g}; the file was not written. Please report the network"
         )
     if int8 is not None:
-        from dsa_core.surgery.onnx_int8 import in_int8
-
         content = in_int8(content, int8)
         difference, _ = compared(path, content, network, sizes)
     write_atomically(path, content)
@@ -108,7 +103,7 @@ def export_onnx(
 def compared(
     path: Path, content: bytes, network: Flat, sizes: Sequence[int]
 ) -> tuple[float, float]:
-    """Run a file and its network on batches of some sizes; the network is on the CPU.
+    """Run a file and its network, on the CPU, on batches of some sizes.
 
     Returns:
         Largest difference of an output, and largest output.
@@ -133,7 +128,7 @@ def compared(
 
 
 def on_cpu(tensor: Tensor) -> Tensor:
-    """On the CPU; numbers with a point in float32."""
+    """On the CPU; floating-point values in float32."""
     tensor = tensor.detach().cpu()
     return tensor.float() if tensor.is_floating_point() else tensor
 
@@ -171,7 +166,6 @@ def onnx_bytes(network: Flat, tensors: Sequence[Tensor], *, batch: int) -> bytes
     """Export a network in evaluation mode; the number of examples may be any.
 
     Args:
-        network: of a list of tensors in and out.
         tensors: two examples at least: one would be taken for a constant.
         batch: examples in the call that `network` holds, which tells the tensors that have them.
 
@@ -195,7 +189,7 @@ def onnx_bytes(network: Flat, tensors: Sequence[Tensor], *, batch: int) -> bytes
                 output_names=numbered("output", len(network(*tensors))),
                 verbose=False,
             )
-        assert program is not None  # None only from the exporter of old, dynamo=False
+        assert program is not None  # None only from the older exporter, dynamo=False
         proto = program.model_proto
         onnx.checker.check_model(proto, full_check=True)
         content: bytes = proto.SerializeToString()
@@ -212,15 +206,7 @@ def numbered(name: str, n: int) -> list[str]:
 
 
 def run_onnx(content: bytes, *tensors: Tensor) -> list[Tensor]:
-    """Run a network on the CPU.
-
-    Args:
-        content: of an ONNX file.
-        tensors: its inputs in order.
-
-    Returns:
-        Its outputs in order.
-    """
+    """Run an ONNX file's content on the CPU; inputs and outputs in its order."""
     return run_session(onnx_session(content), *tensors)
 
 
@@ -232,14 +218,11 @@ def run_session(session: Any, *tensors: Tensor) -> list[Tensor]:
 
 
 def onnx_session(content: bytes | Path, *, threads: int = 0):  # type: ignore[no-untyped-def]
-    """Open a network in ONNX Runtime on the CPU.
+    """Open an `onnxruntime.InferenceSession` on the CPU (untyped: the package is optional).
 
     Args:
         content: an ONNX file, or what is in it.
         threads: to run on; 0 for as many as torch takes.
-
-    Returns:
-        An `onnxruntime.InferenceSession` (untyped: the package is optional).
 
     Raises:
         SurgeryError: the runtime refuses it.
@@ -255,3 +238,61 @@ def onnx_session(content: bytes | Path, *, threads: int = 0):  # type: ignore[no
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common class of their own
         raise SurgeryError(f"ONNX Runtime refuses the network: {error}") from error
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file as a network, to be scored as any other; it runs on the CPU, without weights."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.session = onnx_session(Path(path))
+
+    def forward(self, *tensors: Tensor) -> Any:
+        """Its output on these tensors, or a list of several."""
+        found = run_session(self.session, *(on_cpu(t) for t in tensors))
+        return found[0] if len(found) == 1 else found
+
+
+def in_int8(content: bytes, batches: Iterable[Any]) -> bytes:
+    """Quantise the content of a float32 file: 8-bit weights, by output channel, and activations.
+
+    The range of every activation is the smallest and largest value it takes on some batches, as
+    they come in use, a few hundred examples in all; by ONNX Runtime's static quantisation.
+    Operators are wrapped in QuantizeLinear and DequantizeLinear, which the runtime fuses into
+    integer kernels.
+
+    Raises:
+        ConfigError: there is no batch.
+        SurgeryError: ONNX Runtime refuses to quantise the network.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    names = [given.name for given in onnx_session(content).get_inputs()]
+
+    class Reader(CalibrationDataReader):
+        """Batches as the runtime reads them."""
+
+        left, read = iter(batches), 0
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self.left, None)
+            if batch is None:
+                return None
+            self.read += 1
+            tensors = Call.of(batch).map(on_cpu).tensors.values()
+            return {name: t.numpy() for name, t in zip(names, tensors, strict=True)}
+
+    reader = Reader()
+    with TemporaryDirectory() as folder:
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(content)
+        types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+        try:
+            quant_pre_process(source, source, skip_symbolic_shape=True)
+            quantize_static(source, target, reader, per_channel=True, **types)
+        except Exception as error:  # onnxruntime's errors have no common class of their own
+            if not reader.read:
+                raise ConfigError("int8: wanted some batches of inputs, got none") from error
+            raise SurgeryError(f"ONNX Runtime cannot quantise the network: {error}") from error
+        return target.read_bytes()

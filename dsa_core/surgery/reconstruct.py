@@ -27,11 +27,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from dsa_core.channels import ChannelGraph
-from dsa_core.channels.export import evaluating
 from dsa_core.channels.stand_ins import standing_in
 from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
 from dsa_core.surgery.linear_form import Fitted, matrix_of, put_matrix, rows_of, targets_of
+from dsa_core.training.evaluate import mode
 
 RIDGE = 1e-4  # of the mean square of an input, so that it has no unit
 Run = Callable[[nn.Module, Any], Any]
@@ -94,7 +94,12 @@ def reconstruct(
         raise SurgeryError("reconstruct: wanted some batches of inputs, got none")
     always = torch.cat([keep.cpu(), torch.ones(1, dtype=torch.bool)])  # place -1: stays
     fits = []
-    with evaluating(pruned), evaluating(dense), standing_in(dense), standing_in(pruned):
+    with (
+        mode(pruned, training=False),
+        mode(dense, training=False),
+        standing_in(pruned),
+        standing_in(dense),
+    ):
         norms = norms_behind(pruned, inputs[0], run)
         for layer in tqdm(graph.layers, desc="reconstruct", unit="layer", disable=not progress):
             name = layer.weight.rpartition(".")[0]
@@ -168,8 +173,7 @@ class Equations:
     def solve(self, *, ridge: float, constant: bool) -> Tensor:
         """The best weights and, as their last row, constants (0 where none is wanted).
 
-        Returns:
-            Shape (g, d + 1, o).
+        Shape (g, d + 1, o).
         """
         d = self.xx.shape[1] - 1
         size = d + 1 if constant else d

@@ -1,6 +1,6 @@
 """What `architecture.json` and `sparse.json` may say: each entry with its type and its limits.
 
-A file is data of a stranger's. The limits are far above any network that is pruned here, and far
+A file may come from a stranger. The limits are far above any network that is pruned here, and far
 below what would fill a machine's memory.
 """
 
@@ -11,18 +11,15 @@ from typing import Annotated, Any, TypeVar
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dsa_core.channels.remedies import MAX_CHANNELS, Name, Remedies, Whole
 from dsa_core.errors import SurgeryError, first_problem
 
 MAX_CLASSES = 100_000  # outputs; ImageNet-21k has 21,841
 MAX_SIDE = 65_536  # of an input, in one dimension
 MAX_ELEMENTS = 1 << 27  # of all inputs, or of a weight: 512 MiB in float32
 MAX_DEPTH = 20  # of lists in lists in the arguments of a call
-MAX_CHANNELS = 1 << 20  # of one group
-MAX_NAME = 1_000  # characters
 
-Name = Annotated[str, Field(max_length=MAX_NAME)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Channel = Annotated[int, Field(ge=0, lt=MAX_CHANNELS)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 
@@ -57,7 +54,7 @@ class KeptGroup(Part):
     """
 
     size: int = Field(ge=1, le=MAX_CHANNELS)
-    kept: list[Channel] = Field(min_length=1)
+    kept: list[Whole] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _fits(self) -> "KeptGroup":
@@ -98,29 +95,12 @@ class Example(Part):
         return self
 
 
-class Width(Part):
-    """Where the length is that a module's whole number stands for, and by what it is divided."""
-
-    tensor: Name
-    axis: int = Field(ge=0, lt=8)
-    divisor: int = Field(ge=1, lt=MAX_CHANNELS)
-    pieces: list[Channel]
-
-
-class Settled(Part):
-    """What a trial cut settled, see `dsa_core.channels.remedies.Remedies`."""
-
-    turned: list[Annotated[int, Field(ge=0)]]
-    attributes: dict[Name, Width]
-    frozen: dict[Name, str]
-
-
 class Cut(Part):
     """One cut: what the network was called with to trace it, and what each group kept."""
 
     example: Example
     groups: dict[Name, KeptGroup]
-    remedies: Settled | None = None
+    remedies: Remedies | None = None
 
 
 class TensorFacts(Part):
@@ -158,15 +138,15 @@ class Architecture(Facts):
 
     Attributes:
         groups: by name.
-        example: of the last cut; None in files of old, which have an input shape alone.
+        example: of the last cut; None in older files, which have an input shape alone.
         earlier: the cuts before the last one, first to last.
-        remedies: of the last cut; files of old have none.
+        remedies: of the last cut; older files have none.
     """
 
     groups: dict[Name, KeptGroup]
     example: Example | None = None
     earlier: list[Cut] = Field(default=[], max_length=1000)
-    remedies: Settled = Settled(turned=[], attributes={}, frozen={})
+    remedies: Remedies = Remedies()
 
 
 class Sparse(Facts):
@@ -183,11 +163,7 @@ F = TypeVar("F", bound=Facts)
 
 
 def arguments(value: Any, depth: int = 0) -> Iterator[Argument]:
-    """Every tensor in a packed value (see `dsa_core.example.pack`), checked.
-
-    Raises:
-        ValueError: a part is nothing that `pack` writes.
-    """
+    """Every tensor in a packed value (see `dsa_core.example.pack`), checked."""
     if depth > MAX_DEPTH:
         raise ValueError(f"an argument is nested more than {MAX_DEPTH} deep")
     if value is None or isinstance(value, bool | int | float | str):
@@ -211,12 +187,7 @@ def is_pair(item: Any) -> bool:
 
 
 def check_facts(found: Any, schema: type[F], where: str) -> F:
-    """Check what was read from a file of facts.
-
-    Args:
-        found: as `json.loads` returned it.
-        schema: of the file.
-        where: the file, for the message.
+    """Check what `json.loads` read from a file of facts, `where`.
 
     Raises:
         SurgeryError: an entry is missing, of another type or out of its limits; names it.

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +10,9 @@ from torch import Tensor, nn
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import SurgeryError
 from dsa_core.surgery.cut import duplicate
-from dsa_core.surgery.files import (
-    by_name,
-    check_fit,
-    describe,
-    read_facts,
-    read_weights,
-    write_facts,
-)
+from dsa_core.surgery.files import by_name, check_fit, read_facts, read_weights, state_of, write
 from dsa_core.surgery.schema import Sparse
 
-FORMAT = 1
 FACTS, TENSORS = "sparse.json", "sparse.safetensors"
 INDICES, VALUES = ".indices", ".values"
 
@@ -101,30 +92,18 @@ def save_sparse(
         weight_mask: weight -> which entries stay.
         name: of the network, as `models.build` knows it, or any label for one of your own.
 
-    Returns:
-        The folder.
-
     Raises:
         SurgeryError: a mask does not fit, or a dropped weight is not zero.
     """
     check_mask(model, weight_mask)
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     tensors: dict[str, Tensor] = {}
-    for key, value in state.items():
-        tensors |= (
-            packed(key, value, weight_mask[key].cpu()) if key in weight_mask else {key: value}
-        )
-    facts: dict[str, Any] = {
-        "format": FORMAT,
-        "model": name,
-        "num_classes": graph.outputs,
-        "input_shape": list(graph.input_shape),
-        "shapes": {key: list(weight_mask[key].shape) for key in weight_mask},
-        "tensors": {key: describe(value) for key, value in tensors.items()},
-        "versions": {"torch": torch.__version__.split("+")[0]},
-    }
-    folder = Path(folder)
-    return write_facts(folder / FACTS, facts, folder / TENSORS, tensors)
+    for key, value in state_of(model).items():
+        mask = weight_mask.get(key)
+        tensors |= {key: value} if mask is None else packed(key, value, mask.cpu())
+    shapes = {key: list(mask.shape) for key, mask in weight_mask.items()}
+    return write(
+        (Path(folder, FACTS), Path(folder, TENSORS)), name, graph, {"shapes": shapes}, tensors
+    )
 
 
 def packed(key: str, value: Tensor, mask: Tensor) -> dict[str, Tensor]:

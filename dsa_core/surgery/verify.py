@@ -67,9 +67,8 @@ def randomise(model: nn.Module) -> None:
             and tensor.numel() > 1
             and bool((tensor == tensor.flatten()[0]).all())
         ):
-            tensor.normal_(std=0.5) if float(tensor.flatten()[0]) == 0 else tensor.uniform_(
-                0.5, 1.5
-            )
+            zero = float(tensor.flatten()[0]) == 0
+            tensor.normal_(std=0.5) if zero else tensor.uniform_(0.5, 1.5)
 
 
 def count_macs(model: nn.Module, example: Any) -> int:

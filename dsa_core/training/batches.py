@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dsa_core.errors import ConfigError, DataError
+from dsa_core.example import tensors_in
 from dsa_core.training.processes import my_turns, share
 from dsa_core.training.seeds import generator
 
@@ -81,7 +82,7 @@ class BatchSource(ABC):
         """Describe everything that decides which numbers come out, for checkpoints."""
 
     def mine(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield this process's rows of the batches of an epoch, see `parallel.share`."""
+        """Yield this process's rows of the batches of an epoch, see `processes.share`."""
         return starmap(share, self.epoch(epoch, start))
 
     def in_turn(self) -> Iterator[Batch]:
@@ -90,12 +91,9 @@ class BatchSource(ABC):
         return islice(self.epoch(0), turns.start, None, turns.step)
 
     def forever(self, start_step: int = 0) -> Iterator[Batch]:
-        """Yield this process's rows of batches without end.
+        """Yield this process's rows of batches without end, so many steps having been taken.
 
-        Step t is position t mod len of epoch t // len.
-
-        Args:
-            start_step: steps already taken, so that a resumed search sees what it would have seen.
+        Step t is position t mod len of epoch t // len: a resumed search sees what it would have.
         """
         epoch, start = divmod(start_step, len(self))
         while True:
@@ -126,9 +124,4 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 def examples_in(batch: Any) -> int:
     """Examples in a batch: the first axis of its first tensor that has one; 1 where none is."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else 0
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    found = (examples_in(part) for part in batch) if isinstance(batch, tuple | list) else ()
-    return next((n for n in found if n), 1)
+    return next((len(t) for t in tensors_in(batch) if t.ndim and len(t)), 1)

@@ -39,7 +39,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def save_progress(path: Path, *, done: int, epochs: int, seconds: float) -> None:
-    """Say beside a checkpoint how many epochs are done, in how many seconds, for whoever looks on.
+    """Write beside a checkpoint how many epochs are done, and in how many seconds.
 
     The file is named as the checkpoint, and ends in `EPOCHS`.
     """

@@ -2,13 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 ScheduleName = Literal["one_cycle", "multi_step", "cosine", "constant"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
@@ -34,7 +28,7 @@ class TrainConfig(BaseModel):
         precision: "fp32", "bf16" (autocast), or "auto" = measure and take the faster. It is fixed
             by default: where the two are close, what is measured depends on the moment, and equal
             runs would differ in their number format.
-        channels_last: memory order of the pictures, or "auto" = measure and take the faster; fixed
+        channels_last: memory order of images, or "auto" = measure and take the faster; fixed
             by default, as above.
         label_smoothing: amount, for tasks that know it; the reported loss is never smoothed.
         clip_norm: largest norm of the whole gradient; None = not clipped.

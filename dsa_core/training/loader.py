@@ -87,11 +87,7 @@ def not_empty(batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def reader(given: Any) -> Callable[[], Iterator[Any]]:
-    """A function that starts a new pass.
-
-    Raises:
-        ConfigError: there is only one pass, or none.
-    """
+    """A function that starts a new pass; ConfigError if there is only one pass, or none."""
     if isinstance(given, Iterator):
         raise ConfigError(
             f"train_loader: a {type(given).__name__} can be read only once, and every epoch reads "
@@ -117,11 +113,7 @@ def length(given: Any) -> int | None:
 
 
 def counted(batches: Iterator[Any], progress: bool) -> int:
-    """Count a pass.
-
-    Raises:
-        DataError: it does not end.
-    """
+    """Count a pass; DataError if it does not end."""
     remedy = "pass steps_per_epoch="
     warnings.warn(
         f"train_loader has no length: one pass is read to count its batches; {remedy} saves that, "

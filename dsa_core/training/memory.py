@@ -21,10 +21,7 @@ def keep_freed_memory(device: torch.device) -> bool:
     """Let malloc keep what is freed, for the rest of this process, if the device is a CPU.
 
     Nothing is changed where the user has set malloc's own variables (MALLOC_..._, GLIBC_TUNABLES)
-    or preloads another allocator, nor on systems without glibc.
-
-    Returns:
-        Whether malloc was configured.
+    or preloads another allocator, nor on systems without glibc. Returns whether it was.
     """
     return device.type == "cpu" and _configure_malloc()
 

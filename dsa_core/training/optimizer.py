@@ -18,10 +18,6 @@ def make_sgd(model: nn.Module | Iterable[nn.Parameter], config: TrainConfig) -> 
 
     With `decay_norm=False` parameters of one axis or none (BatchNorm's scale and shift, biases) do
     not decay.
-
-    Args:
-        model: a module, or its parameters.
-        config: lr, momentum, nesterov, weight_decay, decay_norm are read.
     """
     given = model.parameters() if isinstance(model, nn.Module) else model
     parameters = [p for p in given if p.requires_grad]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dsa_core.errors import ConfigError
 from dsa_core.training.config import PrecisionName
 
+REPEATS = 3  # timed passes of each candidate
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -82,25 +83,19 @@ def choose_precision(
     loss: Callable[[Tensor], Tensor] | None = None,
     precision: PrecisionName = "auto",
     channels_last: bool | Literal["auto"] = "auto",
-    repeats: int = 3,
 ) -> Precision:
     """Choose the fastest of the allowed formats, timed on deep copies of the model.
 
     Which is faster depends on the processor, the network and its channel counts (odd ones can make
-    bf16 slow), so it is measured: one pass to warm up, then the shortest of `repeats` forward and
+    bf16 slow), so it is measured: one pass to warm up, then the shortest of three forward and
     backward passes of each candidate (the shortest, as other work on the machine only adds). A
     single candidate is not measured. The random state of torch is restored.
 
     Args:
-        model: the network, on its device, in the mode in which it will run.
+        model: on its device, in the mode in which it will run.
         x: a real batch on that device.
         loss: outputs -> scalar; None = mean of squares.
-        precision: "fp32", "bf16" or "auto" = both.
-        channels_last: True, False or "auto" = both.
-        repeats: timed passes of each candidate.
-
-    Returns:
-        The chosen format, with all measured times.
+        precision, channels_last: "auto" = both.
     """
     names = ["fp32", "bf16"] if precision == "auto" else [precision]
     orders = [False, True] if channels_last == "auto" else [bool(channels_last)]
@@ -109,21 +104,17 @@ def choose_precision(
         return candidates[0]
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        times = _best_times(model, x, loss or _mean_square, candidates=candidates, repeats=repeats)
+        times = _best_times(model, x, loss or (lambda y: y.float().square().mean()), candidates)
     measured = {
-        _label(candidate): round(ms, 3) for candidate, ms in zip(candidates, times, strict=True)
+        c.name + " channels_last" * c.channels_last: round(ms, 3)
+        for c, ms in zip(candidates, times, strict=True)
     }
     best = candidates[times.index(min(times))]
     return Precision(best.name, best.channels_last, measured)
 
 
 def _best_times(
-    model: nn.Module,
-    x: Tensor,
-    loss: Callable[[Tensor], Tensor],
-    *,
-    candidates: list[Precision],
-    repeats: int,
+    model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], candidates: list[Precision]
 ) -> list[float]:
     """Time the candidates in alternation, so that a busy moment does not hit only one."""
     trials = [copy.deepcopy(model) for _ in candidates]
@@ -132,7 +123,7 @@ def _best_times(
         place_model(trial, candidate)
     rounds = [
         [_milliseconds(trial, place(x, candidate), loss, candidate) for trial, candidate in pairs]
-        for _ in range(repeats + 1)
+        for _ in range(REPEATS + 1)
     ]
     return [min(times) for times in zip(*rounds[1:], strict=True)]  # the first round warms up
 
@@ -147,14 +138,6 @@ def _milliseconds(
     value.backward()
     _wait(x.device)
     return 1e3 * (time.perf_counter() - start)
-
-
-def _mean_square(outputs: Tensor) -> Tensor:
-    return outputs.float().square().mean()
-
-
-def _label(candidate: Precision) -> str:
-    return f"{candidate.name} channels_last" if candidate.channels_last else candidate.name
 
 
 def _wait(device: torch.device) -> None:

@@ -59,26 +59,18 @@ def process_group() -> ProcessGroup:
 
 
 def share(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """This rank's rows of a global batch: every size-th one, so that all ranks have as many.
-
-    Raises:
-        ConfigError: the batch does not divide among the ranks.
-    """
+    """This rank's rows of a global batch: every size-th one, so that all ranks have as many."""
     rows = my_rows(len(x))
     return x[rows], y[rows]
 
 
 def share_list(items: list[T]) -> list[T]:
-    """The same of a list, such as the names of a batch's pictures."""
+    """The same of a list, such as the names of a batch's images."""
     return items[my_rows(len(items))]
 
 
 def my_rows(n: int) -> slice:
-    """Which rows of n are this rank's.
-
-    Raises:
-        ConfigError: n does not divide among the ranks.
-    """
+    """Which rows of n are this rank's; ConfigError if n does not divide among the ranks."""
     ranks = process_group()
     if n % ranks.size:
         raise ConfigError(
@@ -113,11 +105,7 @@ def average(tensors: Iterable[Tensor | None]) -> None:
 
 
 def add_up(x: Tensor) -> None:
-    """Replace x by its sum over the ranks, in place.
-
-    Raises:
-        TrainingError: another rank is gone.
-    """
+    """Replace x by its sum over the ranks, in place; TrainingError if another rank is gone."""
     try:
         dist.all_reduce(x)
     except RuntimeError as error:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class PrunerLike(Protocol):
-    """Hooks into a network and its optimizer during a training."""
+    """Hooks into a network and its optimizer during a training; `Pruner` documents each."""
 
     @property
     def wants_held_out(self) -> bool:

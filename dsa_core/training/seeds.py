@@ -8,18 +8,11 @@ import torch
 
 
 def step_seed(seed: int, *labels: int | str) -> int:
-    """Hash a run's seed and some labels into a new seed.
+    """Hash a run's seed and some labels, such as ("order", epoch), into a new seed in [0, 2**63).
 
     The first 63 bits of SHA-256 over the text of (seed, labels): the same on every machine and in
     every process, so "epoch 7 of run 3" gives the same random numbers whether or not the run was
     interrupted.
-
-    Args:
-        seed: seed of the run.
-        labels: purpose of the numbers, such as ("order", epoch).
-
-    Returns:
-        Integer in [0, 2**63).
     """
     text = repr((int(seed), *labels)).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
@@ -32,11 +25,9 @@ def generator(seed: int, *labels: int | str) -> torch.Generator:
 
 @contextmanager
 def isolated_rng(device: torch.device, seed: int | None = None) -> Iterator[None]:
-    """Restore torch's random state after a block.
+    """Restore torch's random state, of the CPU and of a device, after a block.
 
-    Args:
-        device: whose state is restored, besides the CPU's.
-        seed: for the block; None: start from the current state.
+    A `seed` is for the block; None: start from the current state.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if seed is not None:

@@ -26,12 +26,7 @@ class Stopwatch:
     processor: float = field(default_factory=time.process_time)
 
     def read(self) -> dict[str, float]:
-        """Seconds since the start.
-
-        Returns:
-            "seconds" of wall-clock time; "processor_seconds", the CPU time of all threads of this
-            process.
-        """
+        """Wall-clock "seconds" since the start, and "processor_seconds", of all threads."""
         return {
             "seconds": time.perf_counter() - self.seconds,
             "processor_seconds": time.process_time() - self.processor,

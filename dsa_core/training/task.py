@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -67,7 +66,8 @@ class Task:
                 f"task {self.name!r} has no label smoothing: "
                 f"set label_smoothing=0, got {label_smoothing}"
             )
-        return partial(_smoothed, self.smoothed_loss, label_smoothing)
+        smoothed = self.smoothed_loss
+        return lambda outputs, targets: smoothed(outputs, targets, label_smoothing)
 
 
 def in_unit(score: float, unit: str) -> float:
@@ -82,7 +82,7 @@ def with_unit(score: float, unit: str) -> str:
 
 def classification() -> Task:
     """Classification: cross-entropy, with accuracy as the score."""
-    return Task("classification", _cross_entropy, correct, "accuracy", _smoothed_cross_entropy)
+    return Task("classification", cross_entropy, correct, "accuracy", _smoothed_cross_entropy)
 
 
 def correct(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -90,15 +90,5 @@ def correct(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(1) == targets).sum()
 
 
-def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return cross_entropy(outputs, targets)
-
-
 def _smoothed_cross_entropy(outputs: Tensor, targets: Tensor, amount: float) -> Tensor:
     return cross_entropy(outputs, targets, label_smoothing=amount)
-
-
-def _smoothed(
-    loss: Callable[[Tensor, Tensor, float], Tensor], amount: float, outputs: Tensor, targets: Tensor
-) -> Tensor:
-    return loss(outputs, targets, amount)

@@ -11,7 +11,6 @@ from torch.testing import assert_close
 
 from dsa_core.kernels import (
     fast,
-    inexactness,
     reference,
     roots,
     segment_ids,
@@ -233,18 +232,3 @@ def test_segment_helpers() -> None:
     assert segment_sum(x, offsets).tolist() == [1.0, 5.0, 15.0]
     assert segment_sum(torch.stack([x, -x], 1), offsets).tolist() == [[1, -1], [5, -5], [15, -15]]
     assert segment_sum(torch.ones(3), torch.tensor([0, 0, 3])).tolist() == [0.0, 3.0]
-
-
-def test_inexactness_is_the_variance_of_the_count() -> None:
-    offsets = torch.tensor([0, 4, 6])
-    p = torch.tensor([0.5, 0.5, 0.5, 0.5, 1.0, 0.0], requires_grad=True)
-    assert inexactness(p, offsets).tolist() == [1.0, 0.0]
-    inexactness(p, offsets).sum().backward()
-    assert p.grad.tolist() == [0, 0, 0, 0, -1, 1]  # 1 - 2 p
-    # all 2^3 outcomes of three independent masks
-    q = torch.tensor([0.2, 0.7, 0.9], dtype=torch.float64)
-    outcomes = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 3)
-    chance = torch.where(outcomes == 1, q, 1 - q).prod(1)
-    count = outcomes.sum(1)
-    variance = (chance * count**2).sum() - (chance * count).sum() ** 2
-    assert_close(inexactness(q, torch.tensor([0, 3]))[0], variance)
