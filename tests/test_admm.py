@@ -58,17 +58,11 @@ def search(
     return residuals
 
 
-# The toy problems: two derivations of the answer agree.
-
-
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_closed_forms_agree_with_sequential_quadratic_programming(name: str) -> None:
     problem = PROBLEMS[name]
     assert float(problem.cost(torch.ones_like(problem.c))) == pytest.approx(1.0)
     assert_close(solve_by_slsqp(problem), problem.optimum, rtol=1e-6, atol=1e-7)
-
-
-# priced: answers.
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -185,9 +179,6 @@ def test_one_noisy_group_does_not_silence_the_others() -> None:
     assert log_error(optimizer.keep_ratios[1:], problem.optimum[1:]) < 0.1
 
 
-# priced: bounds.
-
-
 def test_a_group_held_long_at_its_bound_leaves_it_when_its_price_turns() -> None:
     """No wind-up: after 400 steps against it the group is free once the average has turned."""
     cost, floors = linear_cost([1, 1, 1]), torch.full((3,), 0.05, dtype=torch.float64)
@@ -213,9 +204,6 @@ def test_the_dual_of_a_clipped_group_is_the_multiplier_of_its_bound() -> None:
     # push = 2 doubles (halves) c: price -2 (-1/2) against -1, always of one sign: d = -1 (+1).
     wanted = torch.where(problem.optimum >= 1, 1.0, torch.where(free, 0.0, -1.0)).double()
     assert_close(relative, wanted, rtol=0.0, atol=0.15)  # averages still remember the annealing
-
-
-# The collapse that the equality and the metric prevent.
 
 
 def empty_groups_pull_down(alpha: Tensor, generator: torch.Generator) -> Tensor:
@@ -248,9 +236,6 @@ def test_an_inequality_collapses_where_priced_stays_on_the_budget() -> None:
     optimizer = admm.make_optimizer("priced", cost, floors=torch.full((6,), 0.02))
     search(optimizer, lambda a: empty_groups_pull_down(a, generator), budget, steps=300)
     assert float(cost(optimizer.keep_ratios)) == pytest.approx(budget, rel=1e-3)
-
-
-# paper.
 
 
 def test_paper_updates_are_the_stated_equations() -> None:
@@ -332,9 +317,6 @@ def test_paper_without_stopping_runs_below_the_budget() -> None:
     for _ in range(250):
         optimizer.step(gradient(optimizer.keep_ratios), problem.budget)
     assert float(problem.cost(optimizer.keep_ratios)) < 0.3 * problem.budget
-
-
-# Both: interface.
 
 
 @pytest.mark.parametrize("name", ["priced", "paper"])

@@ -72,9 +72,6 @@ def batch(folder: Path, text: str = "", *cells: str) -> list[Job]:
 GRID = "parameters: {method: [dsa, uniform], ratio: [0.5, 1], fast: false}\nseeds: [0, 1]\n"
 
 
-# the grid and its parameters
-
-
 def test_every_parameter_is_seen_with_type_default_and_help(tmp_path):
     found = parameters_of(notebook(tmp_path))
     assert [(p.name, p.type, p.default) for p in found.values()] == [
@@ -184,8 +181,6 @@ def test_a_whole_number_is_a_float_and_nothing_else_is_converted(tmp_path):
         fit_all(known, {"seed": 1.0})
 
 
-# the batches of the course
-
 BATCHES = Path(__file__).parents[1] / "notebooks" / "batches"
 FULL_RUN = BATCHES.parent / "13_full_run.ipynb"
 RUNS = {
@@ -241,9 +236,6 @@ def test_the_imagenet_batch_takes_its_first_steps(which, tmp_path):
 
 def test_no_batch_is_forgotten():
     assert {path.stem for path in BATCHES.glob("*.yaml")} == set(RUNS)
-
-
-# state, plan, table
 
 
 def test_a_run_counts_as_done_only_with_its_hash_and_its_record(tmp_path):
@@ -348,9 +340,6 @@ def test_the_log_only_grows(tmp_path):
     assert [line.split()[1] for line in lines] == ["done", "failed"]
 
 
-# the worker, its kernel replaced
-
-
 @pytest.fixture
 def prepared(tmp_path):
     job = batch(tmp_path)[0]
@@ -407,8 +396,6 @@ def test_two_processes_do_not_work_on_one_batch(tmp_path):
     ):
         run_all([], tmp_path / "b", Later())
 
-
-# real kernels
 
 STAMP = (
     "from pathlib import Path\n"
@@ -490,9 +477,6 @@ def gone(pid: str) -> None:
         return
 
 
-# clusters
-
-
 @pytest.mark.slow
 def test_runs_on_a_cluster_of_two(tmp_path):
     distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
@@ -567,9 +551,6 @@ def test_threads_are_shared_among_workers(monkeypatch):
     assert pools.threads_of(16) == {"OMP_NUM_THREADS": "1"}
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert pools.threads_of(3) == {}
-
-
-# the command
 
 
 def test_dry_run_prints_the_plan_and_starts_nothing(tmp_path, monkeypatch):

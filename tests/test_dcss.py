@@ -68,9 +68,6 @@ def some_logits(seed: int, scale: float = 1.0) -> Tensor:
     return scale * torch.randn(3, 4, generator=draws(seed), dtype=F64)
 
 
-# ------------------------------------------------------------------ candidates
-
-
 def test_candidates_are_whole_channels_that_the_budget_allows():
     cost = Cost.of(graph8(), "macs")
     some = candidates_of(cost, Budget(macs=0.5), (0.05, 0.3, 0.5, 1.0))
@@ -106,9 +103,6 @@ def test_probabilities_leave_out_what_is_no_candidate():
     )
     sharp = choice_probs(some_logits(0), MIXED, 1e-3)
     torch.testing.assert_close(entropy(sharp), torch.zeros(3, dtype=F64), atol=1e-6, rtol=0)
-
-
-# ------------------------------------------------------------------ one mask for all candidates
 
 
 def test_staircase_by_hand():
@@ -194,9 +188,6 @@ def test_expected_cost_is_the_form_at_expected_ratios_plus_the_variance():
     alpha = expected_ratios(pi, MIXED)
     spread = (pi * (MIXED.ratios - alpha[:, None]).square()).sum(1)
     torch.testing.assert_close(mean, form(alpha) + form.Q.diagonal() @ spread)
-
-
-# ------------------------------------------------------------------ moves of the logits
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.05, 0.3, 1.0]), st.sampled_from([1.0, 30.0]))
@@ -306,9 +297,6 @@ def test_slope_of_a_decided_group_is_that_to_its_neighbour():
     lone = rows([4], [1, 4], sizes=[4, 4])
     pi = choice_probs(torch.zeros(2, 2, dtype=F64), lone, 1.0)
     assert ratio_slope(torch.ones(2, 2, dtype=F64), pi, lone).tolist() == [0, 0]
-
-
-# ------------------------------------------------------------------ a toy with a known answer
 
 
 EIGHT = rows(*[list(range(1, 9))] * 4, sizes=[8] * 4)
@@ -451,9 +439,6 @@ def test_the_optimiser_goes_on_from_its_state():
     for choices in (one, other):
         choices.step(losses.flip(0), 0.5, temperature=0.4)
     assert torch.equal(one.pi, other.pi)
-
-
-# ------------------------------------------------------------------ the search
 
 
 def problem(model: nn.Module, **changes: Any) -> Problem:
@@ -624,9 +609,6 @@ def test_a_gradient_that_is_not_finite_is_named(estimator):
     }
     with pytest.raises(TrainingError, match=f"{word[estimator]} not finite"):
         ALLOCATORS["dcss"](*arguments, seed=0)
-
-
-# ------------------------------------------------------------------ settings
 
 
 @pytest.mark.parametrize("fractions", [(1.0,), (0.5, 0.9), (0.0, 1.0), (0.5, 0.2, 1.0)])

@@ -79,9 +79,6 @@ def found(plan: str, resource: str = "macs", ratio: float = 0.5) -> Allocation:
     return allocate("dtp", trained(), Budget(**{resource: ratio}), config(plan=plan))
 
 
-# ------------------------------------------------------------------ the budget
-
-
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize(("resource", "ratio"), [("macs", 0.5), ("params", 0.3)])
 def test_the_budget_is_hit(plan, resource, ratio):
@@ -136,9 +133,6 @@ def test_without_a_word_from_the_loss_it_is_uniform():
     torch.testing.assert_close(allocation.importance, ranks(b, graph8().offsets))
     spread = found("closed").keep_ratios
     assert float((spread - wanted).abs().max()) > 0.03  # and here the loss has spoken
-
-
-# ------------------------------------------------------------------ the masks
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -220,9 +214,6 @@ def test_the_channels_that_stay_are_those_of_the_masks(plan):
         assert float(kept) >= float(dropped) - 1e-6
 
 
-# ------------------------------------------------------------------ counts that are given
-
-
 def test_given_ratios_keep_their_proportions():
     names = [g.name for g in graph8().prunable]
     given = {names[0]: 0.6, names[5]: 0.4, "*": 0.5}
@@ -241,9 +232,6 @@ def test_given_ratios_are_checked():
         DTP(keep_ratios={"*": 0.0})
     with pytest.raises(ValidationError, match=r"eps_first=0\.1 is below eps_last=0\.2"):
         DTP(eps_first=0.1, eps_last=0.2)
-
-
-# ------------------------------------------------------------------ stopping and going on
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -313,9 +301,6 @@ def test_settings_that_are_not_set_leave_the_hash_alone():
     other = plain.model_copy(update={"preset": plain.preset.model_copy(update={"search": search})})
     assert other.hash != plain.hash
     assert RunConfig.model_validate_json(other.model_dump_json()) == other
-
-
-# ------------------------------------------------------------------ a whole run, other data
 
 
 def write_cifar(root: Path, classes: int, n: int = 8) -> str:

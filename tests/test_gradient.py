@@ -52,9 +52,6 @@ def gradient_of(model, graph, alpha, b, batch, *, estimator="mean_field", task=T
     return ratio_gradient(model, graph, alpha, b, batch, task=task, estimator=estimator, **settings)
 
 
-# ------------------------------------------------------------------ exact
-
-
 @pytest.mark.parametrize("sharpness", [0.5, 4.0, 20.0])
 @pytest.mark.parametrize("alpha", [(0.5, 0.6), (0.25, 0.9), (0.85, 0.3)])
 def test_mean_field_against_finite_differences(alpha, sharpness):

@@ -66,9 +66,6 @@ def quiet(scheme):
     return scheme
 
 
-# ------------------------------------------------------------------ SSL
-
-
 @pytest.mark.parametrize("members", ["filters", "producers", "all"])
 def test_group_norms_are_those_of_each_channel(members):
     p = problem()
@@ -230,9 +227,6 @@ def test_lambda_is_set_in_the_first_step_and_then_stays():
     assert other.lam == pytest.approx(first / 2)
 
 
-# ------------------------------------------------------------------ MorphNet
-
-
 def some_dead(model: nn.Module) -> nn.Module:
     """The network with a third of the scales of every BatchNorm far below the threshold."""
     with torch.no_grad():
@@ -314,9 +308,6 @@ def test_a_channel_without_batchnorm_has_its_rms_weight():
     torch.testing.assert_close(gates[:6], model[0].weight.square().mean((1, 2, 3)).sqrt())
 
 
-# ------------------------------------------------------------------ what is kept
-
-
 def test_channels_alive_are_kept_raised_to_floors_and_divisor():
     p = problem(MorphNet(), some_dead(trained()))
     scheme = scheme_of(p)
@@ -360,9 +351,6 @@ def test_a_strong_penalty_empties_channels_and_they_are_those_cut(method, streng
             assert torch.equal(found.keep[group.start : group.start + group.size], alive)
     assert found.updates[0].keep_ratios == (1.0,) * len(found.graph.prunable)
     assert found.updates[-1].cost <= 1.0
-
-
-# ------------------------------------------------------------------ the trials
 
 
 def fake_search(costs: list[float], starts: list[Tensor], stop_at: int | None = None):

@@ -43,9 +43,6 @@ def same_way(a: Allocation, b: Allocation) -> None:
     assert torch.equal(a.counts, b.counts)
 
 
-# ------------------------------------------------------------------ the budget
-
-
 @pytest.mark.parametrize("method", ["dsa", "uniform", "random"])
 @pytest.mark.parametrize(("resource", "ratio"), [("macs", 0.5), ("params", 0.3)])
 def test_the_budget_is_met_from_both_sides(method, resource, ratio):
@@ -103,9 +100,6 @@ def test_an_unreachable_budget_is_refused_before_any_step(method):
     same(model, trained())
 
 
-# ------------------------------------------------------------------ the history
-
-
 @pytest.mark.parametrize(
     ("estimator", "steps"),
     [("free", [*range(0, STEPS + 1, 2)]), ("mixed", [0, *range(0, STEPS, 2)])],
@@ -143,9 +137,6 @@ def test_epochs_are_recorded():
 def test_ratio_every_sets_the_number_of_updates():
     allocation = allocate("uniform", trained(), config=search_config(ratio_every=3))
     assert [u.step for u in allocation.updates] == [0, 3, 6, 9, 12, 15, 18]
-
-
-# ------------------------------------------------------------------ stopping, warm-up, fixing
 
 
 def test_on_step_ends_the_search_at_once():
@@ -237,9 +228,6 @@ def test_the_way_of_the_paper_runs():
     assert min(allocation.updates[-1].keep_ratios) < 0.95  # it moved
 
 
-# ------------------------------------------------------------------ numbers that break
-
-
 def test_a_loss_that_is_not_finite_stops_the_search(tmp_path):
     path = tmp_path / "search.pt"
     config = search_config(lr=1e12)
@@ -261,9 +249,6 @@ def test_broken_weights_are_named(tmp_path):
         model.linear.bias[3] = torch.inf
     with pytest.raises(TrainingError, match=r"linear\.bias is not finite"):
         allocate("uniform", model)
-
-
-# ------------------------------------------------------------------ the same bits
 
 
 def test_same_seed_same_bits_other_seed_other_masks():

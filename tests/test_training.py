@@ -80,9 +80,6 @@ def same(a: nn.Module, b: nn.Module) -> None:
     torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
 
 
-# ------------------------------------------------------------------ learning
-
-
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_digits_are_learnt(digits, channels_last):
     model = resnet8()
@@ -152,9 +149,6 @@ def test_silent_and_with_a_bar(digits, capsys):
     assert "accuracy=" in shown
 
 
-# ------------------------------------------------------------------ learning rate and optimizer
-
-
 def test_multi_step_is_the_papers():
     # DSA: lr 0.05, a tenth at epochs 120, 180, 240; here 10 steps an epoch
     config = TrainConfig(epochs=300, lr=0.05, schedule="multi_step", milestones=(120, 180, 240))
@@ -220,9 +214,6 @@ def test_wrong_settings_are_errors():
         TrainConfig(epochs=1).lr = 0.5
 
 
-# ------------------------------------------------------------------ evaluate and recalibrate
-
-
 def test_evaluate_by_hand_over_uneven_batches(digits):
     model = with_dropout()
     model[4].eval()  # a mixture of modes, to see that each comes back
@@ -274,9 +265,6 @@ def test_recalibration_needs_a_batch(digits):
         recalibrate_batchnorm(resnet8(), small(digits), 0)
 
 
-# ------------------------------------------------------------------ precision
-
-
 def test_precision_is_measured_and_leaves_no_trace(digits):
     model, twin = with_dropout(), with_dropout()
     x, _ = next(small(digits).epoch(0))
@@ -324,9 +312,6 @@ def test_autocast_names():
 
 def test_device_is_a_device():
     assert device_of().type in {"cpu", "cuda", "mps", "xpu"}
-
-
-# ------------------------------------------------------------------ trouble
 
 
 def test_nan_names_the_place_and_the_checkpoint(digits, tmp_path):
@@ -445,9 +430,6 @@ def test_failed_write_keeps_the_old_checkpoint(tmp_path):
     assert load_checkpoint(path, {})["n"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
     assert zipfile.is_zipfile(path)
-
-
-# ------------------------------------------------------------------ stop and resume
 
 
 @pytest.mark.parametrize("make", [resnet8, with_dropout])

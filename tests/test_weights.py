@@ -39,9 +39,6 @@ def written(path: Path, content) -> Path:
     return path
 
 
-# ------------------------------------------------------------------ the file
-
-
 @pytest.mark.parametrize("form", ["a.safetensors", "a.pt", "inner.pth", "module.pt", "both.th"])
 def test_every_form_gives_the_same_network(form, tmp_path):
     state = mine().state_dict()
@@ -155,9 +152,6 @@ def test_the_digest_is_of_the_content(tmp_path):
         file_digest(tmp_path / "b")
 
 
-# ------------------------------------------------------------------ the configuration
-
-
 def test_the_hash_is_of_the_content_and_as_before_without(tmp_path):
     one = written(tmp_path / "a.safetensors", fresh().state_dict())
     copy = tmp_path / "elsewhere.safetensors"
@@ -174,9 +168,6 @@ def test_the_hash_is_of_the_content_and_as_before_without(tmp_path):
     assert plain.hash == hashlib.sha256(before.encode()).hexdigest()[:10]
     with pytest.raises(ValidationError, match="weights"):
         tiny_run(weights="a/path.pt")
-
-
-# ------------------------------------------------------------------ a run
 
 
 @pytest.fixture(scope="module")
