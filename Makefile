@@ -70,10 +70,11 @@ docs: $(STAMP) ## the API reference from the docstrings, in build/docs
 	$(BIN)/pdoc --docformat google --output-directory build/docs dsa_core
 
 bench: $(STAMP) ## timings; nothing here passes or fails
+	$(BIN)/dsa bench --json
 	$(BIN)/python -m pytest tests/benchmarks -q -s
 
 report: $(STAMP) ## the table of all runs in RUNS
 	$(BIN)/dsa report $(RUNS)
 
 clean: ## remove the environment and caches, not the runs
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks build *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
