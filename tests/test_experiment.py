@@ -73,13 +73,18 @@ def test_the_hash_knows_every_setting():
         configure("quick", also={"params": 0.4}),
         configure("cpu-short"),
         one.model_copy(update={"preset": one.preset.model_copy(update={"norm_batches": 21})}),
+        configure("quick", changes={"search.dcss.firmness": "1"}),
+        configure("quick", changes={"search.dtp.plan": "closed"}),
         configure("quick", changes={"cut.weights": "dense"}),
     ]
     assert len({c.hash for c in [one, *others]}) == 1 + len(others)
-    assert [c.series == one.series for c in others] == [True] + [False] * 9
+    assert [c.series == one.series for c in others] == [True] + [False] * 11
     assert len({c.folder for c in [one, *others]}) == 1 + len(others)
-    assert all(RunConfig.model_validate_json(c.model_dump_json()) == c for c in (one, others[-1]))
-    assert "cut" not in one.preset.model_dump()  # hashes are as they were before it could be set
+    assert all(RunConfig.model_validate_json(c.model_dump_json()) == c for c in (one, *others[-3:]))
+    # hashes are as they were before these could be set
+    assert "cut" not in one.preset.model_dump()
+    assert not {"dcss", "dtp"} & one.preset.search.model_dump().keys()
+    assert '"settings":null' in one.preset.search.model_dump_json()
 
 
 @pytest.mark.parametrize("name", PRESETS)
