@@ -319,25 +319,30 @@ def test_paper_without_stopping_runs_below_the_budget() -> None:
     assert float(problem.cost(optimizer.keep_ratios)) < 0.3 * problem.budget
 
 
+@pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("name", ["priced", "paper"])
-def test_a_saved_state_continues_bit_for_bit(name: str) -> None:
+def test_a_saved_state_continues_bit_for_bit(name: str, n: int) -> None:
     problem = PROBLEMS["clipped"]
+    costs, budgets = [problem.cost, linear_cost([6, 5, 4, 3, 2, 1])][:n], [0.6, 0.3][:n]
     generator = torch.Generator().manual_seed(3)
     gradients = torch.randn(20, 6, generator=generator, dtype=torch.float64)
 
-    def run(optimizer: admm.KeepRatioOptimizer, rows: Tensor) -> list[admm.Residuals]:
-        return [optimizer.step(row, 0.6, step_scale=0.7) for row in rows]
+    def made() -> admm.KeepRatioOptimizer:
+        return admm.make_optimizer(name, costs, floors=problem.floors)
 
-    whole = admm.make_optimizer(name, problem.cost, floors=problem.floors)
+    def run(optimizer: admm.KeepRatioOptimizer, rows: Tensor) -> list[admm.Residuals]:
+        return [optimizer.step(row, budgets, step_scale=0.7) for row in rows]
+
+    whole, half, resumed = made(), made(), made()
     residuals = run(whole, gradients)
-    half = admm.make_optimizer(name, problem.cost, floors=problem.floors)
     run(half, gradients[:10])
+    assert half.binding == n - 1  # of two not what a fresh optimizer starts with
     buffer = io.BytesIO()
     torch.save(half.state_dict(), buffer)
     run(half, gradients[10:])  # the saved copy must not follow
     buffer.seek(0)
-    resumed = admm.make_optimizer(name, problem.cost, floors=problem.floors)
     resumed.load_state_dict(torch.load(buffer, weights_only=True))
+    assert resumed.binding == n - 1
     assert run(resumed, gradients[10:]) == residuals[10:]
     assert torch.equal(resumed.keep_ratios, whole.keep_ratios)
     for key, value in whole.state_dict().items():

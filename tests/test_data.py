@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from dsa_core.errors import ConfigError, DataError
 from dsa_core.lab import data
-from dsa_core.lab.data.augment import crop, flip
+from dsa_core.lab.data.augment import crop
 
 
 @pytest.fixture(scope="module")
@@ -180,13 +180,6 @@ def test_crop_equals_the_slow_crop(padding, shape):
     slow = [slow_crop(i, padding, r, c) for i, r, c in zip(images, rows, columns, strict=True)]
     fast = crop(images, padding, rows=rows, columns=columns)
     torch.testing.assert_close(fast, torch.stack(slow), rtol=0, atol=0)
-
-
-def test_flip_equals_the_slow_flip():
-    images = torch.randint(0, 256, (4, 3, 5, 6), dtype=torch.uint8)
-    mirrored = torch.tensor([True, False, False, True])
-    slow = [i.flip(-1) if m else i for i, m in zip(images, mirrored, strict=True)]
-    torch.testing.assert_close(flip(images, mirrored), torch.stack(slow), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["crop_flip", "shift", "none"])
