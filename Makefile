@@ -7,7 +7,7 @@ RUNS   ?= runs
 SEED   ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lab explore notebooks test test-unit test-slow test-notebooks browser lint check \
+.PHONY: help setup run lab explore notebooks test test-code test-unit test-slow test-notebooks browser lint check \
         docs bench report clean
 
 help: ## list the targets
@@ -36,22 +36,29 @@ notebooks: $(STAMP) ## execute all notebooks and save their outputs
 
 test: $(STAMP) ## everything that must pass
 	$(MAKE) --jobs 2 lint browser
-	$(MAKE) test-unit test-slow test-notebooks
-
-test-unit: $(STAMP) ## the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu" --ignore tests/browser
-
-test-slow: $(STAMP) browser ## the tests that take longer than ten seconds each, those in a browser too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not gpu"
+	$(MAKE) test-code test-notebooks
 
 # two workers, one thread each: threads of two processes on two cores would only spin
-NBVAL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-current-env --nbval-cell-timeout=600 -n 2 --dist loadscope
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+GROUPS := --dist loadgroup --no-loadscope-reorder
+
+test-code: $(STAMP) browser ## the tests of the code, the slow ones first
+	$(PYTEST) $(GROUPS) -m "not gpu"
+
+test-unit: $(STAMP) ## of these the fast ones
+	$(PYTEST) $(GROUPS) -m "not slow and not gpu" --ignore tests/browser
+
+test-slow: $(STAMP) browser ## of these what takes more than ten seconds each, or a browser
+	$(PYTEST) $(GROUPS) -m "slow and not gpu"
+
+NBVAL := $(PYTEST) --nbval-current-env --nbval-cell-timeout=600 --dist loadscope
 STRICT := notebooks/02_channel_groups.ipynb notebooks/03_differentiable_masks.ipynb \
           notebooks/04_budgets_and_admm.ipynb
 
+# the solutions run in one process, in tests/notebooks/test_lint.py
 test-notebooks: $(STAMP) ## every notebook runs; three give the saved outputs again
 	$(NBVAL) --nbval $(STRICT)
-	$(NBVAL) --nbval-lax $(filter-out $(STRICT),$(wildcard notebooks/*.ipynb notebooks/*/*.ipynb))
+	$(NBVAL) --nbval-lax $(filter-out $(STRICT),$(wildcard notebooks/*.ipynb notebooks/appendix/*.ipynb))
 
 browser: ## a browser for the tests in one; they are skipped without it
 	bash tests/browser/install.sh
@@ -70,10 +77,11 @@ docs: $(STAMP) ## the API reference from the docstrings, in build/docs
 	$(BIN)/pdoc --docformat google --output-directory build/docs dsa_core
 
 bench: $(STAMP) ## timings; nothing here passes or fails
+	$(BIN)/dsa bench --json
 	$(BIN)/python -m pytest tests/benchmarks -q -s
 
 report: $(STAMP) ## the table of all runs in RUNS
 	$(BIN)/dsa report $(RUNS)
 
 clean: ## remove the environment and caches, not the runs
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks build *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

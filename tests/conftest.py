@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,15 @@ TOLERANCES = {
     torch.bfloat16: {"rtol": 2e-2, "atol": 1e-2},
     torch.float16: {"rtol": 2e-3, "atol": 1e-3},
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, each on its own; then whole modules, the small ones last, to fill up."""
+    sizes = Counter(item.path for item in items)
+    for item in items:
+        if "slow" not in item.keywords:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    items.sort(key=lambda item: (0,) if "slow" in item.keywords else (1, -sizes[item.path]))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -58,17 +58,11 @@ def search(
     return residuals
 
 
-# The toy problems: two derivations of the answer agree.
-
-
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_closed_forms_agree_with_sequential_quadratic_programming(name: str) -> None:
     problem = PROBLEMS[name]
     assert float(problem.cost(torch.ones_like(problem.c))) == pytest.approx(1.0)
     assert_close(solve_by_slsqp(problem), problem.optimum, rtol=1e-6, atol=1e-7)
-
-
-# priced: answers.
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -181,9 +175,6 @@ def test_one_noisy_group_does_not_silence_the_others() -> None:
     assert log_error(optimizer.keep_ratios[1:], problem.optimum[1:]) < 0.1
 
 
-# priced: bounds.
-
-
 def test_a_group_held_long_at_its_bound_leaves_it_when_its_price_turns() -> None:
     """No wind-up: after 400 steps against it the group is free once the average has turned."""
     cost, floors = linear_cost([1, 1, 1]), torch.full((3,), 0.05, dtype=torch.float64)
@@ -209,9 +200,6 @@ def test_the_dual_of_a_clipped_group_is_the_multiplier_of_its_bound() -> None:
     # push = 2 doubles (halves) c: price -2 (-1/2) against -1, always of one sign: d = -1 (+1).
     wanted = torch.where(problem.optimum >= 1, 1.0, torch.where(free, 0.0, -1.0)).double()
     assert_close(relative, wanted, rtol=0.0, atol=0.15)  # averages still remember the annealing
-
-
-# The collapse that the equality and the metric prevent.
 
 
 def empty_groups_pull_down(alpha: Tensor, generator: torch.Generator) -> Tensor:
@@ -244,9 +232,6 @@ def test_an_inequality_collapses_where_priced_stays_on_the_budget() -> None:
     optimizer = admm.make_optimizer("priced", cost, floors=torch.full((6,), 0.02))
     search(optimizer, lambda a: empty_groups_pull_down(a, generator), budget, steps=300)
     assert float(cost(optimizer.keep_ratios)) == pytest.approx(budget, rel=1e-3)
-
-
-# paper.
 
 
 def test_paper_updates_are_the_stated_equations() -> None:
@@ -330,28 +315,30 @@ def test_paper_without_stopping_runs_below_the_budget() -> None:
     assert float(problem.cost(optimizer.keep_ratios)) < 0.3 * problem.budget
 
 
-# Both: interface.
-
-
+@pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("name", ["priced", "paper"])
-def test_a_saved_state_continues_bit_for_bit(name: str) -> None:
+def test_a_saved_state_continues_bit_for_bit(name: str, n: int) -> None:
     problem = PROBLEMS["clipped"]
+    costs, budgets = [problem.cost, linear_cost([6, 5, 4, 3, 2, 1])][:n], [0.6, 0.3][:n]
     generator = torch.Generator().manual_seed(3)
     gradients = torch.randn(20, 6, generator=generator, dtype=torch.float64)
 
-    def run(optimizer: admm.KeepRatioOptimizer, rows: Tensor) -> list[admm.Residuals]:
-        return [optimizer.step(row, 0.6, step_scale=0.7) for row in rows]
+    def made() -> admm.KeepRatioOptimizer:
+        return admm.make_optimizer(name, costs, floors=problem.floors)
 
-    whole = admm.make_optimizer(name, problem.cost, floors=problem.floors)
+    def run(optimizer: admm.KeepRatioOptimizer, rows: Tensor) -> list[admm.Residuals]:
+        return [optimizer.step(row, budgets, step_scale=0.7) for row in rows]
+
+    whole, half, resumed = made(), made(), made()
     residuals = run(whole, gradients)
-    half = admm.make_optimizer(name, problem.cost, floors=problem.floors)
     run(half, gradients[:10])
+    assert half.binding == n - 1  # of two not what a fresh optimizer starts with
     buffer = io.BytesIO()
     torch.save(half.state_dict(), buffer)
     run(half, gradients[10:])  # the saved copy must not follow
     buffer.seek(0)
-    resumed = admm.make_optimizer(name, problem.cost, floors=problem.floors)
     resumed.load_state_dict(torch.load(buffer, weights_only=True))
+    assert resumed.binding == n - 1
     assert run(resumed, gradients[10:]) == residuals[10:]
     assert torch.equal(resumed.keep_ratios, whole.keep_ratios)
     for key, value in whole.state_dict().items():

@@ -1,6 +1,5 @@
 """Keep ratios under several budgets: the tightest holds, and its prices are equal at rest."""
 
-import io
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -51,16 +50,6 @@ def test_all_budgets_hold_and_the_one_that_binds_is_spent(
     alone, own_shift = admm.shift_to_budget(v, costs[binding], budgets[binding], floors)
     assert torch.equal(z, alone)
     assert torch.equal(shift, own_shift)
-
-
-def test_one_form_is_taken_with_or_without_a_list() -> None:
-    v, cost = torch.tensor([-0.1, -1.0, 0.2, -0.4]).double(), chain_cost(CHAIN)
-    wanted, shift = admm.shift_to_budget(v, cost, 0.4, FLOORS)
-    for given_ in ((cost, 0.4), ([cost], [0.4])):
-        z, c, binding = admm.shift_to_budgets(v, *given_, FLOORS)
-        assert torch.equal(z, wanted)
-        assert torch.equal(c, shift)
-        assert binding == 0
 
 
 def test_uniform_under_two_budgets_is_the_lower_of_the_two() -> None:
@@ -134,31 +123,6 @@ def test_priced_with_one_form_in_a_list_is_the_same_to_the_bit() -> None:
         assert one.state_dict().keys() == listed.state_dict().keys()
         assert "binding" not in one.state_dict()
         assert torch.equal(one.keep_ratios, listed.keep_ratios)
-
-
-@pytest.mark.parametrize("name", ["priced", "paper"])
-def test_a_saved_state_of_two_budgets_continues_bit_for_bit(name: str) -> None:
-    problem = problem_at(chain_cost(CHAIN), [0.8, 0.5, 0.7, 0.6], [0.05] * 4)
-    costs = [problem.cost, CHEAP]
-
-    def run(optimizer: admm.KeepRatioOptimizer, steps: range) -> list[admm.Residuals]:
-        return [
-            optimizer.step(problem.gradient(optimizer.keep_ratios), [0.5 + s / 50, 0.4])
-            for s in steps
-        ]
-
-    whole, half = (admm.make_optimizer(name, costs, floors=FLOORS) for _ in range(2))
-    residuals = run(whole, range(20))
-    run(half, range(10))
-    assert half.binding == 1  # not what a fresh optimizer starts with
-    buffer = io.BytesIO()
-    torch.save(half.state_dict(), buffer)
-    buffer.seek(0)
-    resumed = admm.make_optimizer(name, costs, floors=FLOORS)
-    resumed.load_state_dict(torch.load(buffer, weights_only=True))
-    assert resumed.binding == 1
-    assert run(resumed, range(10, 20)) == residuals[10:]
-    assert torch.equal(resumed.keep_ratios, whole.keep_ratios)
 
 
 def test_paper_adds_up_the_penalties_of_all_budgets() -> None:

@@ -111,9 +111,6 @@ def test_impossible_budgets_are_refused(budget: float, floor: float, message: st
         admm.shift_to_budget(torch.zeros(2), linear_cost([1, 1]), budget, torch.full((2,), floor))
 
 
-# The schedules.
-
-
 def test_budget_schedule_is_geometric_then_exact() -> None:
     values = [admm.budget_at(s, 100, start=0.8, end=0.2, anneal_fraction=0.5) for s in range(100)]
     assert values[0] == 0.8

@@ -61,9 +61,6 @@ def played(env: PruningEnv, actions) -> tuple[list, list[float], list[bool]]:
     return seen, rewards, ends
 
 
-# ------------------------------------------------------------------ the game
-
-
 def test_the_environment_is_one_of_gymnasium():
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -129,9 +126,6 @@ def test_the_table_is_of_the_first_layers():
     assert float(table[0, 2]) == pytest.approx(1 / 64)  # one grey channel; the widest input is 64
 
 
-# ------------------------------------------------------------------ the wall
-
-
 @pytest.mark.parametrize(
     "budget",
     [
@@ -185,9 +179,6 @@ def test_a_budget_below_the_least_is_refused():
         Wall.of(graph8(), Budget(macs=0.03), 0.2)
 
 
-# ------------------------------------------------------------------ the reward
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_score_is_that_of_the_network_cut_by_surgery(seed):
     model, graph, batches = trained(), graph8(), search_data().ratios
@@ -222,9 +213,6 @@ def test_weights_that_are_not_finite_are_told():
     data = replace(search_data(), task=Task("t", TASK.loss, score, "accuracy"))
     with pytest.raises(TrainingError, match="the accuracy of the masked network is not a number"):
         score_of(AMCSettings(), data=data)
-
-
-# ------------------------------------------------------------------ the agent
 
 
 @pytest.mark.parametrize("deviation", [0.5, 0.05, 1e-4])
@@ -314,9 +302,6 @@ def test_the_first_episodes_are_uniform():
     quantiles = (np.sort(seen) - 0.2) / 0.8
     distance = np.abs(quantiles - (np.arange(len(seen)) + 0.5) / len(seen)).max()
     assert distance < 1.36 / len(seen) ** 0.5  # Kolmogorov and Smirnov, 5 %
-
-
-# ------------------------------------------------------------------ the search
 
 
 @cache

@@ -3,9 +3,7 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from concurrent.futures import Executor, Future
 from importlib.util import find_spec
@@ -34,7 +32,7 @@ from dsa_core.lab.batch import run_batch as run_all
 from dsa_core.lab.batch import worker as worker_module
 from dsa_core.lab.batch.cli import whole_paths
 from dsa_core.lab.batch.parameters import fit_all, parameters_of
-from dsa_core.lab.batch.run import run_job, states_of
+from dsa_core.lab.batch.run import run_job
 from dsa_core.lab.batch.spec import Job, config_hash
 from dsa_core.lab.batch.state import log, write_state
 from dsa_core.lab.batch.worker import PARAMETERS, work
@@ -70,9 +68,6 @@ def batch(folder: Path, text: str = "", *cells: str) -> list[Job]:
 
 
 GRID = "parameters: {method: [dsa, uniform], ratio: [0.5, 1], fast: false}\nseeds: [0, 1]\n"
-
-
-# the grid and its parameters
 
 
 def test_every_parameter_is_seen_with_type_default_and_help(tmp_path):
@@ -184,8 +179,6 @@ def test_a_whole_number_is_a_float_and_nothing_else_is_converted(tmp_path):
         fit_all(known, {"seed": 1.0})
 
 
-# the batches of the course
-
 BATCHES = Path(__file__).parents[1] / "notebooks" / "batches"
 FULL_RUN = BATCHES.parent / "13_full_run.ipynb"
 RUNS = {
@@ -212,10 +205,9 @@ def test_the_batches_of_the_course_can_be_planned(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", ["resnet50-dsa", "resnet18-uniform"])
-def test_the_imagenet_batch_takes_its_first_steps(which, tmp_path):
+def test_the_imagenet_batch_takes_its_first_steps(tmp_path):
     """Its settings on 16 pictures: plain epochs, masked epochs, the cut; batches of 4, no more."""
-    model, method = which.split("-")
+    model, method = "resnet18", "dsa"
     spec = read_spec(BATCHES / "paper_imagenet.yaml")
     all_jobs = [job.parameters for job in jobs_of(spec)]
     p = next(p for p in all_jobs if (p["model"], p["method"]) == (model, method))
@@ -241,9 +233,6 @@ def test_the_imagenet_batch_takes_its_first_steps(which, tmp_path):
 
 def test_no_batch_is_forgotten():
     assert {path.stem for path in BATCHES.glob("*.yaml")} == set(RUNS)
-
-
-# state, plan, table
 
 
 def test_a_run_counts_as_done_only_with_its_hash_and_its_record(tmp_path):
@@ -348,9 +337,6 @@ def test_the_log_only_grows(tmp_path):
     assert [line.split()[1] for line in lines] == ["done", "failed"]
 
 
-# the worker, its kernel replaced
-
-
 @pytest.fixture
 def prepared(tmp_path):
     job = batch(tmp_path)[0]
@@ -408,8 +394,6 @@ def test_two_processes_do_not_work_on_one_batch(tmp_path):
         run_all([], tmp_path / "b", Later())
 
 
-# real kernels
-
 STAMP = (
     "from pathlib import Path\n"
     "with open(Path(out) / 'calls', 'a') as f: f.write('x')\n"
@@ -458,30 +442,6 @@ def test_a_cell_and_a_run_that_take_too_long_are_stopped(tmp_path):
     gone((tmp_path / "pid").read_text())
 
 
-@pytest.mark.slow
-def test_a_killed_worker_is_interrupted_and_a_killed_batch_takes_its_kernels_along(tmp_path):
-    sleep = f"import os\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
-    sleep += "import time; time.sleep(600)"
-    batch(tmp_path, "", sleep)
-    command = [sys.executable, "-m", "dsa_core", "batch", "grid.yaml"]
-    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
-    kernel = wait_for(tmp_path / "pid")
-    assert next(tmp_path.glob("runs/grid/*/run.json")).read_text().count('"running"') == 1
-    os.kill(process.pid, signal.SIGKILL)  # of the batch alone, not of its group
-    process.wait()
-    gone(kernel)
-    job = jobs_of(read_spec(tmp_path / "grid.yaml"))[0]
-    assert states_of([job], tmp_path / "runs" / "grid")[0].state == "running"  # = interrupted
-
-
-def wait_for(path: Path, seconds: float = 120.0) -> str:
-    end = time.monotonic() + seconds
-    while not path.exists() or not path.read_text():
-        assert time.monotonic() < end, f"{path} did not appear"
-        time.sleep(0.1)
-    return path.read_text()
-
-
 def gone(pid: str) -> None:
     """The process ends within 20 s."""
     try:
@@ -490,14 +450,11 @@ def gone(pid: str) -> None:
         return
 
 
-# clusters
-
-
 @pytest.mark.slow
 def test_runs_on_a_cluster_of_two(tmp_path):
     distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
     jobs = batch(tmp_path, "seeds: [0, 1]\n", STAMP)
-    local = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    local = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
     with (
         distributed.LocalCluster(**local) as cluster,
         pools.scheduler_pool(cluster.scheduler_address) as pool,
@@ -567,9 +524,6 @@ def test_threads_are_shared_among_workers(monkeypatch):
     assert pools.threads_of(16) == {"OMP_NUM_THREADS": "1"}
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert pools.threads_of(3) == {}
-
-
-# the command
 
 
 def test_dry_run_prints_the_plan_and_starts_nothing(tmp_path, monkeypatch):

@@ -39,9 +39,6 @@ WANTED = {  # what the JSON has to hold
 }
 
 
-# ------------------------------------------------------------------ figures
-
-
 def test_a_figure_by_hand():
     found = figure([4.0, 1.0, 2.0, 3.0, 5.0], "ms", "a note")
     assert found == Figure(median=3.0, n=5, spread=(2.0, 4.0), unit="ms", note="a note")
@@ -72,9 +69,6 @@ def test_machine():
         assert found["gpu"] == "not run"
 
 
-# ------------------------------------------------------------------ soft_topk
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
 def test_peers_compute_the_same(temperature: float):
     arguments = problem(temperature)
@@ -95,9 +89,6 @@ def test_speedup_is_the_peers_time_over_ours():
     fair, slowed = (speedup(peer, temperature=0.2, rounds=3) for peer in (by_scipy, slow))
     assert slowed.median > fair.median
     assert (slowed.n, slowed.unit) == (3, "times")
-
-
-# ------------------------------------------------------------------ networks
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +135,6 @@ def test_the_networks_are_left_as_they_were(pair: Pair):
 def test_every_format_once():
     found = [(way.name, way.channels_last) for way in formats()]
     assert sorted(found) == [(n, o) for n in ("bf16", "fp32") for o in (False, True)]
-
-
-# ------------------------------------------------------------------ steps and training
 
 
 def test_the_plain_loop_trains_and_the_others_search_at_the_budget():
@@ -213,9 +201,6 @@ def test_tracing_beside_torch_pruning(monkeypatch):
     found = trace_over_peer(rounds=1)["trace_over_torch_pruning"]
     assert (found.n, found.unit) == (2, "times")
     assert found.median > 0
-
-
-# ------------------------------------------------------------------ tables, JSON, command line
 
 
 def text(table) -> str:

@@ -70,75 +70,6 @@ def test_tracing_with_one_example_or_several_is_the_same() -> None:
         assert one.fixed_macs == two.fixed_macs, toy.name
 
 
-def test_names_of_tied_weights_are_all_marked() -> None:
-    _, graph = traced(next(t for t in TOYS if t.name == "tied modules"))
-    assert set(graph.axes["t1.weight"]) == set(graph.axes["t2.weight"]) == {0, 1}
-    assert graph.unused == ()
-
-
-def test_report_names_unknown_operators_and_unused_parameters() -> None:
-    _, graph = traced(next(t for t in TOYS if t.name == "unknown op"))
-    assert graph.unknown_ops == {"aten.renorm.default": 1}
-    _, graph = traced(next(t for t in TOYS if t.name == "unused module"))
-    assert graph.unused == ("spare.weight", "spare.bias")
-    assert "spare.weight" in graph.report()
-
-
-def test_table_lists_every_prunable_group() -> None:
-    graph = trace(models.build("resnet8"), models.example_input("resnet8"))
-    lines = str(graph).splitlines()
-    assert len([x for x in lines if x.lstrip()[:1].isdigit() and "stay" not in x]) == 6
-    assert "10 channels stay: network output" in lines[-1]
-
-
-def test_model_is_left_as_it_was() -> None:
-    model = models.build("resnet8").train()
-    model.layer1.eval()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    trace(model, models.example_input("resnet8"))
-    assert model.training
-    assert not model.layer1.training
-    assert not model.layer1[0].bn1.training
-    assert not model._forward_hooks
-    for key, value in model.state_dict().items():
-        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
-
-
-class Branch(nn.Module):
-    """A branch on the values of its input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.relu() if x.sum() > 0 else -x
-
-
-def test_data_dependent_branch_is_refused_by_name() -> None:
-    model = nn.Sequential()
-    model.add_module("stem", conv(3, 4))
-    model.add_module("gate", Branch())
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    model.gate.eval()
-    with pytest.raises(TraceError, match=r"gate \(Branch, test_channels.py:\d+\)"):
-        trace(model, torch.randn(1, 3, 8, 8))
-    assert [m.training for m in model] == [True, False]
-    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
-
-
-def test_same_class_elsewhere_does_not_take_the_blame() -> None:
-    class Maybe(Branch):
-        def __init__(self, flag: bool) -> None:
-            super().__init__()
-            self.flag = flag
-
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) if self.flag else x
-
-    model = nn.Sequential()
-    for i, flag in enumerate([False, True, False]):
-        model.add_module(f"part{i}", Maybe(flag))
-    with pytest.raises(TraceError, match="part1"):
-        trace(model, torch.randn(1, 3, 8, 8))
-
-
 def test_control_flow_operator_is_refused() -> None:
     def choose(n: nn.Module, x: Tensor) -> Tensor:
         return torch.cond(x.sum() > 0, lambda y: y.sin(), lambda y: y.cos(), (n.a(x),))
@@ -164,8 +95,3 @@ def test_a_value_read_into_python_freezes_what_it_came_from() -> None:
 def test_nothing_to_prune_is_an_error(part: nn.Module) -> None:
     with pytest.raises(TraceError, match="nothing to prune"):
         trace(nn.Sequential(part), torch.randn(1, 3, 8, 8))
-
-
-def test_wrong_input_is_an_error_that_names_the_layer() -> None:
-    with pytest.raises(TraceError, match="example of the right shape"):
-        trace(models.build("resnet8"), torch.randn(1, 3, 8, 8))

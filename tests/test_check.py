@@ -16,8 +16,10 @@ from dsa_core.surgery import prune
 from dsa_core.surgery.verify import count_macs, random_channels, randomise
 from dsa_core.tracing import trace
 
+NETWORKS = ["resnet20", "resnet20_a", "vgg16_cifar", "squeezenet1_1", "mobilenet_v3_small"]
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet20_a", "squeezenet1_1", "mobilenet_v3_small"])
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_networks_pass(name: str) -> None:
     row = check(name)
     assert (row.status, row.reason) == ("ok", "")

@@ -71,9 +71,6 @@ def macs_ratio(smaller: nn.Module, dense: nn.Module) -> float:
     return count_macs(smaller, x) / count_macs(dense, x)
 
 
-# ------------------------------------------------------------------ target
-
-
 @pytest.mark.parametrize(("ratio", "divisor"), [(0.6, 16), (0.4, 16), (0.2, 8), (0.06, 1)])
 def test_for_onnx_widths_are_in_the_widest_blocks_that_meet_the_budget(ratio, divisor):
     model = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU())
@@ -95,9 +92,6 @@ def test_odd_widths_and_an_unknown_target_are_told(tmp_path):
         found.export_onnx(tmp_path / "net.onnx")
     with pytest.raises(ConfigError, match="target: wanted one of torch, onnx, got 'ort'"):
         dsa.compress(network(), EXAMPLE, BATCHES, loss=F.cross_entropy, target="ort", **HALF)
-
-
-# ------------------------------------------------------------------ loaders
 
 
 class Stream(IterableDataset):
@@ -211,9 +205,6 @@ def test_batches_of_every_form_reach_the_device():
     ]
 
 
-# ------------------------------------------------------------------ losses
-
-
 @pytest.mark.parametrize(
     "loss",
     [
@@ -277,9 +268,6 @@ def test_a_dict_asks_for_the_other_form():
         dsa.compress(network(), EXAMPLE, given, loss=F.cross_entropy, **HALF)
 
 
-# ------------------------------------------------------------------ what it leaves alone
-
-
 def test_the_given_network_and_the_random_numbers_are_untouched():
     model = network(dropout=0.5).eval()
     before, state = copy.deepcopy(model), torch.get_rng_state()
@@ -302,9 +290,6 @@ def test_a_mask_of_infinities_is_no_broken_weight():
         train(
             model, Loader(BATCHES), LossObjective(F.cross_entropy), config, seed=0, progress=False
         )
-
-
-# ------------------------------------------------------------------ scores, methods, optimizers
 
 
 def test_scores_are_of_the_three_networks():
@@ -425,9 +410,6 @@ def test_norms_are_recalibrated_without_dropout():
     assert int(b[1].num_batches_tracked) == 3
 
 
-# ------------------------------------------------------------------ resume
-
-
 class KilledError(Exception):
     """Stands for the end of a process."""
 
@@ -469,9 +451,6 @@ def test_a_checkpoint_of_other_weights_is_refused(tmp_path):
         other[0].weight += 1
     with pytest.raises(TrainingError, match="starting weights was"):
         dsa.compress(other, EXAMPLE, BATCHES, **given)
-
-
-# ------------------------------------------------------------------ the result
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from dsa_core.errors import ConfigError, DataError
 from dsa_core.lab import data
-from dsa_core.lab.data.augment import crop, flip
+from dsa_core.lab.data.augment import crop
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,6 @@ def make_batches(n: int = 10, **settings) -> data.Batches:
     images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 1, 4, 4)
     wanted = {"batch_size": 3, "mean": (0.0,), "std": (1.0,)} | settings
     return data.Batches(images, torch.arange(n), **wanted)
-
-
-# ------------------------------------------------------------------ digits
 
 
 def test_digits_split_is_fixed(digits):
@@ -59,9 +56,6 @@ def test_digits_statistics_are_their_own(digits):
     assert digits.std[0] == pytest.approx(pixels.std().item(), abs=2e-3)
 
 
-# ------------------------------------------------------------------ split
-
-
 @given(st.integers(2, 300), st.floats(0.01, 0.99), st.integers(0, 5))
 def test_split_partitions(n, fraction, seed):
     if not 0 < round(fraction * n) < n:
@@ -76,9 +70,6 @@ def test_split_partitions(n, fraction, seed):
 
 def test_split_depends_on_the_seed():
     assert data.split(100, 0.9, 0)[1].tolist() != data.split(100, 0.9, 1)[1].tolist()
-
-
-# ------------------------------------------------------------------ batches
 
 
 def epoch_of(batches: data.BatchSource, epoch: int, start: int = 0) -> list[list[torch.Tensor]]:
@@ -174,9 +165,6 @@ def test_fingerprint_sees_what_matters(digits):
         assert entries(**change) != entries(), change
 
 
-# ------------------------------------------------------------------ augmentation
-
-
 def slow_crop(image: torch.Tensor, padding: int, row: int, column: int) -> torch.Tensor:
     padded = pad(image, (padding,) * 4)
     return padded[:, row : row + image.shape[1], column : column + image.shape[2]]
@@ -192,13 +180,6 @@ def test_crop_equals_the_slow_crop(padding, shape):
     slow = [slow_crop(i, padding, r, c) for i, r, c in zip(images, rows, columns, strict=True)]
     fast = crop(images, padding, rows=rows, columns=columns)
     torch.testing.assert_close(fast, torch.stack(slow), rtol=0, atol=0)
-
-
-def test_flip_equals_the_slow_flip():
-    images = torch.randint(0, 256, (4, 3, 5, 6), dtype=torch.uint8)
-    mirrored = torch.tensor([True, False, False, True])
-    slow = [i.flip(-1) if m else i for i, m in zip(images, mirrored, strict=True)]
-    torch.testing.assert_close(flip(images, mirrored), torch.stack(slow), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["crop_flip", "shift", "none"])
@@ -230,9 +211,6 @@ def test_step_seed_is_stable_and_distinct():
     assert data.step_seed(0, "order", 7) == wanted
     seeds = {data.step_seed(s, name, e) for s in range(5) for name in "ab" for e in range(20)}
     assert len(seeds) == 200
-
-
-# ------------------------------------------------------------------ files
 
 
 def write_cifar(root: Path, classes: int, n: int = 4) -> dict[str, tuple[np.ndarray, list[int]]]:
@@ -348,9 +326,6 @@ def test_root_comes_from_argument_then_environment_then_default(monkeypatch):
     assert data.data_root() == Path("data")
 
 
-# ------------------------------------------------------------------ folder
-
-
 def test_folder_has_the_same_interface(tmp_path):
     dataset = data.load(f"folder:{write_folder(tmp_path, train=3)}")
     assert (dataset.num_classes, dataset.count("train"), dataset.count("test")) == (2, 6, 4)
@@ -401,9 +376,6 @@ def test_folder_errors(tmp_path):
     (tmp_path / "val" / "cow").mkdir()
     with pytest.raises(DataError, match=r"different classes: \['cow'\]"):
         data.load(f"folder:{tmp_path}")
-
-
-# ------------------------------------------------------------------ damaged pictures, loops
 
 
 def of_30000_pixels(whole: bytes) -> bytes:
@@ -465,9 +437,6 @@ def test_a_class_without_pictures_is_named(tmp_path):
         data.load(f"folder:{whole}")
 
 
-# ------------------------------------------------------------------ errors of names and shapes
-
-
 def test_unknown_names(digits):
     with pytest.raises(ConfigError, match="did you mean 'cifar10'"):
         data.load("cifar-10")
@@ -487,9 +456,6 @@ def test_wrong_shapes():
         data.Batches(torch.zeros(2, 1, 4, 4), torch.zeros(2), **common)
     with pytest.raises(DataError, match="2 images but 3 labels"):
         data.Batches(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(3), **common)
-
-
-# ------------------------------------------------------------------ tasks
 
 
 def test_classification_by_hand():

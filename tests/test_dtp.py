@@ -1,18 +1,15 @@
 """DTP: it meets its budget, its masks are the transport's, and no interruption changes a bit."""
 
 import math
-import pickle
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from problems_runs import (
     PLAIN,
     TASK,
     allocate,
-    fresh,
     graph8,
     search_config,
     search_data,
@@ -22,21 +19,20 @@ from problems_runs import (
     write_folder,
 )
 from pydantic import ValidationError
-from test_search import same, same_way, stop_after
+from test_data import write_cifar
 from torch import nn
 
 from dsa_core.budget import Budget, Cost, budget_at, uniform_ratio
-from dsa_core.errors import BudgetError, TrainingError
+from dsa_core.errors import BudgetError
 from dsa_core.lab.runs import RunConfig, run
 from dsa_core.masks import masked_call
-from dsa_core.methods import ALLOCATORS, DTP, Allocation, SearchConfig, Update
+from dsa_core.methods import DTP, Allocation, SearchConfig
 from dsa_core.methods.dtp import TransportScheme
 from dsa_core.methods.dtp_counts import ranks
 from dsa_core.methods.dtp_transport import sinkhorn, transport_mask
 from dsa_core.pruner import Pruner
 from dsa_core.ranking import importance
 from dsa_core.scheme import Problem
-from dsa_core.tracing import trace
 from dsa_core.training import TrainConfig
 
 PLANS = ("closed", "proximal")
@@ -79,25 +75,6 @@ def found(plan: str, resource: str = "macs", ratio: float = 0.5) -> Allocation:
     return allocate("dtp", trained(), Budget(**{resource: ratio}), config(plan=plan))
 
 
-# ------------------------------------------------------------------ the budget
-
-
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize(("resource", "ratio"), [("macs", 0.5), ("params", 0.3)])
-def test_the_budget_is_hit(plan, resource, ratio):
-    allocation = found(plan, resource, ratio)
-    cost = Cost.of(graph8(), resource)
-    assert allocation.relaxed_cost(resource) == pytest.approx(ratio, abs=1e-12)
-    assert allocation.whole_cost(resource) == cost.at(allocation.counts) <= ratio * cost.dense
-    assert allocation.met
-    cheapest = min(
-        cost.at(allocation.counts + torch.eye(6, dtype=torch.int64)[k])
-        for k in range(6)
-        if allocation.counts[k] < cost.sizes[k]
-    )
-    assert cheapest > ratio * cost.dense  # not a channel more would fit
-
-
 @pytest.mark.parametrize("plan", PLANS)
 def test_the_history_is_the_schedule(plan):
     updates = found(plan).updates
@@ -136,9 +113,6 @@ def test_without_a_word_from_the_loss_it_is_uniform():
     torch.testing.assert_close(allocation.importance, ranks(b, graph8().offsets))
     spread = found("closed").keep_ratios
     assert float((spread - wanted).abs().max()) > 0.03  # and here the loss has spoken
-
-
-# ------------------------------------------------------------------ the masks
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -220,9 +194,6 @@ def test_the_channels_that_stay_are_those_of_the_masks(plan):
         assert float(kept) >= float(dropped) - 1e-6
 
 
-# ------------------------------------------------------------------ counts that are given
-
-
 def test_given_ratios_keep_their_proportions():
     names = [g.name for g in graph8().prunable]
     given = {names[0]: 0.6, names[5]: 0.4, "*": 0.5}
@@ -243,33 +214,6 @@ def test_given_ratios_are_checked():
         DTP(eps_first=0.1, eps_last=0.2)
 
 
-# ------------------------------------------------------------------ stopping and going on
-
-
-@pytest.mark.parametrize("plan", PLANS)
-def test_interrupted_and_resumed_is_bit_identical(plan, tmp_path):
-    path, whole, model = tmp_path / "search.pt", trained(), trained()
-    settings = config(plan=plan, warmup_epochs=1)
-    undisturbed = allocate("dtp", whole, config=settings)
-    for n in (1, 4, 3):
-        with pytest.raises(KeyboardInterrupt, match=r"the same call resumes from"):
-            allocate("dtp", model, config=settings, checkpoint=path, on_step=stop_after(n))
-        model = fresh(seed=n)  # what is in memory does not matter
-    resumed = allocate("dtp", model, config=settings, checkpoint=path)
-    same(whole, model)
-    same_way(undisturbed, resumed)
-
-
-def test_on_step_ends_the_search_within_the_budget():
-    seen: list[Update] = []
-    allocation = allocate(
-        "dtp", trained(), config=config(), on_step=lambda u: seen.append(u) or len(seen) == 3
-    )
-    assert allocation.updates[1:] == tuple(seen)
-    assert allocation.notes["stopped"] is True
-    assert allocation.met
-
-
 def test_scores_begin_when_the_warm_up_ends():
     model, seen = trained(), []
     config_ = config(warmup_epochs=2)
@@ -279,56 +223,6 @@ def test_scores_begin_when_the_warm_up_ends():
     scheme.mask(8)
     b = importance(model, graph8(), "gamma_first")
     torch.testing.assert_close(scheme.scores.detach(), ranks(b, graph8().offsets))
-
-
-def test_a_loss_that_is_not_finite_is_named():
-    with pytest.raises(TrainingError, match=r"not finite"):
-        allocate("dtp", trained(), config=config(lr=1e12))
-
-
-def test_other_budgets_are_read_from_the_way():
-    allocation = found("closed").at(macs=0.7)
-    assert allocation.met
-    assert allocation.whole_ratio("macs") <= 0.7 < allocation.whole_ratio("macs") + 0.02
-
-
-def test_a_network_without_batchnorm():
-    torch.manual_seed(0)
-    layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten()
-    model = nn.Sequential(*layers, nn.Linear(128, 10))
-    graph = trace(model, torch.zeros(1, 1, 8, 8))
-    allocation = ALLOCATORS["dtp"](
-        model, graph, Budget(params=0.4), search_data(), config(), seed=0
-    )
-    assert allocation.met
-    assert len(allocation.epochs) == 5
-
-
-def test_settings_that_are_not_set_leave_the_hash_alone():
-    plain = tiny_run()
-    text = plain.preset.search.model_dump_json()
-    assert "dtp" not in text
-    assert '"settings":null' in text
-    search = plain.preset.search.model_copy(update={"dtp": DTP(plan="closed")})
-    other = plain.model_copy(update={"preset": plain.preset.model_copy(update={"search": search})})
-    assert other.hash != plain.hash
-    assert RunConfig.model_validate_json(other.model_dump_json()) == other
-
-
-# ------------------------------------------------------------------ a whole run, other data
-
-
-def write_cifar(root: Path, classes: int, n: int = 8) -> str:
-    """CIFAR's own files, with noise in them."""
-    folder = root / ("cifar-10-batches-py" if classes == 10 else "cifar-100-python")
-    parts = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for part in parts if classes == 10 else ["train", "test"]:
-        labels = rng.integers(0, classes, n).tolist()
-        content = {"data": rng.integers(0, 256, (n, 3072), dtype=np.uint8), "fine_labels": labels}
-        (folder / part).write_bytes(pickle.dumps(content | {"labels": labels}, protocol=2))
-    return f"cifar{classes}"
 
 
 def short(model: str, dataset: str, **changes) -> RunConfig:
@@ -347,26 +241,14 @@ def run_short(config: RunConfig, root: Path) -> None:
     assert cost.counted > 0.9 * config.ratio * cost.dense
 
 
-def test_cifar_files_run(tmp_path):
-    run_short(short("resnet20", write_cifar(tmp_path, 100)), tmp_path)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet56", "resnet18_cifar", "vgg16_cifar"])
 def test_networks_of_the_paper_run_on_cifar_files(model, tmp_path):
-    run_short(short(model, write_cifar(tmp_path, 10, n=2)), tmp_path)
+    write_cifar(tmp_path, 10, n=2)
+    run_short(short(model, "cifar10"), tmp_path)
 
 
 @pytest.mark.slow
 def test_a_network_of_the_paper_runs_on_an_imagenet_folder(tmp_path):
     folder = f"folder:{write_folder(tmp_path)}"
     run_short(short("mobilenet_v2", folder, resource="params", ratio=0.6), tmp_path)
-
-
-def test_the_record_of_a_run(tmp_path):
-    settings = tiny_run(method="dtp")
-    record = run(settings, tmp_path, progress=False)
-    assert record.budget_met
-    assert record.method == "dtp"
-    assert record.notes["plan"] == "closed"
-    assert record.scores.fine_tuned > 0.3

@@ -154,9 +154,6 @@ def test_a_whole_budget_keeps_all_and_floors_hold():
     torch.testing.assert_close(count(scores(), least, floors=floors), floors * SIZES)
 
 
-# ------------------------------------------------------------------ ranks and choices
-
-
 def test_ranks_by_hand():
     b = torch.tensor([5.0, 1.0, 3.0, 2.0, 2.0, 9.0, 0.0, 4.0, 1.0, 1.0])
     wanted = [5 / 6, 1 / 6, 3 / 6, 0.5, 0.3, 0.9, 0.1, 0.7, 0.75, 0.25]

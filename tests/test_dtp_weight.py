@@ -13,7 +13,6 @@ from problems_runs import (
     tiny_run,
     trained,
 )
-from test_search import same, same_way, stop_after
 from torch import nn
 
 from dsa_core.budget import Budget, Cost
@@ -103,22 +102,6 @@ def test_without_training_the_largest_weights_stay():
         assert float(mask.double().mean()) == pytest.approx(
             0.295, abs=0.01
         )  # the rest is BatchNorm
-
-
-@pytest.mark.parametrize("plan", PLANS)
-def test_interrupted_and_resumed_is_bit_identical(plan, tmp_path):
-    path, whole, model = tmp_path / "search.pt", trained(), trained()
-    config = search_config(dtp=DTP(plan=plan))
-    budget = Budget(params=0.3)
-    undisturbed = allocate("dtp-weight", whole, budget, config)
-    with pytest.raises(KeyboardInterrupt, match=r"the same call resumes from"):
-        allocate("dtp-weight", model, budget, config, checkpoint=path, on_step=stop_after(5))
-    model = fresh(seed=3)
-    resumed = allocate("dtp-weight", model, budget, config, checkpoint=path)
-    same(whole, model)
-    same_way(undisturbed, resumed)
-    for name, mask in undisturbed.weight_mask.items():
-        assert torch.equal(mask, resumed.weight_mask[name])
 
 
 def test_budgets_without_a_meaning_are_refused(tmp_path):

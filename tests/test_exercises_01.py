@@ -2,22 +2,16 @@
 
 import pytest
 from course.exercises import n01
+from graders import graded
 
-WRONG = [
-    (n01.check_macs_left, lambda image, widths, ratio: ratio, "first layer"),
-    (n01.check_macs_left, lambda image, widths, ratio: ratio**2, "first layer"),
-]
+WRONG = {
+    n01.check_macs_left: [
+        (lambda image, widths, ratio: ratio, "first layer"),
+        (lambda image, widths, ratio: ratio**2, "first layer"),
+    ],
+}
 
-
-def test_the_answer_passes(capsys) -> None:
-    n01.check_macs_left(n01.solution_macs_left)
-    assert capsys.readouterr().out.count("right on all") == 1
-
-
-@pytest.mark.parametrize(("check", "learner", "hint"), WRONG)
-def test_mistakes_are_refused_with_a_hint(check, learner, hint: str) -> None:
-    with pytest.raises(AssertionError, match=hint):
-        check(learner)
+test_answers_pass, test_typical_slips_do_not = graded(n01, WRONG)
 
 
 def test_the_answer_by_hand() -> None:

@@ -21,8 +21,5 @@ def one_after_the_other(v, forms, budgets):
 WRONG = {
     n05.check_shift_to_all: [first_only, one_after_the_other],
 }
-SOLUTIONS = {
-    n05.check_shift_to_all: n05.solution_shift_to_all,
-}
 
-test_the_answer_passes, test_typical_wrong_answers_fail = graded(SOLUTIONS, WRONG)
+test_the_answer_passes, test_typical_wrong_answers_fail = graded(n05, WRONG)

@@ -47,8 +47,6 @@ TIMED = {  # what may differ between two runs of one configuration
     "search": {"epoch_seconds"},
 }
 
-# ------------------------------------------------------------------ configuration
-
 
 def test_the_hash_is_the_same_in_another_process():
     code = (
@@ -75,13 +73,18 @@ def test_the_hash_knows_every_setting():
         configure("quick", also={"params": 0.4}),
         configure("cpu-short"),
         one.model_copy(update={"preset": one.preset.model_copy(update={"norm_batches": 21})}),
+        configure("quick", changes={"search.dcss.firmness": "1"}),
+        configure("quick", changes={"search.dtp.plan": "closed"}),
         configure("quick", changes={"cut.weights": "dense"}),
     ]
     assert len({c.hash for c in [one, *others]}) == 1 + len(others)
-    assert [c.series == one.series for c in others] == [True] + [False] * 9
+    assert [c.series == one.series for c in others] == [True] + [False] * 11
     assert len({c.folder for c in [one, *others]}) == 1 + len(others)
-    assert all(RunConfig.model_validate_json(c.model_dump_json()) == c for c in (one, others[-1]))
-    assert "cut" not in one.preset.model_dump()  # hashes are as they were before it could be set
+    assert all(RunConfig.model_validate_json(c.model_dump_json()) == c for c in (one, *others[-3:]))
+    # hashes are as they were before these could be set
+    assert "cut" not in one.preset.model_dump()
+    assert not {"dcss", "dtp"} & one.preset.search.model_dump().keys()
+    assert '"settings":null' in one.preset.search.model_dump_json()
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -134,9 +137,6 @@ def test_every_preset_fixes_number_format_and_memory_order():
             if train is not None:
                 assert train.model_fields_set >= {"precision", "channels_last"}
                 assert "auto" not in (train.precision, train.channels_last)
-
-
-# ------------------------------------------------------------------ one run
 
 
 @pytest.fixture(scope="module")
@@ -320,9 +320,6 @@ def test_a_run_under_two_limits_meets_both(finished, tmp_path):
     assert record.budget_met
 
 
-# ------------------------------------------------------------------ refused before training
-
-
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
@@ -357,8 +354,6 @@ def test_a_network_for_large_pictures_on_small_ones(monkeypatch):
 def test_git_outside_of_a_tree():
     assert git("no-such-command") is None
 
-
-# ------------------------------------------------------------------ the folder of a run
 
 RUN = importlib.import_module("dsa_core.lab.runs.run")
 
@@ -465,8 +460,6 @@ def test_other_errors_of_the_system_stay_as_they_are(phases, tmp_path):
     with pytest.raises(PermissionError):
         run(tiny_run(), tmp_path, progress=False)
 
-
-# ------------------------------------------------------------------ killed and interrupted
 
 PRELOAD = ["torch", "dsa_core.lab.cli", "dsa_core.lab.runs", "sklearn.datasets", "problems_runs"]
 
@@ -603,9 +596,6 @@ def test_int8_of_several_processes_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"int8: .* one process"):
         run(configure("tiny"), tmp_path, progress=False, int8=True)
     assert not list(tmp_path.iterdir())
-
-
-# ------------------------------------------------------------------ settings by their path
 
 
 def test_settings_are_changed_by_their_path() -> None:

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from course.gradient import masked_loss, ratio_gradient
+from course.gradient import ratio_gradient
 from problems_runs import TASK, digits, graph8, trained
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.lab.data import Task
-from dsa_core.masks import keep_probs, sample_mask
+from dsa_core.masks import keep_probs
 from dsa_core.ranking import importance
 from dsa_core.tracing import trace
 
@@ -52,9 +52,6 @@ def gradient_of(model, graph, alpha, b, batch, *, estimator="mean_field", task=T
     return ratio_gradient(model, graph, alpha, b, batch, task=task, estimator=estimator, **settings)
 
 
-# ------------------------------------------------------------------ exact
-
-
 @pytest.mark.parametrize("sharpness", [0.5, 4.0, 20.0])
 @pytest.mark.parametrize("alpha", [(0.5, 0.6), (0.25, 0.9), (0.85, 0.3)])
 def test_mean_field_against_finite_differences(alpha, sharpness):
@@ -94,14 +91,6 @@ def test_straight_through_is_unbiased_where_the_loss_is_linear():
     error = draws.std(0) / len(draws) ** 0.5
     assert bool((error > 0).all())
     assert bool(((draws.mean(0) - exact).abs() < 4 * error).all())
-
-
-def test_the_loss_is_that_of_the_masked_channels():
-    model, graph, batch, _ = linear_chain()
-    m = sample_mask(torch.full((9,), 0.5), torch.Generator().manual_seed(7)).double()
-    a, second, head = model
-    by_hand = head(second(a(batch[0]) * m[:4]) * m[4:]).mean()
-    assert_close(masked_loss(model, graph, m, batch, MEAN), by_hand, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("estimator", ["mean_field", "straight_through", "mixed", "relaxed"])

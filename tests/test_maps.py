@@ -34,9 +34,6 @@ def alike(n: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
     return (100 + 150 * labels).to(torch.uint8).unsqueeze(1), labels.to(torch.uint8)
 
 
-# ------------------------------------------------------------------ augmentation
-
-
 @pytest.mark.parametrize(
     "how",
     [
@@ -127,9 +124,6 @@ def test_batches_of_maps():
         MapBatches(images, labels, **both, augment="crop_flip")
 
 
-# ------------------------------------------------------------------ scenes
-
-
 def test_scenes():
     dataset = scenes()
     assert dataset.train_images.shape == (1200, 1, 32, 32)
@@ -202,9 +196,6 @@ def test_test_scenes_are_of_other_digits(monkeypatch):
     data.load("digit_scenes")
     assert len(seen["train"]) > 1400
     assert not seen["train"] & seen["test"]
-
-
-# ------------------------------------------------------------------ VOC's layout
 
 
 def write_voc(root: Path, sizes: dict[str, list[tuple[int, int]]]) -> Path:

@@ -1,22 +1,21 @@
 """SSL and MorphNet: the penalties are the papers', the trials are counted, and misses are told."""
 
-from dataclasses import replace
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from problems_runs import allocate, fresh, graph8, search_config, search_data, trained
+from problems_runs import allocate, fresh, graph8, search_config, trained
 from torch import Tensor, nn
 
 from dsa_core.budget import Budget, Cost
 from dsa_core.errors import TrainingError
-from dsa_core.methods import SSL, Allocation, MorphNet, trials
-from dsa_core.methods.config import SearchJob
+from dsa_core.methods import SSL, Allocation, MorphNet
+from dsa_core.methods.bracket import Trial, best_trial, next_strength
 from dsa_core.methods.morphnet import largest_scales
 from dsa_core.methods.penalised import Penalty, PenaltyScheme, rounded_off
 from dsa_core.methods.ssl import group_norms, group_sizes, slices_of
-from dsa_core.methods.trials import Trials, path_length
+from dsa_core.methods.trials import path_length
 from dsa_core.scheme import Problem
 from dsa_core.tracing import trace
 from dsa_core.training import FP32, Precision
@@ -42,12 +41,6 @@ def scheme_of(p: Problem) -> PenaltyScheme:
     return found
 
 
-def some_trials(method: Penalty | None = None, checkpoint: Path | None = None) -> Trials:
-    data, config = search_data(checkpoint), search_config()
-    job = SearchJob(trained(), graph8(), Budget(macs=0.5), data, config, 0)
-    return Trials(method or SSL(), job)
-
-
 def parameters_of(p: Problem) -> dict[str, Tensor]:
     return dict(p.model.named_parameters())
 
@@ -66,9 +59,6 @@ def quiet(scheme):
     """The scheme with lambda 1."""
     scheme.lam = 1.0
     return scheme
-
-
-# ------------------------------------------------------------------ SSL
 
 
 @pytest.mark.parametrize("members", ["filters", "producers", "all"])
@@ -232,9 +222,6 @@ def test_lambda_is_set_in_the_first_step_and_then_stays():
     assert other.lam == pytest.approx(first / 2)
 
 
-# ------------------------------------------------------------------ MorphNet
-
-
 def some_dead(model: nn.Module) -> nn.Module:
     """The network with a third of the scales of every BatchNorm far below the threshold."""
     with torch.no_grad():
@@ -316,9 +303,6 @@ def test_a_channel_without_batchnorm_has_its_rms_weight():
     torch.testing.assert_close(gates[:6], model[0].weight.square().mean((1, 2, 3)).sqrt())
 
 
-# ------------------------------------------------------------------ what is kept
-
-
 def test_channels_alive_are_kept_raised_to_floors_and_divisor():
     p = problem(MorphNet(), some_dead(trained()))
     scheme = scheme_of(p)
@@ -364,88 +348,6 @@ def test_a_strong_penalty_empties_channels_and_they_are_those_cut(method, streng
     assert found.updates[-1].cost <= 1.0
 
 
-# ------------------------------------------------------------------ the trials
-
-
-def fake_search(costs: list[float], starts: list[Tensor], stop_at: int | None = None):
-    """A search that costs nothing: it writes its number into the weights."""
-
-    def search(method: Penalty, job: SearchJob, precision: Precision | None):
-        number, model, graph = len(starts), job.model, job.graph
-        assert (precision is None) == (number == 0)
-        starts.append(model.linear.bias.detach().clone())
-        with torch.no_grad():
-            model.linear.bias.fill_(float(number + 1))
-        ones = torch.ones(len(graph.prunable), dtype=torch.float64)
-        found = Allocation(
-            method="ssl",
-            graph=graph,
-            budget=job.budget,
-            keep_ratios=ones,
-            importance=torch.ones(graph.n_channels),
-            counts=graph.sizes,
-            epochs=({"epoch": 0.0},) * 3,
-            seconds=2.0,
-            notes={
-                "stopped": number == stop_at,
-                "penalty_lambda": method.strength,
-                "precision": "fp32",
-                "channels_last": False,
-            },
-        )
-        object.__setattr__(found, "_ratio", costs[number])
-        return found
-
-    return search
-
-
-@pytest.mark.parametrize(
-    ("costs", "number", "taken"),
-    [
-        ([0.495], 1, 1),  # the first one hits
-        ([0.9, 0.3, 0.493], 3, 3),
-        ([0.9, 0.3, 0.45, 0.6], 4, 3),  # none hits: the costliest within
-        ([0.9, 0.8, 0.7, 0.6], 4, 4),  # none within: the cheapest
-        ([0.9, 0.6, 0.7, 0.8], 4, 2),
-    ],
-)
-def test_all_trials_start_alike_and_all_are_counted(monkeypatch, costs, number, taken):
-    starts: list[Tensor] = []
-    monkeypatch.setattr(trials, "search", fake_search(costs, starts))
-    monkeypatch.setattr(Allocation, "whole_ratio", lambda self, resource=None: self._ratio)
-    monkeypatch.setattr(trials, "replace", keeping_ratio)
-    search = some_trials(SSL(max_trials=4))
-    before = search.job.model.linear.bias.detach().clone()
-    found = search.run()
-    assert found.trials == len(starts) == number
-    assert all(torch.equal(start, before) for start in starts)
-    assert found.seconds == 2.0 * number
-    assert [e["trial"] for e in found.epochs] == [float(i) for i in range(number) for _ in range(3)]
-    assert found.notes["penalty_trial_taken"] == taken
-    assert (
-        float(search.job.model.linear.bias[0].detach()) == taken
-    )  # and its weights are in the model
-    assert len(found.notes["penalty_lambdas"].split()) == number
-    assert found.notes["penalty_cost_ratios"] == " ".join(f"{c:g}" for c in costs)
-
-
-def keeping_ratio(found: Any, **changes: Any) -> Any:
-    """`dataclasses.replace`, of an allocation with the cost that was put on it."""
-    new = replace(found, **changes)
-    if isinstance(found, Allocation):
-        object.__setattr__(new, "_ratio", found._ratio)
-    return new
-
-
-def test_stopping_a_trial_ends_the_search(monkeypatch):
-    starts: list[Tensor] = []
-    monkeypatch.setattr(trials, "search", fake_search([0.9] * 6, starts, stop_at=1))
-    monkeypatch.setattr(Allocation, "whole_ratio", lambda self, resource=None: self._ratio)
-    monkeypatch.setattr(trials, "replace", keeping_ratio)
-    some_trials().run()
-    assert len(starts) == 2
-
-
 def stop_after(n: int):
     seen = []
 
@@ -455,6 +357,47 @@ def stop_after(n: int):
             raise KeyboardInterrupt
 
     return stop
+
+
+@cache
+def three_trials() -> tuple[nn.Module, Allocation]:
+    model = trained()
+    config = search_config(epochs=2, lr=0.1, ssl={"strength": 3.0, "max_trials": 3})
+    return model, allocate("ssl", model, config=config)
+
+
+def test_all_trials_start_alike_and_all_are_counted():
+    """Lambda is set from the weights at the start: it follows the strength alone."""
+    found, told = three_trials()[1], SSL()
+    lambdas, costs = (
+        [float(word) for word in found.notes[f"penalty_{what}"].split()]
+        for what in ("lambdas", "cost_ratios")
+    )
+    tried: list[Trial] = []
+    for cost in costs:
+        strength = next_strength(
+            tried, 0.5, first=3.0, factor=told.factor, tolerance=told.tolerance
+        )
+        tried.append(Trial(strength, cost))
+    assert lambdas == pytest.approx([lambdas[0] / 3 * t.strength for t in tried], rel=1e-5)
+    assert found.trials == len(tried) == 3
+    assert [e["trial"] for e in found.epochs] == [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]
+    assert found.seconds == pytest.approx(sum(e["seconds"] for e in found.epochs))
+
+
+def test_the_taken_trial_is_the_best_and_its_weights_are_in_the_model():
+    model, found = three_trials()
+    costs = [float(word) for word in found.notes["penalty_cost_ratios"].split()]
+    taken = best_trial([Trial(1.0, cost) for cost in costs], 0.5)
+    assert found.notes["penalty_trial_taken"] == taken + 1
+    assert found.whole_ratio("macs") == pytest.approx(costs[taken], rel=1e-5)
+    torch.testing.assert_close(scheme_of(problem(SSL(), model)).importance(), found.importance)
+
+
+def test_stopping_a_trial_ends_the_search():
+    settings: dict[str, Any] = {"ssl": {"strength": 1e-6, "max_trials": 3}}
+    found = allocate("ssl", trained(), config=search_config(**settings), on_step=lambda u: True)
+    assert (found.trials, found.notes["stopped"]) == (1, True)
 
 
 @pytest.mark.parametrize("method", ["ssl", "morphnet"])
@@ -472,8 +415,6 @@ def test_interrupted_and_resumed_is_bit_identical(method, tmp_path):
     assert torch.equal(resumed.counts, undisturbed.counts)
     torch.testing.assert_close(resumed.importance, undisturbed.importance, rtol=0, atol=0)
     torch.testing.assert_close(model.state_dict(), whole.state_dict(), rtol=0, atol=0)
-    assert resumed.trials == 3
-    assert len(resumed.epochs) == len(undisturbed.epochs) == 6
     assert resumed.notes == undisturbed.notes
     first = tmp_path / "search-trial0.pt"
     first.rename(tmp_path / "search-trial1.pt")  # a trial's checkpoint in another one's place

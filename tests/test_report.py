@@ -137,9 +137,6 @@ def test_a_narrow_terminal_gets_a_column_for_each_run(width):
     assert (shown_lines[1].split()[:2] == ["network", "data"]) == (width == 220)
 
 
-# ------------------------------------------------------------------ what a search cost
-
-
 def costly(method: str, search: float, **changes):
     seconds = {"dense": 100.0, "search": search, "fine_tune": 25.0}
     changes = {"series": method} | changes
@@ -221,9 +218,6 @@ def test_the_command_fills_a_page(tmp_path):
 
 def test_a_table_as_markdown():
     assert markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
-
-
-# ------------------------------------------------------------------ methods down, budgets across
 
 
 def test_an_overview_has_a_line_for_each_method_and_a_column_for_each_budget():

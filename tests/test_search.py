@@ -1,7 +1,9 @@
 """The search: it meets its budget, follows its schedule, and no interruption changes a bit."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,12 +23,22 @@ from torch import nn
 
 from dsa_core.budget import Budget, Cost, PaperSettings
 from dsa_core.errors import BudgetError, ConfigError, TrainingError
-from dsa_core.methods import ALLOCATORS, Allocation, Update
+from dsa_core.lab.data import Task
+from dsa_core.methods import ALLOCATORS, DCSS, DTP, Allocation, Update
 from dsa_core.methods.uniform import FixedDirection, random_direction
 from dsa_core.tracing import trace
 from dsa_core.training import TrainConfig, train
 
 STEPS = 20  # five epochs of four steps
+SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {  # method, settings
+    "dsa": ("dsa", {}),
+    "uniform": ("uniform", {}),
+    "random": ("random", {}),
+    "dcss": ("dcss", {}),
+    "dcss held out": ("dcss", {"dcss": DCSS(estimator="held_out")}),
+    "dtp": ("dtp", {}),
+    "dtp proximal": ("dtp", {"dtp": DTP(plan="proximal")}),
+}
 
 
 def same(a: nn.Module, b: nn.Module) -> None:
@@ -43,20 +55,23 @@ def same_way(a: Allocation, b: Allocation) -> None:
     assert torch.equal(a.counts, b.counts)
 
 
-# ------------------------------------------------------------------ the budget
-
-
-@pytest.mark.parametrize("method", ["dsa", "uniform", "random"])
+@pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize(("resource", "ratio"), [("macs", 0.5), ("params", 0.3)])
-def test_the_budget_is_met_from_both_sides(method, resource, ratio):
+def test_the_budget_is_met_from_both_sides(name, resource, ratio):
+    method, own = SEARCHES[name]
+    budget, cost = Budget(**{resource: ratio}), Cost.of(graph8(), resource)
     allocation = found(method, resource, ratio)
-    cost = Cost.of(graph8(), resource)
+    if own:
+        allocation = allocate(method, trained(), budget, search_config(**own))
     assert abs(allocation.relaxed_cost(resource) - ratio) < 1e-3 * ratio
     assert allocation.whole_cost(resource) == cost.at(allocation.counts) <= ratio * cost.dense
     assert allocation.whole_ratio(resource) == allocation.whole_cost(resource) / cost.dense
     assert allocation.met
     kept = [int(allocation.keep[g.start : g.start + g.size].sum()) for g in graph8().prunable]
     assert kept == allocation.counts.tolist()
+    for step in torch.eye(len(kept), dtype=torch.int64):  # not a channel more would fit
+        more = (allocation.counts + step).minimum(cost.sizes)
+        assert torch.equal(more, allocation.counts) or cost.at(more) > ratio * cost.dense
 
 
 def test_uniform_gives_every_group_the_same_ratio():
@@ -103,9 +118,6 @@ def test_an_unreachable_budget_is_refused_before_any_step(method):
     same(model, trained())
 
 
-# ------------------------------------------------------------------ the history
-
-
 @pytest.mark.parametrize(
     ("estimator", "steps"),
     [("free", [*range(0, STEPS + 1, 2)]), ("mixed", [0, *range(0, STEPS, 2)])],
@@ -143,9 +155,6 @@ def test_epochs_are_recorded():
 def test_ratio_every_sets_the_number_of_updates():
     allocation = allocate("uniform", trained(), config=search_config(ratio_every=3))
     assert [u.step for u in allocation.updates] == [0, 3, 6, 9, 12, 15, 18]
-
-
-# ------------------------------------------------------------------ stopping, warm-up, fixing
 
 
 def test_on_step_ends_the_search_at_once():
@@ -237,9 +246,6 @@ def test_the_way_of_the_paper_runs():
     assert min(allocation.updates[-1].keep_ratios) < 0.95  # it moved
 
 
-# ------------------------------------------------------------------ numbers that break
-
-
 def test_a_loss_that_is_not_finite_stops_the_search(tmp_path):
     path = tmp_path / "search.pt"
     config = search_config(lr=1e12)
@@ -248,6 +254,23 @@ def test_a_loss_that_is_not_finite_stops_the_search(tmp_path):
     state = torch.load(path, weights_only=True)
     assert state["history"] == []
     torch.testing.assert_close(state["model"], dict(trained().state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dtp", "step 0: the gradient is not finite"),
+        ("dcss held out", r"held_out_step: .* held-out loss \(nan\) is not finite"),
+    ],
+)
+def test_a_gradient_that_is_not_finite_is_named(name, words):
+    method, own = SEARCHES[name]
+    broken = Task("broken", lambda o, y: o.sum() * torch.nan, TASK.score, "accuracy")
+    data = replace(search_data(), task=broken)
+    with pytest.raises(TrainingError, match=words):
+        ALLOCATORS[method](
+            trained(), graph8(), Budget(macs=0.5), data, search_config(**own), seed=0
+        )
 
 
 def test_broken_weights_are_named(tmp_path):
@@ -261,9 +284,6 @@ def test_broken_weights_are_named(tmp_path):
         model.linear.bias[3] = torch.inf
     with pytest.raises(TrainingError, match=r"linear\.bias is not finite"):
         allocate("uniform", model)
-
-
-# ------------------------------------------------------------------ the same bits
 
 
 def test_same_seed_same_bits_other_seed_other_masks():
@@ -288,20 +308,24 @@ def stop_after(n: int):
     return stop
 
 
-@pytest.mark.parametrize("method", ["dsa", "uniform", "random"])
-def test_interrupted_and_resumed_is_bit_identical(method, tmp_path):
+@pytest.mark.parametrize("name", ["dsa", "uniform", "dcss held out", "dtp proximal"])
+def test_interrupted_and_resumed_is_bit_identical(name, tmp_path):
     path, whole, model = tmp_path / "search.pt", trained(), trained()
-    undisturbed = allocate(method, whole)
+    method, own = SEARCHES[name]
+    config = search_config(**own)
+    undisturbed = allocate(method, whole, config=config)
     for n, epochs in ((1, 0), (5, 2), (3, 3)):  # each resume begins at the last finished epoch
         word = rf"{epochs} of 5 epochs are saved: the same call resumes from .*search\.pt"
         with pytest.raises(KeyboardInterrupt, match=word):
-            allocate(method, model, checkpoint=path, on_step=stop_after(n))
+            allocate(method, model, config=config, checkpoint=path, on_step=stop_after(n))
         model = fresh(seed=n)  # what is in memory does not matter
-    resumed = allocate(method, model, checkpoint=path)
+    resumed = allocate(method, model, config=config, checkpoint=path)
     same(whole, model)
     same_way(undisturbed, resumed)
     again = fresh()
-    same_way(undisturbed, allocate(method, again, checkpoint=path))  # nothing left to do
+    again_found = allocate(method, again, config=config, checkpoint=path)  # nothing left to do
+    same_way(undisturbed, again_found)
+    assert undisturbed.notes == again_found.notes
     same(whole, again)
 
 

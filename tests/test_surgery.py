@@ -104,28 +104,6 @@ def test_training_leaves_the_statistics_of_kept_channels_equal(toy: Toy) -> None
         torch.testing.assert_close(buffer, kept, **TIGHT)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet20_a", "resnet8", "vgg16_cifar"])
-def test_our_networks(name: str) -> None:
-    shape = tuple(models.example_input(name).shape[1:])
-    toy = Toy(name, lambda: models.build(name), {}, (), shape)
-    model, graph, x = prepared(toy)
-    for seed, ratio in enumerate([0.1, 0.5]):
-        keep = random_channels(graph, ratio, seed=seed)
-        with torch.no_grad(), masked(model, graph, keep.double()):
-            wanted = model(x)
-        torch.testing.assert_close(try_forward(prune(model, graph, keep), x), wanted, **TIGHT)
-
-
-def test_pruning_a_pruned_network_again() -> None:
-    model, graph, x = prepared(Toy("resnet8", lambda: models.build("resnet8"), {}, (), (1, 8, 8)))
-    half = prune(model, graph, random_channels(graph, 0.5, seed=0))
-    again = trace(half, x)
-    keep = random_channels(again, 0.5, seed=1)
-    with torch.no_grad(), masked(half, again, keep.double()):
-        wanted = half(x)
-    torch.testing.assert_close(try_forward(prune(half, again, keep), x), wanted, **TIGHT)
-
-
 def test_modules_know_their_new_sizes() -> None:
     toy = next(t for t in TOYS if t.name == "depthwise")
     model, graph, _ = prepared(toy)
@@ -146,18 +124,13 @@ def test_tied_weights_stay_tied() -> None:
     assert pruned.t1.weight.shape[:2] == (3, 3)
 
 
-@pytest.mark.parametrize("spoil", ["shape", "dtype", "empty"])
-def test_a_choice_that_does_not_fit_is_refused_and_nothing_changes(spoil: str) -> None:
+def test_an_empty_group_is_refused_and_nothing_changes() -> None:
     model, graph, _ = prepared(TOYS[0])
     before = copy.deepcopy(model.state_dict())
     keep = torch.ones(graph.n_channels, dtype=torch.bool)
-    keep = {"shape": keep[1:], "dtype": keep.long(), "empty": keep.clone()}[spoil]
-    if spoil == "empty":
-        keep[:6] = False
+    keep[:6] = False
     given = keep.clone()
-    with pytest.raises(
-        SurgeryError, match=r"a\.0 would keep none" if spoil == "empty" else "keep must"
-    ):
+    with pytest.raises(SurgeryError, match=r"a\.0 would keep none"):
         prune(model, graph, keep)
     torch.testing.assert_close(keep, given, rtol=0, atol=0)
     torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)

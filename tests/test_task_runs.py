@@ -94,9 +94,6 @@ def test_old_records_are_in_percent():
     assert "test PSNR in dB or accuracy in % before" in mixed
 
 
-# ------------------------------------------------------------------ refused before training
-
-
 @pytest.mark.parametrize(
     ("model", "dataset", "words"),
     [
@@ -125,9 +122,6 @@ def test_large_pictures_are_evaluated_in_smaller_batches():
         sizes[side] = context.eval_batch
         assert context.example.shape == (1, 1, side, side)
     assert sizes == {8: 500, 64: 500, 128: 125, 4000: 1}
-
-
-# ------------------------------------------------------------------ the networks
 
 
 @pytest.mark.parametrize("name", ["segnet_small", "edsr_small", "lraspp_mobilenet_v3_large"])

@@ -55,9 +55,6 @@ def iou_by_hand(pairs, classes: int) -> float:
     return sum(hits[k] / either[k] for k in there) / len(there)
 
 
-# ------------------------------------------------------------------ segmentation
-
-
 def test_miou_is_of_all_pixels_and_not_a_mean_over_batches():
     pairs = [maps(3, seed=1), maps(1, seed=2), maps(2, seed=3)]
     found = evaluate(nn.Identity(), Fixed(pairs), segmentation(K))
@@ -111,9 +108,6 @@ def test_shown_in_training_is_the_sum_over_pictures():
     ]
     assert task.score(logits, targets).item() == pytest.approx(sum(shares))
     assert (task.score_name, task.judged_by, task.unit) == ("pixel accuracy", "mIoU", "%")
-
-
-# ------------------------------------------------------------------ super resolution
 
 
 def pictures(n: int, height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,9 +170,6 @@ def test_colour_loss_and_score():
     with pytest.raises(ConfigError, match="has no label smoothing"):
         task.training_loss(0.1)
     assert (task.judged_by, task.unit) == ("PSNR", "dB")
-
-
-# ------------------------------------------------------------------ all tasks
 
 
 def test_units():

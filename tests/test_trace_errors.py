@@ -39,6 +39,7 @@ class Part(nn.Module):
 def network(function: Forward) -> nn.Module:
     net = nn.Sequential()
     net.add_module("stem", conv(3, 4))
+    net.add_module("before", Part(lambda part, x: x))  # of the class that stops, and not to blame
     net.add_module("part", Part(function))
     net.add_module("drop", nn.Dropout())
     return net
@@ -99,7 +100,7 @@ def test_what_runs_but_cannot_be_exported_is_told_apart(
     assert ("a branch on the values" in str(caught.value)) == dependent
     assert "def forward" not in "".join(capfd.readouterr())
     assert float(model.part.calls) == 0
-    assert [m.training for m in model] == [False, True, True]
+    assert [m.training for m in model] == [False, True, True, True]
     assert torch.equal(torch.get_rng_state(), state)
     assert not model._forward_hooks
 
@@ -225,10 +226,14 @@ def test_repr_is_short_and_print_is_the_table() -> None:
     )
     assert lines[1] == "  channels that stay: 10 (network output 10)"
     assert len(str(graph).splitlines()) == 14
-    odd = trace(next(t for t in TOYS if t.name == "unknown op").build(), X)
+    assert str(graph).endswith("10 channels stay: network output")
+    named = {toy.name: toy for toy in TOYS}
+    odd = trace(named["unknown op"].build(), X)
     assert "unknown ops: aten.renorm.default" in repr(odd)
-    spare = trace(next(t for t in TOYS if t.name == "unused module").build(), X)
+    spare = trace(named["unused module"].build(), X)
     assert "parameters never read: 2" in repr(spare)
+    assert "spare.weight" in spare.report()
+    assert trace(named["tied modules"].build(), X).unused == ()
 
 
 def test_a_graph_fits_its_network_and_copies_of_it_only() -> None:

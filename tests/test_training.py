@@ -2,17 +2,11 @@
 
 import hashlib
 import io
-import json
 import math
-import multiprocessing
-import random
 import signal
-import time
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +28,7 @@ from dsa_core.training import (
     FP32,
     Precision,
     TrainConfig,
+    TrainResult,
     autocast,
     choose_precision,
     evaluate,
@@ -76,28 +71,29 @@ def with_dropout(seed: int = 0) -> nn.Module:
     )
 
 
+def fit(
+    model: nn.Module, batches: data.Batches, config: TrainConfig, *, task=TASK, seed=0, **more: Any
+) -> TrainResult:
+    """Train in silence, unless told otherwise."""
+    return train(model, batches, task, config, seed=seed, **({"progress": False} | more))
+
+
 def same(a: nn.Module, b: nn.Module) -> None:
     torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
-
-
-# ------------------------------------------------------------------ learning
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_digits_are_learnt(digits, channels_last):
     model = resnet8()
     config = TrainConfig(epochs=4, precision="fp32", channels_last=channels_last)
-    result = train(model, small(digits, 1437), TASK, config, seed=0, progress=False)
+    result = fit(model, small(digits, 1437), config)
     assert evaluate(model, digits.batches("test", batch_size=100), TASK).score > 0.9
     assert [record["epoch"] for record in result.history] == [0, 1, 2, 3]
     assert result.history[-1]["train_score"] > 0.9 > result.history[0]["train_score"]
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
     assert result.seconds == sum(record["seconds"] for record in result.history)
-    assert (result.precision, result.channels_last, result.stopped) == (
-        "fp32",
-        channels_last,
-        False,
-    )
+    found = result.precision, result.channels_last, result.stopped
+    assert found == ("fp32", channels_last, False)
 
 
 def test_one_step_by_hand(digits):
@@ -109,7 +105,7 @@ def test_one_step_by_hand(digits):
     # a rate of 0.3 that only the schedule knows: a milestone at epoch 0 takes a tenth of 3
     schedule = {"lr": 3.0, "schedule": "multi_step", "milestones": (0,)}
     config = TrainConfig(epochs=1, weight_decay=0.01, **schedule, **PLAIN)
-    train(model, batches, TASK, config, seed=0, progress=False)
+    fit(model, batches, config)
     ((x, y),) = batches.epoch(0)
     cross_entropy(twin(x), y).backward()
     with torch.no_grad():
@@ -124,7 +120,7 @@ def test_gradient_is_clipped(digits):
     config = {"epochs": 1, "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
     before, after = resnet8(), resnet8()
     clipped = TrainConfig(**config, clip_norm=0.01, **PLAIN)
-    train(after, batches, TASK, clipped, seed=0, progress=False)
+    fit(after, batches, clipped)
     pairs = zip(before.parameters(), after.parameters(), strict=True)
     moved = math.sqrt(sum((a - b).square().sum().item() for a, b in pairs))
     assert moved == pytest.approx(0.01, rel=1e-3)  # float32 differences of weights of size 0.1
@@ -134,25 +130,20 @@ def test_label_smoothing_trains_but_does_not_report(digits):
     batches = small(digits, 64, batch_size=64)
     config = {"epochs": 1, "lr": 0.1, **PLAIN}
     plain, smooth = resnet8(), resnet8()
-    a = train(plain, batches, TASK, TrainConfig(**config), seed=0, progress=False)
-    b = train(
-        smooth, batches, TASK, TrainConfig(**config, label_smoothing=0.2), seed=0, progress=False
-    )
+    a = fit(plain, batches, TrainConfig(**config))
+    b = fit(smooth, batches, TrainConfig(**config, label_smoothing=0.2))
     assert b.history[0]["train_loss"] == pytest.approx(a.history[0]["train_loss"], rel=1e-5)
     assert not torch.equal(plain[0].weight, smooth[0].weight)
 
 
 def test_silent_and_with_a_bar(digits, capsys):
     config = TrainConfig(epochs=1, **PLAIN)
-    train(resnet8(), small(digits), TASK, config, seed=0, progress=False)
+    fit(resnet8(), small(digits), config)
     assert capsys.readouterr() == ("", "")
-    train(resnet8(), small(digits), TASK, config, seed=0, progress=True)
+    fit(resnet8(), small(digits), config, progress=True)
     shown = capsys.readouterr().err
     assert "loss=" in shown
     assert "accuracy=" in shown
-
-
-# ------------------------------------------------------------------ learning rate and optimizer
 
 
 def test_multi_step_is_the_papers():
@@ -196,7 +187,7 @@ def test_step_out_of_range(step):
 
 def test_the_rate_is_set_at_every_step(digits):
     config = TrainConfig(epochs=2, lr=0.1, schedule="multi_step", milestones=(1,), **PLAIN)
-    result = train(resnet8(), small(digits, 128), TASK, config, seed=0, progress=False)
+    result = fit(resnet8(), small(digits, 128), config)
     assert [record["lr"] for record in result.history] == pytest.approx([0.1, 0.01])
 
 
@@ -218,9 +209,6 @@ def test_wrong_settings_are_errors():
             TrainConfig(**wrong)
     with pytest.raises(ValidationError, match="frozen"):
         TrainConfig(epochs=1).lr = 0.5
-
-
-# ------------------------------------------------------------------ evaluate and recalibrate
 
 
 def test_evaluate_by_hand_over_uneven_batches(digits):
@@ -274,9 +262,6 @@ def test_recalibration_needs_a_batch(digits):
         recalibrate_batchnorm(resnet8(), small(digits), 0)
 
 
-# ------------------------------------------------------------------ precision
-
-
 def test_precision_is_measured_and_leaves_no_trace(digits):
     model, twin = with_dropout(), with_dropout()
     x, _ = next(small(digits).epoch(0))
@@ -301,7 +286,7 @@ def test_precision_given_is_not_measured(digits):
 def test_bf16_trains_with_float32_weights(digits):
     model = resnet8()
     config = TrainConfig(epochs=3, precision="bf16", channels_last=False)
-    result = train(model, small(digits, 1437), TASK, config, seed=0, progress=False)
+    result = fit(model, small(digits, 1437), config)
     assert result.precision == "bf16"
     assert all(p.dtype == torch.float32 for p in model.parameters())
     bf16 = evaluate(
@@ -326,9 +311,6 @@ def test_device_is_a_device():
     assert device_of().type in {"cpu", "cuda", "mps", "xpu"}
 
 
-# ------------------------------------------------------------------ trouble
-
-
 def test_nan_names_the_place_and_the_checkpoint(digits, tmp_path):
     path = tmp_path / "run.pt"
     broken = data.Task("broken", lambda o, y: TASK.loss(o, y) * scale[0], TASK.score, "accuracy")
@@ -340,16 +322,7 @@ def test_nan_names_the_place_and_the_checkpoint(digits, tmp_path):
 
     config = TrainConfig(epochs=3, lr=0.1, schedule="constant", **PLAIN)
     with pytest.raises(TrainingError, match=r"epoch 1, step 2 of 5, lr 0\.1\. .*run\.pt"):
-        train(
-            resnet8(),
-            small(digits),
-            broken,
-            config,
-            seed=0,
-            progress=False,
-            checkpoint=path,
-            stop=poison,
-        )
+        fit(resnet8(), small(digits), config, task=broken, checkpoint=path, stop=poison)
     state = torch.load(path, weights_only=True)
     assert len(state["history"]) == 1
     assert all(bool(torch.isfinite(value).all()) for value in state["model"].values())
@@ -361,7 +334,7 @@ def test_weights_broken_by_the_last_step_never_reach_a_checkpoint(digits, tmp_pa
     config = TrainConfig(epochs=1, lr=3e38, weight_decay=100, schedule="constant", **PLAIN)
     batches = small(digits, 64)
     with pytest.raises(TrainingError, match=r"not finite after epoch 0.*run\.pt"):
-        train(model, batches, TASK, config, seed=0, progress=False, checkpoint=path)
+        fit(model, batches, config, checkpoint=path)
     assert not torch.load(path, weights_only=True)["history"]
 
 
@@ -371,16 +344,7 @@ def test_checkpoint_of_another_run_is_refused(digits, tmp_path):
 
     def go(model=None, batches=None, config=config, seed=0, **kwargs):
         batches = batches or small(digits, 64)
-        return train(
-            model or resnet8(),
-            batches,
-            TASK,
-            config,
-            seed=seed,
-            checkpoint=path,
-            progress=False,
-            **kwargs,
-        )
+        return fit(model or resnet8(), batches, config, seed=seed, checkpoint=path, **kwargs)
 
     go()
     assert len(go().history) == 1
@@ -422,16 +386,12 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, content, words, sealed, caps
 
 def test_checkpoint_comes_back(tmp_path):
     path = tmp_path / "new" / "run.pt"
-    state = {
-        "fingerprint": {"a": "1"},
-        "weights": torch.randn(3),
-        "n": 3,
-        "list": [1.5, {"x": None}],
-    }
+    listed = [1.5, {"x": None}]
+    state = {"fingerprint": {"a": "1"}, "weights": torch.randn(3), "n": 3, "list": listed}
     save_checkpoint(path, state)
     loaded = load_checkpoint(path, {"a": "1"})
     assert torch.equal(loaded["weights"], state["weights"])
-    assert (loaded["n"], loaded["list"]) == (3, [1.5, {"x": None}])
+    assert (loaded["n"], loaded["list"]) == (3, listed)
     assert [p.name for p in path.parent.iterdir()] == ["run.pt"]
     with pytest.raises(TrainingError, match=r"there is no checkpoint .*absent\.pt"):
         load_checkpoint(tmp_path / "absent.pt", {})
@@ -447,23 +407,20 @@ def test_failed_write_keeps_the_old_checkpoint(tmp_path):
     assert zipfile.is_zipfile(path)
 
 
-# ------------------------------------------------------------------ stop and resume
-
-
 @pytest.mark.parametrize("make", [resnet8, with_dropout])
 @pytest.mark.parametrize("at", [0, 3, 5, 12])  # 5 steps an epoch
 def test_stop_and_resume_changes_no_bit(digits, tmp_path, make, at):
     config = TrainConfig(epochs=4, lr=0.1, **PLAIN)
     whole = make()
-    undisturbed = train(whole, small(digits), TASK, config, seed=5, progress=False)
+    undisturbed = fit(whole, small(digits), config, seed=5)
     part, steps = make(), iter(range(100))
     path = tmp_path / "run.pt"
-    common = {"seed": 5, "progress": False, "checkpoint": path}
-    first = train(part, small(digits), TASK, config, stop=lambda: next(steps) == at, **common)
+    common = {"seed": 5, "checkpoint": path}
+    first = fit(part, small(digits), config, stop=lambda: next(steps) == at, **common)
     assert first.stopped
     assert len(first.history) == math.ceil(at / 5)
     torch.manual_seed(123)  # torch's own random state does not matter
-    second = train(part, small(digits), TASK, config, **common)
+    second = fit(part, small(digits), config, **common)
     same(part, whole)
     for a, b in zip(second.history, undisturbed.history, strict=True):
         timed = {"seconds": 0, "processor_seconds": 0}
@@ -480,7 +437,7 @@ def test_pictures_read_by_workers_and_an_average_resume_to_the_same_bits(tmp_pat
         front = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16**2, 64))
         model = nn.Sequential(front, with_dropout())
         made = replace(folder, size=16, workers=workers).batches("train", batch_size=3)
-        train(model, made, TASK, config, seed=5, progress=False, **more)
+        fit(model, made, config, seed=5, **more)
         return model
 
     steps = iter(range(100))
@@ -493,7 +450,7 @@ def test_the_average_of_the_weights_by_hand_takes_their_place(digits):
     task = data.Task("falling", lambda x, y: x.mean(), lambda x, y: x.sum(), "sum")
     wanted = model[1].bias.detach().clone()
     note = register_optimizer_step_post_hook(lambda *_: seen.append(model[1].bias.detach().clone()))
-    train(model, small(digits), task, TrainConfig(epochs=1, ema=0.5, **PLAIN), seed=0)
+    fit(model, small(digits), TrainConfig(epochs=1, ema=0.5, **PLAIN), task=task)
     note.remove()
     for t, bias in enumerate(seen, start=1):
         decay = min(0.5, (1 + t) / (10 + t))
@@ -519,9 +476,7 @@ def test_a_compiled_search_is_the_same_search(monkeypatch):
         model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
         pruner = Pruner(model, torch.zeros(1, 1, 8, 8), Budget(macs=0.5), steps=10)
         config = TrainConfig(epochs=2, lr=0.1, **settings, **PLAIN)
-        train(
-            model, small(data.load("digits")), TASK, config, seed=0, progress=False, pruner=pruner
-        )
+        fit(model, small(data.load("digits")), config, pruner=pruner)
         assert pruner.steps_done == 10
         return model, pruner.conclude().keep_ratios
 
@@ -540,17 +495,16 @@ def test_a_compiled_search_is_the_same_search(monkeypatch):
 def test_the_seed_matters(digits):
     config = TrainConfig(epochs=1, **PLAIN)
     a, b = with_dropout(), with_dropout()
-    train(a, small(digits), TASK, config, seed=1, progress=False)
-    train(b, small(digits), TASK, config, seed=2, progress=False)
+    fit(a, small(digits), config, seed=1)
+    fit(b, small(digits), config, seed=2)
     assert not torch.equal(a[1].weight, b[1].weight)
 
 
 def test_resume_keeps_the_measured_precision(digits, tmp_path):
     path, steps = tmp_path / "run.pt", iter(range(100))
-    common = {"seed": 0, "progress": False, "checkpoint": path}
     config = TrainConfig(epochs=1, precision="auto", channels_last="auto")
-    first = train(resnet8(), small(digits), TASK, config, stop=lambda: next(steps) == 2, **common)
-    second = train(resnet8(), small(digits), TASK, config, **common)
+    first = fit(resnet8(), small(digits), config, stop=lambda: next(steps) == 2, checkpoint=path)
+    second = fit(resnet8(), small(digits), config, checkpoint=path)
     assert len(first.milliseconds) == 4
     assert second.milliseconds == first.milliseconds
     assert (second.precision, second.channels_last) == (first.precision, first.channels_last)
@@ -563,16 +517,7 @@ def test_on_epoch_sees_saved_epochs(digits, tmp_path):
         seen.append((record["epoch"], len(torch.load(path, weights_only=True)["history"])))
 
     config = TrainConfig(epochs=2, **PLAIN)
-    train(
-        resnet8(),
-        small(digits, 64),
-        TASK,
-        config,
-        seed=0,
-        progress=False,
-        checkpoint=path,
-        on_epoch=look,
-    )
+    fit(resnet8(), small(digits, 64), config, checkpoint=path, on_epoch=look)
     assert seen == [(0, 1), (1, 2)]
 
 
@@ -586,11 +531,10 @@ def test_ctrl_c_leaves_a_checkpoint(digits, tmp_path, at):
             signal.raise_signal(signal.SIGINT)
         return False
 
-    common = {"seed": 0, "progress": False}
     with pytest.raises(KeyboardInterrupt, match=rf"{at // 5} of 3 epochs.*resumes from .*run\.pt"):
-        train(part, small(digits), TASK, config, checkpoint=path, stop=press, **common)
-    train(part, small(digits), TASK, config, checkpoint=path, **common)
-    train(whole, small(digits), TASK, config, **common)
+        fit(part, small(digits), config, checkpoint=path, stop=press)
+    fit(part, small(digits), config, checkpoint=path)
+    fit(whole, small(digits), config)
     same(part, whole)
 
 
@@ -600,86 +544,7 @@ def test_ctrl_c_without_a_checkpoint(digits):
         return False
 
     with pytest.raises(KeyboardInterrupt, match="starts over"):
-        train(
-            resnet8(),
-            small(digits),
-            TASK,
-            TrainConfig(epochs=1),
-            seed=0,
-            progress=False,
-            stop=press,
-        )
+        fit(resnet8(), small(digits), TrainConfig(epochs=1), stop=press)
 
-
-EPOCHS = 12
 
 # Imported once, by the server, and not by each of the five processes of the test.
-PRELOAD = [
-    "dsa_core.lab.models",
-    "dsa_core.training",
-    "hypothesis.strategies",
-    "pytest",
-    "sklearn.datasets",
-    "sklearn.model_selection",
-    "torch._dynamo",  # what an optimizer imports at its first step
-]
-
-
-def train_digits(checkpoint: str, final: str) -> None:
-    """Train in a process of its own, to be killed."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = models.build("resnet8")
-    batches = data.load("digits").batches("train", batch_size=64, indices=torch.arange(640))
-    config = TrainConfig(epochs=EPOCHS, lr=0.1, **PLAIN)
-    result = train(
-        model, batches, TASK, config, seed=3, checkpoint=Path(checkpoint), progress=False
-    )
-    torch.save(model.state_dict(), final)
-    Path(final).with_suffix(".json").write_text(json.dumps(len(result.history)))
-
-
-@pytest.fixture(scope="module")
-def clean_processes() -> Iterator[multiprocessing.context.ForkServerContext]:
-    """Processes forked from a server that has imported the library, and done nothing else."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    return context
-
-
-def epochs_saved(path: Path) -> int:
-    return len(torch.load(path, weights_only=True)["history"]) if path.exists() else -1
-
-
-def wait_for(path: Path, epochs: int) -> None:
-    while epochs_saved(path) < epochs:
-        time.sleep(0.03)
-
-
-@pytest.mark.slow
-def test_killed_three_times_changes_no_bit(clean_processes, tmp_path):
-    def start(name: str):
-        where = str(tmp_path / f"{name}.pt"), str(tmp_path / f"{name}_final.pt")
-        process = clean_processes.Process(target=train_digits, args=where)
-        process.start()
-        return process
-
-    undisturbed = start("whole")
-    undisturbed.join(120)
-    assert undisturbed.exitcode == 0
-    path, moment, saved = tmp_path / "killed.pt", random.Random(), []
-    for wanted in (1, 4, 7):  # let it get so far, and then a random moment further
-        process = start("killed")
-        wait_for(path, wanted)
-        time.sleep(moment.uniform(0.0, 0.15))
-        process.kill()
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
-        saved.append(epochs_saved(path))
-    assert all(0 < n < EPOCHS for n in saved), saved
-    last = start("killed")
-    last.join(120)
-    assert last.exitcode == 0
-    a, b = (torch.load(tmp_path / f"{n}_final.pt", weights_only=True) for n in ("whole", "killed"))
-    torch.testing.assert_close(a, b, rtol=0, atol=0)
-    assert json.loads((tmp_path / "killed_final.json").read_text()) == EPOCHS

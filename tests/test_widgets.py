@@ -88,9 +88,6 @@ def network(folder: Path) -> Network:
     return read_networks(folder)[NAME]
 
 
-# ---- the networks
-
-
 def test_a_network_knows_methods_budgets_and_costs(network: Network) -> None:
     assert list(network.searches) == ["dsa", "uniform"]
     assert [r.asked_ratio for r in network.searches["dsa"]] == [0.5, 0.75]
@@ -181,9 +178,6 @@ def test_shipped_records_of_all_methods_answer_every_budget_down_to_a_quarter() 
                 assert view.used[s.resource].ratio <= s.asked_ratio + 1e-9
 
 
-# ---- look
-
-
 def test_at_its_own_budget_a_search_gives_its_own_answer(network: Network) -> None:
     for record in network.searches["dsa"]:
         view = look(network, State(ratio=record.asked_ratio))
@@ -237,9 +231,6 @@ def test_what_cannot_be_answered_says_so(network: Network) -> None:
 def test_off_the_path_of_the_search_no_score_is_guessed(network: Network, change) -> None:
     view = look(network, State(ratio=0.6, **change))
     assert (view.measured, view.predicted) == (False, None)
-
-
-# ---- the explorer
 
 
 @pytest.fixture
@@ -373,8 +364,6 @@ def test_another_network_brings_its_own_groups_and_methods(network: Network) -> 
     assert explorer.protect.options[1:] == COSTS["macs"].names
     assert explorer.problem.value == ""
 
-
-# ---- the live run
 
 SHORT = LiveJob(State(ratio=0.5), dense_epochs=1, search_epochs=1, tune_epochs=1)
 

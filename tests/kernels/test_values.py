@@ -52,17 +52,6 @@ def test_closed_form(op: Op, tolerance: Tol, problem: SoftTopKProblem, dtype: to
     assert_close(p, problem.p.to(dtype), **wanted)
 
 
-def test_closed_forms_in_one_call(op: Op, tolerance: Tol) -> None:
-    problems = SOFT_TOPK_PROBLEMS
-    p = op(
-        torch.cat([q.scores for q in problems]),
-        torch.tensor([q.k for q in problems], dtype=torch.float64),
-        torch.tensor([0] + [len(q.p) for q in problems]).cumsum(0),
-        temperature=torch.tensor([q.temperature for q in problems], dtype=torch.float64),
-    )
-    assert_close(p, torch.cat([q.p for q in problems]), **tolerance(torch.float64))
-
-
 @pytest.mark.parametrize("temperature", [1e-3, 0.1, 1.0, 1e3])
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("dtype", DTYPES)

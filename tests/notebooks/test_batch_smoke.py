@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import torch
 
@@ -71,8 +72,11 @@ def test_a_killed_batch_goes_on_and_ends_with_the_record_of_an_undisturbed_run(
     batch = start(tmp_path)
     checkpoint = wait_for_file(home, "search.pt", batch)
     wait_for_epochs(checkpoint, 2)
-    os.kill(batch.pid, signal.SIGKILL)
+    family = psutil.Process(batch.pid).children(recursive=True)
+    assert any("ipykernel" in " ".join(process.cmdline()) for process in family)
+    os.kill(batch.pid, signal.SIGKILL)  # of the batch alone: its worker and kernel go with it
     batch.wait()
+    assert psutil.wait_procs(family, 20)[1] == []
     job = jobs_of(read_spec(tmp_path / "grid.yaml"))[0]
     assert read_state(home / job.id, job).state == "running"  # of a batch that is no more
     assert not (home / job.id / "record.json").exists()

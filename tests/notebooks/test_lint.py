@@ -1,6 +1,7 @@
 """Every notebook of the course keeps the same form, so that readers, papermill and GitHub agree."""
 
 import ast
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -202,6 +203,16 @@ def test_solutions_solve_every_exercise(path: Path) -> None:
     assert "raise NotImplementedError" not in "".join(cell.source for cell in code_cells(path))
     shown = "".join(text for c in code_cells(path) for o in c.outputs for text in parts(o))
     assert not re.search(r"not done yet|not yet right|you said \w+:", shown)
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.name)
+def test_solutions_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cell by cell in this process: a kernel for each would take longer to start than to run."""
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setenv("DSA_DATA", os.environ.get("DSA_DATA", str(ROOT / "data")))
+    space: dict[str, Any] = {"__name__": "__main__"}
+    for cell in code_cells(path):
+        exec(compile(cell.source, f"{path.name}, cell {cell.id}", "exec"), space)
 
 
 def tried(cell: Any) -> list[str]:

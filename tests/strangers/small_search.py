@@ -42,6 +42,16 @@ def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(model(batch[0]).float(), batch[1])
 
 
+def step(
+    model: nn.Module, batch: tuple[Tensor, Tensor], *optimizers: torch.optim.Optimizer
+) -> None:
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss_of(model, batch).backward()
+    for optimizer in optimizers:
+        optimizer.step()
+
+
 def sgd(model: nn.Module, lr: float = 0.05) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
 

@@ -15,6 +15,7 @@ from small_search import (
     same,
     sgd,
     shows_the_cut,
+    step,
     values,
 )
 from torch import nn
@@ -30,10 +31,7 @@ def search(model, called, found, *, steps: int = STEPS) -> None:
     optimizer = sgd(model)
     found.attach(optimizer)
     for i, batch in enumerate(batches(steps)):
-        loss = loss_of(called, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        step(called, batch, optimizer)
         if i % 8 == 0:
             shows_the_cut(found, called)
 

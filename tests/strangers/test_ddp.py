@@ -18,6 +18,7 @@ from small_search import (
     pruner,
     sgd,
     shows_the_cut,
+    step,
 )
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -55,9 +56,7 @@ def ddp(rank: int, size: int, *, frozen: bool, early: bool):
     if not early:
         found = pruner(called).attach(optimizer)
     for batch in shares(STEPS, rank, size):
-        optimizer.zero_grad()
-        loss_of(called, batch).backward()
-        optimizer.step()
+        step(called, batch, optimizer)
     shows_the_cut(found, called)
     return model, found
 

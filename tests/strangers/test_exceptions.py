@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_search import EXAMPLE, X, batches, loss_of, network, pruner, same, sgd, values
+from small_search import EXAMPLE, X, batches, loss_of, network, pruner, same, sgd, step, values
 
 
 class BrokenError(Exception):
@@ -51,9 +51,7 @@ def test_the_exact_weights_come_back(breaks, goes_on):
     optimizer = sgd(model)
     found = pruner(model).attach(optimizer)
     for batch in batches(14):
-        optimizer.zero_grad()
-        loss_of(model, batch).backward()
-        optimizer.step()
+        step(model, batch, optimizer)
     weights = values(model)
     with pytest.raises(BrokenError):
         breaks(model, batch)

@@ -19,19 +19,12 @@ from small_search import (
     same,
     sgd,
     shows_the_cut,
+    step,
     values,
 )
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dsa_core.surgery.cut import prune
-
-
-def step(model, batch, *optimizers) -> None:
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    loss_of(model, batch).backward()
-    for optimizer in optimizers:
-        optimizer.step()
 
 
 def test_two_optimizers_and_a_frozen_layer():

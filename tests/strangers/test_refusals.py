@@ -7,6 +7,7 @@ from torch import nn
 
 from dsa_core.budget import Budget
 from dsa_core.errors import BudgetError, ConfigError, DSAError
+from dsa_core.methods import Uniform
 from dsa_core.pruner import Pruner
 from dsa_core.tracing import trace
 
@@ -99,3 +100,21 @@ def test_a_gradient_that_is_not_finite():
         optimizer.step()
     assert found.keep_ratios == ratios
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"budget": Budget(macs=0.4)}, "budget was"),
+        ({"steps": 11}, "steps was"),
+        ({"seed": 1}, "mask seed was"),
+        ({"method": Uniform()}, "method was"),
+    ],
+)
+def test_the_state_of_another_search_is_refused(change, word):
+    state, model = made(model=network()).state_dict(), network()
+    other = made(model=model, **change).attach(sgd(model))
+    with pytest.raises(ConfigError, match=word):
+        other.load_state_dict(state)
+    with pytest.raises(ConfigError, match="wanted what Pruner"):
+        other.load_state_dict({"model": {}})
