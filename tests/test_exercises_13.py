@@ -1,16 +1,9 @@
 """Each check of notebook 13 passes its answer, and fails what learners write at first."""
 
-import itertools
 import statistics
 
 from course.exercises import n13
 from graders import graded
-
-
-def zipped(grid, seeds):
-    columns = [*grid.values(), seeds]
-    return [dict(zip([*grid, "seed"], point, strict=True)) for point in zip(*columns, strict=False)]
-
 
 WRONG = {
     n13.check_budget_met: [
@@ -24,25 +17,13 @@ WRONG = {
         lambda scores: (statistics.median(scores), statistics.stdev(scores)),
         lambda scores: (statistics.fmean(scores), statistics.stdev(scores)),  # one run: raises
     ],
-    n13.check_runs_of: [
-        zipped,
-        lambda grid, seeds: [
-            dict(zip(grid, p, strict=True)) for p in itertools.product(*grid.values())
-        ],
-        lambda grid, seeds: {"seed": seeds, **grid},
-    ],
 }
 SOLUTIONS = {
     n13.check_budget_met: n13.solution_budget_met,
     n13.check_mean_and_spread: n13.solution_mean_and_spread,
-    n13.check_runs_of: n13.solution_runs_of,
 }
 
 test_the_answer_passes, test_typical_wrong_answers_fail = graded(SOLUTIONS, WRONG)
-
-
-def test_the_order_of_the_runs_is_free():
-    n13.check_runs_of(lambda grid, seeds: n13.solution_runs_of(grid, seeds)[::-1])
 
 
 def test_the_answer_counts_what_its_hint_says():

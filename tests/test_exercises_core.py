@@ -35,7 +35,7 @@ def test_a_right_answer_in_another_form_passes(capsys) -> None:
     [
         (lambda x: x * x, "entries differ, by up to"),
         (lambda x: -2 * x, "sign the wrong way round"),
-        (lambda x: 6 * x, "by one factor, 0.3333"),
+        (lambda x: 6 * x, "0.3333 times yours would be right"),
         (lambda x: None, "return` missing"),
         (lambda x: (2 * x)[:1], "shapes differ"),
         (lambda x: x / 0 * 0, "nan"),
@@ -68,6 +68,21 @@ def test_a_wrong_answer_is_told_what_differs(learner, message: str) -> None:
 def test_every_kind_of_answer_is_compared(wanted, wrong) -> None:
     grade("kind", lambda: wanted, lambda: wanted, [()], hint="-")
     with pytest.raises(AssertionError, match="not yet right, on input 1 of 1"):
+        grade("kind", lambda: wrong, lambda: wanted, [()], hint="-")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "wrong", "said"),
+    [
+        (6000, 12000, "0.5 times yours would be right"),
+        (torch.tensor(0.25), torch.tensor(1.0), "0.25 times yours"),
+        (5.0, 4.0, "differ by 1\n"),  # some factor is between any two numbers
+        (2, 4, "differ by 2\n"),
+        ((torch.ones(2, 9), 1), (torch.zeros(2, 9), 1), r"got: +tensor of shape \(2, 9\).*; 1\n"),
+    ],
+)
+def test_what_is_told_is_short_and_names_a_likely_factor(wanted, wrong, said) -> None:
+    with pytest.raises(AssertionError, match=said):
         grade("kind", lambda: wrong, lambda: wanted, [()], hint="-")
 
 

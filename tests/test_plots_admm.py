@@ -39,12 +39,14 @@ def test_level_lines_have_budget_paths_and_optimum() -> None:
     ground = landscape(loss, cost, lowest=0.2, n=12)
     path = torch.tensor([[1.0, 1.0], [0.8, 0.7], [0.6, 0.9]])
     optimum = torch.tensor([0.5, 0.9])
-    figure = landscape_figure(ground, 0.45, paths={"z": path}, optimum=optimum)
+    figure = landscape_figure(ground, 0.45, "title", paths={"z": path}, optimum=optimum)
     axes = figure.axes[0]
     assert labels(figure) == ["budget: F = 0.45", "level lines of the loss", "z", "optimum"]
     lines = {line.get_label(): line for line in axes.lines}
     np.testing.assert_allclose(lines["z"].get_xydata(), path)
     np.testing.assert_allclose(lines["optimum"].get_xydata(), [[0.5, 0.9]], rtol=1e-6)
+    through = axes.collections[-1].get_paths()[0].vertices  # the level line of the optimum
+    assert np.abs(through - optimum.numpy()).max(1).min() < 0.05
     assert "group 1" in axes.get_xlabel()
     assert "group 2" in axes.get_ylabel()
 
@@ -52,7 +54,7 @@ def test_level_lines_have_budget_paths_and_optimum() -> None:
 def test_the_budget_curve_has_group_1_across() -> None:
     """F = a1^2 a2 is not symmetric: on F = 0.25 lies (0.5, 1), not (1, 0.5)."""
     ground = landscape(loss, lambda a: a[0] ** 2 * a[1], lowest=0.2, n=81)
-    axes = landscape_figure(ground, 0.25).axes[0]
+    axes = landscape_figure(ground, 0.25, "title").axes[0]
     black = [c for c in axes.collections if len(c.get_edgecolor()) and c.get_linewidth()[0] == 2.2]
     points = np.concatenate([p.vertices for c in black for p in c.get_paths()])
     assert len(points)

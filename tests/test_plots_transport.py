@@ -43,7 +43,8 @@ def test_a_decay_has_two_logarithmic_axes_and_dots_on_a_line() -> None:
     np.testing.assert_allclose(second.get_ydata(), [4.1, 1.0, 0.1])
     assert (first.get_linestyle(), second.get_linestyle()) == ("-", "None")
     assert second.get_marker() == "o"
-    assert "channels²" in axes.get_ylabel()
+    assert "channels² (log)" in axes.get_ylabel()
+    assert decay_figure([1, 9], {"little": [2.0, 1.0]}).axes[0].get_yscale() == "linear"
 
 
 def test_densities_are_percentages_from_the_top() -> None:

@@ -111,7 +111,7 @@ class IdBook:
         """Keep these ids for good; the reason goes into the report."""
         ids = ids[ids != NO_CHANNEL].unique()
         if len(ids):
-            self.frozen.append((reason, ids))
+            self.frozen.append((reason.removesuffix(" ()"), ids))  # made by no module
 
     def tie(self, rows: Tensor) -> Tensor:
         """Unite the rows of ids (r, n) position by position; returns one id for each, (n,)."""

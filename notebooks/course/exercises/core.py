@@ -165,7 +165,8 @@ def number_difference(wanted: float, got: Any, rtol: float, atol: float) -> str:
     if math.isclose(value, wanted, rel_tol=rtol, abs_tol=atol):
         return ""
     a, b = torch.tensor([wanted]).double(), torch.tensor([value]).double()
-    return f"the numbers differ by {abs(value - wanted):.3g}{slip(a, b)}"
+    count = isinstance(wanted, int) and abs(wanted) < 100  # of an id or a few, factors say nothing
+    return f"the numbers differ by {abs(value - wanted):.3g}{'' if count else slip(a, b)}"
 
 
 def slip(wanted: Tensor, got: Tensor) -> str:
@@ -174,9 +175,11 @@ def slip(wanted: Tensor, got: Tensor) -> str:
         return ": is the sign the wrong way round?"
     size = float((got * got).sum())
     factor = float((wanted * got).sum()) / size if size else 0.0
-    if wanted.numel() > 1 and torch.allclose(factor * got, wanted, rtol=RTOL, atol=ATOL):
-        return f": all by one factor, {factor:.4g}" if factor else ""
-    return ""
+    if not factor or not torch.allclose(factor * got, wanted, rtol=RTOL, atol=ATOL):
+        return ""
+    whole = max(abs(factor), abs(1 / factor))  # any single number is some factor off
+    telling = wanted.numel() > 1 or math.isclose(whole, round(whole), rel_tol=RTOL)
+    return f": {factor:.4g} times yours would be right" if telling else ""
 
 
 def mapping_difference(wanted: Mapping[Any, Any], got: Any, rtol: float, atol: float) -> str:
@@ -205,11 +208,14 @@ def changed(before: tuple[Any, ...], after: tuple[Any, ...]) -> str:
 
 
 def brief(value: Any, most: int = 300) -> str:
-    """A value in few characters."""
+    """A value in few characters, on one line."""
     if isinstance(value, Tensor):
         numbers = value.detach().cpu().flatten()
         shown = ", ".join(f"{x:.4g}" for x in numbers[:8].tolist())
         more = f", ... {value.numel()} in all" if value.numel() > 8 else ""
         return f"tensor of shape {tuple(value.shape)}: [{shown}{more}]"
-    text = f"{value:.6g}" if isinstance(value, float) else repr(value)
+    if isinstance(value, tuple) and any(isinstance(entry, Tensor) for entry in value):
+        return "; ".join(map(brief, value))
+    text = f"{value:.6g}" if isinstance(value, float) else " ".join(repr(value).split())
+    text = getattr(value, "__name__", text)  # of a function
     return text if len(text) <= most else text[: most - 4] + " ..."

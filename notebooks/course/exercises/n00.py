@@ -1,10 +1,7 @@
-"""Exercises of notebook 00: what a convolution costs, and a cut by hand."""
+"""The exercise of notebook 00: what a convolution costs."""
 
 import math
 from collections.abc import Callable
-
-import torch
-from torch import Tensor
 
 from course.exercises.core import grade
 
@@ -25,28 +22,3 @@ def check_conv_macs(learner: Callable[..., int]) -> None:
         "and a window of kernel x kernel; with stride 2, 7 rows become 4"
     )
     grade("conv_macs", learner, solution_conv_macs, inputs, hint=hint)
-
-
-def solution_cut_pair(first: Tensor, second: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut channels out between two convolutions.
-
-    Args:
-        first: weight that makes the channels, shape (M, C, k, k).
-        second: weight that reads them, shape (N, M, k, k).
-        keep: which of the M stay, bool, shape (M,).
-    """
-    return first[keep], second[:, keep]
-
-
-def check_cut_pair(learner: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
-    """Compare on random weights, with as many channels made as read, and with fewer."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = []
-    for c, m, n in [(4, 4, 4), (3, 6, 2), (1, 8, 8)]:
-        first = torch.randn(m, c, 3, 3, generator=generator)
-        second = torch.randn(n, m, 3, 3, generator=generator)
-        keep = torch.rand(m, generator=generator) < 0.5
-        keep[0] = True
-        inputs.append((first, second, keep))
-    hint = "the producer loses rows (its first axis), the consumer loses columns (its second axis)"
-    grade("cut_pair", learner, solution_cut_pair, inputs, hint=hint)

@@ -1,4 +1,4 @@
-"""Checks and answers of notebook 03, differentiable masks."""
+"""The exercise of notebook 03: the expectation condition."""
 
 from collections.abc import Callable
 
@@ -27,16 +27,3 @@ def check_log_threshold(learner: Callable[[Tensor, float, float], float]) -> Non
     inputs = list(zip(some, (1.0, 2.5, 1.0, 15.0), (1.0, 2.0, 5.0, 0.5), strict=True))
     hint = "the sum of p falls as the threshold rises: halve an interval that holds the root"
     grade("log_threshold", learner, log_threshold, inputs, hint=hint, rtol=1e-3, atol=1e-3)
-
-
-def ratio_gradient(g: Tensor, p: Tensor) -> Tensor:
-    """dL/dalpha = C sum_i g_i w_i / sum_j w_j with w = p (1 - p) and g = dL/dp."""
-    w = p * (1 - p)
-    return len(p) * (g * w).sum() / w.sum()
-
-
-def check_ratio_gradient(learner: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Grade exercise 2."""
-    inputs = [(b.log(), b.flip(0) / (1 + b.flip(0))) for b in importances(4, 1, 4, 9, 16)]
-    hint = "alpha moves k = alpha C; k moves every p_i by its share w_i / sum w"
-    grade("ratio_gradient", learner, ratio_gradient, inputs, hint=hint)

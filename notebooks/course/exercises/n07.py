@@ -1,51 +1,9 @@
-"""Exercises of notebook 07: whole channels, and the frontier read backwards."""
+"""The exercise of notebook 07: the frontier read backwards."""
 
 from collections.abc import Callable
 from itertools import pairwise
 
-import torch
-from torch import Tensor
-
 from course.exercises.core import grade
-
-
-def solution_in_multiples(alpha: Tensor, sizes: Tensor, divisor: int) -> Tensor:
-    """Round keep ratios down to multiples of a divisor.
-
-    A whole group may stay whole; of every group at least `divisor` channels stay, or all of them if
-    it has fewer.
-
-    Args:
-        alpha: keep ratios in (0, 1], shape (K,).
-        sizes: channels of every group, int64, shape (K,).
-        divisor: at least 1.
-
-    Returns:
-        Kept channels, int64, shape (K,).
-    """
-    wanted = (alpha * sizes + 1e-9).long()
-    counts = wanted // divisor * divisor
-    counts = torch.where(wanted >= sizes, sizes, counts)
-    return torch.minimum(counts.clamp_min(divisor), sizes)
-
-
-def check_in_multiples(learner: Callable[[Tensor, Tensor, int], Tensor]) -> None:
-    """Compare on groups that divide, that do not, and that are smaller than the divisor."""
-    sizes = torch.tensor([16, 32, 12, 4, 64])
-    inputs = [
-        (torch.tensor(a, dtype=torch.float64), sizes, d)
-        for a, d in [
-            ([0.5, 0.5, 0.5, 0.5, 0.5], 1),
-            ([0.9, 0.3, 0.7, 0.5, 0.11], 8),
-            ([1.0, 1.0, 1.0, 1.0, 1.0], 8),
-            ([0.01, 0.02, 0.03, 0.3, 0.99], 4),
-        ]
-    ]
-    hint = (
-        "down, never up, or the budget breaks; a group of 12 that is kept whole keeps 12, and no "
-        "group loses its last channels"
-    )
-    grade("in_multiples", learner, solution_in_multiples, inputs, hint=hint)
 
 
 def solution_cost_for(costs: list[float], scores: list[float], wanted: float) -> float | None:

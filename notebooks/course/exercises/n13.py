@@ -2,12 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from course.exercises.core import grade
-
-Grid = Mapping[str, Sequence[Any]]
 
 
 def solution_budget_met(kept: Sequence[int], ratio: float) -> bool:
@@ -55,33 +52,3 @@ def check_mean_and_spread(learner: Callable[[Sequence[float]], tuple[float, floa
         "squares by n - 1; one run alone has no spread, return 0.0"
     )
     grade("mean_and_spread", learner, solution_mean_and_spread, inputs, hint=hint)
-
-
-def solution_runs_of(grid: Grid, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Every combination of the values, each with every seed; the last name changes fastest."""
-    axes = {**grid, "seed": seeds}
-    return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
-
-
-def check_runs_of(learner: Callable[[Grid, Sequence[int]], list[dict[str, Any]]]) -> None:
-    """Grade `runs_of(grid, seeds)`; the order of the runs does not matter."""
-
-    inputs = [
-        ({"method": ["dsa"]}, [0]),
-        ({"method": ["dsa", "uniform"]}, [0, 1]),
-        ({"method": ["dsa", "uniform"], "ratio": [0.75, 0.5, 0.25]}, [0, 1]),
-    ]
-    hint = "every method with every ratio with every seed: their numbers multiply"
-    grade("runs_of", in_order(learner), in_order(solution_runs_of), inputs, hint=hint)
-
-
-def in_order(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, its list of dicts sorted, and each dict by its names."""
-
-    def ordered(*arguments: Any) -> Any:
-        runs = function(*arguments)
-        if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
-            return runs
-        return sorted((dict(sorted(run.items())) for run in runs), key=repr)
-
-    return ordered

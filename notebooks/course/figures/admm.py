@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.interpolate import interpn
 from torch import Tensor
 
 from dsa_core.errors import ConfigError
@@ -47,6 +48,7 @@ def landscape(
 def landscape_figure(
     ground: Landscape,
     budget: float,
+    title: str,
     *,
     paths: Mapping[str, Tensor] | None = None,
     optimum: Tensor | None = None,
@@ -57,8 +59,9 @@ def landscape_figure(
     Args:
         ground: see `landscape`.
         budget: B; the curve is F = B.
+        title: what it shows.
         paths: label -> keep ratios over the steps, shape (T, 2); starts at a ring, ends at a dot.
-        optimum: drawn as a star, shape (2,).
+        optimum: drawn as a star, shape (2,); the level line through it is dashed.
         levels: lines of the loss, at its quantiles on the grid.
     """
     figure = blank_figure(6.8, 4.7)
@@ -77,14 +80,15 @@ def landscape_figure(
     for (label, path), colour in zip((paths or {}).items(), COLOURS, strict=False):
         draw_path(axes, path, label, colour)
     if optimum is not None:
+        through = interpn((a, a), ground.loss.numpy(), optimum.numpy())
+        axes.contour(a, a, loss, levels=through, colors=[COLOURS[5]], linestyles="dashed")
         axes.plot(
             *optimum.tolist(), "*", color=COLOURS[5], markersize=15, label="optimum", zorder=5
         )
-    axes.set_xlabel("keep ratio of group 1")
-    axes.set_ylabel("keep ratio of group 2")
-    axes.set_aspect("equal")
-    axes.set_xlim(a[0], 1.0)
-    axes.set_ylim(a[0], 1.0)
+    axes.set(
+        title=title, xlabel="keep ratio of group 1", ylabel="keep ratio of group 2",
+        aspect="equal", xlim=(a[0], 1.0), ylim=(a[0], 1.0),
+    )  # fmt: skip
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
     return figure
 

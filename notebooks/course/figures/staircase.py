@@ -89,7 +89,7 @@ def budgets_figure(paths: Mapping[str, Sequence[float]], budget: float) -> Figur
     axes.set_xlabel("update of the choices")
     axes.set_ylabel("expected MACs, of the dense network")
     axes.set_ylim(0, 1.05)
-    axes.legend(frameon=False, fontsize=8, loc="best")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     open_axes(axes)
     return figure
 

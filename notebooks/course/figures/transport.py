@@ -65,7 +65,7 @@ def masks_figure(scores: Tensor, masks: Mapping[str, Tensor]) -> Figure:
 
 
 def decay_figure(steps: Sequence[int], undecided: Mapping[str, Sequence[float]]) -> Figure:
-    """How much of the masks is undecided after t steps, both axes logarithmic.
+    """How much of the masks is undecided after t steps; axes are logarithmic, y if it must be.
 
     Args:
         steps: t of every point, rising, at least 1.
@@ -78,9 +78,11 @@ def decay_figure(steps: Sequence[int], undecided: Mapping[str, Sequence[float]])
         style = {"marker": "o", "linestyle": "none", "ms": 5.0} if i else {"linestyle": "-"}
         axes.plot(list(steps), list(values), color=COLOURS[i], label=name, **style)
     log_axis(axes, [max(1, s) for s in steps])
-    axes.set_yscale("log")
+    values = [v for several in undecided.values() for v in several]
+    if max(values) > 20 * min(values):
+        axes.set_yscale("log")
     axes.set_xlabel("step t (log scale)")
-    axes.set_ylabel("sum of m(1 - m), channels² (log)")
+    axes.set_ylabel(f"sum of m(1 - m), channels²{' (log)' * (axes.get_yscale() == 'log')}")
     axes.legend(frameon=False, fontsize=8)
     open_axes(axes)
     return figure

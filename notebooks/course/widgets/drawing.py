@@ -15,7 +15,7 @@ from dsa_core.lab.plots.style import OTHER, colour_of
 
 WIDTH = 440  # of both drawings; they grow and shrink with their place on the page
 TALLEST, FLOOR, LETTERS = 84, 100, 46  # columns of a network, where they stand, room for names
-LEFT, RIGHT, TOP, BOTTOM = 44, 424, 10, 176  # of the axes of a frontier
+LEFT, RIGHT, TOP, BOTTOM = 50, 424, 10, 176  # of the axes of a frontier
 STEPS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # between two ticks of a score
 TICKS = 5
 
