@@ -7,6 +7,7 @@ it computes under the mask, with the MACs that torch counts. If not, the groups 
 by bisection, the known remedies are tried, and what is left stays, with the reason.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -98,8 +99,8 @@ class Trial:
         if self.fault(graph):
             graph = self.remedied_at_once(graph)
         if self.fault(graph):
-            graph = self.turned(read, graph)
-            for name, fault in self.culprits(graph).items():
+            graph, wrong = self.turned(read, graph)
+            for name, fault in wrong.items():
                 graph = self.remedied(graph, name, fault)
             graph = self.without_mixed_faults(graph)
         if self.macs is not None and self.macs[0] != self.macs[1]:
@@ -143,7 +144,8 @@ class Trial:
         return "" if same else CHANGED
 
     def culprits(self, graph: ChannelGraph) -> dict[str, str]:
-        """The groups that are wrong when cut alone, with their faults, by bisection."""
+        """The groups that are wrong when cut alone, with their faults, by bisection; those of alike
+        blocks side by side, for mostly all of them are right or all wrong."""
 
         def search(names: Sequence[str]) -> Iterator[tuple[str, str]]:
             fault = self.fault(graph, names) if names else ""
@@ -153,18 +155,22 @@ class Trial:
                 yield from search(names[: len(names) // 2])
                 yield from search(names[len(names) // 2 :])
 
-        return dict(search([g.name for g in graph.prunable]))
+        return dict(search(sorted([g.name for g in graph.prunable], key=unnumbered)))
 
-    def turned(self, read: Read, graph: ChannelGraph) -> ChannelGraph:
-        """Read the views of wrong groups the other way, where that makes them right."""
-        before = graph.remedies.turned
-        first = tuple(v for v in views_of(graph, self.culprits(graph)) if v not in before)
+    def turned(self, read: Read, graph: ChannelGraph) -> tuple[ChannelGraph, dict[str, str]]:
+        """Read the views of wrong groups the other way, where that makes them right; and the groups
+        that are still wrong."""
+        before, culprits = graph.remedies.turned, self.culprits(graph)
+        first = tuple(v for v in views_of(graph, culprits) if v not in before)
         if not first:
-            return graph
+            return graph, culprits
         other = read(Remedies(turned=before + first))
         wrong = views_of(other, self.culprits(other))
         right = [v for v in first if v not in wrong and bool((other.clues.views[v] >= 0).any())]
-        return read(Remedies(turned=(*before, *right)))
+        if not right:
+            return graph, culprits
+        graph = read(Remedies(turned=(*before, *right)))
+        return graph, self.culprits(graph)
 
     def remedied_at_once(self, graph: ChannelGraph) -> ChannelGraph:
         """Set the numbers that are counts of channels, or of heads, in all modules that handle
@@ -259,6 +265,11 @@ def some_channels(graph: ChannelGraph, names: set[str] | None) -> Tensor:
         order = torch.randperm(n, generator=generator)
         keep[group.start + order[count:]] = False
     return keep
+
+
+def unnumbered(name: str) -> str:
+    """What the names of alike groups have in common."""
+    return re.sub(r"\d+", "", name)
 
 
 def views_of(graph: ChannelGraph, names: Iterable[str]) -> tuple[int, ...]:

@@ -227,19 +227,29 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[int]]] =
     "encoder": (encoder, (2, 5, 12), [3, 16, 3, 16]),
     "swin": (swin, (1, 3, 16, 16), [3, 24, 3, 24, 6, 48, 6, 48]),
 }
+CHANGES = {
+    "encoder": "MultiheadAttention becomes HeadsApart, of the same parameters: "
+    "0.layers.0.self_attn, 0.layers.1.self_attn",
+    "swin": "ShiftedWindowAttention becomes WindowHeads, of the same parameters: "
+    "features.1.0.attn, features.1.1.attn, features.3.0.attn, features.3.1.attn",
+}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_torchs_attention_loses_heads_and_is_cut_again_and_saved(name: str, tmp_path: Path) -> None:
     build, shape, sizes = MODULES[name]
+    told = f"when cut, {CHANGES[name]}"
     torch.manual_seed(0)
     dense, x = build().eval(), torch.randn(shape)
     graph = trace(dense, x)
     assert [g.size for g in graph.prunable] == sizes
+    assert told in graph.report()
+    assert told not in graph.freeze({g.name: "" for g in graph.prunable}).report()
     agrees(dense, graph, x, files=True)
     once = prune(dense, graph, random_channels(graph, 0.7, 1))
     assert any(type(m) is not type(n) for m, n in zip(once.modules(), dense.modules(), strict=True))
     twice = prune(once, again := trace(once, x), keep := random_channels(again, 0.7, 1))
+    assert told not in again.report()
     assert count_macs(twice, x) < count_macs(once, x) < count_macs(dense, x)
     loaded = load(save(tmp_path / "it", twice, again, keep, name="it"), dense)
     torch.testing.assert_close(try_forward(loaded, x), try_forward(twice, x))

@@ -17,7 +17,7 @@ from dsa_core.channels.ids import NO_CHANNEL, Ids
 from dsa_core.channels.program import Program
 from dsa_core.channels.recorder import record
 from dsa_core.channels.remedies import Clues, Remedies
-from dsa_core.channels.stand_ins import standing_in
+from dsa_core.channels.stand_ins import stand_in, standing_in
 from dsa_core.channels.tracer import Tracer, state_aliases
 from dsa_core.errors import TraceError
 from dsa_core.example import Call
@@ -123,6 +123,11 @@ def assemble(
         outputs=tracer.outputs,
         clues=clues(tracer, grouping),
         products=tuple((macs, grouping.flat(ids)) for macs, ids in tracer.products),
+        stand_ins={
+            path: f"{type(module).__name__} becomes {kind.__name__}"
+            for path, module in model.named_modules()
+            if (kind := stand_in(module)) is not None
+        },
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dsa_core.channels.grouping import Group
 from dsa_core.channels.remedies import Clues, Remedies
+from dsa_core.channels.stand_ins import holds
 from dsa_core.example import Call
 
 
@@ -88,6 +89,7 @@ class ChannelGraph:
             `Call.describe`).
         outputs: channels of the first tensor of two axes or more that the network returns.
         clues, remedies: for a trial cut, and what it settled.
+        stand_ins: path of a module -> which class takes the place of its own when it is cut.
     """
 
     groups: tuple[Group, ...]
@@ -105,6 +107,7 @@ class ChannelGraph:
     clues: Clues = field(default_factory=Clues)
     remedies: Remedies = field(default_factory=Remedies)
     products: tuple[tuple[int, Tensor], ...] = ()
+    stand_ins: Mapping[str, str] = field(default_factory=dict)
 
     def call(self, model: nn.Module) -> Call:
         """Arguments of the traced form: zeros on the device and in the floating type of a model."""
@@ -191,7 +194,8 @@ class ChannelGraph:
         )
 
     def report(self) -> str:
-        """What stays and why, what was not understood, and what was never reached."""
+        """What stays and why, what was not understood, what was never reached, and which modules
+        get another class when they are cut."""
         lines = [f"{count:6d} channels stay: {reason}" for reason, count in self.frozen.items()]
         lines += [
             f"unknown op {op} ({n} times): all it touches stays"
@@ -199,6 +203,10 @@ class ChannelGraph:
         ]
         if self.unused:
             lines.append(f"never read in this forward, left as they are: {', '.join(self.unused)}")
+        for change in sorted(set(self.stand_ins.values())):
+            paths = [p for p, c in self.stand_ins.items() if c == change and holds(p, self.axes)]
+            if paths:
+                lines.append(f"when cut, {change}, of the same parameters: {shorten(paths)}")
         return "\n".join(lines) or "every channel can be pruned"
 
     def __repr__(self) -> str:

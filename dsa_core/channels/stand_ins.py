@@ -140,13 +140,16 @@ def stand_in(module: nn.Module) -> type[nn.Module] | None:
     return WindowHeads if (kind.__module__, kind.__name__) == swin else None
 
 
+def holds(path: str, tensors: Collection[str]) -> bool:
+    """Whether one of these tensors, by name, is the own of the module at a path or its parts'."""
+    return any(f".{name}".startswith(f".{path}." * bool(path)) for name in tensors)
+
+
 def stand_in_where_cut(model: nn.Module, tensors: Collection[str]) -> None:
-    """Put stand-ins where one of these tensors, by name, is a module's own or its parts'."""
+    """Put stand-ins where a module holds one of these tensors."""
     for path, module in model.named_modules():
         kind = stand_in(module)
-        if kind is not None and any(
-            f".{name}".startswith(f".{path}." * bool(path)) for name in tensors
-        ):
+        if kind is not None and holds(path, tensors):
             module.__class__ = kind
 
 

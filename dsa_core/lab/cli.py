@@ -39,7 +39,7 @@ SEED_HELP = (
     "of weights, batches and masks, from 0 to 2^64 - 1; repeat it for several runs (default: 0)"
 )
 PRESET_HELP = (
-    "tiny: digits, seconds; quick: digits, 1-2 minutes; "
+    "tiny: digits, seconds; quick: digits, 1-2 minutes; vit-quick: a vision transformer of timm's; "
     "cpu-short: CIFAR-10, under 90 minutes on 2 cores; "
     "cpu-dense: the same time, but a short search, then the dense weights are cut and tuned; "
     "seg-quick, sr-quick: segmentation and super-resolution, minutes, offline; "

@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 ScheduleName = Literal["one_cycle", "multi_step", "cosine", "constant"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
-LATER = ("ema", "compile")  # settings that are written only where they are set
+OptimizerName = Literal["sgd", "adamw"]
+LATER = {"ema": None, "compile": False, "optimizer": "sgd"}  # written only where they differ
 
 
 class TrainConfig(BaseModel):
@@ -16,9 +17,10 @@ class TrainConfig(BaseModel):
         epochs: passes over the training batches; 0 leaves the network as it is.
         batch_size: examples in a batch; read by whoever makes the batches.
         lr: learning rate at its highest; 0 freezes the weights.
-        momentum: of SGD.
-        nesterov: Nesterov's form of the momentum.
-        weight_decay: L2 coefficient.
+        optimizer: "sgd", or "adamw", which transformers need.
+        momentum: of SGD; of AdamW, the decay of its mean gradient (beta_1).
+        nesterov: Nesterov's form of SGD's momentum.
+        weight_decay: L2 coefficient; of AdamW, its decay of the weights themselves.
         decay_norm: whether vectors (BatchNorm's scale and shift, biases) decay as well; DSA's plain
             SGD does.
         schedule: see `lr_at`.
@@ -42,6 +44,7 @@ class TrainConfig(BaseModel):
     epochs: int = Field(ge=0)
     batch_size: int = Field(default=128, ge=1)
     lr: float = Field(default=0.1, ge=0)
+    optimizer: OptimizerName = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(default=5e-4, ge=0)
@@ -61,4 +64,4 @@ class TrainConfig(BaseModel):
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what came later and is not set: it changes no hash and no old checkpoint."""
         fields: dict[str, Any] = handler(self)
-        return {name: value for name, value in fields.items() if name not in LATER or value}
+        return {name: value for name, value in fields.items() if value != LATER.get(name, ...)}

@@ -1,4 +1,4 @@
-"""SGD, and its learning rate as a pure function of the step."""
+"""SGD or AdamW, and the learning rate as a pure function of the step."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -16,9 +16,24 @@ Factory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 def make_sgd(model: nn.Module | Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.SGD:
     """Make SGD with momentum for the parameters of a model, or for some.
 
-    With `decay_norm=False` parameters of one axis or none (BatchNorm's scale and shift, biases) do
-    not decay.
+    Args:
+        model: a module, or its parameters.
+        config: lr, momentum, nesterov, weight_decay, decay_norm are read.
     """
+    return torch.optim.SGD(
+        with_decay(model, config),
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov and config.momentum > 0,
+        weight_decay=config.weight_decay,
+    )
+
+
+def with_decay(
+    model: nn.Module | Iterable[nn.Parameter], config: TrainConfig
+) -> list[dict[str, Any]]:
+    """The trainable parameters in groups; with `decay_norm=False` those of one axis or none
+    (BatchNorm's scale and shift, biases) do not decay."""
     given = model.parameters() if isinstance(model, nn.Module) else model
     parameters = [p for p in given if p.requires_grad]
     free = [] if config.decay_norm else [p for p in parameters if p.ndim <= 1]
@@ -27,19 +42,13 @@ def make_sgd(model: nn.Module | Iterable[nn.Parameter], config: TrainConfig) -> 
         {"params": [p for p in parameters if id(p) not in spared]},
         {"params": free, "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov and config.momentum > 0,
-        weight_decay=config.weight_decay,
-    )
+    return [group for group in groups if group["params"]]
 
 
 def make_optimizer(
     model: nn.Module, config: TrainConfig, factory: Factory | None
 ) -> torch.optim.Optimizer:
-    """Make the optimizer of a model's parameters by a factory, or SGD without one.
+    """Make the optimizer of a model's parameters by a factory, or the configured one without.
 
     The learning rates set by the factory are peak rates: each group's becomes a factor of the
     schedule.
@@ -47,8 +56,15 @@ def make_optimizer(
     Raises:
         ConfigError: the factory does not return an optimizer.
     """
-    if factory is None:
+    if factory is None and config.optimizer == "sgd":
         return make_sgd(model, config)
+    if factory is None:
+        return torch.optim.AdamW(
+            with_decay(model, config),
+            lr=config.lr,
+            betas=(config.momentum, 0.999),
+            weight_decay=config.weight_decay,
+        )
     made = factory([p for p in model.parameters() if p.requires_grad])
     if not isinstance(made, torch.optim.Optimizer):
         raise ConfigError(

@@ -13,6 +13,7 @@ from dsa_core.errors import ConfigError, nearest
 from dsa_core.lab.models.edsr import EDSR
 from dsa_core.lab.models.resnet import SlicePadShortcut, resnet
 from dsa_core.lab.models.segmentation import SmallSegNet, torchvision_segmenter
+from dsa_core.lab.models.transformer import vit_digits
 from dsa_core.lab.models.vgg import vgg16
 
 Factory = Callable[..., nn.Module]
@@ -34,6 +35,7 @@ OWN: dict[str, tuple[Factory, tuple[int, int, int]]] = {
     "resnet18_cifar": (partial(resnet, (2, 2, 2, 2), (64, 128, 256, 512)), CIFAR_SHAPE),
     "vgg16_cifar": (vgg16, CIFAR_SHAPE),
     "resnet8": (partial(resnet, (1, 1, 1), CIFAR_WIDTHS, in_channels=1), (1, 8, 8)),
+    "vit_digits": (vit_digits, (1, 8, 8)),
     "segnet_small": (SmallSegNet, (1, 32, 32)),
     "edsr_small": (EDSR, (3, 16, 16)),
 }

@@ -58,6 +58,22 @@ def quick() -> Preset:
     )
 
 
+def vit_quick() -> Preset:
+    """Minutes on a laptop: a small vision transformer on digits, by AdamW, clipped."""
+    given: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0}
+    train = TrainConfig(epochs=60, lr=5e-3, batch_size=64, **given, **PLAIN)
+    search = {"epochs": 20, "lr": 1e-3, "schedule": "constant"}
+    return Preset(
+        model="vit_digits",
+        dataset="digits",
+        dense=train,
+        search=SearchConfig(train=train.model_copy(update=search), ratio_every=1),
+        fine_tune=train.model_copy(update={"epochs": 15, "lr": 2e-3}),
+        weights_fraction=1.0,
+        norm_batches=1,
+    )
+
+
 def cpu_short() -> Preset:
     """CIFAR-10 in under 90 minutes on 2 cores.
 
@@ -285,6 +301,7 @@ def sr_training(*, epochs: int, batch_size: int) -> TrainConfig:
 PRESETS = {
     "tiny": tiny,
     "quick": quick,
+    "vit-quick": vit_quick,
     "cpu-short": cpu_short,
     "cpu-dense": cpu_dense,
     "paper": paper,
