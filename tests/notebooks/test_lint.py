@@ -23,7 +23,6 @@ TAGS = {"parameters", "check", "exercise", "widget", "nbval-ignore-output", "nbv
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PLACE = re.compile(r"(?<![\w.:/])/(?:home|root|work|tmp|usr|Users)/")  # a path of some machine
 ARTIST = re.compile(r"\b(plot|bar|barh|hist|scatter|imshow|set_\w+|subplots?|legend|Figure)\(.*\)$")
-LONG = {"10", "11"}  # whose cells may be long and wide
 MOST_CELLS = {**{f"0{number}": 40 for number in range(8)}, "12": 30}  # the course, its summary
 MOST_LINES = 10  # of a function in a notebook, but for the one that is taught
 
@@ -245,10 +244,8 @@ def test_links_inside_the_repository_are_alive(path: Path) -> None:
 @course
 def test_cells_are_short(path: Path) -> None:
     cells = [c.source for c in code_cells(path) if "start(seed)" not in c.source and not folded(c)]
-    long = path.name[:2] in LONG
-    most, widest = (25, 400) if long else (12, 100)
-    assert max(sum(bool(line.strip()) for line in cell.splitlines()) for cell in cells) <= most
-    assert max(len(line) for cell in cells for line in cell.splitlines()) <= widest
+    assert max(sum(bool(line.strip()) for line in cell.splitlines()) for cell in cells) <= 12
+    assert max(len(line) for cell in cells for line in cell.splitlines()) <= 100
 
 
 @course
