@@ -39,6 +39,12 @@ class ConfigError(DSAError, ValueError):
     """A name or a setting is unknown; the message suggests the nearest right one."""
 
 
+def check_whole(name: str, value: object, least: int) -> None:
+    """Refuse what is no whole number of at least so many."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name}: wanted a whole number >= {least}, got {value!r}")
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name most similar to another, ignoring case; None if none is similar."""
     folded = {each.casefold(): each for each in sorted(known, reverse=True)}

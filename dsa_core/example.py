@@ -70,8 +70,7 @@ class Call:
 
     def leaves(self) -> Iterator[tuple[str, Any]]:
         """Every plain value with its place, such as "args[0]" or "boxes['left'][1]"."""
-        for i, value in enumerate(self.args):
-            yield from leaves_of(value, f"args[{i}]")
+        yield from leaves_of(self.args, "args")
         for name, value in self.kwargs.items():
             yield from leaves_of(value, str(name))
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dsa_core.allocation import Allocation
 from dsa_core.budget import Budget, Cost, QuadraticForm, Resource, budget_at, round_to_channels
 from dsa_core.channels import ChannelGraph
-from dsa_core.errors import BudgetError, ConfigError, TrainingError
+from dsa_core.errors import BudgetError, ConfigError, TrainingError, check_whole
 from dsa_core.masked_weights import MaskedWeights, Site, consumer_sites
 from dsa_core.ranking import importance
 
@@ -95,10 +95,8 @@ class Problem:
                 f"method: wanted settings such as dsa.DSA() or dsa.methods.Uniform(), got "
                 f"{self.method!r}"
             )
-        first = 1 if self.method.learns else 0
-        for name, value, least in (("steps", self.steps, first), ("warmup_steps", self.warmup, 0)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"{name}: wanted a whole number >= {least}, got {value!r}")
+        check_whole("steps", self.steps, 1 if self.method.learns else 0)
+        check_whole("warmup_steps", self.warmup, 0)
         if self.warmup and self.warmup >= self.steps:
             raise ConfigError(
                 f"warmup_steps={self.warmup} leaves no step to search in: steps={self.steps} "

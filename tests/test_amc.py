@@ -23,7 +23,7 @@ from dsa_core.methods import SearchData, amc_reward
 from dsa_core.methods.amc_agent import Agent, isolated_rngs, truncated_normal
 from dsa_core.methods.amc_env import FEATURES, PruningEnv, Wall, layer_table
 from dsa_core.methods.amc_reward import MaskedScore, held_out
-from dsa_core.methods.amc_settings import AMCSettings
+from dsa_core.methods.config import AMCSettings
 from dsa_core.ranking import importance
 from dsa_core.surgery import prune
 from dsa_core.training import FP32, Precision, evaluate

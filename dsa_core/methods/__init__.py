@@ -10,8 +10,14 @@ from dsa_core.budget import Budget
 from dsa_core.channels import ChannelGraph
 from dsa_core.dsa import DSA
 from dsa_core.methods.amc import AMCSearch
-from dsa_core.methods.amc_settings import AMCSettings
-from dsa_core.methods.config import METHODS, OnStep, SearchConfig, SearchData, SearchJob
+from dsa_core.methods.config import (
+    METHODS,
+    AMCSettings,
+    OnStep,
+    SearchConfig,
+    SearchData,
+    SearchJob,
+)
 from dsa_core.methods.dcss import DCSS
 from dsa_core.methods.dtp import DTP
 from dsa_core.methods.dtp_weight import DTPWeight

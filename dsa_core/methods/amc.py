@@ -12,8 +12,7 @@ from dsa_core.allocation import Allocation, Update
 from dsa_core.budget import round_to_channels
 from dsa_core.errors import ConfigError
 from dsa_core.methods.amc_reward import MaskedScore, Worth
-from dsa_core.methods.amc_settings import AMCSettings
-from dsa_core.methods.config import SearchJob
+from dsa_core.methods.config import AMCSettings, SearchJob
 from dsa_core.training import (
     Precision,
     device_of_model,

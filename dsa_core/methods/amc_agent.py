@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from dsa_core.methods.amc_env import PruningEnv
-from dsa_core.methods.amc_settings import AMCSettings
+from dsa_core.methods.config import AMCSettings
 from dsa_core.training.seeds import step_seed
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]

@@ -9,8 +9,7 @@ from torch.func import functional_call
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import TrainingError
 from dsa_core.masks import masked_parameters, top_channels
-from dsa_core.methods.amc_settings import AMCSettings
-from dsa_core.methods.config import SearchData
+from dsa_core.methods.config import AMCSettings, SearchData
 from dsa_core.ranking import importance
 from dsa_core.training import Precision, TrainConfig, autocast, device_of_model, mode, place
 from dsa_core.training.precision import choose_precision

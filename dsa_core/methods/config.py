@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from torch import nn
 
 from dsa_core.allocation import Update
@@ -13,7 +20,6 @@ from dsa_core.budget import Budget
 from dsa_core.channels import ChannelGraph
 from dsa_core.dsa import DSA, Masked
 from dsa_core.errors import ConfigError, nearest
-from dsa_core.methods.amc_settings import AMCSettings
 from dsa_core.methods.dcss import DCSS
 from dsa_core.methods.dtp import DTP
 from dsa_core.methods.dtp_weight import DTPWeight
@@ -21,6 +27,7 @@ from dsa_core.methods.knapsack import Knapsack
 from dsa_core.methods.morphnet import MorphNet
 from dsa_core.methods.ssl import SSL
 from dsa_core.methods.uniform import Random, Uniform
+from dsa_core.ranking import Importance
 from dsa_core.scheme import Method
 from dsa_core.training import BatchSource, Task, TrainConfig, shapes_fingerprint
 
@@ -29,6 +36,53 @@ METHODS: dict[str, type[Method]] = {
 }
 SHARING = (Method, Masked, DSA)  # every subclass inherits their settings from SearchConfig
 OnStep = Callable[[Update], bool | None]
+
+
+class AMCSettings(BaseModel):
+    """Settings of AMC; the defaults are the paper's where it gives one.
+
+    Attributes:
+        episodes: allocations tried (400 in the paper, 800 for its hardest networks).
+        random_episodes: how many of them, at the start, take random actions; the agent learns
+            after those.
+        keep_least: smallest keep ratio allowed (0.2).
+        reward_examples: largest number of held-out examples a reward is measured on (5000).
+        importance: what ranks the channels of a group; AMC removes the smallest weights, "l1".
+        noise, noise_decay: standard deviation of the truncated normal noise on an action in the
+            first episode after the random ones, and its factor per further episode (0.5, 0.95).
+        hidden: width of the two hidden layers of actor and critic (300).
+        actor_lr, critic_lr: of Adam (1e-4, 1e-3).
+        tau: of the target networks' moving average (0.01).
+        batch_size: transitions in a learning step (64); there is one step per decision.
+        memory_episodes: episodes that the replay memory holds (100, in the authors' code).
+        save_every: episodes between two checkpoints.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    episodes: int = Field(default=400, ge=1)
+    random_episodes: int = Field(default=100, ge=0)
+    keep_least: float = Field(default=0.2, gt=0, lt=1)
+    reward_examples: int = Field(default=5000, ge=1)
+    importance: Importance = "l1"
+    noise: float = Field(default=0.5, gt=0)
+    noise_decay: float = Field(default=0.95, gt=0, le=1)
+    hidden: int = Field(default=300, ge=1)
+    actor_lr: float = Field(default=1e-4, gt=0)
+    critic_lr: float = Field(default=1e-3, gt=0)
+    tau: float = Field(default=0.01, gt=0, le=1)
+    batch_size: int = Field(default=64, ge=1)
+    memory_episodes: int = Field(default=100, ge=1)
+    save_every: int = Field(default=20, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AMCSettings":
+        if self.random_episodes > self.episodes:
+            raise ValueError(
+                f"random_episodes={self.random_episodes} is more than episodes={self.episodes}: "
+                "the first of all episodes are random"
+            )
+        return self
 
 
 class SearchConfig(DSA):

@@ -78,7 +78,7 @@ def targets_of(layer: Fitted, y: Tensor, kept: Tensor) -> Tensor:
 
 
 def step_of(rows: int) -> int:
-    """Every which row is taken."""
+    """The stride at which rows are taken."""
     return max(1, -(-rows // POSITIONS))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from dsa_core.errors import ConfigError, DataError
+from dsa_core.errors import ConfigError, DataError, check_whole
 
 MOST = 100_000  # batches that are counted before an epoch is taken for endless
 
@@ -37,12 +37,8 @@ class Loader:
         progress: bool = True,
     ) -> None:
         self.read = reader(given)
-        if steps_per_epoch is not None and (
-            not isinstance(steps_per_epoch, int) or steps_per_epoch < 1
-        ):
-            raise ConfigError(
-                f"steps_per_epoch: wanted a whole number >= 1, got {steps_per_epoch!r}"
-            )
+        if steps_per_epoch is not None:
+            check_whole("steps_per_epoch", steps_per_epoch, 1)
         self.stream = self._endless() if steps_per_epoch is not None else None
         self.steps = length(given) if steps_per_epoch is None else steps_per_epoch
         if self.steps is None:
