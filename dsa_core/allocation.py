@@ -96,6 +96,11 @@ class Allocation:
         return self.whole_cost(resource) / self._cost(resource).dense
 
     @property
+    def cost_ratios(self) -> dict[Resource, float]:
+        """`whole_ratio` of every resource that the budget limits."""
+        return {resource: self.whole_ratio(resource) for resource in self.budget.ratios}
+
+    @property
     def met(self) -> bool:
         """Whether the kept channels are within the budget, in every resource that it limits."""
         return all(

@@ -88,6 +88,7 @@ def test_two_budgets_at_once_hold_both(macs, params):
     passed = found("dsa")
     answer = passed.at(macs=macs, params=params)
     assert answer.met
+    assert answer.cost_ratios == {r: answer.whole_ratio(r) for r in ("macs", "params")}
     assert answer.budget.ratios == {"macs": macs, "params": params}
     # the relaxed answer spends one of them; it is the lower of the two single answers
     relaxed = answer.relaxed_cost("macs") / macs, answer.relaxed_cost("params") / params

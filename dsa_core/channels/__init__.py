@@ -3,5 +3,4 @@ lies."""
 
 from dsa_core.channels.assemble import follow
 from dsa_core.channels.checks import check_fits
-from dsa_core.channels.graph import ChannelGraph, Layer, Norm
-from dsa_core.channels.grouping import Group
+from dsa_core.channels.graph import ChannelGraph, Group, Layer, Norm

@@ -1,6 +1,5 @@
 """Follow a network: export it, follow its channels, and assemble what was learned into a graph."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 from dsa_core.channels import rules_layers, rules_math, rules_moves, rules_products
 from dsa_core.channels.checks import check_device, check_traceable
 from dsa_core.channels.export import export, program_of
-from dsa_core.channels.graph import ChannelGraph, Layer, Norm, without_empty
-from dsa_core.channels.grouping import Grouping, distinct, group_classes, numbered
+from dsa_core.channels.graph import ChannelGraph, without_empty
+from dsa_core.channels.grouping import distinct, group_classes, numbered
 from dsa_core.channels.ids import NO_CHANNEL, Ids
 from dsa_core.channels.program import Program
 from dsa_core.channels.recorder import record
@@ -87,7 +86,7 @@ def interpreted(
     first = {alias: name for name, aliases in names.items() for alias in aliases}
     tracer = Tracer(RULES, first, batch=call.batch, rank=call.first_tensor.ndim, turned=turned)
     tracer.run(program)
-    if all(layer.in_ids is None for layer in tracer.layers.values()):
+    if all(layer.in_channels is None for layer in tracer.layers.values()):
         raise TraceError(
             "the network has no linear layer, and no convolution that is not depthwise: there is "
             "nothing to prune"
@@ -102,17 +101,13 @@ def assemble(
     mark_elements(tracer)
     parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
     grouping = group_classes(tracer, tracer.book.classes(), parameters)
-    places = [(n, axis) for n, by_axis in tracer.axes.items() for axis in by_axis]
-    axes: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    lines = grouping.flat_lines([tracer.axes[name][axis] for name, axis in places])
-    for (name, axis), channels in zip(places, lines, strict=True):
-        axes[name][axis] = channels
-    norms = grouping.flat_lines([norm.ids for norm in tracer.norms])
+    places = grouping.places
+    axes = {n: {a: places[ids] for a, ids in on.items()} for n, on in tracer.axes.items()}
     return ChannelGraph(
         groups=grouping.groups,
         axes={alias: v for n, v in without_empty(axes).items() for alias in names.get(n, [n])},
-        layers=flat_layers(tracer, grouping),
-        norms=tuple(Norm(t.weight, t.bias, c) for t, c in zip(tracer.norms, norms, strict=True)),
+        layers=tuple(layer.moved(places) for layer in tracer.layers.values()),
+        norms=tuple(norm.moved(places) for norm in tracer.norms),
         parameters=parameters,
         fixed_macs=tracer.fixed_macs,
         frozen=grouping.frozen,
@@ -121,8 +116,8 @@ def assemble(
         input_shape=tuple(call.first_tensor.shape),
         example=call.describe(),
         outputs=tracer.outputs,
-        clues=clues(tracer, grouping),
-        products=tuple((macs, grouping.flat(ids)) for macs, ids in tracer.products),
+        clues=clues(tracer, places),
+        products=tuple((macs, places[ids]) for macs, ids in tracer.products),
         stand_ins={
             path: f"{type(module).__name__} becomes {kind.__name__}"
             for path, module in model.named_modules()
@@ -131,34 +126,15 @@ def assemble(
     )
 
 
-def clues(tracer: Tracer, grouping: Grouping) -> Clues:
+def clues(tracer: Tracer, places: Tensor) -> Clues:
     """What a trial cut needs to know to find remedies."""
     seen = {path: ids for path, ids in tracer.seen.items() if ids}
     owners = torch.arange(len(seen)).repeat_interleave(torch.tensor([*map(len, seen.values())]))
     line, ids = numbered([ids for listed in seen.values() for ids in listed])
-    found = distinct(owners[line], grouping.flat(ids), len(seen))
+    found = distinct(owners[line], places[ids], len(seen))
     views = zip(tracer.views, tracer.ways, strict=True)
-    halves = grouping.flat_lines([ids if ways == 2 else ids[:0] for ids, ways in views])
-    return Clues(tuple(halves), dict(zip(seen, found, strict=True)))
-
-
-def flat_layers(tracer: Tracer, grouping: Grouping) -> tuple[Layer, ...]:
-    """The layers with flat channels in place of ids."""
-    traced = list(tracer.layers.values())
-    made = grouping.flat_lines([t.out_ids for t in traced])
-    read = iter(grouping.flat_lines([t.in_ids for t in traced if t.in_ids is not None]))
-    return tuple(
-        Layer(
-            name=t.name,
-            kind=t.kind,
-            weight=t.weight,
-            shape=tracer.elements[t.weight].shape,
-            coefficient=t.coefficient,
-            out_channels=out,
-            in_channels=None if t.in_ids is None else next(read),
-        )
-        for t, out in zip(traced, made, strict=True)
-    )
+    halves = tuple(places[ids if ways == 2 else ids[:0]] for ids, ways in views)
+    return Clues(halves, dict(zip(seen, found, strict=True)))
 
 
 def mark_elements(tracer: Tracer) -> None:
@@ -168,7 +144,7 @@ def mark_elements(tracer: Tracer) -> None:
     """
     classes = tracer.book.classes()
     made = torch.zeros(len(classes), dtype=torch.bool)
-    made[classes[torch.cat([t.out_ids for t in tracer.layers.values()])]] = True
+    made[classes[torch.cat([t.out_channels for t in tracer.layers.values()])]] = True
     channel = torch.where(made[classes], classes, NO_CHANNEL)
     for name, value in tracer.elements.items():
         if value.touched:

@@ -8,10 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsa_core.channels.grouping import Group
 from dsa_core.channels.remedies import Clues, Remedies
 from dsa_core.channels.stand_ins import holds
 from dsa_core.example import Call
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that share a keep ratio. A channel of a group may be several channels of a layer,
+    tied.
+
+    Attributes:
+        name: the first layer that makes these channels; "#2" is added for its second
+            prunable group.
+        size: number of channels.
+        members: the layers that make them, in the order of the network.
+        frozen: why they must all stay, or None if the group can be pruned.
+        start: place of the group's first channel in the flat vector of prunable channels; -1 if
+            frozen.
+    """
+
+    name: str
+    size: int
+    members: tuple[str, ...]
+    frozen: str | None
+    start: int
 
 
 @dataclass(frozen=True)
@@ -25,8 +46,8 @@ class Layer:
         shape: shape of the dense weight.
         coefficient: MACs of one example for each pair of entries of the weight's first two axes.
         out_channels, in_channels: place of every channel in the flat vector of prunable channels,
-            -1 if it always stays. `in_channels` is None for a depthwise convolution, which makes
-            and reads none.
+            -1 if it always stays; while tracing, ids. `in_channels` is None for a depthwise
+            convolution, which makes and reads none.
     """
 
     name: str
@@ -55,12 +76,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Norm:
-    """A batch normalisation: names of its scale and shift, and the place of each of its
-    channels."""
+    """A batch normalisation: names of its scale and shift, and its channels, as in `Layer`."""
 
     weight: str
     bias: str | None
     channels: Tensor
+
+    def moved(self, places: Tensor) -> "Norm":
+        """As `Layer.moved`."""
+        return replace(self, channels=places[self.channels])
 
 
 @dataclass(frozen=True, repr=False)
@@ -187,7 +211,7 @@ class ChannelGraph:
             groups=tuple(groups),
             axes=without_empty(moved),
             layers=tuple(layer.moved(places) for layer in self.layers),
-            norms=tuple(replace(n, channels=places[n.channels]) for n in self.norms),
+            norms=tuple(norm.moved(places) for norm in self.norms),
             frozen=frozen,
             clues=self.clues.moved(places),
             products=tuple((macs, places[channels]) for macs, channels in self.products),

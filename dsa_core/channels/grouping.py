@@ -8,31 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsa_core.channels.tracer import LayerTrace, Tracer
+from dsa_core.channels.graph import Group, Layer
+from dsa_core.channels.tracer import Tracer
 
 ALONE = "one channel alone: nothing to remove"
-
-
-@dataclass(frozen=True)
-class Group:
-    """Channels that share a keep ratio. A channel of a group may be several channels of a layer,
-    tied.
-
-    Attributes:
-        name: the first layer that makes these channels; "#2" is added for its second
-            prunable group.
-        size: number of channels.
-        members: the layers that make them, in the order of the network.
-        frozen: why they must all stay, or None if the group can be pruned.
-        start: place of the group's first channel in the flat vector of prunable channels; -1 if
-            frozen.
-    """
-
-    name: str
-    size: int
-    members: tuple[str, ...]
-    frozen: str | None
-    start: int
 
 
 @dataclass(frozen=True)
@@ -41,31 +20,20 @@ class Grouping:
 
     Attributes:
         groups: in the order of the network.
-        classes: id -> class.
-        flat_of_class: class -> place in the flat vector of prunable channels, -1 if it stays.
+        places: id -> place in the flat vector of prunable channels, -1 where the channel stays; the
+            last entry, -1, is that of `NO_CHANNEL`.
         frozen: reason -> number of layer channels that stay for it.
     """
 
     groups: tuple[Group, ...]
-    classes: Tensor
-    flat_of_class: Tensor
+    places: Tensor
     frozen: dict[str, int]
-
-    def flat(self, ids: Tensor) -> Tensor:
-        """The place of each id in the flat vector, -1 where the channel stays or there is none."""
-        return torch.where(ids >= 0, self.flat_of_class[self.classes[ids.clamp_min(0)]], -1)
-
-    def flat_lines(self, lines: Sequence[Tensor]) -> list[Tensor]:
-        """The places of many lines of ids, (n,) each, in one go."""
-        if not lines:
-            return []
-        return list(self.flat(torch.cat(list(lines))).split([line.numel() for line in lines]))
 
 
 def group_classes(tracer: Tracer, classes: Tensor, parameters: Collection[str]) -> Grouping:
     """Collect classes that lie alike in all parameters and are frozen for the same reason."""
-    producers = [layer for layer in tracer.layers.values() if layer.in_ids is not None]
-    made = torch.cat([layer.out_ids for layer in producers])
+    producers = [layer for layer in tracer.layers.values() if layer.in_channels is not None]
+    made = torch.cat([layer.out_channels for layer in producers])
     ordered = in_order(classes[made])  # classes that are channels, first made first
     reasons, names = reasons_of_classes(tracer, classes)
     marks = fingerprints(tracer, classes, parameters)
@@ -89,7 +57,8 @@ def group_classes(tracer: Tracer, classes: Tensor, parameters: Collection[str]) 
         name = unique_name(members[value][0], taken[why is None])
         groups.append(Group(name, len(mine), members[value], why, where))
         start += len(mine) if why is None else 0
-    return Grouping(tuple(groups), classes, flat_of_class, {r: n for r, n in frozen.items() if n})
+    places = torch.cat([flat_of_class[classes], torch.tensor([-1])])
+    return Grouping(tuple(groups), places, {r: n for r, n in frozen.items() if n})
 
 
 def parts(values: Tensor, labels: Tensor) -> list[tuple[int, Tensor]]:
@@ -160,13 +129,13 @@ def distinct(owners: Tensor, numbers: Tensor, count: int) -> list[Tensor]:
 
 
 def members_of(
-    producers: list[LayerTrace], classes: Tensor, ordered: Tensor, labels: Tensor
+    producers: list[Layer], classes: Tensor, ordered: Tensor, labels: Tensor
 ) -> dict[int, tuple[str, ...]]:
     """The layers that make the channels of each group, in the order of the network."""
     label_of_class = torch.full((int(classes.max()) + 1,), -1)
     label_of_class[ordered] = labels
     members: dict[int, dict[str, None]] = {}
-    line, made = numbered([layer.out_ids for layer in producers])
+    line, made = numbered([layer.out_channels for layer in producers])
     labelled = distinct(line, label_of_class[classes[made]], len(producers))
     for layer, found in zip(producers, labelled, strict=True):
         for label in found.tolist():

@@ -5,10 +5,11 @@ from math import prod
 import torch
 from torch import Tensor
 
+from dsa_core.channels.graph import Layer, Norm
 from dsa_core.channels.ids import NO_CHANNEL, Ids
 from dsa_core.channels.opcall import OpCall, StateIds
 from dsa_core.channels.recipes import Computed
-from dsa_core.channels.tracer import LayerTrace, NormTrace, Rule, Tracer
+from dsa_core.channels.tracer import Rule, Tracer
 from dsa_core.errors import TraceError
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
@@ -43,15 +44,14 @@ def convolution(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     if groups > 1 and groups == len(in_ids):
         out_ids = in_ids.repeat_interleave(call.shape[1] // groups)
         mark_weight(tracer, call, in_ids if transposed else out_ids, NONE.expand(weight.shape[1]))
-        layer = LayerTrace(own, "depthwise", name, coefficient, out_ids, None)
+        add_layer(tracer, own, "depthwise", name, coefficient, (out_ids, None))
     else:
         in_row = tracer.book.tie(in_ids.reshape(groups, -1))
         out_ids = tracer.book.fresh(call.shape[1])
         out_row = tracer.book.tie(out_ids.reshape(groups, -1))
         mark_weight(tracer, call, *((in_ids, out_row) if transposed else (out_ids, in_row)))
         kind = "conv_transpose" if transposed else "conv"
-        layer = LayerTrace(own, kind, name, coefficient, out_ids, in_ids)
-    add_layer(tracer, layer)
+        add_layer(tracer, own, kind, name, coefficient, (out_ids, in_ids))
     mark_bias(tracer, call, "bias", out_ids)
     return Ids.along(out_ids, 1, call.shape)
 
@@ -72,7 +72,7 @@ def linear(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
         in_ids, out_ids = tracer.book.fold(x, len(x.shape) - 1), tracer.book.fresh(call.shape[-1])
         mark_weight(tracer, call, out_ids, in_ids)
         calls = tracer.per_example(call, prod(x.shape[:-1]))
-        add_layer(tracer, LayerTrace(call.module, "linear", weight.name, calls, out_ids, in_ids))
+        add_layer(tracer, call.module, "linear", weight.name, calls, (out_ids, in_ids))
     elif isinstance(weight, StateIds) and not is_across(x):
         out_ids = matrix(tracer, call, x, weight.turned())
     else:
@@ -129,20 +129,26 @@ def matrix(tracer: Tracer, call: OpCall, x: Ids, weight: StateIds) -> Tensor:
     calls = tracer.per_example(call, prod(x.shape[:-1]))
     kind = "matrix" if stored else "linear"
     own = (call.module if call.op == "linear" else "") or weight.name.removesuffix(".weight")
-    add_layer(tracer, LayerTrace(own, kind, weight.name, calls, out_ids, in_ids))
+    add_layer(tracer, own, kind, weight.name, calls, (out_ids, in_ids))
     return out_ids
 
 
-def add_layer(tracer: Tracer, layer: LayerTrace) -> None:
-    """Note a layer; one that runs several times costs each time."""
-    before = tracer.layers.get(layer.weight)
-    if before is not None and before.kind != layer.kind:
-        for ids in (before.out_ids, before.in_ids, layer.out_ids, layer.in_ids):
-            if ids is not None:
-                tracer.book.freeze(ids, f"{layer.weight} is used in two ways")
-    if before is not None:
-        layer.coefficient += before.coefficient
-    tracer.layers[layer.weight] = layer
+def add_layer(
+    tracer: Tracer,
+    name: str,
+    kind: str,
+    weight: str,
+    coefficient: int,
+    ids: tuple[Tensor, Tensor | None],
+) -> None:
+    """Note a layer with the ids that it makes and reads; one that runs several times costs each."""
+    before = tracer.layers.get(weight)
+    if before is not None and before.kind != kind:
+        for some in (before.out_channels, before.in_channels, *ids):
+            if some is not None:
+                tracer.book.freeze(some, f"{weight} is used in two ways")
+    total = coefficient + (0 if before is None else before.coefficient)
+    tracer.layers[weight] = Layer(name, kind, weight, tracer.elements[weight].shape, total, *ids)
 
 
 def mark_bias(tracer: Tracer, call: OpCall, argument: str, ids: Tensor) -> None:
@@ -173,7 +179,7 @@ def batch_norm(tracer: Tracer, call: OpCall) -> Ids:
         elif call.args.get(argument) is not None:
             tracer.book.freeze(ids, f"computed {argument} ({call.module})")
     if (weight := call.state("weight")) is not None:
-        tracer.norms.append(NormTrace(weight, call.state("bias"), ids))
+        tracer.norms.append(Norm(weight, call.state("bias"), ids))
     return Ids(x.base, x.shape)
 
 

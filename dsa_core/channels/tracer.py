@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dsa_core.channels.graph import Layer, Norm
 from dsa_core.channels.ids import IdBook, Ids
 from dsa_core.channels.opcall import OpCall, StateIds, bound
 from dsa_core.channels.program import Given, Program, Step, Value, signature
@@ -22,27 +23,6 @@ ONLY_SHAPES = (
     "sym_stride",
     "sym_is_contiguous",
 )
-
-
-@dataclass
-class LayerTrace:
-    """A layer that costs MACs: for one example `coefficient * rows * columns` of its weight."""
-
-    name: str
-    kind: str
-    weight: str
-    coefficient: int
-    out_ids: Tensor
-    in_ids: Tensor | None
-
-
-@dataclass
-class NormTrace:
-    """A batch normalisation: the names of its scale and shift, and the ids they belong to."""
-
-    weight: str
-    bias: str | None
-    ids: Tensor
 
 
 Rule = Callable[["Tracer", OpCall], Any]
@@ -72,8 +52,8 @@ class Tracer:
     book: IdBook = field(default_factory=IdBook)
     axes: dict[str, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
     elements: dict[str, StateIds] = field(default_factory=dict)
-    layers: dict[str, LayerTrace] = field(default_factory=dict)
-    norms: list[NormTrace] = field(default_factory=list)
+    layers: dict[str, Layer] = field(default_factory=dict)
+    norms: list[Norm] = field(default_factory=list)
     unknown_ops: dict[str, int] = field(default_factory=dict)
     pinned: dict[str, str] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
