@@ -1,7 +1,7 @@
 """The exceptions of this library."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,6 +43,15 @@ def check_whole(name: str, value: object, least: int) -> None:
     """Refuse what is no whole number of at least so many."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name}: wanted a whole number >= {least}, got {value!r}")
+
+
+def differences(saved: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What differs between two fingerprints, entry by entry; empty if nothing does."""
+    return "; ".join(
+        f"{key} was {saved.get(key, 'absent')!r} and is now {now.get(key, 'absent')!r}"
+        for key in sorted({*saved, *now})
+        if saved.get(key) != now.get(key)
+    )
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

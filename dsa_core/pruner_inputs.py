@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from dsa_core.attachment import Hook, nothing
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, differences
 from dsa_core.surgery.cut import duplicate
 
 
@@ -103,13 +103,8 @@ def check_state(state: Mapping[str, Any], wanted: int, mine: Mapping[str, str]) 
     saved = state.get("fingerprint", {})
     if state.get("format") != wanted or not isinstance(saved, Mapping):
         raise ConfigError("load_state_dict: wanted what Pruner.state_dict() returned")
-    wrong = [
-        f"{key} was {saved.get(key, 'absent')!r} and is now {value!r}"
-        for key, value in mine.items()
-        if saved.get(key) != value
-    ]
-    if wrong:
-        raise ConfigError(f"load_state_dict: the state is of another search: {'; '.join(wrong)}")
+    if wrong := differences(saved, mine):
+        raise ConfigError(f"load_state_dict: the state is of another search: {wrong}")
 
 
 def weights_of(model: nn.Module, wanted: Any, dense: Mapping[str, Tensor]) -> nn.Module:

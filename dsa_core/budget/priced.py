@@ -113,21 +113,24 @@ class Priced(KeepRatioOptimizer):
         """Make one update; see `KeepRatioOptimizer.step`."""
         gradient = self._checked(gradient, step_scale)
         z, alpha = self._state["z"], self.keep_ratios
-        free = free_groups(z, self.floors.log(), torch.zeros_like(z))
-        price, spread = price_summary(gradient, self.cost, alpha, free)
+        price, spread = self._price(gradient, alpha)
         w = metric(self.cost, alpha)
         moments = self._averages((alpha * gradient - w * price), w, price)
         wish = z - self.settings.lr * step_scale * self._direction(moments)
-        new_z, _, binding = shift_to_budgets(wish, self.costs, budgets, self.floors)
-        bound = self._bound_by(binding)
-        self._state = {**moments, "z": new_z, "dual": wish - new_z, **bound}
-        cost, budget = per_form(self.costs, budgets)[binding]
-        return Residuals(
-            budget=float(cost(self.keep_ratios)) - budget,
-            price=float(price),
-            price_spread=float(spread),
-            binding=binding,
-        )
+        self._state = {**self._state, **moments, **self._land(wish, budgets)}
+        cost, budget = per_form(self.costs, budgets)[self.binding]
+        off = float(cost(self.keep_ratios)) - budget
+        return Residuals(off, float(price), float(spread), self.binding)
+
+    def _price(self, gradient: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """The price that groups are compared with, and how far theirs are from it; both ()."""
+        free = free_groups(self._state["z"], self.floors.log(), torch.zeros_like(alpha))
+        return price_summary(gradient, self.cost, alpha, free)
+
+    def _land(self, wish: Tensor, budgets: float | Sequence[float]) -> dict[str, Tensor]:
+        """Project v + u on the budget: z, the dual, and the form that binds."""
+        z, _, binding = shift_to_budgets(wish, self.costs, budgets, self.floors)
+        return {"z": z, "dual": wish - z, **self._bound_by(binding)}
 
     def _averages(self, weighted_excess: Tensor, w: Tensor, price: Tensor) -> dict[str, Tensor]:
         """Update the running moments with e = weighted_excess / w, (K,), and the mean price, ()."""

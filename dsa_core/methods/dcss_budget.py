@@ -15,7 +15,6 @@ from dsa_core.budget import (
     metric,
     prices,
 )
-from dsa_core.budget.surface import per_form
 from dsa_core.errors import BudgetError
 from dsa_core.methods.dcss_choice import Candidates, choice_probs
 from dsa_core.methods.dcss_tilt import bell_logits, ratio_slope, tilt, variance_gradient
@@ -40,25 +39,14 @@ class Penalised(Priced):
         super().__init__(cost, floors=floors, start=start, settings=settings.ratios)
         self.penalty = settings.penalty
 
-    def step(
-        self, gradient: Tensor, budgets: float | Sequence[float], *, step_scale: float = 1.0
-    ) -> Residuals:
-        """Make one update; the budget is only reported against."""
-        cost, budget = per_form(self.costs, budgets)[self.binding]
-        gradient = self._checked(gradient, step_scale)
-        z, alpha = self._state["z"], self.keep_ratios
-        w = metric(self.cost, alpha)
-        price = -gradient.new_tensor(self.penalty)
-        moments = self._averages(alpha * gradient - w * price, w, price)
-        wish = z - self.settings.lr * step_scale * self._direction(moments)
-        new_z = wish.clamp(max=0.0).maximum(self.floors.log())
-        self._state = {**self._state, **moments, "z": new_z}
+    def _price(self, gradient: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        w, price = metric(self.cost, alpha), -gradient.new_tensor(self.penalty)
         off = (w * (prices(gradient, self.cost, alpha) - price).square()).sum() / w.sum()
-        return Residuals(
-            budget=float(cost(self.keep_ratios)) - budget,
-            price=float(price),
-            price_spread=float(off.sqrt()),
-        )
+        return price, off.sqrt()
+
+    def _land(self, wish: Tensor, budgets: float | Sequence[float]) -> dict[str, Tensor]:
+        """Stay within the bounds; the budget is only reported against."""
+        return {"z": wish.clamp(max=0.0).maximum(self.floors.log())}
 
 
 class Choices:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dsa_core.errors import TrainingError
+from dsa_core.errors import TrainingError, differences
 from dsa_core.files import EPOCHS, atomic_file, write_atomically
 from dsa_core.training.processes import process_group, wait
 
@@ -71,14 +71,9 @@ def load_checkpoint(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Any
         raise TrainingError(
             f"{path} is not a checkpoint of format {FORMAT}: delete it to start over"
         )
-    wrong = [
-        f"{key} was {saved.get(key, 'absent')!r} and is now {fingerprint.get(key, 'absent')!r}"
-        for key in sorted({*saved, *fingerprint})
-        if saved.get(key) != fingerprint.get(key)
-    ]
-    if wrong:
+    if wrong := differences(saved, fingerprint):
         raise TrainingError(
-            f"checkpoint {path} belongs to a different run: {'; '.join(wrong)}. Go back to those "
+            f"checkpoint {path} belongs to a different run: {wrong}. Go back to those "
             "settings, or give this run another checkpoint path, or start over with resume=False"
         )
     return state
