@@ -1,4 +1,4 @@
-"""What `compress` returns: the smaller network, how it came about, and the ways to keep it."""
+"""What `compress` returns: the smaller network, how it was found, and ways to save it."""
 
 import warnings
 from collections.abc import Iterable

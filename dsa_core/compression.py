@@ -106,7 +106,7 @@ def compress(
         target: where the network will run. "onnx": a budget that names no divisor gets 16, or 8
             where 16 cannot meet it, as ONNX Runtime computes channels in such blocks.
         steps_per_epoch: batches of an epoch, for a loader without a length or an end.
-        checkpoint: folder for one after every epoch: the same call goes on from there. It ends with
+        checkpoint: folder for one after every epoch: the same call resumes from there. It ends with
             the same bits if the order of the batches depends on torch's random numbers alone.
         seed: of masks, dropout, and the order of a DataLoader that has no generator of its own.
         progress: show bars.
@@ -185,7 +185,7 @@ def _source(weights: Any, method: Method, epochs: int) -> Literal["searched", "d
 
 
 def _search_settings(epochs: int, batches: int, method: Method) -> dict[str, Any]:
-    """How the weights train in the search, an epoch having so many batches."""
+    """How the weights train in the search; `batches` is the length of an epoch."""
     if not method.learns:
         return {**FROZEN, "epochs": 0}
     if not epochs:

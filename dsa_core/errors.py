@@ -40,7 +40,7 @@ class ConfigError(DSAError, ValueError):
 
 
 def check_whole(name: str, value: object, least: int) -> None:
-    """Refuse what is no whole number of at least so many."""
+    """Refuse what is not a whole number >= least."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name}: wanted a whole number >= {least}, got {value!r}")
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-EPOCHS = ".epochs.json"  # end of the file beside a checkpoint that says how far its training is
+EPOCHS = ".epochs.json"  # suffix of the file beside a checkpoint that holds its progress
 
 
 @contextmanager

@@ -166,7 +166,7 @@ class Problem:
         return all(float(form(alpha)) <= ratio * (1 + tolerance) for form, ratio in pairs)
 
     def due(self, done: int) -> bool:
-        """Whether the keep ratios move when so many weight steps are done."""
+        """Whether the keep ratios move after `done` weight steps."""
         searched = done - self.warmup
         return searched >= 0 and searched % self.method.ratio_every == 0
 

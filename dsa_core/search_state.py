@@ -126,7 +126,7 @@ class SearchState:
         )
 
     def note(self, done: int, figures: Figures) -> None:
-        """Put the present keep ratios into the history, when so many weight steps are done."""
+        """Put the present keep ratios into the history, after `done` weight steps."""
         pairs = zip(self.scheme.costs.values(), self.problem.budgets_at(done), strict=True)
         cost, asked = max(pairs, key=lambda pair: pair[0] / pair[1])  # of the budget that binds
         update = Update(

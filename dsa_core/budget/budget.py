@@ -181,7 +181,7 @@ class Budget:
         """Refuse a budget that no allowed choice of channels can meet.
 
         Raises:
-            BudgetError: names what is in the way, a floor or the divisor, and the lowest ratio that
+            BudgetError: names what prevents it, a floor or the divisor, and the lowest ratio that
                 can be reached; or a cost is missing.
         """
         costs = self.limited(costs)

@@ -68,7 +68,7 @@ class Paper(KeepRatioOptimizer):
       about 0.05, an update: it would need 10^5 updates to be heard. So S dL/dTheta is shortened to
       the norm `clip_norm`, of the order that u2 reaches in tens of updates. A positive factor
       common to all groups leaves the constrained optimum where it is.
-    - z moves by Adam, begun afresh in each update, so that `z_lr` is a length in logits (at most
+    - z moves by Adam, restarted in each update, so that `z_lr` is a length in logits (at most
       about 0.05 an update); plain steps of 1e-3 let the costliest groups fall to their floors
       first.
     - Theta moves by plain gradient descent; `theta_lr` was chosen by trial on convex problems.

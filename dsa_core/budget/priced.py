@@ -58,7 +58,7 @@ class Priced(KeepRatioOptimizer):
 
     *Bounds do not wind up.* For the same reason the new dual is what the last projection
     cut off, not a sum over the past: (u_k - c) / lr is the current multiplier of group k's bound,
-    and the group leaves the bound in the first step in which its d_k, beside the common shift,
+    and the group leaves the bound in the first step in which its d_k, apart from the common shift,
     points inwards. The only memory is the moving average, about 1 / (1 - averaging) steps.
 
     *The slope.* e_k = r_k - mean of r, weighted by w, over the groups strictly between their

@@ -86,7 +86,7 @@ class Steps:
     bound: Tensor
 
     def after(self, moves: Tensor) -> Tensor:
-        """Counts (K,) once each group has made so many steps (K,)."""
+        """Counts (K,) after `moves` (K,) steps of each group."""
         return torch.minimum(self.start + self.stride * moves, self.bound)
 
     def order(self, moves: Tensor, target: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def export(model: nn.Module, call: Call) -> ExportedProgram:
 
 @contextmanager
 def attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Tensors that are plain attributes, such as a weight that a hook computes anew before every
+    """Tensors that are plain attributes, such as a weight that a hook recomputes before every
     forward pass (the old weight_norm, torch.nn.utils.prune), come back after a block."""
     found = [{k: v for k, v in vars(m).items() if isinstance(v, Tensor)} for m in model.modules()]
     try:

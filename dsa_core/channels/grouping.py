@@ -16,7 +16,7 @@ ALONE = "one channel alone: nothing to remove"
 
 @dataclass(frozen=True)
 class Grouping:
-    """The groups, and the way from ids to them.
+    """The groups, and the map from ids to them.
 
     Attributes:
         groups: in the order of the network.
@@ -119,7 +119,7 @@ def numbered(lines: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def distinct(owners: Tensor, numbers: Tensor, count: int) -> list[Tensor]:
-    """The distinct numbers, all at least -1, of each of so many owners, in ascending order."""
+    """The distinct numbers, all at least -1, of each of `count` owners, in ascending order."""
     if not count:
         return []
     span = int(numbers.max()) + 2 if len(numbers) else 1

@@ -73,7 +73,7 @@ def weights_of(layer: Step) -> list[Value]:
 
 
 def users_of(program: Program) -> dict[Value, list[Step | None]]:
-    """The steps that read each tensor; None is whoever called the network."""
+    """The steps that read each tensor; None is the caller of the network."""
     users: dict[Value, list[Step | None]] = defaultdict(list)
     for step in program.steps:
         for value in step.inputs():

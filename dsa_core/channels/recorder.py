@@ -1,7 +1,7 @@
 """Record the operators of one forward pass, on a twin of the network that holds no numbers.
 
 Much faster than `torch.export`, and meant to note the same operators: those that are dispatched
-before anything is taken apart. What is not certain ends in an error, and `export` takes over.
+before anything is decomposed. What is not certain ends in an error, and `export` is used instead.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -195,7 +195,7 @@ def record(model: nn.Module, call: Call) -> Program:
         output = given(running)
     tensors = returned(model, output)
     if recorder.failed:
-        raise UnsureError("an error was caught on the way")
+        raise UnsureError("the forward caught an error of an operator")
     recorder.program.returned = [recorder.find(t).value for t in tensors]
     recorder.program.given.sort(key=lambda g: KINDS.index(g.kind))
     return recorder.program
@@ -205,7 +205,7 @@ def record(model: nn.Module, call: Call) -> Program:
 def recording(recorder: Recorder) -> Iterator[None]:
     """Hand every operator to a recorder, at the level at which `torch.export` notes it.
 
-    torch's private parts are looked up here: without one of them `torch.export` takes over.
+    torch's private parts are looked up here: without one of them `torch.export` is used.
     """
     from torch._export.utils import _compiling_state_context
 

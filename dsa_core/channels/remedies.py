@@ -36,7 +36,7 @@ class Remedies(BaseModel):
         turned: numbers of the views, once for each turn, of which the code fixes another
             number than tracing took it for (see `rules_reshape.reshape`).
         attributes: "module.attribute", a whole number, or a list or tuple of some -> what it stands
-            for; `prune` sets it anew.
+            for; `prune` updates it.
         frozen: group -> why all its channels stay.
     """
 

@@ -30,7 +30,7 @@ Rule = Callable[["Tracer", OpCall], Any]
 
 @dataclass
 class Tracer:
-    """The state of one interpretation: ids given out so far, and what was learned on the way.
+    """The state of one interpretation: ids given out so far, and what was learned.
 
     Attributes:
         rules: what each operator does to ids.

@@ -211,7 +211,7 @@ class TransportScheme(Scheme):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them over."""
+        """Restore them."""
         with torch.no_grad():
             self.scores.copy_(state["scores"])
         self.sgd.load_state_dict(state["sgd"])

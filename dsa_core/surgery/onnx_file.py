@@ -29,7 +29,7 @@ TOLERANCE = 1e-3  # largest difference, of the largest output: another order of 
 
 @dataclass(frozen=True)
 class OnnxCheck:
-    """How a written file, of so many megabytes, compares with the network it came from.
+    """How a written file compares with the network it came from; its size in megabytes.
 
     `max_abs_diff` is the largest difference of an output over the sizes of `batches`; of the file
     in 8-bit integers, where it is one.

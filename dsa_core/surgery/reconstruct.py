@@ -8,7 +8,7 @@ and fitted so far, and Y the outputs of the same layer in the dense network (kep
 by streaming normal equations: X'X and X'Y are summed over batches, so that memory does not grow
 with the images. The constant c goes into the bias, or into the mean of the BatchNorm behind the
 layer, whose other statistics stay those of the dense network: that is what the fitted outputs
-imitate. (Estimating them anew afterwards loses accuracy.)
+imitate. (Re-estimating them afterwards loses accuracy.)
 
 A removed channel that is a linear combination of kept ones, as its consumers read it, is removed
 without loss.

@@ -86,12 +86,12 @@ class BatchSource(ABC):
         return starmap(share, self.epoch(epoch, start))
 
     def in_turn(self) -> Iterator[Batch]:
-        """Yield this process's batches of epoch 0: of several, each takes every so many-th."""
+        """Yield this process's batches of epoch 0: of n processes, each takes every n-th."""
         turns = my_turns()
         return islice(self.epoch(0), turns.start, None, turns.step)
 
     def forever(self, start_step: int = 0) -> Iterator[Batch]:
-        """Yield this process's rows of batches without end, so many steps having been taken.
+        """Yield this process's rows of batches without end, from a step on.
 
         Step t is position t mod len of epoch t // len: a resumed search sees what it would have.
         """

@@ -15,7 +15,7 @@ class TrainConfig(BaseModel):
 
     Attributes:
         epochs: passes over the training batches; 0 leaves the network as it is.
-        batch_size: examples in a batch; read by whoever makes the batches.
+        batch_size: examples in a batch; read by the code that makes the batches.
         lr: learning rate at its highest; 0 freezes the weights.
         optimizer: "sgd", or "adamw", which transformers need.
         momentum: of SGD; of AdamW, the decay of its mean gradient (beta_1).

@@ -16,8 +16,8 @@ class Loader:
     """A DataLoader, a list of batches, or a function that makes an iterator of them.
 
     An epoch is one pass; where the length is not known, one pass is counted first. With
-    `steps_per_epoch` an epoch is so many batches of a stream that goes on from epoch to epoch and
-    starts again where it ends; a resumed training reads the stream from its beginning.
+    `steps_per_epoch` an epoch is that many batches of a stream that continues from epoch to epoch
+    and starts again where it ends; a resumed training reads the stream from its beginning.
 
     Args:
         given: what can be read again and again.

@@ -111,8 +111,8 @@ def add_up(x: Tensor) -> None:
     except RuntimeError as error:
         raise TrainingError(
             f"rank {process_group().rank} lost the other processes of this run ({error}): one of "
-            "them has died or was stopped. The last checkpoint is whole; the same command goes on "
-            "from it"
+            "them has died or was stopped. The last checkpoint is whole; the same command "
+            "resumes from it"
         ) from error
 
 
