@@ -22,7 +22,7 @@ from dsa_core.budget import Cost
 from dsa_core.channels import ChannelGraph
 from dsa_core.channels.assemble import interpret, program_for
 from dsa_core.channels.export import failing_module, first_line
-from dsa_core.channels.remedies import Remedies, Width
+from dsa_core.channels.remedies import Clues, Remedies, Width
 from dsa_core.errors import SurgeryError, TraceError
 from dsa_core.example import Call, tensors_in
 from dsa_core.masks import masked
@@ -77,7 +77,7 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
         raise TraceError(str(error)) from error
     devices = sorted({t.device.index or 0 for t in call.tensors.values() if t.is_cuda})
     with torch.random.fork_rng(devices=devices):
-        return trial.settle(read, graph)
+        return replace(trial.settle(read, graph), clues=Clues())  # they hold all ids
 
 
 class Trial:
@@ -166,7 +166,7 @@ class Trial:
             return graph, culprits
         other = read(Remedies(turned=before + first))
         wrong = views_of(other, self.culprits(other))
-        right = [v for v in first if v not in wrong and bool((other.clues.views[v] >= 0).any())]
+        right = [v for v in first if v not in wrong and bool((other.clues.on_view(v) >= 0).any())]
         if not right:
             return graph, culprits
         graph = read(Remedies(turned=(*before, *right)))
@@ -275,7 +275,8 @@ def unnumbered(name: str) -> str:
 def views_of(graph: ChannelGraph, names: Iterable[str]) -> tuple[int, ...]:
     """The views that cut the axis of one of these groups in two, by their number."""
     places = set[int]().union(*(span_of(graph, name) for name in names))
-    return tuple(i for i, v in enumerate(graph.clues.views) if places & set(v.tolist()))
+    clues = graph.clues
+    return tuple(i for i in range(len(clues.views)) if places & set(clues.on_view(i).tolist()))
 
 
 def with_remedies(graph: ChannelGraph, **changes: Any) -> ChannelGraph:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dsa_core.channels import assemble, follow, quick, recorder
 from dsa_core.channels.export import export, program_of
+from dsa_core.channels.remedies import Clues
 from dsa_core.errors import TraceError
 from dsa_core.example import Call
 from dsa_core.lab import models
@@ -26,6 +27,8 @@ def plain(value: Any) -> Any:
     """A graph as something that `==` compares, the order in dicts included."""
     if isinstance(value, Tensor):
         return value.tolist()
+    if isinstance(value, Clues):
+        value = [list(map(value.on_view, range(len(value.views)))), value.modules]
     if dataclasses.is_dataclass(value):
         return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
     if isinstance(value, dict):

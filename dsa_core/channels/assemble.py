@@ -11,7 +11,7 @@ from dsa_core.channels import rules_layers, rules_math, rules_moves, rules_produ
 from dsa_core.channels.checks import check_device, check_traceable
 from dsa_core.channels.export import export, program_of
 from dsa_core.channels.graph import ChannelGraph, without_empty
-from dsa_core.channels.grouping import distinct, group_classes, numbered
+from dsa_core.channels.grouping import group_classes
 from dsa_core.channels.ids import NO_CHANNEL, Ids
 from dsa_core.channels.program import Program
 from dsa_core.channels.recorder import record
@@ -102,6 +102,8 @@ def assemble(
     parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
     grouping = group_classes(tracer, tracer.book.classes(), parameters)
     places = grouping.places
+    views = zip(tracer.views, tracer.ways, strict=True)
+    halves = tuple(ids if ways == 2 else ids[:0] for ids, ways in views)
     axes = {n: {a: places[ids] for a, ids in on.items()} for n, on in tracer.axes.items()}
     return ChannelGraph(
         groups=grouping.groups,
@@ -116,7 +118,7 @@ def assemble(
         input_shape=tuple(call.first_tensor.shape),
         example=call.describe(),
         outputs=tracer.outputs,
-        clues=clues(tracer, places),
+        clues=Clues(halves, tracer.seen, places),
         products=tuple((macs, places[ids]) for macs, ids in tracer.products),
         stand_ins={
             path: f"{type(module).__name__} becomes {kind.__name__}"
@@ -124,17 +126,6 @@ def assemble(
             if (kind := stand_in(module)) is not None
         },
     )
-
-
-def clues(tracer: Tracer, places: Tensor) -> Clues:
-    """What a trial cut needs to know to find remedies."""
-    seen = {path: ids for path, ids in tracer.seen.items() if ids}
-    owners = torch.arange(len(seen)).repeat_interleave(torch.tensor([*map(len, seen.values())]))
-    line, ids = numbered([ids for listed in seen.values() for ids in listed])
-    found = distinct(owners[line], places[ids], len(seen))
-    views = zip(tracer.views, tracer.ways, strict=True)
-    halves = tuple(places[ids if ways == 2 else ids[:0]] for ids, ways in views)
-    return Clues(halves, dict(zip(seen, found, strict=True)))
 
 
 def mark_elements(tracer: Tracer) -> None:

@@ -1,7 +1,7 @@
 """From ids to groups: united ids are one channel; channels made and read alike share a keep
 ratio."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,31 +101,15 @@ def fingerprints(tracer: Tracer, classes: Tensor, parameters: Collection[str]) -
     lines = [ids for name in parameters for ids in tracer.axes.get(name, {}).values()]
     marks = np.zeros(int(classes.max()) + 1, dtype=np.uint64)
     factor = np.random.default_rng(0).integers(1, 2**63, len(lines), dtype=np.uint64)
-    line, ids = numbered(lines)
+    lengths = torch.tensor([len(ids) for ids in lines], dtype=torch.int64)
+    line = torch.arange(len(lines)).repeat_interleave(lengths)
+    ids = torch.cat([*lines, torch.zeros(0, dtype=torch.int64)])
     there = ids >= 0
     keys = line[there] * len(marks) + classes[ids[there]]
     found, counts = np.unique(keys.numpy(), return_counts=True)
     at = np.divmod(found, len(marks))
     np.add.at(marks, at[1], counts.astype(np.uint64) * factor[at[0]])
     return marks
-
-
-def numbered(lines: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Lines of numbers, (n,) each, one after the other, and of each number that of its line."""
-    if not lines:
-        return torch.arange(0), torch.arange(0)
-    lengths = torch.tensor([line.numel() for line in lines])
-    return torch.arange(len(lines)).repeat_interleave(lengths), torch.cat(list(lines))
-
-
-def distinct(owners: Tensor, numbers: Tensor, count: int) -> list[Tensor]:
-    """The distinct numbers, all at least -1, of each of `count` owners, in ascending order."""
-    if not count:
-        return []
-    span = int(numbers.max()) + 2 if len(numbers) else 1
-    keys = (owners * span + numbers + 1).unique()
-    lengths = torch.bincount(keys // span, minlength=count).tolist()
-    return list((keys % span - 1).split(lengths))
 
 
 def members_of(
@@ -135,9 +119,7 @@ def members_of(
     label_of_class = torch.full((int(classes.max()) + 1,), -1)
     label_of_class[ordered] = labels
     members: dict[int, dict[str, None]] = {}
-    line, made = numbered([layer.out_channels for layer in producers])
-    labelled = distinct(line, label_of_class[classes[made]], len(producers))
-    for layer, found in zip(producers, labelled, strict=True):
-        for label in found.tolist():
+    for layer in producers:
+        for label in label_of_class[classes[layer.out_channels]].unique().tolist():
             members.setdefault(label, {})[layer.name] = None
     return {label: tuple(names) for label, names in members.items()}

@@ -1,9 +1,11 @@
 """What the exported graph does not say and a trial cut finds out (see `dsa_core.tracing`)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -49,17 +51,28 @@ class Remedies(BaseModel):
 
 @dataclass(frozen=True)
 class Clues:
-    """Where a remedy may be found: flat channels, -1 for those that stay.
+    """Where a remedy may be found.
 
     Attributes:
-        views: of each view that cuts the channel axis in two, the channels on that axis.
-        modules: path of a module -> the channels that its own operators handle.
+        views: of each view that cuts the channel axis in two, the ids on that axis.
+        seen: path of a module -> the ids that its own operators handle.
+        places: id -> place in the flat vector of prunable channels, -1 where the channel stays.
     """
 
     views: tuple[Tensor, ...] = ()
-    modules: Mapping[str, Tensor] = field(default_factory=dict)
+    seen: Mapping[str, list[Tensor]] = field(default_factory=dict)
+    places: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    def on_view(self, view: int) -> Tensor:
+        """The flat channels on the axis that a view cuts."""
+        return self.places[self.views[view]]
+
+    @cached_property
+    def modules(self) -> dict[str, Tensor]:
+        """The distinct flat channels of every module that handles ids."""
+        lines = {path: [ids.flatten() for ids in listed] for path, listed in self.seen.items()}
+        return {p: self.places[torch.cat(ids)].unique() for p, ids in lines.items() if ids}
 
     def moved(self, places: Tensor) -> "Clues":
         """The same with channels at new places, (n + 1,): old place -> new, -1 for the last."""
-        modules = {path: places[channels] for path, channels in self.modules.items()}
-        return Clues(tuple(places[view] for view in self.views), modules)
+        return replace(self, places=places[self.places])

@@ -166,7 +166,7 @@ class Tracer:
             self.unknown_ops[str(step.target)] = self.unknown_ops.get(str(step.target), 0) + 1
             results = self.opaque(call, f"unknown op {step.target}")
         found = [v for v in call.tensors() if not isinstance(v, StateIds)]
-        self.seen[call.module] += [v.base.flatten() for v in found]
+        self.seen[call.module] += [v.base for v in found]
         listed = results if isinstance(results, list) else [results] * len(call.shapes)
         return listed if step.listed else listed[:1]
 
