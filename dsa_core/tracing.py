@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from math import gcd
 from typing import Any
 
 import torch
@@ -35,7 +34,7 @@ from dsa_core.numbers_in_code import (
     value_of,
 )
 from dsa_core.surgery.cut import duplicate, prune
-from dsa_core.surgery.verify import TOLERANCES, counted, distance, randomise
+from dsa_core.surgery.verify import TOLERANCES, counted, distance, noise, randomise, some_channels
 from dsa_core.training.evaluate import mode
 
 LARGE = 50_000_000  # parameters from which the trial runs in the network's own number format
@@ -238,33 +237,6 @@ class Trial:
         self.model.load_state_dict(state)
         self.call = given
         yield True
-
-
-def noise(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A floating tensor in another format; one of equal numbers becomes uniform in [0, 1)."""
-    if not tensor.is_floating_point():
-        return tensor
-    constant = tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all())
-    return (torch.rand_like(tensor) if constant else tensor).to(dtype)
-
-
-def some_channels(graph: ChannelGraph, names: set[str] | None) -> Tensor:
-    """Between a third and four fifths of each of the named groups, at random, and all others.
-
-    A count that shares no divisor with the size is taken, so that a width that the code divides or
-    compares does not come out right by chance.
-    """
-    generator = torch.Generator().manual_seed(1)
-    keep = torch.ones(graph.n_channels, dtype=torch.bool)
-    for group in graph.prunable:
-        if names is not None and group.name not in names:
-            continue
-        n = group.size
-        counts = [c for c in range(1, n) if gcd(c, n) == 1 and n / 3 <= c <= 0.8 * n] or [n // 2]
-        count = counts[int(torch.randint(len(counts), (), generator=generator))]
-        order = torch.randperm(n, generator=generator)
-        keep[group.start + order[count:]] = False
-    return keep
 
 
 def unnumbered(name: str) -> str:

@@ -1,6 +1,7 @@
 """Does a pruned network compute what the masked one computes? The parts of that comparison."""
 
 from collections.abc import Callable
+from math import gcd
 from typing import Any, TypeVar
 
 import torch
@@ -48,6 +49,33 @@ def random_channels(graph: ChannelGraph, keep: float, seed: int) -> Tensor:
         order = torch.randperm(group.size, generator=generator)
         chosen[group.start + order[:count]] = True
     return chosen
+
+
+def noise(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A floating tensor in another format; one of equal numbers becomes uniform in [0, 1)."""
+    if not tensor.is_floating_point():
+        return tensor
+    constant = tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all())
+    return (torch.rand_like(tensor) if constant else tensor).to(dtype)
+
+
+def some_channels(graph: ChannelGraph, names: set[str] | None) -> Tensor:
+    """Between a third and four fifths of each of the named groups, at random, and all others.
+
+    A count that shares no divisor with the size is taken, so that a width that the code divides or
+    compares does not come out right by chance.
+    """
+    generator = torch.Generator().manual_seed(1)
+    keep = torch.ones(graph.n_channels, dtype=torch.bool)
+    for group in graph.prunable:
+        if names is not None and group.name not in names:
+            continue
+        n = group.size
+        counts = [c for c in range(1, n) if gcd(c, n) == 1 and n / 3 <= c <= 0.8 * n] or [n // 2]
+        count = counts[int(torch.randint(len(counts), (), generator=generator))]
+        order = torch.randperm(n, generator=generator)
+        keep[group.start + order[count:]] = False
+    return keep
 
 
 @torch.no_grad()
