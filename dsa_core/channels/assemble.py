@@ -47,7 +47,8 @@ def follow(model: nn.Module, example: Any, remedies: Remedies | None = None) -> 
     Source: Ning et al., DSA, ECCV 2020 (arXiv:2004.02164), "topological grouping".
     """
     call = Call.of(example)
-    return interpret(program_for(model, call), model, call, remedies)
+    graph = interpret(program_for(model, call), model, call, remedies)
+    return replace(graph, clues=Clues())  # they hold all ids
 
 
 def program_for(model: nn.Module, call: Call) -> Program:
