@@ -16,7 +16,7 @@ from dsa_core.lab import data, models
 from dsa_core.lab.latency import Latency
 from dsa_core.lab.record import CostRecord, GroupRecord, Record, Scores
 from dsa_core.lab.runs import Preset, RunConfig
-from dsa_core.methods import ALLOCATORS, Allocation, OnStep, SearchConfig, SearchData
+from dsa_core.methods import ALLOCATORS, Allocation, OnStep, SearchConfig, SearchData, Update
 from dsa_core.tracing import trace
 from dsa_core.training import TrainConfig, train
 
@@ -51,6 +51,23 @@ def _trained() -> nn.Module:
 def trained() -> nn.Module:
     """A resnet8 that knows most digits; a copy of its own for each caller."""
     return copy.deepcopy(_trained())
+
+
+def same(a: nn.Module, b: nn.Module) -> None:
+    """Both hold the same bits."""
+    torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
+
+
+def stop_after(n: int) -> OnStep:
+    """Ctrl-C at the n-th update."""
+    seen = []
+
+    def stop(update: Update) -> None:
+        seen.append(update)
+        if len(seen) == n:
+            raise KeyboardInterrupt
+
+    return stop
 
 
 def search_config(**changes: Any) -> SearchConfig:

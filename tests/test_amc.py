@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
-from problems_runs import TASK, allocate, fresh, graph8, search_config, search_data, trained
+from problems_runs import (
+    TASK,
+    allocate,
+    fresh,
+    graph8,
+    search_config,
+    search_data,
+    stop_after,
+    trained,
+)
 from pydantic import ValidationError
 from scipy.stats import kstest, truncnorm
 from torch import Tensor, nn
@@ -329,17 +338,6 @@ def test_the_best_episode_is_taken_and_the_weights_stay():
     score = score_of(SHORT)
     reward = score((found.keep_ratios * sizes).round().long()).score
     assert found.notes["amc_best_reward"] == pytest.approx(reward)
-
-
-def stop_after(n: int):
-    seen = []
-
-    def stop(update) -> None:
-        seen.append(update)
-        if len(seen) == n:
-            raise KeyboardInterrupt
-
-    return stop
 
 
 def test_interrupted_and_resumed_is_identical(tmp_path):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from problems_networks import chain, conv
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
@@ -280,48 +279,6 @@ def test_masks_and_networks_that_do_not_fit_are_refused(small) -> None:  # type:
         masked(other, graph, torch.ones(graph.n_channels)),
     ):
         pass
-
-
-def briefly_trained() -> tuple[nn.Module, Tensor, Tensor]:
-    """A small network after some steps on a problem of four classes."""
-    torch.manual_seed(0)
-    model = nn.Sequential()
-    model.add_module("conv", nn.Conv2d(1, 8, 3, padding=1))
-    model.add_module("norm", nn.BatchNorm2d(8))
-    model.add_module("relu", nn.ReLU())
-    model.add_module("pool", nn.AdaptiveAvgPool2d(2))
-    model.add_module("flat", nn.Flatten())
-    model.add_module("head", nn.Linear(32, 4))
-    y = torch.arange(64) % 4
-    x = 0.5 * torch.randn(64, 1, 6, 6)
-    for i in range(64):
-        x[i, 0, 3 * (y[i] // 2) : 3 * (y[i] // 2) + 3, 3 * (y[i] % 2) : 3 * (y[i] % 2) + 3] += 1
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
-    for _ in range(30):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-    return model.eval(), x, y
-
-
-def test_dropped_channels_get_a_gradient_only_when_masked_at_their_consumers() -> None:
-    """Between BatchNorm and ReLU a mask of zero meets ReLU'(0) = 0: the price of a dropped channel
-    is lost. At the consumers, after the ReLU, it is what the channel would do for the loss."""
-    model, x, y = briefly_trained()
-    graph = trace(model, x)
-    dropped = torch.arange(8) % 2 == 0
-    mask = (~dropped).float().requires_grad_()
-    loss = nn.functional.cross_entropy(masked_call(model, graph, mask, x), y)
-    (at_consumers,) = torch.autograd.grad(loss, mask)
-    scaled = {
-        "norm.weight": model.norm.weight * mask,
-        "norm.bias": model.norm.bias * mask,  # the mask times the output of the BatchNorm
-    }
-    loss_before = nn.functional.cross_entropy(functional_call(model, scaled, (x,)), y)
-    (before_relu,) = torch.autograd.grad(loss_before, mask)
-    torch.testing.assert_close(loss, loss_before)  # the same network, two gradients
-    assert bool((at_consumers[dropped].abs() > 1e-4).all())
-    assert bool((before_relu[dropped] == 0).all())
 
 
 def test_mixed_masks_are_the_mean_field_or_a_sample_and_have_mean_p():

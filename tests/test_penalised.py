@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems_runs import allocate, fresh, graph8, search_config, trained
+from problems_runs import allocate, fresh, graph8, search_config, stop_after, trained
 from torch import Tensor, nn
 
 from dsa_core.budget import Budget, Cost
@@ -348,17 +348,6 @@ def test_a_strong_penalty_empties_channels_and_they_are_those_cut(method, streng
     assert found.updates[-1].cost <= 1.0
 
 
-def stop_after(n: int):
-    seen = []
-
-    def stop(update) -> None:
-        seen.append(update)
-        if len(seen) == n:
-            raise KeyboardInterrupt
-
-    return stop
-
-
 @cache
 def three_trials() -> tuple[nn.Module, Allocation]:
     model = trained()
@@ -436,11 +425,3 @@ def test_all_trials_run_in_the_format_of_the_first_even_when_resumed(monkeypatch
     assert [Precision(**each) for each in saved] == [Precision("bf16", channels_last=True)] * 3
     assert found.notes["precision"] == "bf16"
     assert len(list(chosen)) == 3  # measured once
-
-
-def test_a_network_that_breaks_is_named():
-    model = trained()
-    with torch.no_grad():
-        model.bn1.weight[3] = torch.nan
-    with pytest.raises(TrainingError, match=r"not finite"):
-        allocate("ssl", model)

@@ -14,8 +14,10 @@ from problems_runs import (
     found,
     fresh,
     graph8,
+    same,
     search_config,
     search_data,
+    stop_after,
     trained,
 )
 from pydantic import ValidationError
@@ -39,10 +41,6 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {  # method, settings
     "dtp": ("dtp", {}),
     "dtp proximal": ("dtp", {"dtp": DTP(plan="proximal")}),
 }
-
-
-def same(a: nn.Module, b: nn.Module) -> None:
-    torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
 
 
 def same_way(a: Allocation, b: Allocation) -> None:
@@ -295,17 +293,6 @@ def test_same_seed_same_bits_other_seed_other_masks():
     same_way(a, b)
     assert a.updates[-1].figures != c.updates[-1].figures  # the weights trained under others
     assert not torch.equal(models[0][0].weight, models[2][0].weight)
-
-
-def stop_after(n: int):
-    seen = []
-
-    def stop(update: Update) -> None:
-        seen.append(update)
-        if len(seen) == n:
-            raise KeyboardInterrupt
-
-    return stop
 
 
 @pytest.mark.parametrize("name", ["dsa", "uniform", "dcss held out", "dtp proximal"])

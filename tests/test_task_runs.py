@@ -175,8 +175,3 @@ def test_segnet_takes_any_size():
     model = models.build("segnet_small", num_classes=3).eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 1, 19, 30)).shape == (1, 3, 19, 30)
-
-
-def test_names_list_the_segmenters():
-    assert "lraspp_mobilenet_v3_large" in models.names(torchvision=True)
-    assert models.example_input("lraspp_mobilenet_v3_large").shape == (1, 3, 224, 224)

@@ -4,7 +4,7 @@ import pytest
 from problems_runs import tiny_run
 from torch import Tensor, nn
 
-from dsa_core.errors import ConfigError, SurgeryError
+from dsa_core.errors import SurgeryError
 from dsa_core.lab.runs import run
 
 
@@ -26,14 +26,3 @@ def test_a_network_that_a_cut_would_break_in_training_is_refused_before_it(tmp_p
     with pytest.raises(SurgeryError, match=told):
         run(config, tmp_path, progress=False)
     assert not (tmp_path / "dense").exists()
-
-
-@pytest.mark.parametrize(
-    ("file", "content"), [("dense.json", b"no json"), ("model.safetensors", b"\x08cut short")]
-)
-def test_a_damaged_dense_network_is_named_with_what_to_do(file, content, tmp_path):
-    config = tiny_run(method="uniform")
-    run(config, tmp_path, progress=False)
-    next(tmp_path.glob(f"dense/*/{file}")).write_bytes(content)
-    with pytest.raises(ConfigError, match=r"dense.*cannot be read.*Remove the folder"):
-        run(config, tmp_path, progress=False, force=True)

@@ -87,14 +87,8 @@ def outcome(future: Future[RunState], job: Job, batch: Path) -> RunState:
     error = future.exception()
     if error is None:
         return future.result()
-    state = RunState(
-        id=job.id,
-        config_hash=job.config_hash,
-        state="failed",
-        error=f"{type(error).__name__}: {error}",
-    )
-    write_state(batch / job.id, state)
-    return state
+    told = f"{type(error).__name__}: {error}"
+    return ended(job, batch / job.id, time.time(), state="failed", error=told)
 
 
 def states_of(jobs: Sequence[Job], batch: Path) -> States:
@@ -140,15 +134,8 @@ def run_job(job: Job, folder: Path, environment: dict[str, str]) -> RunState:
 
 def ended(job: Job, folder: Path, begun: float, *, state: State, error: str) -> RunState:
     """Record the end of a run that could not do so itself."""
-    seconds = time.time() - begun
-    found = RunState(
-        id=job.id,
-        config_hash=job.config_hash,
-        state=state,
-        seconds=seconds,
-        started=begun,
-        error=error,
-    )
+    found = RunState(id=job.id, config_hash=job.config_hash, state=state, started=begun)
+    found = found.model_copy(update={"seconds": time.time() - begun, "error": error})
     write_state(folder, found)
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dsa_core.errors import ConfigError, nearest
+from dsa_core.errors import ConfigError, first_problem, nearest
 from dsa_core.lab.batch.parameters import Parameter, Value, fit_all, parameters_of
 
 OUT = "out"  # the parameter that the batch sets itself: the folder of the run
@@ -85,9 +85,7 @@ def read_spec(path: Path) -> BatchSpec:
     try:
         spec = BatchSpec.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: {where}: {first['msg']}, got {first['input']!r}") from None
+        raise ConfigError(f"{path}: {first_problem(error)}") from None
     return spec.model_copy(update={"notebook": (path.parent / spec.notebook).resolve()})
 
 

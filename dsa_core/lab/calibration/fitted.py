@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from dsa_core.budget import NS_PER_MS, Cost
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, first_problem
 from dsa_core.files import write_atomically
 from dsa_core.lab.calibration.form import quadratic_form
 from dsa_core.lab.machine import device_name
@@ -113,6 +113,4 @@ def read_calibration(path: Path) -> Calibration:
             "writes one"
         ) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        entry = ".".join(map(str, first["loc"])) or "the file"
-        raise ConfigError(f"calibration {path}: {entry}: {first['msg']}") from error
+        raise ConfigError(f"calibration {path}: {first_problem(error)}") from error

@@ -76,15 +76,14 @@ def try_task(
 
 
 def try_pictures(config: RunConfig, model: nn.Module, example: Tensor) -> None:
-    """Run the network once in evaluation mode; its mode is restored.
+    """Run the network once in evaluation mode.
 
     Raises:
         ConfigError: it does not accept images of this shape; names the shape it is made for.
     """
-    was_training = model.training
     try:
-        with torch.no_grad():
-            model.eval()(example)
+        with mode(model, training=False), torch.no_grad():
+            model(example)
     except Exception as error:
         raise ConfigError(
             f"{config.model} does not take the pictures of {config.dataset}, "
@@ -92,8 +91,6 @@ def try_pictures(config: RunConfig, model: nn.Module, example: Tensor) -> None:
             f"{failing_module(model, error)}: {error}. Name another network "
             "(resnet20 and the like take 3x32x32, resnet8 takes 1x8x8), or another dataset"
         ) from error
-    finally:
-        model.train(was_training)
 
 
 def try_training(model: nn.Module, graph: ChannelGraph, example: Tensor) -> None:
