@@ -25,6 +25,7 @@ def test_groups_of_every_pattern(toy: Toy) -> None:
     assert {g.name: g.size for g in graph.prunable} == toy.groups
     for words in toy.frozen:
         assert words in graph.report()
+    assert "()" not in graph.report()  # an operator of no module has no place to name
 
 
 @pytest.mark.parametrize("toy", TOYS, ids=IDS)

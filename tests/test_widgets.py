@@ -308,6 +308,9 @@ def test_a_method_without_a_path_says_so_beside_the_answer_of_another(tmp_path: 
     assert "channels kept by dsa" in explorer.sheet.value
     explorer.budget.value = 50.0
     assert "channels kept by ssl" in explorer.sheet.value
+    assert "pale: other methods" not in explorer.sheet.value
+    explorer.rival.value = "nothing"
+    assert "pale: other methods" in explorer.sheet.value
 
 
 def test_an_allocation_can_be_taken_away(explorer: BudgetExplorer) -> None:

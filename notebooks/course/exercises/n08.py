@@ -1,4 +1,4 @@
-"""Exercises of notebook 08: the staircase, the expected cost, the tilt, the slope along it."""
+"""Exercises of notebook 08: the staircase, and the tilt."""
 
 from collections.abc import Callable
 
@@ -35,29 +35,6 @@ def check_staircase(learner: Callable[..., Tensor]) -> None:
     )
 
 
-def solution_expected_cost(pi1: Tensor, pi2: Tensor, x: Tensor, q: Tensor) -> float:
-    """Sum over both groups' candidates of pi1_i pi2_j (q0 x_i + q1 x_i x_j)."""
-    first, second = pi1 @ x, pi2 @ x
-    return float(q[0] * first + q[1] * first * second)
-
-
-def check_expected_cost(learner: Callable[..., float]) -> None:
-    """Grade `expected_cost(pi1, pi2, x, q)`."""
-    draw = torch.Generator().manual_seed(9)
-    inputs = []
-    for n in (2, 4, 8):
-        x = torch.arange(1, n + 1, dtype=DTYPE) / n
-        q = torch.rand(2, generator=draw, dtype=DTYPE)
-        inputs.append((odds(n, draw), odds(n, draw), x, q))
-    grade(
-        "expected_cost",
-        learner,
-        solution_expected_cost,
-        inputs,
-        hint="the groups choose independently: the mean of a product is the product of the means",
-    )
-
-
 def solution_tilt(pi: Tensor, x: Tensor, target: float) -> Tensor:
     """pi_j exp(t x_j), normalised, with t such that the mean of x is the target."""
     low, high = -500.0, 500.0
@@ -82,27 +59,4 @@ def check_tilt(learner: Callable[..., Tensor]) -> None:
         hint="multiply by exp(t x) and normalise; the mean of x rises with t, from the smallest x"
         " to the largest, and t may be negative: halve an interval around 0",
         atol=1e-5,
-    )
-
-
-def solution_slope(gain: Tensor, pi: Tensor, x: Tensor) -> float:
-    """Cov(x, gain) / Var(x) under pi."""
-    away = x - pi @ x
-    return float((pi * away * gain).sum() / (pi * away.square()).sum())
-
-
-def check_slope(learner: Callable[..., float]) -> None:
-    """Grade `slope(gain, pi, x)`."""
-    draw = torch.Generator().manual_seed(11)
-    inputs = []
-    for n in (2, 3, 8):
-        gain = torch.randn(n, generator=draw, dtype=DTYPE)
-        inputs.append((gain, odds(n, draw), torch.arange(1, n + 1, dtype=DTYPE) / n))
-    grade(
-        "slope",
-        learner,
-        solution_slope,
-        inputs,
-        hint="tilting by a small t changes pi_j by t pi_j (x_j - mean): by how much does that move"
-        " the loss, and by how much the expected ratio? Divide",
     )

@@ -153,13 +153,13 @@ def frontier_svg(
         for m in marks
     )
     label = f"test {score_name} against MACs; {facts or 'no score is known'}"
-    return svg(
-        BOTTOM + 36, label, axes(scale, score_name), *lines, *(ring(scale, m) for m in marks)
-    )
+    name = f"test {score_name} against MACs, share of dense"
+    name += "; pale: other methods" * any(method not in shown for method in curves)
+    return svg(BOTTOM + 36, label, axes(scale, name), *lines, *(ring(scale, m) for m in marks))
 
 
-def axes(scale: Scale, score_name: str) -> str:
-    """Two lines with their ticks and names."""
+def axes(scale: Scale, name: str) -> str:
+    """Two lines with their ticks, and what they are."""
     digits = 1 if scale.step < 0.01 else 0
     left = "".join(
         f'<line x1="{LEFT}" x2="{RIGHT}" y1="{scale.y(s):.1f}" y2="{scale.y(s):.1f}" class="grid"/>'
@@ -170,7 +170,6 @@ def axes(scale: Scale, score_name: str) -> str:
         f'<text x="{scale.x(c / 100):.1f}" y="{BOTTOM + 15}" text-anchor="middle">{c}%</text>'
         for c in range(0, 101, 25)
     )
-    name = f"test {score_name} (up) against MACs, share of the dense network"
     return (
         f'<g font-size="11">{left}{below}<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 31}" '
         f'text-anchor="middle">{escape(name)}</text></g>'
