@@ -59,6 +59,8 @@ def test_macs_of_resnet20_by_formula():
 
 @pytest.mark.parametrize("name", models.names())
 def test_every_network_runs_and_traces(name):
+    if name == "vit_digits":
+        pytest.importorskip("timm", reason="timm is not installed")
     model = models.build(name, num_classes=7).eval()
     x = models.example_input(name, 2)
     exported = torch.export.export(model, (x,), strict=False)
@@ -68,6 +70,12 @@ def test_every_network_runs_and_traces(name):
     # a class for the picture, for each pixel, or a picture of twice the size
     wanted = {"segnet_small": (2, 7, 32, 32), "edsr_small": (2, 3, 32, 32)}.get(name, (2, 7))
     assert outputs.shape == wanted
+
+
+def test_what_needs_timm_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm.models.vision_transformer", None)
+    with pytest.raises(ConfigError, match="vit_digits needs timm: pip install timm"):
+        models.build("vit_digits")
 
 
 @pytest.mark.parametrize(("name", "size"), [("squeezenet1_1", 224), ("googlenet", 224)])

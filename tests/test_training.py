@@ -39,6 +39,7 @@ from dsa_core.training import (
     save_checkpoint,
     train,
 )
+from dsa_core.training.optimizer import make_optimizer
 
 TASK = data.classification()
 PLAIN = {"precision": "fp32", "channels_last": False}  # nothing measured: the same on every machine
@@ -196,6 +197,17 @@ def test_vectors_can_be_spared_from_decay():
     assert all(p.ndim == 1 for p in spared.param_groups[1]["params"])
     held = sum(len(group["params"]) for group in spared.param_groups)
     assert held == len(list(model.parameters()))
+
+
+def test_adamw_takes_the_same_settings():
+    config = TrainConfig(epochs=1, lr=0.01, weight_decay=0.1, decay_norm=False, momentum=0.8)
+    made = make_optimizer(resnet8(), config.model_copy(update={"optimizer": "adamw"}), None)
+    assert type(made) is torch.optim.AdamW
+    assert type(make_optimizer(resnet8(), config, None)) is torch.optim.SGD
+    assert [(g["lr"], g["betas"][0], g["weight_decay"]) for g in made.param_groups] == [
+        (0.01, 0.8, 0.1),
+        (0.01, 0.8, 0.0),
+    ]
 
 
 def test_wrong_settings_are_errors():
@@ -447,7 +459,7 @@ def test_the_average_of_the_weights_by_hand_takes_their_place(digits):
 
 def test_settings_that_came_later_change_no_hash():
     plain, later = TrainConfig(epochs=1), TrainConfig(epochs=1, ema=0.9, compile=True)
-    assert not {"ema", "compile"} & plain.model_dump().keys()
+    assert not {"ema", "compile", "optimizer"} & plain.model_dump().keys()
     assert later.model_dump() == plain.model_dump() | {"ema": 0.9, "compile": True}
     assert TrainConfig.model_validate_json(later.model_dump_json()) == later
 
