@@ -6,15 +6,14 @@ from graders import graded
 
 WRONG = {
     n10.check_shrink: [
-        lambda a, h, lam: a.sign() * (a.abs() - lam / h[:, None]).relu(),
-        lambda a, h, lam: a * (1 - lam / (h * a.norm(dim=1)))[:, None],
-        lambda a, h, lam: a * (1 - lam / a.norm(dim=1)).relu()[:, None],
-        lambda a, h, lam: a * (h / (h + lam))[:, None],
+        (lambda a, h, lam: a.sign() * (a.abs() - lam / h[:, None]).relu(), "length"),
+        (lambda a, h, lam: a * (1 - lam / (h * a.norm(dim=1)))[:, None], "negative"),
+        (lambda a, h, lam: a * (1 - lam / a.norm(dim=1)).relu()[:, None], "length"),
+        (lambda a, h, lam: a * (h / (h + lam))[:, None], "length"),
     ]
 }
-SOLUTIONS = {n10.check_shrink: n10.solution_shrink}
 
-test_the_answer_passes, test_typical_wrong_answers_fail = graded(SOLUTIONS, WRONG)
+test_answers_pass, test_typical_slips_do_not = graded(n10, WRONG)
 
 
 def test_the_shrunk_weights_are_a_minimum() -> None:

@@ -11,15 +11,14 @@ def without_none(share, speedup):
 
 WRONG = {
     n11.check_macs_for: [
-        lambda share, speedup: 1 / speedup,  # only the convolutions get faster
-        lambda share, speedup: 1 / (share * speedup),
-        without_none,
-        lambda share, speedup: max(0.0, without_none(share, speedup)),
+        (lambda share, speedup: 1 / speedup, "the time left"),  # only convolutions get faster
+        (lambda share, speedup: 1 / (share * speedup), "the time left"),
+        (without_none, "as small as that"),
+        (lambda share, speedup: max(0.0, without_none(share, speedup)), "as small as that"),
     ]
 }
-SOLUTIONS = {n11.check_macs_for: n11.solution_macs_for}
 
-test_the_answer_passes, test_typical_wrong_answers_fail = graded(SOLUTIONS, WRONG)
+test_answers_pass, test_typical_slips_do_not = graded(n11, WRONG)
 
 
 def test_what_is_left_gives_the_speed_up():

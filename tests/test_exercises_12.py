@@ -9,15 +9,14 @@ from graders import graded
 
 WRONG = {
     n12.check_seeds: [
-        lambda d, s: math.ceil((1.96 * s / d) ** 2),  # of one mean, not of a difference
-        lambda d, s: 2 * (1.96 * s / d) ** 2,
-        lambda d, s: math.floor(2 * (1.96 * s / d) ** 2),
-        lambda d, s: math.ceil(2 * 1.96 * s / d),
+        (lambda d, s: math.ceil((1.96 * s / d) ** 2), "difference of two"),
+        (lambda d, s: 2 * (1.96 * s / d) ** 2, "round up"),
+        (lambda d, s: math.floor(2 * (1.96 * s / d) ** 2), "round up"),
+        (lambda d, s: math.ceil(2 * 1.96 * s / d), "sqrt"),
     ]
 }
-SOLUTIONS = {n12.check_seeds: n12.solution_seeds}
 
-test_the_answer_passes, test_typical_wrong_answers_fail = graded(SOLUTIONS, WRONG)
+test_answers_pass, test_typical_slips_do_not = graded(n12, WRONG)
 
 
 def test_with_so_many_seeds_the_difference_is_more_than_its_interval():
