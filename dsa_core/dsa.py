@@ -89,8 +89,8 @@ class KeepRatioScheme(Scheme):
 
         p = sigmoid(beta2 (log b - log beta1)),  sum p = alpha C in each group       `keep_probs`
         m ~ Bernoulli(p);  the weights train under m;  g = dL/dm is free             `MaskedWeights`
-        dL/dalpha = C sum_i g_i w_i / sum_j w_j,  w = p (1 - p)    implicit function theorem
-        alpha <- one step against it, landing on the budget                          `budget.Priced`
+        dL/dalpha = C sum_i g_i s_i / sum_j s_j,  s = p (1 - p)    implicit function theorem
+        alpha <- one step against it, landing on the budget           `budget.Priced` (priced.py)
 
     First order, as in DARTS: the gradient is that of the loss at the present weights.
 

@@ -12,8 +12,8 @@ One step of the search, in the order in which it happens:
     forward and backward pass                yours; w.grad comes out as dL/d(w m)
     before `optimizer.step()`                dL/dm_i = sum of w * dL/d(w m) over the slices of
                                              channel i; w.grad <- m * w.grad = dL/dw; the mask is
-                                             removed; the keep ratios move by dL/dm, at no extra
-                                             pass
+                                             removed; every `ratio_every` steps (2) the keep
+                                             ratios move by the mean dL/dm: no extra pass
     `optimizer.step()`                       yours
 
 In evaluation mode the network runs as if it were cut now, so your own validation shows the score at

@@ -93,7 +93,7 @@ class Problem:
         if not isinstance(self.method, Method):
             raise ConfigError(
                 f"method: wanted settings such as dsa.DSA() or dsa.methods.Uniform(), got "
-                f"{self.method!r}"
+                f"{self.method!r}; by its name a method is dsa.methods.METHODS[name]()"
             )
         check_whole("steps", self.steps, 1 if self.method.learns else 0)
         check_whole("warmup_steps", self.warmup, 0)

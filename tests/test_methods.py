@@ -20,6 +20,8 @@ from dsa_core.surgery.sparse import zero_weights
 
 STEPS = 24
 MACS, PARAMS = Budget(macs=0.5), Budget(params=0.4)
+# Each update lands on the falling budget, and the cut uses 85 % of it: the two groups are coarse,
+# so a method may ask for another ratio.
 FALLING: dict[str, tuple[Method, Budget]] = {
     "dsa": (DSA(ratio_every=2, anneal_fraction=0.5), MACS),
     "dcss": (DCSS(), MACS),
