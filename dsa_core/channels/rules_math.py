@@ -172,8 +172,8 @@ def quantile(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
 ELEMENTWISE = (
     "hardswish logsigmoid log_sigmoid zero fill floor_divide __and__ __or__ multiply subtract "
     "divide where special_digamma special_erf special_erfc special_erfinv special_exp2 "
-    "special_expit special_expm1 special_gammaln special_i0 special_log1p special_logit special_ndtr "
-    "special_psi special_round special_sinc"
+    "special_expit special_expm1 special_gammaln special_i0 special_log1p special_logit "
+    "special_ndtr special_psi special_round special_sinc"
 )
 POOLS = (
     "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
