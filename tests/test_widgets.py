@@ -393,16 +393,6 @@ def test_a_live_run_stops_in_every_phase(share: float) -> None:
     assert heard[-1].done <= share + 0.1
 
 
-def test_a_budget_that_cannot_be_met_is_refused_before_training() -> None:
-    with pytest.raises(BudgetError):
-        prune_live(LiveJob(State(ratio=0.5, floor=1.0)), report=pytest.fail, stop=lambda: False)
-
-
-def test_a_method_of_many_trials_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot search by ssl"):
-        prune_live(LiveJob(State(method="ssl")), report=pytest.fail, stop=lambda: False)
-
-
 def test_floors_of_another_network_are_left_out() -> None:
     job = LiveJob(State(floors={"layer9": 1.0}))
     assert prune_live(job, report=lambda _: None, stop=lambda: True) is None
@@ -457,11 +447,20 @@ def test_run_says_on_which_network_it_works() -> None:
     assert panel.run.disabled
 
 
-def test_a_method_that_run_cannot_do_is_told_without_a_traceback() -> None:
-    panel = RunPanel(lambda: State(method="ssl"))
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        (State(method="ssl"), "cannot search by ssl"),
+        (State(ratio=0.3, floor=1.0), "cannot be reached"),
+    ],
+)
+def test_what_run_cannot_do_is_told_before_training_and_without_a_traceback(state, says) -> None:
+    with pytest.raises((BudgetError, ConfigError), match=says):
+        prune_live(LiveJob(state), report=pytest.fail, stop=lambda: False)
+    panel = RunPanel(lambda: state)
     panel.begin()
     panel.wait(60)
-    assert "cannot search by ssl" in panel.problem.value
+    assert says in panel.problem.value
     assert "Traceback" not in panel.problem.value
 
 
@@ -477,13 +476,6 @@ def test_an_error_in_the_thread_is_shown_and_raised_by_wait(monkeypatch) -> None
     assert "a bug" in panel.problem.value
     assert panel.status.value == "failed"
     assert not panel.run.disabled
-
-
-def test_a_budget_below_the_floors_is_told_in_the_panel() -> None:
-    panel = RunPanel(lambda: State(ratio=0.3, floor=1.0), SHORT)
-    panel.begin()
-    panel.wait(60)
-    assert "cannot be reached" in panel.problem.value
 
 
 def test_floors_of_a_state_become_those_of_a_budget() -> None:

@@ -1,12 +1,16 @@
 """Random changes of a whole batch of pictures at once, on uint8, before normalisation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from dsa_core.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,15 @@ AUGMENTATIONS = {
 }
 
 
-def augmentation(name: str) -> Augmentation:
-    """Look an augmentation up by name.
+def augmentation(name: str, known: Mapping[str, T], what: str) -> T:
+    """Look an augmentation of `what` up by name.
 
     Raises:
         ConfigError: there is none of that name.
     """
-    if name not in AUGMENTATIONS:
-        raise ConfigError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {name!r}")
-    return AUGMENTATIONS[name]
+    if name not in known:
+        raise ConfigError(f"augment of {what} must be one of {', '.join(known)}, got {name!r}")
+    return known[name]
 
 
 def augment_batch(images: Tensor, how: Augmentation, draw: torch.Generator) -> Tensor:

@@ -1,13 +1,14 @@
 """Batches as a pure function of (seed, epoch, position): what makes an exact resume possible."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dsa_core.errors import ConfigError, DataError
-from dsa_core.lab.data.augment import augment_batch, augmentation
+from dsa_core.lab.data.augment import AUGMENTATIONS, augment_batch, augmentation
 from dsa_core.training.batches import Batch, BatchSource
 from dsa_core.training.seeds import generator
 
@@ -52,6 +53,9 @@ def check_part(part: str) -> str:
 class Batches(BatchSource):
     """Batches from one uint8 tensor held in memory, augmented and normalised batch by batch."""
 
+    what = "pictures"
+    known: Mapping[str, Any] = AUGMENTATIONS  # augmentations by name
+
     def __init__(
         self,
         images: Tensor,
@@ -88,7 +92,7 @@ class Batches(BatchSource):
             len(images), batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last
         )
         _check(images, labels, channels=(len(mean), len(std)))
-        self.augment = self.known(augment)
+        self.augment, self.how = augment, augmentation(augment, self.known, self.what)
         self._images = images.to(device)
         self._labels = labels.to(device)
         # (pixel / 255 - mean) / std = pixel scale - shift
@@ -119,22 +123,13 @@ class Batches(BatchSource):
         x, y = self.pair(self._images[chosen], self._labels[chosen], draw)
         return x.float().mul_(self._scale).sub_(self._shift), y
 
-    def known(self, augment: str) -> str:
-        """Return the name of an augmentation, if there is one of that name.
-
-        Raises:
-            ConfigError: there is none.
-        """
-        augmentation(augment)
-        return augment
-
     def pair(self, images: Tensor, labels: Tensor, draw: torch.Generator) -> Batch:
         """Augment some pictures; what happens to their labels, where it has to, is up to kinds.
 
         Returns:
             x, not yet normalised, in the range 0 .. 255 and free to be changed; y, the targets.
         """
-        return augment_batch(images, augmentation(self.augment), draw), labels
+        return augment_batch(images, self.how, draw), labels
 
 
 def _check(images: Tensor, labels: Tensor, *, channels: tuple[int, int]) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from dsa_core.errors import ConfigError, DataError
+from dsa_core.errors import DataError
+from dsa_core.lab.data.augment import augmentation
 from dsa_core.lab.data.batches import Batch, BatchSource, check_part
 from dsa_core.lab.data.pictures import pictures_below, read_all, read_picture
 from dsa_core.training.processes import my_turns, share_list
@@ -250,8 +251,5 @@ def _transform(augment: str, size: int, mean: tuple[float, ...], std: tuple[floa
     random = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
     fixed = [transforms.Resize(round(size * RESIZE_RATIO)), transforms.CenterCrop(size)]
     ways = {"none": fixed, "resized_crop_flip": random}
-    if augment not in ways:
-        raise ConfigError(f"augment of a folder must be one of {', '.join(ways)}, got {augment!r}")
-    return transforms.Compose(
-        [*ways[augment], transforms.ToTensor(), transforms.Normalize(mean, std)]
-    )
+    chosen = augmentation(augment, ways, "a folder")
+    return transforms.Compose([*chosen, transforms.ToTensor(), transforms.Normalize(mean, std)])

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from dsa_core.errors import ConfigError
 from dsa_core.lab.data.batches import Batch, Batches
 from dsa_core.lab.data.segment_task import VOID
 
@@ -34,29 +33,15 @@ MAP_AUGMENTATIONS = {
 }
 
 
-def map_augmentation(name: str) -> MapAugmentation:
-    """Look an augmentation of pictures with labels up by name.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    if name not in MAP_AUGMENTATIONS:
-        known = ", ".join(MAP_AUGMENTATIONS)
-        raise ConfigError(f"augment of label maps must be one of {known}, got {name!r}")
-    return MAP_AUGMENTATIONS[name]
-
-
 class MapBatches(Batches):
     """`Batches` whose labels are maps, uint8 of shape (N, H, W); yielded as int64."""
 
-    def known(self, augment: str) -> str:
-        """Return the name of an augmentation of maps, see `Batches.known`."""
-        map_augmentation(augment)
-        return augment
+    what = "label maps"
+    known = MAP_AUGMENTATIONS
 
     def pair(self, images: Tensor, labels: Tensor, draw: torch.Generator) -> Batch:
         """Augment pictures and labels alike."""
-        images, labels = augment_maps(images, labels, map_augmentation(self.augment), draw)
+        images, labels = augment_maps(images, labels, self.how, draw)
         return images, labels.long()
 
 

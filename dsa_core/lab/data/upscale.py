@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dsa_core.errors import ConfigError, DataError
-from dsa_core.lab.data.augment import augment_batch, augmentation
+from dsa_core.lab.data.augment import augment_batch
 from dsa_core.lab.data.batches import Batch, Batches, BatchSource, check_part, checksum
 from dsa_core.lab.data.pictures import SUFFIXES, read_all, read_picture
 from dsa_core.training.task import Task
@@ -44,7 +44,7 @@ class UpscaleBatches(Batches):
 
     def pair(self, images: Tensor, labels: Tensor, draw: torch.Generator) -> Batch:
         """Augment the large patches, then make them smaller."""
-        large = augment_batch(images, augmentation(self.augment), draw)
+        large = augment_batch(images, self.how, draw)
         return shrunk(large, SCALE), large.float() / 255
 
 
