@@ -285,8 +285,8 @@ def test_broken_weights_are_named(tmp_path):
 
 
 def test_same_seed_same_bits_other_seed_other_masks():
-    before = torch.get_rng_state()
     models = [trained() for _ in range(3)]
+    before = torch.get_rng_state()
     a, b, c = (allocate("dsa", m, seed=s) for m, s in zip(models, (0, 0, 1), strict=True))
     assert torch.equal(torch.get_rng_state(), before)  # the caller's random numbers are their own
     same(models[0], models[1])
