@@ -28,8 +28,10 @@ TOLERANCES = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slow tests first, each on its own; then whole modules, the small ones last, to fill up."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
     sizes = Counter(item.path for item in items)
     for item in items:
         if "slow" not in item.keywords:
