@@ -61,6 +61,7 @@ def test_one_run():
         "masked loss": "0.500",
         "ms dense": "20.0",
         "ms pruned": "12.0",
+        "CPU s": "-",
         "search s": "50",
         "total s": "175",
     }
@@ -75,6 +76,20 @@ def test_mean_and_spread_over_seeds():
     assert row["search s"] == "60 ± 10"
     assert row["seeds"] == "3"
     assert statistics.stdev(100 * a for a in ACCURACIES) == pytest.approx(2)
+
+
+def test_latency_and_cpu_time_stand_beside_the_macs():
+    spent = [
+        {"dense": 100.0, "search": 40.0, "fine_tune": 20.0},
+        {"search": 44.0, "fine_tune": 20.0},
+    ]
+    timed = [some_record(processor_seconds=s, seed=i) for i, s in enumerate(spent)]
+    for table in ("status", "cost"):
+        (row,) = lines(timed, table)
+        assert row["CPU s"] == "62 ± 3"  # without the dense training; (2 ** 2 + 2 ** 2) ** .5
+        assert row["latency %"] == "60 ± 0"
+    (row,) = lines([*timed, some_record(seed=2)], "status")
+    assert row["CPU s"] == "-"  # one of them is not known
 
 
 def test_a_missed_budget_is_shown():

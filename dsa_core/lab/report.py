@@ -37,6 +37,17 @@ def paper(r: Record) -> str:
     return shown(found)
 
 
+def pace(r: Record) -> float:
+    """Time of a forward pass as % of the dense network's, measured in the same run."""
+    return 100 * r.latency["pruned"].median_ms / r.latency["dense"].median_ms
+
+
+def processor(r: Record) -> float:
+    """CPU time of all threads after the dense training, in seconds; NaN in older records."""
+    parts = [s for phase, s in r.processor_seconds.items() if phase != "dense"]
+    return sum(parts) if parts else math.nan
+
+
 def score(r: Record, state: str) -> float:
     """Score of the dense, pruned or fine_tuned network, in its unit; NaN for none."""
     value = getattr(r.scores, state)
@@ -63,6 +74,8 @@ NUMBERS: dict[str, tuple[int, Callable[[Record], float]]] = {  # decimals, value
     "masked loss": (3, lambda r: r.scores.masked_loss),
     "ms dense": (1, lambda r: r.latency["dense"].median_ms),
     "ms pruned": (1, lambda r: r.latency["pruned"].median_ms),
+    "latency %": (0, pace),
+    "CPU s": (0, processor),
     "trials": (1, lambda r: r.trials),
     "search epochs": (0, lambda r: r.epochs["search"]),
     "search s": (0, lambda r: r.seconds["search"]),
@@ -74,30 +87,33 @@ TABLES: dict[Columns, list[str]] = {
     "results": [
         *(*WORDS, "seeds", "asked %", "MACs %", "MACs M", "params %", "met"),
         *("dense", "before", "after", "paper", "masked loss", "ms dense", "ms pruned"),
-        *("search s", "total s"),
+        *("CPU s", "search s", "total s"),
     ],
     "cost": [
-        *(*WORDS, "seeds", "asked %", "MACs %", "met", "before", "after", "trials"),
-        *("search epochs", "search s", "search x DSA", "total s", "total x DSA"),
+        *(*WORDS, "seeds", "asked %", "MACs %", "latency %", "met"),
+        *("before", "after", "trials", "CPU s", "search epochs"),
+        *("search s", "search x DSA", "total s", "total x DSA"),
     ],
     "status": [
-        *("network", "data", "preset", "asked %", "method", "seeds", "MACs %", "met"),
-        *("dense", "before", "after"),
+        *("network", "data", "preset", "asked %", "method", "seeds", "MACs %", "latency %"),
+        *("CPU s", "met", "dense", "before", "after"),
     ],
 }
 BEGIN, END = "<!-- dsa report: begin -->", "<!-- dsa report: end -->"
 CAPTION = (
     "before, after: test {score} before and after fine-tuning. MACs %, params %: counted on "
-    "the pruned network. ms: forward pass of {batch} examples."
+    "the pruned network. ms: forward pass of {batch} examples. CPU s: search and fine-tuning."
 )
 COST_CAPTION = (
-    "before, after: test {score} before and after fine-tuning. search s, epochs: of all trials "
-    "together; total s: dense training, search and fine-tuning; x DSA: as a multiple of DSA's mean "
-    "on the same device."
+    "before, after: test {score} before and after fine-tuning. latency: % of the dense network's. "
+    "CPU s: search and fine-tuning; search s, epochs: of all trials together; total s: dense "
+    "training, search and fine-tuning; x DSA: as a multiple of DSA's mean on the same device."
 )
 STATUS_CAPTION = (
     "before, after: test {score} before and after fine-tuning; mean ± sample standard deviation "
-    "over seeds. met: whether the counted cost is within what was asked."
+    "over seeds. latency: % of the dense network's, in the same run. CPU s: of search and "
+    "fine-tuning; they differ from day to day. met: whether the counted cost is within what was "
+    "asked."
 )
 OVERVIEW_CAPTION = (
     "Test {score} after fine-tuning: mean ± sample standard deviation over seeds, and their number "
