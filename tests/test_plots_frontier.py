@@ -1,17 +1,14 @@
-"""The frontier: points from records, what lies between them, and the picture."""
+"""The frontier: points from records, and what lies between them."""
 
 import pytest
 from course.figures.frontier import (
     Point,
     between,
-    frontier_figure,
     frontiers,
 )
-from matplotlib.container import ErrorbarContainer
 from problems_runs import some_record
 
 from dsa_core.errors import ConfigError
-from dsa_core.lab.plots.style import colour_of
 from dsa_core.lab.record import CostRecord, Record, Scores
 
 
@@ -87,28 +84,3 @@ def test_nothing_is_claimed_outside() -> None:
     near = between(LINE, 0.25 * 0.985)  # whole channels land a little below
     assert near is not None
     assert near.score == 0.8
-
-
-def test_figure_shows_every_point_with_its_spread() -> None:
-    axes = frontier_figure(frontiers(RUNS), score_name="accuracy").axes[0]
-    points, (low, high), _ = axes.containers[0].lines
-    assert points.get_xdata() == pytest.approx([0.24, 0.49, 1.0])
-    assert points.get_ydata() == pytest.approx([0.80, 0.89, 0.905])
-    assert high.get_ydata()[1] - low.get_ydata()[1] == pytest.approx(2 * 0.02 / 2**0.5)
-    assert "MACs" in axes.get_xlabel()
-    assert "accuracy" in axes.get_ylabel()
-    names = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert sorted(names) == ["dense", "dsa, 1-2 seeds", "uniform, 1 seed"]
-
-
-def colours(*methods: str) -> dict[str, object]:
-    (axes,) = frontier_figure(frontiers([run(m, 0.5, 0.9) for m in methods])).axes
-    lines = [bars for bars in axes.containers if isinstance(bars, ErrorbarContainer)]
-    return {str(bars.get_label()).split(",")[0]: bars.lines[0].get_color() for bars in lines}
-
-
-def test_a_method_has_its_colour_whoever_stands_beside_it() -> None:
-    together, alone = colours("dsa", "uniform", "amc", "dtp"), colours("dtp")
-    assert len(set(together.values())) == 4
-    assert alone["dtp"] == together["dtp"] == colour_of("dtp")
-    assert colour_of("mine") not in together.values()

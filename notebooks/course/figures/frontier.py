@@ -2,22 +2,15 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from dsa_core.budget import Resource
 from dsa_core.errors import ConfigError
-from dsa_core.lab.plots.style import DENSE, blank_figure, colour_of, open_axes
 from dsa_core.lab.record import Record
 
-if TYPE_CHECKING:  # the explorer takes the numbers alone
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 EDGE = 0.02  # whole channels land a little below a budget: so much below the last point is still it
-CROWD = 4  # so many lines are drawn thin, and their legend has several rows
 
 
 @dataclass(frozen=True)
@@ -113,66 +106,3 @@ def between(frontier: Frontier, cost: float) -> Point | None:
             score = (1 - t) * a.score + t * b.score
             return Point(cost, score, (1 - t) * a.spread + t * b.spread, min(a.n, b.n))
     return None
-
-
-def frontier_figure(
-    curves: Mapping[str, Frontier],
-    *,
-    score_name: str = "accuracy",
-    resource: Resource = "macs",
-) -> "Figure":
-    """Score against cost, a line for each method; bars are one standard deviation over seeds.
-
-    Args:
-        curves: method -> points, from `frontiers`.
-        score_name: of the vertical axis.
-        resource: of the horizontal axis.
-    """
-    figure = blank_figure(6.0, 3.4)
-    axes = figure.add_subplot()
-    draw_frontier(axes, curves)
-    axes.set_xlabel(f"{'MACs' if resource == 'macs' else 'parameters'}, part of the dense network")
-    axes.set_ylabel(f"test {score_name}")
-    return figure
-
-
-def draw_frontier(axes: "Axes", curves: Mapping[str, Frontier]) -> None:
-    """Draw the lines on given axes; the dense network is a grey square."""
-    from matplotlib.ticker import PercentFormatter
-
-    styles = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.")
-    crowded = len(curves) >= CROWD
-    for i, (method, points) in enumerate(curves.items()):
-        axes.errorbar(
-            [p.cost for p in points],
-            [p.score for p in points],
-            yerr=[p.spread for p in points],
-            fmt=styles[i % len(styles)],
-            color=colour_of(method),
-            markersize=5,
-            elinewidth=1.0 if crowded else max(1.2, 3.6 - 1.8 * i),  # later ones thinner: all seen
-            linewidth=1.0 if crowded else 1.5,
-            capsize=2 if crowded else 3 + 2 * (i == 0),
-            label=f"{method}, {runs(points)}",
-        )
-    dense = {p for points in curves.values() for p in points if p.cost == 1.0}
-    for p in dense:
-        axes.plot(p.cost, p.score, "s", color=DENSE, markersize=8, zorder=3, label="dense")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlim(0.0, 1.04)
-    open_axes(axes)
-    axes.legend(
-        frameon=False,
-        fontsize=8,
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=3 if crowded else len(curves) + 1,
-    )
-
-
-def runs(points: Frontier) -> str:
-    """How many runs stand behind each point: "3 seeds"."""
-    numbers = sorted({p.n for p in points if p.cost < 1.0} or {0})
-    text = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
-    return f"{text} seed{'' if text == '1' else 's'}"
