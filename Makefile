@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 
 setup: $(STAMP) ## make .venv with everything in it
 
-run: $(STAMP) ## DSA and uniform on the digits at half the MACs: a table, records, a picture (minutes)
+run: $(STAMP) ## DSA and uniform on the digits at half the MACs: a table, records, a plot (minutes)
 	$(BIN)/dsa run --preset quick --method dsa --method uniform --budget macs=0.5 --seed $(SEED) --out $(RUNS)
 
 lab: $(STAMP) ## open the course in JupyterLab

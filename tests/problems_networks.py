@@ -21,7 +21,7 @@ from dsa_core.lab.check import compare
 from dsa_core.lab.models.resnet import BasicBlock, ConvShortcut, SlicePadShortcut
 from dsa_core.surgery.verify import TOLERANCES, random_channels, randomise
 
-PICTURE = (3, 8, 8)
+IMAGE = (3, 8, 8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Toy:
     build: Callable[[], nn.Module]
     groups: dict[str, int]
     frozen: tuple[str, ...] = ()
-    shape: tuple[int, ...] = PICTURE
+    shape: tuple[int, ...] = IMAGE
 
 
 def conv(i: int, o: int, k: int = 3, **settings: int) -> nn.Conv2d:

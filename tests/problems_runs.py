@@ -202,7 +202,7 @@ def three_seeds() -> list[Record]:
 
 
 def write_folder(root: Path, train: int = 6, val: int = 2, classes: int = 2) -> Path:
-    """Write noise in ImageNet's layout: `train` and `val` pictures of each class."""
+    """Write noise in ImageNet's layout: `train` and `val` images of each class."""
     rng = np.random.default_rng(0)
     for part, n in (("train", train), ("val", val)):
         for name in ("ant", "bee")[:classes]:

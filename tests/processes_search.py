@@ -1,4 +1,4 @@
-"""A training, a search and pictures read by workers, alone or as one of several processes.
+"""A training, a search and images read by workers, alone or as one of several processes.
 
 Not a test itself: python -m torch.distributed.run --nproc_per_node 2 tests/processes_search.py OUT
 """
@@ -39,8 +39,8 @@ def network(channels: int = 1) -> nn.Module:
     )
 
 
-def pictures(path: Path) -> dict[str, Tensor]:
-    """Train on a folder of pictures, and test on five of them: batches of 2, 2 and 1."""
+def trained_on(path: Path) -> dict[str, Tensor]:
+    """Train on a folder of images, and test on five of them: batches of 2, 2 and 1."""
     folder = replace(load(f"folder:{path}", workers=1), size=16)
     model, task = network(3), classification()
     config = TrainConfig(epochs=2, ema=0.5, **PLAIN)
@@ -48,7 +48,7 @@ def pictures(path: Path) -> dict[str, Tensor]:
     test = folder.batches("test", batch_size=2, indices=torch.arange(5))
     found = evaluate(model, test, task)
     measured = {"tested": torch.tensor([found.loss, found.score, found.n])}
-    return measured | {f"pictures.{name}": value for name, value in model.state_dict().items()}
+    return measured | {f"images.{name}": value for name, value in model.state_dict().items()}
 
 
 def main(out: Path) -> None:
@@ -73,7 +73,7 @@ def main(out: Path) -> None:
     found = ALLOCATORS["dsa"](model, graph, Budget(macs=0.5), data, config, seed=0)
     tensors = dict(model.state_dict())
     tensors |= {"keep_ratios": found.keep_ratios, "counts": found.counts}
-    tensors |= pictures(out.parent / "pictures")
+    tensors |= trained_on(out.parent / "images")
     history = [*dense.history, *found.epochs]
     tensors["losses"] = torch.tensor([e["train_loss"] for e in history])
     tensors["scores"] = torch.tensor([e["train_score"] for e in history])

@@ -109,7 +109,7 @@ def test_what_is_observed():
     assert strides == expected
     assert {0.5, 1.0} == set(expected)
     heights = [row[names.index("height")] for row in seen[:-1]]
-    assert heights[0] == 1.0  # the picture itself
+    assert heights[0] == 1.0  # the image itself
     assert min(heights) <= 0.5
     half = cost.sizes.clone()
     for k, row in enumerate(seen[:-1]):

@@ -206,12 +206,12 @@ def test_the_batches_of_the_course_can_be_planned(name):
 
 @pytest.mark.slow
 def test_the_imagenet_batch_takes_its_first_steps(tmp_path):
-    """Its settings on 16 pictures: plain epochs, masked epochs, the cut; batches of 4, no more."""
+    """Its settings on 16 images: plain epochs, masked epochs, the cut; batches of 4, no more."""
     model, method = "resnet18", "dsa"
     spec = read_spec(BATCHES / "paper_imagenet.yaml")
     all_jobs = [job.parameters for job in jobs_of(spec)]
     p = next(p for p in all_jobs if (p["model"], p["method"]) == (model, method))
-    folder = f"folder:{write_folder(tmp_path / 'pictures', train=8)}"
+    folder = f"folder:{write_folder(tmp_path / 'images', train=8)}"
     config = configure(p["preset"], method=method, model=model, ratio=p["ratio"], dataset=folder)
     settings = config.preset
     few = {"batch_size": 4, "precision": "fp32", "channels_last": False}

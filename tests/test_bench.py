@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from dsa_core.lab.bench import report, tables, tracing
 from dsa_core.lab.bench.figures import Figure, figure, ratios
+from dsa_core.lab.bench.images import made_up, normalised
 from dsa_core.lab.bench.networks import Pair, compare, formats, uniform_pair
-from dsa_core.lab.bench.pictures import normalised, pictures
 from dsa_core.lab.bench.profile import PARTS, profile_search
 from dsa_core.lab.bench.soft_topk import by_group, by_operator, by_scipy, problem, speedup
 from dsa_core.lab.bench.steps import StepTimes, loops
-from dsa_core.lab.bench.throughput import AsPictures, Loops
+from dsa_core.lab.bench.throughput import AsImages, Loops
 from dsa_core.lab.bench.tracing import trace_over_peer, trace_seconds
 from dsa_core.lab.calibration import read_calibration
 from dsa_core.lab.cli import app
@@ -163,9 +163,9 @@ def test_every_part_of_the_profile_is_found():
         assert row.share == pytest.approx(row.ms / rows["all"].ms)
 
 
-def test_both_loops_see_the_same_pictures_normalised_alike():
-    images, labels = pictures(6)
-    usual = AsPictures(images, labels)
+def test_both_loops_see_the_same_images_normalised_alike():
+    images, labels = made_up(6)
+    usual = AsImages(images, labels)
     usual.transform.transforms = usual.transform.transforms[2:]  # without crop and flip
     x, y = next(normalised((images, labels), batch_size=6).epoch(0))
     order = normalised((images, labels), batch_size=6).order(0)

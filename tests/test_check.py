@@ -42,7 +42,7 @@ factory.input_shape = (2, 5, 7)  # type: ignore[attr-defined]
 
 
 def shapeless(num_classes: int = 10) -> nn.Module:
-    """Takes pictures of 5 x 7 only, and does not say so."""
+    """Takes images of 5 x 7 only, and does not say so."""
     return nn.Sequential(conv(2, 4), nn.Flatten(), nn.Linear(4 * 5 * 7, 3))
 
 

@@ -13,7 +13,7 @@ from dsa_core.training import evaluate
 
 HOME = Path(__file__).parents[1] / "data" / "checkpoints"
 MEGABYTE = 1e6
-PICTURES = 2_000  # of the 10,000 of the test set
+IMAGES = 2_000  # of the 10,000 of the test set
 NAMES = ["resnet20", "resnet56"]
 MACS = {"resnet20": 40.8e6, "resnet56": 125.7e6}  # the paper's networks, with convolved shortcuts
 
@@ -63,7 +63,7 @@ def test_it_scores_as_recorded(name):
         dataset = data.load("cifar10")
     except data.files.DataError:
         pytest.skip("CIFAR-10 is missing: see data/README.md")
-    batches = dataset.batches("test", batch_size=500, indices=torch.arange(PICTURES))
+    batches = dataset.batches("test", batch_size=500, indices=torch.arange(IMAGES))
     found, wanted = evaluate(network(name), batches, dataset.task), facts_of(name)["score"]
-    errors = (wanted * (1 - wanted) / PICTURES) ** 0.5
+    errors = (wanted * (1 - wanted) / IMAGES) ** 0.5
     assert found.score == pytest.approx(wanted, abs=3 * errors)

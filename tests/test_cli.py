@@ -61,9 +61,9 @@ def test_run_then_again_then_report(tmp_path, monkeypatch, capsys):
     code, out, _ = dsa(monkeypatch, capsys, *command)
     assert code == 0
     assert "50 macs, in 2s, floors" in out
-    (picture,) = tmp_path.glob("*.png")
-    assert f"picture: {picture}" in out
-    assert "dsa-uniform" in picture.name
+    (plot,) = tmp_path.glob("*.png")
+    assert f"plot: {plot}" in out
+    assert "dsa-uniform" in plot.name
     records = sorted(tmp_path.rglob("record.json"))
     assert len(records) == 2
     assert all(f"record:  {path}" in out for path in records)
@@ -241,9 +241,9 @@ def test_several_seeds_methods_and_budgets_are_several_runs(asked, monkeypatch, 
     wanted = [(r, m, s) for r in (0.5, 0.25) for m in ("dsa", "uniform") for s in (0, 3)]
     assert found == wanted
     assert all(c.also == {} for c in asked)
-    pictures = sorted(p.name for p in tmp_path.glob("*.png"))
-    assert len(pictures) == 2  # one for each budget
-    assert all("-dsa-uniform-macs0." in name and "-seed0-3-" in name for name in pictures)
+    plots = sorted(p.name for p in tmp_path.glob("*.png"))
+    assert len(plots) == 2  # one for each budget
+    assert all("-dsa-uniform-macs0." in name and "-seed0-3-" in name for name in plots)
     assert out.count("record: ") == 8
 
 

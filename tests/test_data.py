@@ -123,7 +123,7 @@ def test_without_shuffle_the_order_is_kept():
     )
 
 
-def test_pictures_and_labels_stay_together():
+def test_images_and_labels_stay_together():
     for x, y in make_batches(augment="shift", std=(1 / 255,)).epoch(0):
         assert x.amax((1, 2, 3)).tolist() == y.tolist()
 
@@ -387,7 +387,7 @@ def of_30000_pixels(whole: bytes) -> bytes:
 DAMAGED = {
     "truncated": lambda whole: whole[: len(whole) // 2],
     "empty": lambda whole: b"",
-    "text": lambda whole: b"no picture",
+    "text": lambda whole: b"no image",
     "garbled": lambda whole: whole[:60] + bytes(20) + whole[80:],
     "huge": of_30000_pixels,
     "loop": None,
@@ -404,15 +404,13 @@ def spoil(path: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
-def test_a_damaged_picture_is_named_or_left_out_as_asked(tmp_path, damage):
+def test_a_damaged_image_is_named_or_left_out_as_asked(tmp_path, damage):
     whole = write_folder(tmp_path, train=3)
     spoil(whole / "train" / "bee" / "1.png", damage)
     batches = data.load(f"folder:{whole}").batches("train", batch_size=6)
-    with pytest.raises(DataError, match=r"bee/1\.png cannot be read as a picture.*@skip"):
+    with pytest.raises(DataError, match=r"bee/1\.png cannot be read as an image.*@skip"):
         next(batches.epoch(0))
-    with pytest.warns(
-        UserWarning, match=r"^1 of 10 pictures are left out; the first: .*bee/1\.png"
-    ):
+    with pytest.warns(UserWarning, match=r"^1 of 10 images are left out; the first: .*bee/1\.png"):
         some = data.load(f"folder:{whole}@skip")
     assert (some.name, some.count("train"), some.count("test")) == (f"folder:{whole}@skip", 5, 4)
     labels = torch.cat([y for _, y in some.batches("train", batch_size=2).epoch(0)])
@@ -420,7 +418,7 @@ def test_a_damaged_picture_is_named_or_left_out_as_asked(tmp_path, damage):
 
 
 @pytest.mark.parametrize("to", ["..", ".", "../..", "../bee", "../../val", "../../../elsewhere"])
-def test_links_to_folders_name_no_picture_twice(tmp_path, to):
+def test_links_to_folders_name_no_image_twice(tmp_path, to):
     whole = write_folder(tmp_path / "whole", train=3)
     (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
     (tmp_path / "elsewhere" / "deep" / "more.png").write_bytes(b"")
@@ -430,10 +428,10 @@ def test_links_to_folders_name_no_picture_twice(tmp_path, to):
     assert data.load(f"folder:{whole}").count("train") == 6 + more
 
 
-def test_a_class_without_pictures_is_named(tmp_path):
+def test_a_class_without_images_is_named(tmp_path):
     whole = write_folder(tmp_path, train=1)
     (whole / "train" / "bee" / "0.png").rename(whole / "train" / "bee" / "0.txt")
-    with pytest.raises(DataError, match=r"train/bee holds no pictures"):
+    with pytest.raises(DataError, match=r"train/bee holds no images"):
         data.load(f"folder:{whole}")
 
 

@@ -328,7 +328,7 @@ def test_a_run_under_two_limits_meets_both(finished, tmp_path):
         (
             {"model": "resnet20"},
             ConfigError,
-            r"pictures of digits, 1x8x8 \(it is made for 3x32x32\)",
+            r"images of digits, 1x8x8 \(it is made for 3x32x32\)",
         ),
         ({"model": "inception_v3"}, ConfigError, r"digits, 1x8x8 \(it is made for 3x299x299\)"),
         ({"model": "resnet21"}, ConfigError, "did you mean 'resnet20'"),
@@ -343,7 +343,7 @@ def test_what_cannot_work_is_refused_at_once(changes, error, words, tmp_path):
     assert not out.exists()
 
 
-def test_a_network_for_large_pictures_on_small_ones(monkeypatch):
+def test_a_network_for_large_images_on_small_ones(monkeypatch):
     from dsa_core.lab.runs.start import start
 
     config = tiny_run(model="alexnet", dataset="cifar10")

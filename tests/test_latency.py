@@ -60,7 +60,7 @@ def test_precision_decides_in_what_the_products_are_made():
     assert (found.precision, found.channels_last) == ("bf16", False)
 
 
-def test_pictures_come_in_the_memory_order_asked_for():
+def test_images_come_in_the_memory_order_asked_for():
     layer, seen = nn.Conv2d(3, 4, 3), []
     layer.register_forward_pre_hook(
         lambda _, args: seen.append(args[0].is_contiguous(memory_format=torch.channels_last))

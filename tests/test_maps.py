@@ -1,4 +1,4 @@
-"""Pictures with label maps: augmented alike, composed of digits, read in VOC's layout."""
+"""Images with label maps: augmented alike, composed of digits, read in VOC's layout."""
 
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,7 @@ def draw(seed: int = 0) -> torch.Generator:
 
 
 def alike(n: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures of 24x36 whose labels are 1 where the shade is 250, and 0 where it is 100."""
+    """Images of 24x36 whose labels are 1 where the shade is 250, and 0 where it is 100."""
     coarse = torch.randint(0, 2, (n, 4, 4), generator=draw(5))
     labels = coarse.repeat_interleave(6, 1).repeat_interleave(9, 2)
     return (100 + 150 * labels).to(torch.uint8).unsqueeze(1), labels.to(torch.uint8)
@@ -78,7 +78,7 @@ def test_shift_by_whole_pixels_is_exact():
     assert len(seen) > 15
 
 
-def test_flip_is_of_half_the_pictures():
+def test_flip_is_of_half_the_images():
     images, labels = alike(200)
     x, y = augment_maps(images, labels, MapAugmentation(flip=True), draw())
     mirrored = (y == labels.flip(2)).flatten(1).all(1)
@@ -88,8 +88,8 @@ def test_flip_is_of_half_the_pictures():
     torch.testing.assert_close(x[mirrored], images[mirrored].flip(3).float(), atol=1e-3, rtol=0)
 
 
-def test_zoom_keeps_the_picture_or_the_window_whole():
-    """Smaller: all of the picture is inside, so no void touches all borders alike; larger: none."""
+def test_zoom_keeps_the_image_or_the_window_whole():
+    """Smaller: all of the image is inside, so no void touches all borders alike; larger: none."""
     images, labels = torch.full((64, 1, 20, 30), 200, dtype=torch.uint8), torch.zeros(64, 20, 30)
     labels = labels.to(torch.uint8)
     _, large = augment_maps(images, labels, MapAugmentation(zoom=(1.0, 3.0)), draw())
@@ -209,8 +209,8 @@ def write_voc(root: Path, sizes: dict[str, list[tuple[int, int]]]) -> Path:
             labels = np.zeros((height, width), dtype=np.uint8)
             labels[:, width // 2 :] = 1 + i
             labels[0] = 255
-            picture = np.stack([labels * 20] * 3, 2)
-            Image.fromarray(picture).save(base / "JPEGImages" / f"{name}.jpg", quality=100)
+            image = np.stack([labels * 20] * 3, 2)
+            Image.fromarray(image).save(base / "JPEGImages" / f"{name}.jpg", quality=100)
             colours = Image.fromarray(labels)
             if i % 2 == 0:  # as in VOC: numbers with a palette; else plain grey, as tools write it
                 colours.putpalette([c for c in range(256) for _ in "rgb"])
@@ -233,7 +233,7 @@ def test_voc(tmp_path):
     assert torch.equal(absolute.train_labels, dataset.train_labels)
 
 
-def test_voc_prefers_a_list_of_test_pictures(tmp_path):
+def test_voc_prefers_a_list_of_test_images(tmp_path):
     write_voc(tmp_path, {"train": [(8, 10)], "val": [(8, 10)] * 2, "test": [(8, 10)] * 4})
     assert data.load(f"voc:{tmp_path}").count("test") == 4
 
@@ -258,10 +258,10 @@ def test_voc_that_is_not_there(tmp_path):
         data.load(f"voc:{tmp_path}")
     write_voc(tmp_path, {"train": [(8, 10)], "val": [(8, 10)]})
     base = tmp_path / "VOCdevkit" / "VOC2012"
-    (base / "JPEGImages" / "val.x_0.jpg").write_bytes(b"no picture")
+    (base / "JPEGImages" / "val.x_0.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot be read"):
         data.load(f"voc:{tmp_path}")
-    told, none = pytest.warns(UserWarning, match="1 of 1 pictures"), "no picture of the list .*val"
+    told, none = pytest.warns(UserWarning, match="1 of 1 images"), "no image of the list .*val"
     with told, pytest.raises(DataError, match=none):
         data.load(f"voc:{tmp_path}@skip")
     Image.new("RGB", (9, 9)).save(base / "JPEGImages" / "val.x_0.jpg")

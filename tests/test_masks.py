@@ -246,7 +246,7 @@ def test_masked_parameters_touch_consumers_only(small) -> None:  # type: ignore[
         dict(model.named_parameters()), graph, torch.zeros(graph.n_channels).double()
     )
     assert set(found) == {name for name, _, _ in graph.consumers}
-    assert "conv1.weight" not in found  # it reads the picture
+    assert "conv1.weight" not in found  # it reads the image
     assert all(bool((value == 0).all()) for value in found.values())
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)

@@ -67,7 +67,7 @@ def test_every_network_runs_and_traces(name):
     with torch.no_grad():
         outputs = model(x)
         torch.testing.assert_close(exported.module()(x), outputs)
-    # a class for the picture, for each pixel, or a picture of twice the size
+    # a class for the image, for each pixel, or an image of twice the size
     wanted = {"segnet_small": (2, 7, 32, 32), "edsr_small": (2, 3, 32, 32)}.get(name, (2, 7))
     assert outputs.shape == wanted
 
@@ -240,6 +240,6 @@ def test_standard_weights_score_as_published(data_root, name, file, accuracy, n)
     )
     batches = cifar.batches("test", batch_size=250, indices=torch.arange(n))
     result = evaluate(model, batches, data.classification())
-    # all pictures: the published figure; 1,000 of them: within three binomial standard errors
+    # all images: the published figure; 1,000 of them: within three binomial standard errors
     window = 5e-5 if n == 10_000 else 3 * math.sqrt(accuracy * (1 - accuracy) / n)
     assert abs(result.score - accuracy) <= window

@@ -1,4 +1,4 @@
-"""What notebooks share: folders, checks, pictures, sliders that redraw, saved notebooks."""
+"""What notebooks share: folders, checks, plots, sliders that redraw, saved notebooks."""
 
 import os
 from pathlib import Path
@@ -114,9 +114,9 @@ def test_show_displays_a_png_and_returns_nothing(monkeypatch) -> None:
 def test_panel_redraws_when_a_slider_moves() -> None:
     slider = ipywidgets.FloatSlider(value=1.0, min=0.0, max=3.0)
     panel = notebook.Panel(small_figure, {"width": slider})
-    first = bytes(panel.picture.value)
+    first = bytes(panel.plot.value)
     slider.value = 2.0
-    second = bytes(panel.picture.value)
+    second = bytes(panel.plot.value)
     assert second.startswith(b"\x89PNG")
     assert second != first
     assert "width" in repr(panel)

@@ -1,4 +1,4 @@
-"""The picture of an allocation shows the numbers of its records."""
+"""The plot of an allocation shows the numbers of its records."""
 
 import io
 from itertools import chain, pairwise
@@ -64,9 +64,9 @@ def test_bars_of_a_group_stand_beside_each_other():
 
 
 def test_a_png_of_readable_width():
-    picture = imread(io.BytesIO(png(allocation_figure([some_record(groups=groups(30))]), dpi=100)))
-    assert picture.shape[1] == 800
-    assert tuple(picture[0, 0, :3]) == (1, 1, 1)  # white, not transparent
+    image = imread(io.BytesIO(png(allocation_figure([some_record(groups=groups(30))]), dpi=100)))
+    assert image.shape[1] == 800
+    assert tuple(image[0, 0, :3]) == (1, 1, 1)  # white, not transparent
 
 
 def test_errors():

@@ -1,4 +1,4 @@
-"""Pictures of allocation under a budget show what they were given."""
+"""Plots of allocation under a budget show what they were given."""
 
 import numpy as np
 import pytest

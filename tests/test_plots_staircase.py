@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from course.figures.pictures import CLASSES, crops_figure, maps_figure, painted
+from course.figures.images import CLASSES, crops_figure, maps_figure, painted
 from course.figures.staircase import (
     budgets_figure,
     choices_figure,
@@ -68,17 +68,17 @@ def test_label_maps_have_a_colour_a_class_and_white_for_none():
     figure = maps_figure({"scene": torch.rand(2, 4, 4), "truth": torch.zeros(2, 4, 4).long()})
     assert len(figure.axes) == 4
     assert figure.axes[0].get_title() == "scene"
-    with pytest.raises(ConfigError, match=r"as many pictures, got \[1, 2\]"):
+    with pytest.raises(ConfigError, match=r"as many images, got \[1, 2\]"):
         maps_figure({"a": torch.rand(2, 4, 4), "b": torch.rand(1, 4, 4)})
 
 
 def test_crops_are_cut_where_they_are_asked():
-    picture = torch.rand(3, 10, 12)
-    figure = crops_figure({"a": picture, "b": 2 * picture}, [(0, 0), (4, 6)], side=5)
+    image = torch.rand(3, 10, 12)
+    figure = crops_figure({"a": image, "b": 2 * image}, [(0, 0), (4, 6)], side=5)
     shown = figure.axes[2].images[0].get_array()  # the second row of the first column
-    torch.testing.assert_close(torch.tensor(shown.data), picture[:, 4:9, 6:11].permute(1, 2, 0))
+    torch.testing.assert_close(torch.tensor(shown.data), image[:, 4:9, 6:11].permute(1, 2, 0))
     assert float(figure.axes[1].images[0].get_array().max()) <= 1
     with pytest.raises(ConfigError, match="do not fit"):
-        crops_figure({"a": picture}, [(6, 0)], side=5)
+        crops_figure({"a": image}, [(6, 0)], side=5)
     with pytest.raises(ConfigError, match="do not fit"):
-        crops_figure({"a": picture, "b": picture[:, :5]}, [(0, 0)], side=5)
+        crops_figure({"a": image, "b": image[:, :5]}, [(0, 0)], side=5)

@@ -1,4 +1,4 @@
-"""Pictures of transport show what they were given."""
+"""Plots of transport show what they were given."""
 
 import numpy as np
 import pytest

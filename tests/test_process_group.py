@@ -43,7 +43,7 @@ one_outcome = pytest.mark.xdist_group("processes")
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("process_group")
-    write_folder(folder / "pictures", train=4, val=3)
+    write_folder(folder / "images", train=4, val=3)
     run(folder / "one", processes=1)
     run(folder / "two", processes=2)
     files = ["one/rank0", "two/rank0", "two/rank1"]

@@ -30,7 +30,7 @@ def few(name: str) -> data.AnyDataset:
     """A part of the examples, so that a run takes seconds."""
     whole = data.load(name)
     if isinstance(whole, data.UpscaleDataset):
-        small = tuple(p[:, :40, :44] for p in whole.pictures)
+        small = tuple(p[:, :40, :44] for p in whole.images)
         return data.UpscaleDataset(name, whole.task, whole.patches[::4], small)
     return data.Dataset(
         name, whole.num_classes, whole.train_images[:96], whole.train_labels[:96],
@@ -110,7 +110,7 @@ def test_a_network_of_another_task(model, dataset, words):
         start(config, loaded, torch.zeros_like(x))
 
 
-def test_large_pictures_are_evaluated_in_smaller_batches():
+def test_large_images_are_evaluated_in_smaller_batches():
     sizes = {}
     for side in (8, 64, 128, 4000):
         images = torch.zeros(2, 1, side, side, dtype=torch.uint8)

@@ -32,7 +32,7 @@ class Fixed(BatchSource):
 
 
 def maps(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and targets of n pictures of 5x6, with a tenth of the pixels void."""
+    """Logits and targets of n images of 5x6, with a tenth of the pixels void."""
     draw = torch.Generator().manual_seed(seed)
     logits = torch.randn(n, K, 5, 6, generator=draw)
     targets = torch.randint(0, K, (n, 5, 6), generator=draw)
@@ -98,7 +98,7 @@ def test_pixel_loss():
     assert not logits.grad.any()
 
 
-def test_shown_in_training_is_the_sum_over_pictures():
+def test_shown_in_training_is_the_sum_over_images():
     logits, targets = maps(3)
     targets[2] = VOID
     task = segmentation(K)
@@ -110,7 +110,7 @@ def test_shown_in_training_is_the_sum_over_pictures():
     assert (task.score_name, task.judged_by, task.unit) == ("pixel accuracy", "mIoU", "%")
 
 
-def pictures(n: int, height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def images(n: int, height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(seed)
     targets = torch.randint(0, 256, (n, 3, height, width), generator=draw) / 255
     noise = 0.05 * torch.randn(targets.shape, generator=draw)
@@ -118,17 +118,17 @@ def pictures(n: int, height: int, width: int, seed: int = 0) -> tuple[torch.Tens
 
 
 def psnr_by_hand(found: torch.Tensor, wanted: torch.Tensor, border: int) -> float:
-    """Of one picture, in numpy and in the field's own numbers, 0 .. 255."""
+    """Of one image, in numpy and in the field's own numbers, 0 .. 255."""
     y = []
-    for picture in (found, wanted):
-        r, g, b = np.round(np.clip(picture.double().numpy(), 0, 1) * 255)
+    for image in (found, wanted):
+        r, g, b = np.round(np.clip(image.double().numpy(), 0, 1) * 255)
         luma_255 = 16 + (65.481 * r + 128.553 * g + 24.966 * b) / 255
         y.append(luma_255[border:-border, border:-border])
     return 10 * math.log10(255**2 / np.mean((y[0] - y[1]) ** 2))
 
 
-def test_psnr_is_the_mean_over_pictures_of_different_sizes():
-    pairs = [pictures(2, 20, 24, seed=1), pictures(1, 30, 22, seed=2)]
+def test_psnr_is_the_mean_over_images_of_different_sizes():
+    pairs = [images(2, 20, 24, seed=1), images(1, 30, 22, seed=2)]
     for scale in (2, 3):
         found = evaluate(nn.Identity(), Fixed(pairs), super_resolution(scale))
         wanted = [psnr_by_hand(a, b, scale) for x, y in pairs for a, b in zip(x, y, strict=True)]
@@ -137,8 +137,8 @@ def test_psnr_is_the_mean_over_pictures_of_different_sizes():
         assert 0 < found.extra["SSIM"] < 1
 
 
-def test_ssim_of_equal_pictures_and_luma_by_hand():
-    x, y = pictures(1, 16, 16)
+def test_ssim_of_equal_images_and_luma_by_hand():
+    x, y = images(1, 16, 16)
     same = evaluate(nn.Identity(), Fixed([(y, y)]), super_resolution(2))
     assert same.extra["SSIM"] == pytest.approx(1)
     assert same.score == math.inf
@@ -150,7 +150,7 @@ def test_ssim_of_equal_pictures_and_luma_by_hand():
 
 
 def test_border_is_left_out():
-    _, y = pictures(1, 16, 18)
+    _, y = images(1, 16, 18)
     edge = y.clone()
     edge[:, :, :2], edge[:, :, -2:], edge[..., :2], edge[..., -2:] = 1, 1, 1, 1
     found = evaluate(nn.Identity(), Fixed([(edge, y)]), super_resolution(2))
@@ -160,7 +160,7 @@ def test_border_is_left_out():
 
 def test_colour_loss_and_score():
     task = super_resolution(2)
-    x, y = pictures(3, 6, 6)
+    x, y = images(3, 6, 6)
     torch.testing.assert_close(task.loss(x, y), (x - y).abs().mean())
     wanted = sum(10 * math.log10(1 / (a - b).square().mean()) for a, b in zip(x, y, strict=True))
     assert task.score(x, y).item() == pytest.approx(wanted, rel=1e-5)

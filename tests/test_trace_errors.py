@@ -121,7 +121,7 @@ def test_randomness_of_the_forward_leaves_the_generator_as_it_was() -> None:
         (X.to("meta"), r"example is on meta, the network on cpu.*the same device"),
         (X[:, :2], "give an example of the right shape"),
         ((X, X), r"forward\(\) takes 2 positional arguments|positional argument"),
-        ({"picture": X}, "unexpected keyword argument 'picture'"),
+        ({"image": X}, "unexpected keyword argument 'image'"),
         (X[0], r"looks like one image \(or signal\) without a batch axis; give it one, x\[None\]"),
         ((1, 3, 8, 8), r"torch\.zeros\(1, 3, 8, 8\)"),
         ((), "holds no tensor"),

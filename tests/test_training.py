@@ -425,7 +425,7 @@ def test_stop_and_resume_changes_no_bit(digits, tmp_path, make, at):
 
 
 @pytest.mark.parametrize(("first", "then"), [(0, 2), (2, 0)])
-def test_pictures_read_by_workers_and_an_average_resume_to_the_same_bits(tmp_path, first, then):
+def test_images_read_by_workers_and_an_average_resume_to_the_same_bits(tmp_path, first, then):
     folder = data.load(f"folder:{write_folder(tmp_path, train=4)}")
     config, path = TrainConfig(epochs=3, lr=0.1, ema=0.9, **PLAIN), tmp_path / "run.pt"
 

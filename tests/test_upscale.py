@@ -1,4 +1,4 @@
-"""Pictures to be enlarged: smaller copies, patches, whole pictures, and the field's own anchor."""
+"""Images to be enlarged: smaller copies, patches, whole images, and the field's own anchor."""
 
 from functools import cache
 
@@ -38,11 +38,11 @@ class Bicubic(nn.Module):
 
 def test_shrunk_against_pillow():
     """Pillow's bicubic filter is the same kernel, in whole numbers: equal to one grey level."""
-    picture = noise(1, 3, 24, 36)
-    found = shrunk(picture, 2)
+    image = noise(1, 3, 24, 36)
+    found = shrunk(image, 2)
     assert found.shape == (1, 3, 12, 18)
     assert found.dtype == torch.uint8
-    colours = Image.fromarray(picture[0].permute(1, 2, 0).numpy())
+    colours = Image.fromarray(image[0].permute(1, 2, 0).numpy())
     wanted = np.asarray(colours.resize((18, 12), Image.Resampling.BICUBIC)).astype(int)
     assert np.abs(found[0].permute(1, 2, 0).numpy() - wanted).max() <= 1
     flat = torch.full((1, 3, 8, 8), 77, dtype=torch.uint8)
@@ -50,13 +50,13 @@ def test_shrunk_against_pillow():
 
 
 def test_cut_side_by_side():
-    picture = noise(3, 11, 14)
-    patches = cut(picture, 4)
+    image = noise(3, 11, 14)
+    patches = cut(image, 4)
     assert patches.shape == (6, 3, 4, 4)
     for k in range(6):
         r, c = divmod(k, 3)
-        assert torch.equal(patches[k], picture[:, 4 * r : 4 * r + 4, 4 * c : 4 * c + 4])
-    assert even(picture).shape == (3, 10, 14)
+        assert torch.equal(patches[k], image[:, 4 * r : 4 * r + 4, 4 * c : 4 * c + 4])
+    assert even(image).shape == (3, 10, 14)
 
 
 def test_batches_are_a_patch_and_its_small_copy():
@@ -82,7 +82,7 @@ def test_flip_turn_gives_four_forms():
 def test_photo_patches():
     dataset = photos()
     assert dataset.patches.shape == (416, 3, 32, 32)
-    assert [tuple(p.shape) for p in dataset.pictures] == [(3, 426, 128)] * 2
+    assert [tuple(p.shape) for p in dataset.images] == [(3, 426, 128)] * 2
     assert (dataset.count("train"), dataset.count("test"), dataset.num_classes) == (416, 2, 3)
     x, y = next(dataset.batches("train", batch_size=5).epoch(0))
     assert (x.shape, y.shape) == ((5, 3, 16, 16), (5, 3, 32, 32))
@@ -101,18 +101,18 @@ def test_no_pixel_is_in_both_parts():
 
     for i, photo in enumerate(load_sample_images().images):
         wide = torch.tensor(photo).permute(2, 0, 1)
-        assert torch.equal(photos().pictures[i], wide[:, :426, 256:384])
+        assert torch.equal(photos().images[i], wide[:, :426, 256:384])
         sides = torch.cat([cut(wide[:, :, :256], 32), cut(wide[:, :, 384:], 32)])
         assert torch.equal(photos().patches[208 * i : 208 * (i + 1)], sides)
 
 
-def test_whole_pictures_come_one_by_one():
+def test_whole_images_come_one_by_one():
     dataset = photos()
     test = dataset.batches("test", batch_size=500)
     assert len(test) == 2
     pairs = list(test.epoch(0))
     assert [tuple(x.shape) for x, _ in pairs] == [(1, 3, 213, 64)] * 2
-    torch.testing.assert_close(pairs[1][1][0], dataset.pictures[1].float() / 255)
+    torch.testing.assert_close(pairs[1][1][0], dataset.images[1].float() / 255)
     second = list(dataset.batches("test", batch_size=1, indices=torch.tensor([1])).epoch(0))
     torch.testing.assert_close(second[0][0], pairs[1][0])
     assert len(list(test.epoch(0, start=1))) == 1
@@ -124,22 +124,22 @@ def test_folders(tmp_path):
     for part, sizes in {"a": [(100, 50), (47, 60), (48, 48)], "b": [(51, 64)]}.items():
         (tmp_path / part).mkdir()
         for i, (height, width) in enumerate(sizes):
-            picture = Image.fromarray(noise(height, width, 3, seed=i).numpy())
-            picture.save(tmp_path / part / f"{i}.png")
-    (tmp_path / "a" / "notes.txt").write_text("no picture")
+            image = Image.fromarray(noise(height, width, 3, seed=i).numpy())
+            image.save(tmp_path / part / f"{i}.png")
+    (tmp_path / "a" / "notes.txt").write_text("no image")
     dataset = data.load("sr:a,b", tmp_path)
     assert dataset.name == "sr:a,b"
     assert dataset.patches.shape == (3, 3, 48, 48)  # two of the first, none of the second
-    assert [tuple(p.shape) for p in dataset.pictures] == [(3, 50, 64)]
+    assert [tuple(p.shape) for p in dataset.images] == [(3, 50, 64)]
     assert torch.equal(dataset.patches[0], noise(100, 50, 3).permute(2, 0, 1)[:, :48, :48])
     with pytest.raises(ConfigError, match="wanted is sr:TRAINFOLDER,TESTFOLDER, got 'sr:a'"):
         data.load("sr:a", tmp_path)
-    with pytest.raises(DataError, match="holds no picture of at least 48x48"):
+    with pytest.raises(DataError, match="holds no image of at least 48x48"):
         data.load("sr:a,c", tmp_path)
-    (tmp_path / "b" / "x.png").write_bytes(b"no picture")
+    (tmp_path / "b" / "x.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"x.png cannot be read"):
         data.load("sr:a,b", tmp_path)
-    with pytest.warns(UserWarning, match=r"^1 of 2 pictures are left out; the first: .*x\.png"):
+    with pytest.warns(UserWarning, match=r"^1 of 2 images are left out; the first: .*x\.png"):
         assert data.load("sr:a,b@skip", tmp_path).count("test") == 1
 
 

@@ -174,12 +174,12 @@ def report_runs(configs: "Sequence[RunConfig]", records: "Sequence[Record]", out
     for i, config in enumerate(configs):
         budgets.setdefault(str(config.asked), []).append(i)
     for same in budgets.values():  # the bars of one plot share a budget
-        picture = out / picture_name([configs[i] for i in same])
-        write_atomically(picture, png(allocation_figure([records[i] for i in same])))
-        print(f"picture: {picture}")
+        plot = out / plot_name([configs[i] for i in same])
+        write_atomically(plot, png(allocation_figure([records[i] for i in same])))
+        print(f"plot: {plot}")
 
 
-def picture_name(configs: "Sequence[RunConfig]") -> str:
+def plot_name(configs: "Sequence[RunConfig]") -> str:
     """The folder name of the first run, with the methods and seeds of all."""
     first = configs[0]
     methods = "-".join(dict.fromkeys(c.method for c in configs))

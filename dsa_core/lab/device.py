@@ -13,8 +13,8 @@ def device_of() -> torch.device:
     return PartialState().device
 
 
-def picture_readers() -> int:
-    """Worker processes for pictures: one a processor that is this rank's share, at most 8."""
+def image_readers() -> int:
+    """Worker processes for images: one a processor that is this rank's share, at most 8."""
     here = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         here = len(os.sched_getaffinity(0))

@@ -161,18 +161,18 @@ def drawn(figure: "Figure", **options: Any) -> bytes:
 
 
 class Panel(VBox):
-    """Controls above a picture that follows them; what went wrong stands below it.
+    """Controls above a plot that follows them; what went wrong stands below it.
 
     Attributes:
         controls: by the name of the argument of `draw` that each sets.
-        picture: an image widget that holds the PNG.
+        plot: an image widget that holds the PNG.
         problem: an HTML widget, empty unless the last redraw failed.
     """
 
     def __init__(self, draw: "Callable[..., Figure]", controls: Mapping[str, Widget]) -> None:
         self.draw, self.controls = draw, dict(controls)
-        self.picture, self.problem = ImageWidget(format="png", layout=Layout(width="800px")), HTML()
-        super().__init__([*self.controls.values(), self.picture, self.problem])
+        self.plot, self.problem = ImageWidget(format="png", layout=Layout(width="800px")), HTML()
+        super().__init__([*self.controls.values(), self.plot, self.problem])
         self.redraw()
         for control in self.controls.values():
             control.observe(self.redraw, names="value")
@@ -181,7 +181,7 @@ class Panel(VBox):
         """Draw anew from the values of the controls; an error is shown, and raised under test."""
         try:
             values: dict[str, Any] = {name: c.value for name, c in self.controls.items()}
-            self.picture.value = drawn(self.draw(**values), dpi=100)
+            self.plot.value = drawn(self.draw(**values), dpi=100)
             self.problem.value = ""
         except Exception as error:
             self.problem.value = f"<b>{type(error).__name__}</b>: {error}"

@@ -210,7 +210,7 @@ def role(model: nn.Module, graph: ChannelGraph, group: Group) -> Role:
     """What a group of a residual network is: the claims of the paper are about roles.
 
     "stem": holds the first layer. "shortcut": several layers write to the same channels, because
-    they are added. "strided": made by one convolution with stride, so that its pictures shrink.
+    they are added. "strided": made by one convolution with stride, so that its images shrink.
     "inner": any other.
     """
     if graph.layers[0].name in group.members:

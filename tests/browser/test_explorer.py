@@ -65,7 +65,7 @@ def macs(page: Any) -> str:
 
 
 def shoot(page: Any, name: str) -> None:
-    """Keep a picture where DSA_SCREENSHOTS names a folder."""
+    """Keep a screenshot where DSA_SCREENSHOTS names a folder."""
     folder = os.environ.get("DSA_SCREENSHOTS")
     if folder:
         page.screenshot(path=Path(folder) / f"{name}.png")

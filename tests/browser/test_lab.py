@@ -1,4 +1,4 @@
-"""JupyterLab opens notebook 03: Run All ends without an error, and a slider redraws its picture."""
+"""JupyterLab opens notebook 03: Run All ends without an error, and a slider redraws its plot."""
 
 import os
 import re
@@ -97,11 +97,11 @@ def saves_what_ran(page: Any, path: Path) -> None:
 
 
 def slider_redraws(page: Any) -> None:
-    """Move the first slider; the picture in its panel becomes another one."""
+    """Move the first slider; the plot in its panel becomes another one."""
     handle = page.locator(".noUi-handle").first
     handle.scroll_into_view_if_needed()
-    picture = page.locator(".widget-image, img.jupyter-widgets").first
-    before = picture.get_attribute("src")
+    plot = page.locator(".widget-image, img.jupyter-widgets").first
+    before = plot.get_attribute("src")
     handle.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function(

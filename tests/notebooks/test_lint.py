@@ -159,7 +159,7 @@ def test_no_warning_and_no_bar_on_the_error_stream(path: Path) -> None:
 
 
 @each
-def test_pictures_are_png(path: Path) -> None:
+def test_images_are_png(path: Path) -> None:
     for cell in code_cells(path):
         kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
         assert kinds <= {"text/plain", "text/html", "text/markdown", "image/png"}

@@ -32,12 +32,12 @@ class Sentences(Dataset):
                 "labels": (words[0] < 8).long()}  # fmt: skip
 
 
-class Pictures(Sentences):
-    """Whether the mean of a picture is positive."""
+class Images(Sentences):
+    """Whether the mean of an image is positive."""
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        picture = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(i))
-        return {"pixel_values": picture, "labels": (picture.mean() > 0).long()}
+        image = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(i))
+        return {"pixel_values": image, "labels": (image.mean() > 0).long()}
 
 
 def bert() -> torch.nn.Module:
@@ -69,7 +69,7 @@ class Checks(transformers.TrainerCallback):
         self.times += 1
 
 
-@pytest.mark.parametrize(("build", "data"), [(bert, Sentences), (vit, Pictures)])
+@pytest.mark.parametrize(("build", "data"), [(bert, Sentences), (vit, Images)])
 def test_the_trainer_searches(tmp_path, build, data):
     model, rows = build(), data(320)
     example = {name: value[None] for name, value in rows[0].items() if name != "labels"}

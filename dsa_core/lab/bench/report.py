@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from dsa_core.lab.bench.figures import Figure
+from dsa_core.lab.bench.images import made_up, normalised
 from dsa_core.lab.bench.networks import compare, formats, uniform_pair
-from dsa_core.lab.bench.pictures import normalised, pictures
 from dsa_core.lab.bench.soft_topk import by_group, by_scipy, speedup
 from dsa_core.lab.bench.steps import step_times
 from dsa_core.lab.bench.throughput import train_throughput
@@ -91,7 +91,7 @@ def tracing(quick: bool, report: Report) -> Figures:
 def networks(quick: bool, report: Report) -> Figures:
     """Speed-up over the reduction of MACs: uniform, half the MACs."""
     names = ("resnet20",) if quick else ("resnet20", "resnet56", "resnet18_cifar")
-    x, _ = next(normalised(pictures(BATCH), batch_size=BATCH, device=device_of()).epoch(0))
+    x, _ = next(normalised(made_up(BATCH), batch_size=BATCH, device=device_of()).epoch(0))
     found: Figures = {}
     for name in names:
         for divisor in (1,) if quick else (1, 8, 16):

@@ -8,7 +8,7 @@ from dsa_core.budget import Budget
 from dsa_core.dsa import DSA
 from dsa_core.lab import data, models
 from dsa_core.lab.bench.figures import Figure, figure
-from dsa_core.lab.bench.pictures import normalised, pictures
+from dsa_core.lab.bench.images import made_up, normalised
 from dsa_core.lab.latency import in_turn
 from dsa_core.pruner import Pruner
 from dsa_core.training import (
@@ -45,7 +45,7 @@ class Loop:
         self.precision, self.device = precision, device_of_model(self.model)
         place_model(self.model, precision)
         self.optimizer = make_sgd(self.model, TrainConfig(epochs=1, lr=0.01))
-        x, y = next(normalised(pictures(batch), batch_size=batch).epoch(0))
+        x, y = next(normalised(made_up(batch), batch_size=batch).epoch(0))
         self.x, self.y = place(x, precision).to(self.device), y.to(self.device)
         self.loss_of = data.classification().loss
         self.pruner = None

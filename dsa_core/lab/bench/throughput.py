@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dsa_core.lab import data, models
 from dsa_core.lab.bench.figures import Figure, figure, ratios
-from dsa_core.lab.bench.pictures import MEAN, STD, normalised, pictures
+from dsa_core.lab.bench.images import MEAN, STD, made_up, normalised
 from dsa_core.lab.device import device_of
 from dsa_core.lab.latency import synchronise
 from dsa_core.training import TrainConfig, train
@@ -19,8 +19,8 @@ BATCH, WORKERS = 128, 2
 LR, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
 
 
-class AsPictures(Dataset[tuple[Tensor, int]]):
-    """Pictures one by one through PIL and torchvision's transforms, as its CIFAR-10 gives them."""
+class AsImages(Dataset[tuple[Tensor, int]]):
+    """Images one by one through PIL and torchvision's transforms, as its CIFAR-10 gives them."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         from torchvision import transforms as T
@@ -45,17 +45,17 @@ class AsPictures(Dataset[tuple[Tensor, int]]):
 
 
 class Loops:
-    """The same network, trained by both loops on the same pictures."""
+    """The same network, trained by both loops on the same images."""
 
     def __init__(self, name: str, *, steps: int, precision: str = "auto") -> None:
         """Set up.
 
         Args:
-            name: a network for pictures of 3x32x32.
-            steps: of an epoch, 128 pictures each.
+            name: a network for images of 3x32x32.
+            steps: of an epoch, 128 images each.
             precision: of our loop; "auto" measures, as it does by default.
         """
-        self.made, self.device = pictures(BATCH * steps), device_of()
+        self.made, self.device = made_up(BATCH * steps), device_of()
         self.model, self.other = fresh(name, self.device), fresh(name, self.device)
         self.steps = steps
         self.config = TrainConfig(
@@ -72,7 +72,7 @@ class Loops:
             self.made, batch_size=BATCH, augment="crop_flip", device=self.device
         )
         self.loader: Iterable[tuple[Tensor, Tensor]] = DataLoader(
-            AsPictures(*self.made),
+            AsImages(*self.made),
             batch_size=BATCH,
             shuffle=True,
             drop_last=True,
@@ -129,7 +129,7 @@ def train_throughput(
     ours, usual = ([row[i] for row in times] for i in (0, 1))
     note = (
         f"{name}, batch {BATCH}, {steps} steps an epoch, ours in {loops.precision}, the usual loop "
-        f"in fp32 with {WORKERS} workers; made-up pictures of 3x32x32"
+        f"in fp32 with {WORKERS} workers; made-up images of 3x32x32"
     )
     speed = [steps * BATCH / s for s in ours]
     return figure(ratios(usual, ours), "times", note), figure(speed, "images/s", note)

@@ -6,7 +6,7 @@ from dsa_core.lab.data.datasets import AnyDataset, Dataset, data_root, load, nam
 from dsa_core.lab.data.folder import FolderBatches, FolderDataset
 from dsa_core.lab.data.maps import MAP_AUGMENTATIONS, MapBatches, augment_maps
 from dsa_core.lab.data.segment_task import VOID, segmentation
-from dsa_core.lab.data.upscale import UpscaleBatches, UpscaleDataset, WholePictures, shrunk
+from dsa_core.lab.data.upscale import UpscaleBatches, UpscaleDataset, WholeImages, shrunk
 from dsa_core.lab.data.upscale_task import luma, super_resolution
 from dsa_core.training.batches import BatchSource
 from dsa_core.training.seeds import generator, step_seed
@@ -26,7 +26,7 @@ __all__ = [
     "Task",
     "UpscaleBatches",
     "UpscaleDataset",
-    "WholePictures",
+    "WholeImages",
     "augment_batch",
     "augment_maps",
     "classification",

@@ -1,4 +1,4 @@
-"""Random changes of a whole batch of pictures at once, on uint8, before normalisation."""
+"""Random changes of a whole batch of images at once, on uint8, before normalisation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a picture.
+    """What may happen to an image.
 
     Attributes:
         padding: black pixels put on each side before a crop back to size; 0 = no crop.
-        flip: whether half of the pictures are mirrored left to right.
-        turn: whether half of the pictures, which must be square, are transposed.
+        flip: whether half of the images are mirrored left to right.
+        turn: whether half of the images, which must be square, are transposed.
     """
 
     padding: int
@@ -32,7 +32,7 @@ AUGMENTATIONS = {
     "none": Augmentation(0, False),
     "crop_flip": Augmentation(4, True),  # DSA's, as everyone's on CIFAR
     "shift": Augmentation(1, False),  # digits: at most one pixel, and a mirrored 3 is not a 3
-    "flip_turn": Augmentation(0, True, True),  # patches of pictures that are to be enlarged
+    "flip_turn": Augmentation(0, True, True),  # patches of images that are to be enlarged
 }
 
 
@@ -48,7 +48,7 @@ def augmentation(name: str, known: Mapping[str, T], what: str) -> T:
 
 
 def augment_batch(images: Tensor, how: Augmentation, draw: torch.Generator) -> Tensor:
-    """Pad, crop and flip each picture by its own random numbers.
+    """Pad, crop and flip each image by its own random numbers.
 
     Args:
         images: shape (N, C, H, W), uint8 as a rule.
@@ -74,10 +74,10 @@ def augment_batch(images: Tensor, how: Augmentation, draw: torch.Generator) -> T
 
 
 def crop(images: Tensor, padding: int, *, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pad with zeros and cut from picture n the window that starts at (rows[n], columns[n]).
+    """Pad with zeros and cut from image n the window that starts at (rows[n], columns[n]).
 
     All windows are a strided view (no copy); one indexing operation then picks one window a
-    picture.
+    image.
 
     Args:
         images: shape (N, C, H, W).
@@ -92,10 +92,10 @@ def crop(images: Tensor, padding: int, *, rows: Tensor, columns: Tensor) -> Tens
     padded = pad(images, (padding,) * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2P+1, 2P+1, H, W)
     device = images.device
-    picture = torch.arange(n, device=device)
-    return windows[picture, :, rows.to(device), columns.to(device)]
+    image = torch.arange(n, device=device)
+    return windows[image, :, rows.to(device), columns.to(device)]
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirror the pictures where `mirrored`, shape (N,), is true, left to right."""
+    """Mirror the images where `mirrored`, shape (N,), is true, left to right."""
     return torch.where(mirrored.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)

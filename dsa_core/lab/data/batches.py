@@ -53,7 +53,7 @@ def check_part(part: str) -> str:
 class Batches(BatchSource):
     """Batches from one uint8 tensor held in memory, augmented and normalised batch by batch."""
 
-    what = "pictures"
+    what = "images"
     known: Mapping[str, Any] = AUGMENTATIONS  # augmentations by name
 
     def __init__(
@@ -70,7 +70,7 @@ class Batches(BatchSource):
         drop_last: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Set up; the pictures move to `device` at once, where all later work is done.
+        """Set up; the images move to `device` at once, where all later work is done.
 
         Args:
             images: uint8, shape (N, C, H, W).
@@ -108,14 +108,14 @@ class Batches(BatchSource):
             yield self._batch(chosen, epoch, position)
 
     def fingerprint(self) -> dict[str, str]:
-        """Describe what decides the numbers; of the pictures, by a checksum of a few."""
+        """Describe what decides the numbers; of the images, by a checksum of a few."""
         some = self._images[:: max(1, self.n // 64)]
         return self._settings() | {
             "augment": self.augment,
-            "picture": str(tuple(self._images.shape[1:])),
+            "image": str(tuple(self._images.shape[1:])),
             "normalisation": f"{self._scale.flatten().tolist()} {self._shift.flatten().tolist()}",
             "labels": checksum(self._labels),
-            "pictures": checksum(some),
+            "images": checksum(some),
         }
 
     def _batch(self, chosen: Tensor, epoch: int, position: int) -> Batch:
@@ -124,7 +124,7 @@ class Batches(BatchSource):
         return x.float().mul_(self._scale).sub_(self._shift), y
 
     def pair(self, images: Tensor, labels: Tensor, draw: torch.Generator) -> Batch:
-        """Augment some pictures; what happens to their labels, where it has to, is up to kinds.
+        """Augment some images; what happens to their labels, where it has to, is up to kinds.
 
         Returns:
             x, not yet normalised, in the range 0 .. 255 and free to be changed; y, the targets.

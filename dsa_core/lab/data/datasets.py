@@ -12,8 +12,8 @@ from dsa_core.errors import ConfigError, nearest
 from dsa_core.lab.data.batches import Batches, check_part
 from dsa_core.lab.data.files import read_cifar, read_fashion_mnist
 from dsa_core.lab.data.folder import FolderDataset, open_folder
+from dsa_core.lab.data.images import SKIP
 from dsa_core.lab.data.maps import MapBatches
-from dsa_core.lab.data.pictures import SKIP
 from dsa_core.lab.data.scenes import compose
 from dsa_core.lab.data.segment_task import segmentation
 from dsa_core.lab.data.upscale import SCALE, UpscaleDataset, photographs, read_folders
@@ -27,7 +27,7 @@ DIGITS_SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures with labels, and how they are normalised and augmented.
+    """Images with labels, and how they are normalised and augmented.
 
     Attributes:
         name: of the dataset.
@@ -36,7 +36,7 @@ class Dataset:
         train_labels: int64, shape (N,).
         test_images: uint8, shape (M, C, H, W).
         test_labels: int64, shape (M,).
-        mean: of each channel over the training pictures, of pixel / 255.
+        mean: of each channel over the training images, of pixel / 255.
         std: standard deviation of each channel, in the same unit.
         augment: the augmentation its training batches get by default.
         task: loss and score; with maps as labels, uint8 of shape (N, H, W), `segmentation`.
@@ -132,16 +132,16 @@ def load(
     Args:
         name: one of `names()`, or one with a path (for voc and sr, a relative one lies below
             `root`):
-            `folder:PATH` for classes of pictures in ImageNet's layout (PATH/train/CLASS/*,
+            `folder:PATH` for classes of images in ImageNet's layout (PATH/train/CLASS/*,
             PATH/val/CLASS/*);
             `voc:PATH` or `voc:PATH@HEIGHTxWIDTH` for label maps in the layout of VOC 2012, see
             `read_voc`;
-            `sr:TRAINFOLDER,TESTFOLDER` for pictures to be enlarged by 2, see `read_folders`.
-            A picture that cannot be read is an error that names it; after a name that ends with
-            @skip (`folder:PATH@skip`) such pictures are left out, with a warning and their number.
+            `sr:TRAINFOLDER,TESTFOLDER` for images to be enlarged by 2, see `read_folders`.
+            An image that cannot be read is an error that names it; after a name that ends with
+            @skip (`folder:PATH@skip`) such images are left out, with a warning and their number.
         root: folder of the data; None = DSA_DATA, else ./data.
         download: fetch what is missing.
-        workers: processes that read the pictures of `folder:PATH`; the others are in memory.
+        workers: processes that read the images of `folder:PATH`; the others are in memory.
 
     Raises:
         ConfigError: the name is unknown.

@@ -119,7 +119,7 @@ def _cifar_file(path: Path, key: str, classes: int) -> tuple[Tensor, Tensor]:
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise _damaged(path, f"wanted uint8 of shape (N, 3072), got {data.dtype} {data.shape}")
     if len(labels) != len(data) or not bool(((labels >= 0) & (labels < classes)).all()):
-        raise _damaged(path, f"its {len(labels)} labels do not fit {len(data)} pictures")
+        raise _damaged(path, f"its {len(labels)} labels do not fit {len(data)} images")
     return torch.from_numpy(data.copy()).view(-1, 3, 32, 32), labels
 
 

@@ -1,4 +1,4 @@
-"""Pictures in a folder in ImageNet's layout, read from disk as they are needed."""
+"""Images in a folder in ImageNet's layout, read from disk as they are needed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from dsa_core.errors import DataError
 from dsa_core.lab.data.augment import augmentation
 from dsa_core.lab.data.batches import Batch, BatchSource, check_part
-from dsa_core.lab.data.pictures import pictures_below, read_all, read_picture
+from dsa_core.lab.data.images import images_below, read_all, read_image
 from dsa_core.training.processes import my_turns, share_list
 from dsa_core.training.seeds import step_seed
 from dsa_core.training.task import Task, classification
@@ -26,20 +26,20 @@ RESIZE_RATIO = 256 / 224  # shorter side before the centre crop, over the side o
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """Pictures below PATH/train and PATH/val, one folder a class.
+    """Images below PATH/train and PATH/val, one folder a class.
 
-    Training pictures get a random resized crop and a flip, test pictures a centre crop.
+    Training images get a random resized crop and a flip, test images a centre crop.
 
     Attributes:
         name: "folder:PATH".
         num_classes: folders below PATH/train.
-        files: path and class of every picture of "train" and "test"; both are listed once, as
+        files: path and class of every image of "train" and "test"; both are listed once, as
             ImageNet's 1.3 million files in 1000 folders take their time.
-        size: side of the square picture, in pixels.
+        size: side of the square image, in pixels.
         mean: of each channel (ImageNet's), of pixel / 255.
         std: standard deviation of each channel, in the same unit.
         augment: the augmentation its training batches get by default.
-        workers: processes that read and decode pictures; 0 = this one does. They decide no number.
+        workers: processes that read and decode images; 0 = this one does. They decide no number.
         task: classification.
     """
 
@@ -79,7 +79,7 @@ class FolderDataset:
         files = self.files[part]
         files = files if indices is None else [files[i] for i in indices.tolist()]
         return FolderBatches(
-            _Pictures(files, _transform(chosen, self.size, self.mean, self.std)),
+            _Images(files, _transform(chosen, self.size, self.mean, self.std)),
             batch_size=batch_size,
             seed=seed,
             shuffle=training if shuffle is None else shuffle,
@@ -87,7 +87,7 @@ class FolderDataset:
             device=device,
             workers=self.workers,
             facts={
-                "folder": f"{PARTS[part]}: {len(files)} pictures, {self.num_classes} classes",
+                "folder": f"{PARTS[part]}: {len(files)} images, {self.num_classes} classes",
                 "augment": f"{chosen} {self.size}",
             },
         )
@@ -98,7 +98,7 @@ class FolderBatches(BatchSource):
 
     def __init__(
         self,
-        pictures: "_Pictures",
+        images: "_Images",
         *,
         batch_size: int,
         seed: int,
@@ -109,9 +109,9 @@ class FolderBatches(BatchSource):
         facts: dict[str, str],
     ) -> None:
         super().__init__(
-            len(pictures), batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last
+            len(images), batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last
         )
-        self._pictures = pictures
+        self._images = images
         self._device = torch.device(device)
         self._workers = workers
         self._facts = facts
@@ -122,15 +122,15 @@ class FolderBatches(BatchSource):
         return self._read(self._plan(epoch, start))
 
     def mine(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield this process's rows; it reads no other pictures."""
+        """Yield this process's rows; it reads no other images."""
         return self._read([share_list(batch) for batch in self._plan(epoch, start)])
 
     def in_turn(self) -> Iterator[Batch]:
-        """Yield this process's batches of epoch 0; it reads no other pictures."""
+        """Yield this process's batches of epoch 0; it reads no other images."""
         return self._read(self._plan(0, 0)[my_turns()])
 
     def _plan(self, epoch: int, start: int) -> list[list[tuple[int, int]]]:
-        """Which pictures the batches hold, with the seed of each one's random transforms."""
+        """Which images the batches hold, with the seed of each one's random transforms."""
         order = self.order(epoch).tolist()
         keyed = [
             (i, step_seed(self.seed, "augment", epoch, place)) for place, i in enumerate(order)
@@ -154,7 +154,7 @@ class FolderBatches(BatchSource):
 
     def _loader(self) -> "DataLoader[tuple[Tensor, int]]":
         return DataLoader(
-            self._pictures,
+            self._images,
             batch_sampler=_Plan(),
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
@@ -179,8 +179,8 @@ class _Plan(Sampler[list[tuple[int, int]]]):
         return len(self.batches)
 
 
-class _Pictures(TorchDataset[tuple[Tensor, int]]):
-    """Pictures asked for by (index, seed of the random transforms)."""
+class _Images(TorchDataset[tuple[Tensor, int]]):
+    """Images asked for by (index, seed of the random transforms)."""
 
     def __init__(self, files: list[tuple[str, int]], transform: Any) -> None:
         self._files, self._transform = files, transform
@@ -191,7 +191,7 @@ class _Pictures(TorchDataset[tuple[Tensor, int]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         index, seed = key
         path, label = self._files[index]
-        image = read_picture(Path(path))
+        image = read_image(Path(path))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self._transform(image), label
@@ -202,11 +202,11 @@ def open_folder(path: str, *, skip: bool = False) -> FolderDataset:
 
     Args:
         path: the folder.
-        skip: read every picture once, and leave out those that cannot be read; otherwise none is
+        skip: read every image once, and leave out those that cannot be read; otherwise none is
             read before it is needed.
 
     Raises:
-        DataError: a part or the pictures of a class are missing, or the parts have different
+        DataError: a part or the images of a class are missing, or the parts have different
             classes.
     """
     root = Path(path).expanduser()
@@ -218,7 +218,7 @@ def open_folder(path: str, *, skip: bool = False) -> FolderDataset:
     files = {part: labelled(found) for part, found in folders.items()}
     if skip:
         every = [pair for pairs in files.values() for pair in pairs]
-        whole = set(read_all(every, lambda pair: read_picture(Path(pair[0])) and pair, skip=True))
+        whole = set(read_all(every, lambda pair: read_image(Path(pair[0])) and pair, skip=True))
         files = {part: [p for p in pairs if p in whole] for part, pairs in files.items()}
     return FolderDataset(f"folder:{path}", len(train), files)
 
@@ -228,19 +228,19 @@ def class_folders(part: Path) -> list[Path]:
     found = sorted(p for p in part.iterdir() if p.is_dir()) if part.is_dir() else []
     if not found:
         raise DataError(
-            f"{part} holds no folders: wanted is ImageNet's layout, {part}/CLASS/picture.jpg"
+            f"{part} holds no folders: wanted is ImageNet's layout, {part}/CLASS/image.jpg"
         )
     return found
 
 
 def labelled(folders: list[Path]) -> list[tuple[str, int]]:
-    """The pictures of some classes, each with the place of its class."""
+    """The images of some classes, each with the place of its class."""
     beside = {folder.resolve() for folder in folders}
     found: list[tuple[str, int]] = []
     for label, folder in enumerate(folders):
-        paths = pictures_below(folder, beside)
+        paths = images_below(folder, beside)
         if not paths:
-            raise DataError(f"{folder} holds no pictures: wanted are files such as picture.jpg")
+            raise DataError(f"{folder} holds no images: wanted are files such as image.jpg")
         found += [(str(path), label) for path in paths]
     return found
 

@@ -1,4 +1,4 @@
-"""Batches of pictures with a label for every pixel: what moves the picture moves the labels."""
+"""Batches of images with a label for every pixel: what moves the image moves the labels."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ from dsa_core.lab.data.segment_task import VOID
 
 @dataclass(frozen=True)
 class MapAugmentation:
-    """What may happen to a picture and its labels together.
+    """What may happen to an image and its labels together.
 
     Attributes:
         zoom: smallest and largest factor of size; drawn so that its logarithm is uniform. What is
             larger is cropped at a random place, what is smaller put at a random place.
         shift: moved by up to so many pixels, whole ones.
-        flip: whether half of the pictures are mirrored left to right.
+        flip: whether half of the images are mirrored left to right.
     """
 
     zoom: tuple[float, float] = (1.0, 1.0)
@@ -40,7 +40,7 @@ class MapBatches(Batches):
     known = MAP_AUGMENTATIONS
 
     def pair(self, images: Tensor, labels: Tensor, draw: torch.Generator) -> Batch:
-        """Augment pictures and labels alike."""
+        """Augment images and labels alike."""
         images, labels = augment_maps(images, labels, self.how, draw)
         return images, labels.long()
 
@@ -48,10 +48,10 @@ class MapBatches(Batches):
 def augment_maps(
     images: Tensor, labels: Tensor, how: MapAugmentation, draw: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Zoom, crop, shift and flip each picture and its labels by its own random numbers.
+    """Zoom, crop, shift and flip each image and its labels by its own random numbers.
 
     With zoom s the pixel at u in [-1, 1] comes from  f u / s + t,  f = -1 if mirrored, else 1,
-    where t is uniform in +-|1 - 1/s|: the window lies wholly inside the picture, or the picture
+    where t is uniform in +-|1 - 1/s|: the window lies wholly inside the image, or the image
     wholly inside the window. Colours are interpolated bilinearly, labels taken from the nearest
     pixel; from outside come black and the label 255.
 
@@ -62,7 +62,7 @@ def augment_maps(
         draw: a CPU generator. Drawn are N zooms, 2 N places, 2 N shifts, N flips, in this order.
 
     Returns:
-        Pictures in float32 (in 0 .. 255), labels in uint8.
+        Images in float32 (in 0 .. 255), labels in uint8.
     """
     if how == MapAugmentation():
         return images, labels
@@ -82,7 +82,7 @@ def places_from(n: int, shape: torch.Size, how: MapAugmentation, draw: torch.Gen
     room = (1 - 1 / zoom).abs()
     offset = (2 * torch.rand(n, 2, generator=draw) - 1) * room[:, None]
     steps = torch.randint(-how.shift, how.shift + 1, (n, 2), generator=draw)
-    offset += 2 * steps / torch.tensor([shape[1], shape[0]])  # a picture is 2 wide
+    offset += 2 * steps / torch.tensor([shape[1], shape[0]])  # an image is 2 wide
     mirrored = torch.rand(n, generator=draw) < (0.5 if how.flip else 0.0)
     places = torch.zeros(n, 2, 3)
     places[:, 0, 0] = torch.where(mirrored, -1.0, 1.0) / zoom

@@ -17,7 +17,7 @@ VOID = 255  # a pixel that counts for nothing, as in Pascal VOC
 def segmentation(num_classes: int) -> Task:
     """Make the task: cross-entropy over the pixels, judged by mIoU.
 
-    For class k let TP, FP and FN be its pixels over *all* pictures. Then
+    For class k let TP, FP and FN be its pixels over *all* images. Then
 
         IoU_k = TP / (TP + FP + FN),    mIoU = mean of IoU_k over the classes that occur,
 
@@ -52,7 +52,7 @@ def smoothed_pixel_loss(outputs: Tensor, targets: Tensor, amount: float) -> Tens
 
 
 def right_pixels(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Sum over the pictures of a batch: share of the labelled pixels that are right."""
+    """Sum over the images of a batch: share of the labelled pixels that are right."""
     labelled = targets != VOID
     right = outputs.argmax(1) == targets  # no answer is 255
     return (right.sum((1, 2)) / labelled.sum((1, 2)).clamp_min(1)).sum()
@@ -66,7 +66,7 @@ def mean_iou(num_classes: int) -> "Metric":
 
 
 def pixel_accuracy(num_classes: int) -> "Metric":
-    """An accumulator of the share of right pixels, over all pixels of all pictures."""
+    """An accumulator of the share of right pixels, over all pixels of all images."""
     from torchmetrics.classification import MulticlassAccuracy
 
     return MulticlassAccuracy(num_classes, average="micro", ignore_index=VOID, validate_args=False)

@@ -1,4 +1,4 @@
-"""Pictures and their smaller selves: batches of patches to train on, whole pictures to test on."""
+"""Images and their smaller selves: batches of patches to train on, whole images to test on."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from torch.nn.functional import interpolate
 from dsa_core.errors import ConfigError, DataError
 from dsa_core.lab.data.augment import augment_batch
 from dsa_core.lab.data.batches import Batch, Batches, BatchSource, check_part, checksum
-from dsa_core.lab.data.pictures import SUFFIXES, read_all, read_picture
+from dsa_core.lab.data.images import SUFFIXES, read_all, read_image
 from dsa_core.training.task import Task
 
 SCALE = 2
 COLOURS = 3
 PLAIN = {"mean": (0.0,) * COLOURS, "std": (1.0,) * COLOURS}  # colours stay in [0, 1]
-PHOTO_PATCH, FOLDER_PATCH = 32, 48  # sides of a training patch, in pixels of the large picture
+PHOTO_PATCH, FOLDER_PATCH = 32, 48  # sides of a training patch, in pixels of the large image
 PHOTO_TEST = 256, 384  # columns of each photograph: its middle, where it is sharp
 
 
-def shrunk(pictures: Tensor, scale: int) -> Tensor:
-    """Make pictures smaller: bicubic with antialiasing, rounded to 8 bits.
+def shrunk(images: Tensor, scale: int) -> Tensor:
+    """Make images smaller: bicubic with antialiasing, rounded to 8 bits.
 
     Args:
-        pictures: uint8, shape (N, 3, H, W), H and W multiples of `scale`.
+        images: uint8, shape (N, 3, H, W), H and W multiples of `scale`.
         scale: how much smaller, on each side.
 
     Returns:
         uint8, shape (N, 3, H / scale, W / scale).
     """
-    size = [n // scale for n in pictures.shape[-2:]]
+    size = [n // scale for n in images.shape[-2:]]
     small = interpolate(
-        pictures.float(), size=size, mode="bicubic", antialias=True, align_corners=False
+        images.float(), size=size, mode="bicubic", antialias=True, align_corners=False
     )
     return small.round().clamp(0, 255).to(torch.uint8)
 
@@ -48,34 +48,34 @@ class UpscaleBatches(Batches):
         return shrunk(large, SCALE), large.float() / 255
 
 
-class WholePictures(BatchSource):
-    """Pictures one by one, because they differ in size; never shuffled."""
+class WholeImages(BatchSource):
+    """Images one by one, because they differ in size; never shuffled."""
 
-    def __init__(self, pictures: Sequence[Tensor], device: torch.device | str) -> None:
-        super().__init__(len(pictures), batch_size=1, seed=0, shuffle=False, drop_last=False)
-        self._pictures = pictures
+    def __init__(self, images: Sequence[Tensor], device: torch.device | str) -> None:
+        super().__init__(len(images), batch_size=1, seed=0, shuffle=False, drop_last=False)
+        self._images = images
         self._device = device
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield (small, large), each of one picture, in [0, 1]."""
-        for picture in self._pictures[start:]:
-            large = picture.unsqueeze(0).to(self._device)
+        """Yield (small, large), each of one image, in [0, 1]."""
+        for image in self._images[start:]:
+            large = image.unsqueeze(0).to(self._device)
             yield shrunk(large, SCALE).float() / 255, large.float() / 255
 
     def fingerprint(self) -> dict[str, str]:
         """Describe what decides the numbers."""
-        return self._settings() | {"pictures": " ".join(checksum(p) for p in self._pictures)}
+        return self._settings() | {"images": " ".join(checksum(p) for p in self._images)}
 
 
 @dataclass(frozen=True)
 class UpscaleDataset:
-    """Patches to train on and whole pictures to test on; the network's input is half their size.
+    """Patches to train on and whole images to test on; the network's input is half their size.
 
     Attributes:
         name: of the dataset.
         task: of enlarging by 2.
         patches: uint8, shape (N, 3, S, S), large ones.
-        pictures: of the test, uint8, each (3, H, W), H and W even.
+        images: of the test, uint8, each (3, H, W), H and W even.
         num_classes: 3, the colours that the network puts out.
         augment: the augmentation of the patches by default.
     """
@@ -83,13 +83,13 @@ class UpscaleDataset:
     name: str
     task: Task
     patches: Tensor
-    pictures: tuple[Tensor, ...]
+    images: tuple[Tensor, ...]
     num_classes: int = COLOURS
     augment: str = "flip_turn"
 
     def count(self, part: str) -> int:
-        """Count the patches of "train", or the pictures of "test"."""
-        return len(self.patches if check_part(part) == "train" else self.pictures)
+        """Count the patches of "train", or the images of "test"."""
+        return len(self.patches if check_part(part) == "train" else self.images)
 
     def batches(
         self,
@@ -103,14 +103,14 @@ class UpscaleDataset:
         drop_last: bool = False,
         device: torch.device | str = "cpu",
     ) -> BatchSource:
-        """Make batches of one part, as `Dataset.batches` does; test pictures come one by one.
+        """Make batches of one part, as `Dataset.batches` does; test images come one by one.
 
         Raises:
             ConfigError: the part or the augmentation is unknown.
         """
         if check_part(part) == "test":
-            chosen = range(len(self.pictures)) if indices is None else indices.tolist()
-            return WholePictures([self.pictures[i] for i in chosen], device)
+            chosen = range(len(self.images)) if indices is None else indices.tolist()
+            return WholeImages([self.images[i] for i in chosen], device)
         patches = self.patches if indices is None else self.patches[indices]
         return UpscaleBatches(
             patches,
@@ -126,22 +126,22 @@ class UpscaleDataset:
         )
 
 
-def cut(picture: Tensor, side: int) -> Tensor:
-    """Cut a picture (3, H, W) into patches side by side, (N, 3, side, side); the rest is left."""
-    tiles = picture.unfold(1, side, side).unfold(2, side, side)  # (3, rows, columns, side, side)
+def cut(image: Tensor, side: int) -> Tensor:
+    """Cut an image (3, H, W) into patches side by side, (N, 3, side, side); the rest is left."""
+    tiles = image.unfold(1, side, side).unfold(2, side, side)  # (3, rows, columns, side, side)
     return tiles.permute(1, 2, 0, 3, 4).reshape(-1, COLOURS, side, side)
 
 
-def even(picture: Tensor) -> Tensor:
+def even(image: Tensor) -> Tensor:
     """Leave out a last row or column, so that half the size is a whole number."""
-    height, width = (SCALE * (n // SCALE) for n in picture.shape[-2:])
-    return picture[:, :height, :width]
+    height, width = (SCALE * (n // SCALE) for n in image.shape[-2:])
+    return image[:, :height, :width]
 
 
 def photographs() -> tuple[Tensor, tuple[Tensor, ...]]:
     """Patches and test strips of scikit-learn's two photographs, 427 by 640 pixels.
 
-    A strip in the middle of each is the test, evaluated as one picture; patches come from both
+    A strip in the middle of each is the test, evaluated as one image; patches come from both
     sides of it, so that no pixel is in both.
     """
     from sklearn.datasets import load_sample_images
@@ -156,39 +156,39 @@ def photographs() -> tuple[Tensor, tuple[Tensor, ...]]:
 def read_folders(
     where: str, root: Path, *, skip: bool = False
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Read `TRAINFOLDER,TESTFOLDER`: patches of the one, whole pictures of the other.
+    """Read `TRAINFOLDER,TESTFOLDER`: patches of the one, whole images of the other.
 
     Args:
-        where: two folders of pictures; relative ones lie below `root`.
+        where: two folders of images; relative ones lie below `root`.
         root: folder of the data.
-        skip: leave out pictures that cannot be read.
+        skip: leave out images that cannot be read.
 
     Raises:
         ConfigError: there are not two folders.
-        DataError: a folder is missing or has no pictures, or those to train on are too small.
+        DataError: a folder is missing or has no images, or those to train on are too small.
     """
     folders = where.split(",")
     if len(folders) != 2 or not all(folders):
         raise ConfigError(f"wanted is sr:TRAINFOLDER,TESTFOLDER, got 'sr:{where}'")
-    train, test = (read_pictures(root / Path(f).expanduser(), skip=skip) for f in folders)
+    train, test = (read_images(root / Path(f).expanduser(), skip=skip) for f in folders)
     patches = torch.cat([cut(p, FOLDER_PATCH) for p in train if min(p.shape[1:]) >= FOLDER_PATCH])
     return patches, tuple(even(p) for p in test)
 
 
-def read_pictures(folder: Path, *, skip: bool = False) -> list[Tensor]:
-    """Read all pictures of a folder in the order of their names, uint8, (3, H, W) each.
+def read_images(folder: Path, *, skip: bool = False) -> list[Tensor]:
+    """Read all images of a folder in the order of their names, uint8, (3, H, W) each.
 
     Raises:
-        DataError: the folder is missing, holds no picture of at least 48x48 pixels, or one is
+        DataError: the folder is missing, holds no image of at least 48x48 pixels, or one is
             damaged.
     """
     found = folder.iterdir() if folder.is_dir() else iter(())
     paths = sorted(p for p in found if p.suffix.lower() in SUFFIXES)
-    pictures = read_all(paths, lambda p: np.array(read_picture(p)), skip=skip)
-    tensors = [torch.from_numpy(p).permute(2, 0, 1).contiguous() for p in pictures]
+    images = read_all(paths, lambda p: np.array(read_image(p)), skip=skip)
+    tensors = [torch.from_numpy(p).permute(2, 0, 1).contiguous() for p in images]
     if not any(min(p.shape[1:]) >= FOLDER_PATCH for p in tensors):
         raise DataError(
-            f"{folder} holds no picture of at least {FOLDER_PATCH}x{FOLDER_PATCH} pixels: wanted "
+            f"{folder} holds no image of at least {FOLDER_PATCH}x{FOLDER_PATCH} pixels: wanted "
             f"are files such as {folder}/name.png"
         )
     return tensors

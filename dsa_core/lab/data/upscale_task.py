@@ -1,4 +1,4 @@
-"""The task of enlarging pictures, judged by the signal-to-noise ratio as the field has it."""
+"""The task of enlarging images, judged by the signal-to-noise ratio as the field has it."""
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,16 +22,16 @@ LEAST_ERROR = 1e-10  # of a mean square: below 100 dB nothing is cut
 def super_resolution(scale: int) -> Task:
     """Make the task: mean absolute error of the colours, judged by PSNR of the luma, in dB.
 
-    For one picture, colours in [0, 1] rounded to 8 bits, Y its luma without `scale` pixels at each
+    For one image, colours in [0, 1] rounded to 8 bits, Y its luma without `scale` pixels at each
     border (where the filters see past the edge),
 
         PSNR = -10 log10( mean of (Y_out - Y_target)^2 ),
 
-    averaged over pictures; SSIM of the same Y is reported beside it. During a training the PSNR of
+    averaged over images; SSIM of the same Y is reported beside it. During a training the PSNR of
     the colours is shown.
 
     Args:
-        scale: how much larger pictures become, on each side.
+        scale: how much larger images become, on each side.
 
     Source: as in Lim et al., EDSR, CVPR workshops 2017 (arXiv:1707.02921), section 4; SSIM: Wang et
         al., IEEE TIP 2004, window 11, deviation 1.5, as torchmetrics computes it.
@@ -55,22 +55,22 @@ def colour_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def colour_psnr(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Sum over the pictures of a batch: PSNR of the colours, at most 100 dB each."""
+    """Sum over the images of a batch: PSNR of the colours, at most 100 dB each."""
     error = (outputs.float() - targets).square().flatten(1).mean(1)
     return (-10 * error.clamp_min(LEAST_ERROR).log10()).sum()
 
 
-def luma(pictures: Tensor, border: int) -> Tensor:
+def luma(images: Tensor, border: int) -> Tensor:
     """The luma of 8-bit colours, without its border.
 
     Args:
-        pictures: colours about in [0, 1], shape (N, 3, H, W); clipped and rounded to 1/255.
+        images: colours about in [0, 1], shape (N, 3, H, W); clipped and rounded to 1/255.
         border: pixels cut off on each side, >= 0.
 
     Returns:
         Shape (N, 1, H - 2 border, W - 2 border), in [16/255, 235/255].
     """
-    colours = (pictures.float().clamp(0, 1) * 255).round() / 255
+    colours = (images.float().clamp(0, 1) * 255).round() / 255
     weights = torch.tensor(LUMA, device=colours.device).view(1, 3, 1, 1)
     y = (colours * weights).sum(1, keepdim=True) + LUMA_SHIFT
     height, width = y.shape[-2:]
@@ -78,7 +78,7 @@ def luma(pictures: Tensor, border: int) -> Tensor:
 
 
 def psnr(scale: int) -> "Metric":
-    """An accumulator of the mean over pictures of the PSNR of the luma, peak 1."""
+    """An accumulator of the mean over images of the PSNR of the luma, peak 1."""
     from torchmetrics.image import PeakSignalNoiseRatio
 
     inner = PeakSignalNoiseRatio(data_range=1.0, dim=(1, 2, 3))
@@ -86,7 +86,7 @@ def psnr(scale: int) -> "Metric":
 
 
 def ssim(scale: int) -> "Metric":
-    """An accumulator of the mean over pictures of the SSIM of the luma."""
+    """An accumulator of the mean over images of the SSIM of the luma."""
     from torchmetrics.image import StructuralSimilarityIndexMeasure
 
     return of_luma(StructuralSimilarityIndexMeasure(data_range=1.0), scale)

@@ -1,4 +1,4 @@
-"""Pictures and label maps in the layout of Pascal VOC 2012, held in memory."""
+"""Images and label maps in the layout of Pascal VOC 2012, held in memory."""
 
 import re
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from dsa_core.errors import ConfigError, DataError
-from dsa_core.lab.data.pictures import read_all, read_picture
+from dsa_core.lab.data.images import read_all, read_image
 from dsa_core.lab.data.segment_task import VOID
 
 YEAR = "2012"
-Parts = tuple[Tensor, Tensor, Tensor, Tensor]  # train pictures, maps, test pictures, maps
+Parts = tuple[Tensor, Tensor, Tensor, Tensor]  # train images, maps, test images, maps
 
 
 def read_voc(where: str, root: Path, *, skip: bool = False) -> Parts:
     """Read `PATH` or `PATH@HEIGHTxWIDTH`.
 
-    Training pictures are those of the list train.txt, test pictures those of test.txt where there
-    is one, else of val.txt. With a size each picture is resized until it covers it (colours
+    Training images are those of the list train.txt, test images those of test.txt where there
+    is one, else of val.txt. With a size each image is resized until it covers it (colours
     bilinearly with antialiasing, labels by the nearest pixel) and cropped in the middle.
 
     Args:
@@ -30,11 +30,11 @@ def read_voc(where: str, root: Path, *, skip: bool = False) -> Parts:
         skip: leave out pairs that cannot be read.
 
     Returns:
-        Pictures uint8 (N, 3, H, W), label maps uint8 (N, H, W), of both parts.
+        Images uint8 (N, 3, H, W), label maps uint8 (N, H, W), of both parts.
 
     Raises:
-        ConfigError: the size cannot be read, or is missing though pictures differ in size.
-        DataError: folder, list or picture is missing or damaged.
+        ConfigError: the size cannot be read, or is missing though images differ in size.
+        DataError: folder, list or image is missing or damaged.
     """
     path, size = split_size(where)
     folder = root / Path(path).expanduser()
@@ -58,7 +58,7 @@ def split_size(where: str) -> tuple[str, tuple[int, int] | None]:
 
 
 def held_out(folder: Path) -> str:
-    """The list of the test pictures: "test" if it is there, else "val"."""
+    """The list of the test images: "test" if it is there, else "val"."""
     return "test" if (lists(folder) / "test.txt").is_file() else "val"
 
 
@@ -70,16 +70,16 @@ def lists(folder: Path) -> Path:
 def read_part(
     folder: Path, part: str, size: tuple[int, int] | None, *, skip: bool
 ) -> tuple[Tensor, Tensor]:
-    """Read the pictures and maps of one list."""
+    """Read the images and maps of one list."""
     paths = paths_of(folder, part)
     pairs = read_all(paths, lambda pair: read_pair(*pair, size), skip=skip)
     if not pairs:
-        raise DataError(f"no picture of the list {lists(folder) / part}.txt can be read")
+        raise DataError(f"no image of the list {lists(folder) / part}.txt can be read")
     shapes = {labels.shape for _, labels in pairs}
     if len(shapes) > 1:
         few = ", ".join(f"{h}x{w}" for h, w in sorted(shapes)[:3])
         raise ConfigError(
-            f"the pictures of {folder} differ in size ({few}, ...): name one that all are brought "
+            f"the images of {folder} differ in size ({few}, ...): name one that all are brought "
             "to, such as voc:PATH@240x320"
         )
     images, maps = (torch.from_numpy(np.stack(found)) for found in zip(*pairs, strict=True))
@@ -87,7 +87,7 @@ def read_part(
 
 
 def paths_of(folder: Path, part: str) -> Sequence[tuple[str, str]]:
-    """Paths of picture and map of each entry of a list.
+    """Paths of image and map of each entry of a list.
 
     Raises:
         DataError: a folder, the list or a file of it is missing, or it is empty.
@@ -114,7 +114,7 @@ def paths_of(folder: Path, part: str) -> Sequence[tuple[str, str]]:
 
 
 def read_pair(image: str, labels: str, size: tuple[int, int] | None) -> tuple[Any, Any]:
-    """Read one picture, uint8 (H, W, 3), and its map, uint8 (H, W).
+    """Read one image, uint8 (H, W, 3), and its map, uint8 (H, W).
 
     Raises:
         DataError: a file is missing or damaged, or the two differ in size.
@@ -122,7 +122,7 @@ def read_pair(image: str, labels: str, size: tuple[int, int] | None) -> tuple[An
     from PIL import Image
 
     # the map is a palette's indices: the numbers are the classes
-    pair = read_picture(Path(image)), read_picture(Path(labels), mode=None)
+    pair = read_image(Path(image)), read_image(Path(labels), mode=None)
     if pair[0].size != pair[1].size:
         raise DataError(f"{image} and {labels} differ in size")
     if size is not None:
@@ -133,13 +133,13 @@ def read_pair(image: str, labels: str, size: tuple[int, int] | None) -> tuple[An
     return np.asarray(pair[0], dtype=np.uint8), np.asarray(pair[1], dtype=np.uint8)
 
 
-def fitted(picture: Any, size: tuple[int, int], how: Any) -> Any:
-    """Resize a picture of PIL until it covers (height, width), and crop the middle."""
+def fitted(image: Any, size: tuple[int, int], how: Any) -> Any:
+    """Resize an image of PIL until it covers (height, width), and crop the middle."""
     height, width = size
-    factor = max(height / picture.height, width / picture.width)
-    around = round(picture.width * factor), round(picture.height * factor)
+    factor = max(height / image.height, width / image.width)
+    around = round(image.width * factor), round(image.height * factor)
     left, top = (around[0] - width) // 2, (around[1] - height) // 2
-    return picture.resize(around, how).crop((left, top, left + width, top + height))
+    return image.resize(around, how).crop((left, top, left + width, top + height))
 
 
 def count_classes(maps: Sequence[Tensor]) -> int:
@@ -148,7 +148,7 @@ def count_classes(maps: Sequence[Tensor]) -> int:
 
 
 def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel of pixel / 255, over uint8 pictures (N, C, H, W)."""
+    """Mean and deviation of each channel of pixel / 255, over uint8 images (N, C, H, W)."""
     values = images.transpose(0, 1).flatten(1)
     counts = torch.stack([torch.bincount(row.int(), minlength=256) for row in values]).double()
     shades = torch.arange(256, dtype=torch.float64) / 255

@@ -9,7 +9,7 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
 from dsa_core.files import EPOCHS
 from dsa_core.lab.data import load
-from dsa_core.lab.device import device_of, picture_readers
+from dsa_core.lab.device import device_of, image_readers
 from dsa_core.lab.record import Record
 from dsa_core.lab.record_files import FILE, read_record, write_record
 from dsa_core.lab.runs.config import RunConfig
@@ -89,7 +89,7 @@ def run(
     """
     check_folder(folder or out)
     device = device_of()  # joins the process group, if there is one
-    readers = picture_readers() if workers is None else workers
+    readers = image_readers() if workers is None else workers
     dataset = load(config.dataset, data_root, workers=readers)
     context = RunContext(
         config, out, dataset, device, progress and process_group().is_main, folder, weights

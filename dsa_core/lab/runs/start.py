@@ -39,7 +39,7 @@ def start(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = models.build(config.model, num_classes=dataset.num_classes).to(example.device)
-    try_pictures(config, model, example)
+    try_images(config, model, example)
     try_task(config, dataset, model, example.device)
     graph = trace(model, example)
     if config.calibration is not None:
@@ -75,7 +75,7 @@ def try_task(
             ) from error
 
 
-def try_pictures(config: RunConfig, model: nn.Module, example: Tensor) -> None:
+def try_images(config: RunConfig, model: nn.Module, example: Tensor) -> None:
     """Run the network once in evaluation mode.
 
     Raises:
@@ -86,7 +86,7 @@ def try_pictures(config: RunConfig, model: nn.Module, example: Tensor) -> None:
             model(example)
     except Exception as error:
         raise ConfigError(
-            f"{config.model} does not take the pictures of {config.dataset}, "
+            f"{config.model} does not take the images of {config.dataset}, "
             f"{by(tuple(example.shape[1:]))}{made_for(config.model)}: "
             f"{failing_module(model, error)}: {error}. Name another network "
             "(resnet20 and the like take 3x32x32, resnet8 takes 1x8x8), or another dataset"

@@ -1,4 +1,4 @@
-"""Pictures of allocation under a budget: level lines of a loss, and paths on them."""
+"""Plots of allocation under a budget: level lines of a loss, and paths on them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -64,8 +64,8 @@ def page(network: Network, answers: Sequence[Answer]) -> str:
     methods = [answer.state.method for answer in answers]
     marks = [mark for answer in answers for mark in marks_of(answer)]
     score = network.score_name
-    picture = frontier_svg(network.frontiers, marks, shown=methods, score_name=score)
-    return sheet(f"<div>{networks}</div><div>{picture}{numbers(network, answers)}</div>")
+    plot = frontier_svg(network.frontiers, marks, shown=methods, score_name=score)
+    return sheet(f"<div>{networks}</div><div>{plot}{numbers(network, answers)}</div>")
 
 
 def sheet(content: str) -> str:
@@ -81,8 +81,8 @@ def drawn(answer: Answer) -> str:
         return f'{title}</h3><div role="alert">{escape(answer.problem)}</div>'
     how = "the allocation of" if view.measured else "read on the way of"
     source = f"{how} its search for {view.record.asked_ratio:.1%}, seed {view.record.seed}"
-    picture = network_svg(method, view.names, view.sizes, view.counts)
-    return f"{title} <small>{source}</small></h3>{picture}"
+    plot = network_svg(method, view.names, view.sizes, view.counts)
+    return f"{title} <small>{source}</small></h3>{plot}"
 
 
 def marks_of(answer: Answer) -> list[Mark]:
@@ -207,5 +207,5 @@ def live_page(result: LiveResult) -> str:
         ["after fine-tuning", f"<b>{result.tuned:.1%}</b>"],
     ]
     names = [group.name for group in found.graph.prunable]
-    picture = network_svg(found.method, names, found.graph.sizes.tolist(), found.counts.tolist())
-    return sheet(f"<div>{picture}</div><div>{table((), rows)}</div>")
+    plot = network_svg(found.method, names, found.graph.sizes.tolist(), found.counts.tolist())
+    return sheet(f"<div>{plot}</div><div>{table((), rows)}</div>")

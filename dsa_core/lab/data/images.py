@@ -1,4 +1,4 @@
-"""Picture files: found, read, and refused by name or left out."""
+"""Image files: found, read, and refused by name or left out."""
 
 import os
 import warnings
@@ -11,28 +11,28 @@ from dsa_core.errors import DataError
 SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-SKIP = "@skip"  # at the end of a dataset's name: pictures that cannot be read are left out
+SKIP = "@skip"  # at the end of a dataset's name: images that cannot be read are left out
 T = TypeVar("T")
 
 
-def read_picture(path: Path, mode: str | None = "RGB") -> Any:
-    """Decode one picture, as Pillow's.
+def read_image(path: Path, mode: str | None = "RGB") -> Any:
+    """Decode one image, as Pillow's.
 
     Args:
         path: the file.
         mode: what its colours are converted to; None = they stay as they are.
 
     Raises:
-        DataError: it is missing, damaged, no picture, or larger than Pillow's limit of pixels.
+        DataError: it is missing, damaged, no image, or larger than Pillow's limit of pixels.
     """
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            return picture.convert(mode) if mode else picture.copy()
+        with Image.open(path) as image:
+            return image.convert(mode) if mode else image.copy()
     except Exception as error:  # decoders of damaged files stumble anywhere
         raise DataError(
-            f"{path} cannot be read as a picture: {error}. Repair or remove it, or write {SKIP} "
+            f"{path} cannot be read as an image: {error}. Repair or remove it, or write {SKIP} "
             "after the dataset's name to leave such files out"
         ) from error
 
@@ -53,17 +53,17 @@ def read_all(paths: Sequence[T], read: Callable[[T], Any], *, skip: bool) -> lis
             left_out.append(error)
     if left_out:
         warnings.warn(
-            f"{len(left_out)} of {len(paths)} pictures are left out; the first: {left_out[0]}",
+            f"{len(left_out)} of {len(paths)} images are left out; the first: {left_out[0]}",
             stacklevel=2,
         )
     return found
 
 
-def pictures_below(folder: Path, beside: Set[Path] = frozenset()) -> list[Path]:
-    """All pictures in a folder and those below it, in the order of their paths.
+def images_below(folder: Path, beside: Set[Path] = frozenset()) -> list[Path]:
+    """All images in a folder and those below it, in the order of their paths.
 
     A link to a folder is followed once, and never to one that holds this folder or stands beside it
-    as another class (`beside`, resolved): a loop would name the same picture again and again.
+    as another class (`beside`, resolved): a loop would name the same image again and again.
     """
     above = (*folder.absolute().parents, *folder.resolve().parents)
     seen = {p.resolve() for p in above}.union(beside) - {folder.resolve()}
