@@ -240,8 +240,8 @@ def test_the_json_has_every_figure(quick: bool, monkeypatch):
     )
     monkeypatch.setattr(report, "uniform_pair", lambda *_, **__: small)
     monkeypatch.setattr(report, "compare", lambda *_, **__: row)
-    told: list[str] = []
-    found = json.loads(json.dumps(report.all_figures(quick=quick, report=told.append)))
+    lines: list[str] = []
+    found = json.loads(json.dumps(report.all_figures(quick=quick, report=lines.append)))
     assert set(found) >= WANTED | {"machine", "quick"}
     for name, value in found.items():
         if name not in ("machine", "quick"):
@@ -249,7 +249,7 @@ def test_the_json_has_every_figure(quick: bool, monkeypatch):
     assert found["speedup_over_mac_reduction_resnet20"]["note"].endswith("divisor 1, fp32")
     assert ("speedup_over_mac_reduction_resnet18_cifar_divisor16_bf16" in found) is not quick
     assert found["search_step_ratio_resnet56"]["note"] == "free updates, fp32"
-    assert any("resnet152" in line for line in told)
+    assert any("resnet152" in line for line in lines)
 
 
 def test_command_line(tmp_path, monkeypatch):

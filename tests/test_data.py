@@ -91,7 +91,7 @@ def test_batches_are_a_function_of_seed_and_epoch(digits, augment):
     assert not torch.equal(wanted[0][0], epoch_of(make(2), 3)[0][0])
 
 
-def test_each_epoch_augments_anew(digits):
+def test_each_epoch_draws_its_own_augmentation(digits):
     batches = digits.batches("train", batch_size=500, shuffle=False)
     assert not torch.equal(epoch_of(batches, 0)[0][0], epoch_of(batches, 1)[0][0])
 

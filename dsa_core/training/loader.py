@@ -87,7 +87,7 @@ def reader(given: Any) -> Callable[[], Iterator[Any]]:
     if isinstance(given, Iterator):
         raise ConfigError(
             f"train_loader: a {type(given).__name__} can be read only once, and every epoch reads "
-            "it anew: pass the function that makes it (train_loader=batches, not batches()), a "
+            "it again: pass the function that makes it (train_loader=batches, not batches()), a "
             "list, or a DataLoader"
         )
     if isinstance(given, Iterable):

@@ -104,7 +104,7 @@ def processor_table(
 ) -> list[list[str]]:
     """What each search took, its head first: trials, epochs, seconds, and multiples of DSA's.
 
-    Multiples are of processor seconds: those of the clock depend on what else the machine did.
+    Multiples are of CPU seconds: wall-clock ones depend on what else the machine did.
     They are of runs on the same device, and only of runs that have them. Rows without a run are
     left out.
 
@@ -112,8 +112,8 @@ def processor_table(
         records: runs of one network with one preset.
         methods, ratios: rows, in the order of the table.
     """
-    head = ["asked %", "method", "n", "trials", "search epochs", "search, clock s", "processor: n"]
-    lines = [[*head, "search, processor s", "search x DSA", "in all, processor s", "in all x DSA"]]
+    head = ["asked %", "method", "n", "trials", "search epochs", "search, wall-clock s", "CPU: n"]
+    lines = [[*head, "search, CPU s", "search x DSA", "in all, CPU s", "in all x DSA"]]
     for ratio in ratios:
         for method in methods:
             runs = select(records, method, ratio)
@@ -124,7 +124,7 @@ def processor_table(
 
 
 def effort(runs: Sequence[Record]) -> list[str]:
-    """Mean trials and epochs of the search, and the least and most seconds of the clock."""
+    """Mean trials and epochs of the search, and the least and most wall-clock seconds."""
     trials = fmean(r.trials for r in runs)
     epochs = fmean(r.epochs["search"] for r in runs)
     clock = sorted({f"{r.seconds['search']:.0f}" for r in runs}, key=float)
@@ -159,7 +159,7 @@ def processor_in_all(record: Record) -> float:
 def flows(records: Sequence[Record]) -> list[list[Record]]:
     """Runs of one method with the same settings, those of most runs first, then the cheapest.
 
-    Only runs of one trial that have processor seconds.
+    Only runs of one trial that have CPU seconds.
     """
     by: dict[tuple[str, str], list[Record]] = {}
     for r in records:
@@ -169,7 +169,7 @@ def flows(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def seconds_of(runs: Sequence[Record]) -> float:
-    """Mean processor seconds of search and fine-tuning."""
+    """Mean CPU seconds of search and fine-tuning."""
     return fmean(map(processor_in_all, runs))
 
 

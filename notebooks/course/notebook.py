@@ -178,7 +178,7 @@ class Panel(VBox):
             control.observe(self.redraw, names="value")
 
     def redraw(self, change: object = None) -> None:
-        """Draw anew from the values of the controls; an error is shown, and raised under test."""
+        """Redraw from the values of the controls; an error is shown, and raised under test."""
         try:
             values: dict[str, Any] = {name: c.value for name, c in self.controls.items()}
             self.plot.value = drawn(self.draw(**values), dpi=100)

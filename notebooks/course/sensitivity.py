@@ -72,7 +72,7 @@ def sensitivity(
         task: gives loss and score.
         keep: keep ratio of the pruned group, in (0, 1].
         kind: what ranks its channels, see `masks.importance`.
-        norms: training batches; epoch 0 of them estimates the BatchNorm statistics anew after each
+        norms: training batches; epoch 0 of them recalibrates BatchNorm after each
             cut. None leaves those of the whole network in place, as the paper has it ("no tuning").
 
     Raises:

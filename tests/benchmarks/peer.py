@@ -101,7 +101,7 @@ class Cut:
     Attributes:
         macs: counted, of the dense ones.
         accuracy: on the test set, right after the cut.
-        recalibrated: the same with BatchNorm statistics estimated anew.
+        recalibrated: the same with BatchNorm recalibrated.
         refitted: of the same channels, every layer refitted by least squares instead.
     """
 
@@ -132,7 +132,7 @@ def judged(dense: nn.Module, pruned: nn.Module, cifar: Dataset) -> Cut:
 
 
 def kept_of(pruned: nn.Module, dense: nn.Module, graph: ChannelGraph) -> Tensor:
-    """Which channels a cut network has kept (n,), told by the scales of its BatchNorms."""
+    """Which channels a cut network has kept (n,), read off the scales of its BatchNorms."""
     ours, theirs = dense.state_dict(), pruned.state_dict()
     keep = torch.zeros(graph.n_channels, dtype=torch.bool)
     for norm in graph.norms:

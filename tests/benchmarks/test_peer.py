@@ -54,7 +54,7 @@ def show(name: str, cut: Cut) -> None:
 @pytest.mark.parametrize("name", list(STANDARD))
 def test_accuracy_before_fine_tuning(name: str) -> None:
     dense, cifar = standard(name)
-    print(f"\n{name:30} {'MACs':>8} {'cut %':>9} {'BN anew %':>9} {'refitted':>9}")
+    print(f"\n{name:30} {'MACs':>8} {'cut %':>9} {'BN recal %':>9} {'refitted':>9}")
     for inner in (False, True):
         print("torch-pruning,", "inside the blocks only:" if inner else "all channels:")
         for criterion in CRITERIA:

@@ -1,4 +1,4 @@
-"""Voila serves the explorer: sliders move bars and numbers, a bad wish is told, Run runs."""
+"""Voila serves the explorer: sliders move bars and numbers, a bad wish gets an answer, Run runs."""
 
 import os
 import re

@@ -87,8 +87,8 @@ def outcome(future: Future[RunState], job: Job, batch: Path) -> RunState:
     error = future.exception()
     if error is None:
         return future.result()
-    told = f"{type(error).__name__}: {error}"
-    return ended(job, batch / job.id, time.time(), state="failed", error=told)
+    message = f"{type(error).__name__}: {error}"
+    return ended(job, batch / job.id, time.time(), state="failed", error=message)
 
 
 def states_of(jobs: Sequence[Job], batch: Path) -> States:

@@ -27,7 +27,7 @@ def all_figures(*, quick: bool, report: Report) -> dict[str, Any]:
     Args:
         quick: few rounds, and only the smallest networks: under a minute on 2 quiet cores instead
             of under ten.
-        report: told what is measured next.
+        report: called with a line that says what is measured next.
 
     Returns:
         What JSON can hold: a figure by name, and under "machine" what ran.

@@ -107,7 +107,7 @@ def by_group(scores: Tensor, k: Tensor, offsets: Tensor, temperature: float) -> 
 
 
 def seconds(solve: Solver, arguments: tuple[Any, ...], calls: int) -> float:
-    """Processor time of one call, as the mean of a few: waiting for a busy core is not in it."""
+    """CPU time of one call, as the mean of a few: waiting for a busy core is not in it."""
     start = time.process_time()
     for _ in range(calls):
         solve(*arguments)
@@ -122,4 +122,4 @@ def speedup(peer: Solver, *, temperature: float, rounds: int = 60) -> Figure:
     values = [
         seconds(peer, arguments, 2) / seconds(by_operator, arguments, 10) for _ in range(rounds)
     ]
-    return figure(values, "times", f"{peer.__name__}, temperature {temperature}, processor time")
+    return figure(values, "times", f"{peer.__name__}, temperature {temperature}, CPU time")

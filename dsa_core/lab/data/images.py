@@ -30,7 +30,7 @@ def read_image(path: Path, mode: str | None = "RGB") -> Any:
     try:
         with Image.open(path) as image:
             return image.convert(mode) if mode else image.copy()
-    except Exception as error:  # decoders of damaged files stumble anywhere
+    except Exception as error:  # a damaged file can raise anything
         raise DataError(
             f"{path} cannot be read as an image: {error}. Repair or remove it, or write {SKIP} "
             "after the dataset's name to leave such files out"

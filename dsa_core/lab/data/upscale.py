@@ -76,7 +76,7 @@ class UpscaleDataset:
         task: of enlarging by 2.
         patches: uint8, shape (N, 3, S, S), large ones.
         images: of the test, uint8, each (3, H, W), H and W even.
-        num_classes: 3, the colours that the network puts out.
+        num_classes: 3, the colours that the network outputs.
         augment: the augmentation of the patches by default.
     """
 

@@ -69,7 +69,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConfigError(f"weights {path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # a damaged file can make torch.load stumble anywhere
+    except Exception as error:  # a damaged file can raise anything
         raise ConfigError(
             f"weights {path} are damaged, or hold more than plain tensors "
             f"({type(error).__name__}): wanted is a .safetensors file, or a state dict "

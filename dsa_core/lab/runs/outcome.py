@@ -104,7 +104,7 @@ def phases(dense: T, search: T, fine_tune: T) -> dict[str, T]:
 
 
 def spent(outcome: Outcome, unit: str) -> dict[str, float]:
-    """Seconds or processor seconds of every phase; the cut counts as search."""
+    """Seconds or CPU seconds of every phase; the cut counts as search."""
     found, tuned = getattr(outcome.allocation, unit), getattr(outcome.tuned, unit)
     return phases(getattr(outcome.dense, unit), found + outcome.cutting[unit], tuned)
 

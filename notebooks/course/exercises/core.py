@@ -52,7 +52,7 @@ def grade(
     Raises:
         AssertionError: an answer differs; the message says on which input, what was wanted, what
             came, and the hint.
-        NotImplementedError: the learner has not begun: it is passed on as it came.
+        NotImplementedError: the learner has not begun yet.
     """
     if not inputs:
         raise ValueError(f"exercise {name!r} has no inputs: nothing would be compared")

@@ -18,6 +18,6 @@ def check_macs_for(learner: Callable[..., float | None]) -> None:
         learner,
         solution_macs_for,
         [(1.0, 2.0), (0.8, 1.5), (0.9, 3.0), (0.5, 2.5), (0.7, 1.0)],
-        hint="the time left is share * macs_left + (1 - share), in times of the dense network; it"
+        hint="the time left is share * macs_left + (1 - share), relative to the dense network; it"
         " must be 1 / speedup. Can the first part be as small as that asks?",
     )

@@ -7,9 +7,9 @@ from dataclasses import replace
 from ipywidgets import HTML, Button, Dropdown, FloatProgress, HBox, Layout, VBox
 
 from course.widgets.explore import State
-from course.widgets.guard import shown
 from course.widgets.live import NETWORK, LiveJob, LiveResult, Progress, prune_live
 from course.widgets.page import STYLE, live_page
+from course.widgets.problems import shown
 
 NOTE = f"Run trains {NETWORK} and prunes it to the budget and limits set above, in seconds."
 CANNOT = (
