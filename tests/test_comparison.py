@@ -111,3 +111,4 @@ def test_rivals_of_equal_epochs_or_equal_seconds_against_the_flow_of_most_runs()
     ]
     assert all(len(ours) == 2 for _, ours, _, _ in rows)
     assert parts(runs[-3]) == "4+9"
+    assert parts(some_record(config={"preset": {"weights_fraction": 0.25}})) == "1+4"
