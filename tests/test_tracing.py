@@ -212,6 +212,17 @@ def test_what_runs_once_for_the_batch_is_refused_by_name() -> None:
     assert len(trace(Table(), X[:1]).prunable) == 1
 
 
+def test_a_linear_layer_may_read_a_vector() -> None:
+    model = between(lambda n, y: y * n.g(y.mean((0, 2, 3))).sum(), g=nn.Linear(8, 3)).double()
+    one = X[:1].double()
+    with pytest.raises(TraceError, match=r"^g: linear runs once for the whole batch of 2"):
+        trace(model, X.double())
+    graph = trace(model, one)
+    assert Cost.of(graph, "macs").dense == count_macs(model, one)
+    agrees(model, graph, one)
+    assert len(trace(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)), torch.ones(6)).prunable) == 1
+
+
 def test_macs_that_cannot_be_counted_are_refused() -> None:
     def chained(n: nn.Module, y: Tensor) -> Tensor:
         u = n.c(y).mean((2, 3))

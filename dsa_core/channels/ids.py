@@ -123,7 +123,7 @@ class IdBook:
 
     def fold(self, ids: Ids, axis: int) -> Tensor:
         """Unite over all axes but one; returns the ids along that axis, shape (shape[axis],)."""
-        lines = ids.base.movedim(axis, 0).flatten(1)
+        lines = ids.base.movedim(axis, 0).reshape(ids.base.shape[axis], -1)
         return self.tie(lines.T).expand(ids.shape[axis])
 
     def classes(self) -> Tensor:
