@@ -55,9 +55,9 @@ class Case:
     """A network in float64, its masked weights, a batch, and a mask with both kinds of channels."""
 
     def __init__(self, build, seed: int = 0, *, soft: bool = False) -> None:
+        self.graph = graph_of(build)  # draws weights, but only the first time
         torch.manual_seed(seed)
         self.model = build().double()
-        self.graph = graph_of(build)
         self.parameters = dict(self.model.named_parameters())
         sites = consumer_sites(self.graph)
         self.weights = MaskedWeights(self.parameters, sites, self.graph.n_channels)
