@@ -97,11 +97,11 @@ class Trial:
         next(self.forms)
         if self.fault(graph):
             graph = self.remedied_at_once(graph)
-        if self.fault(graph):
-            graph, wrong = self.turned(read, graph)
-            for name, fault in wrong.items():
-                graph = self.remedied(graph, name, fault)
-            graph = self.without_mixed_faults(graph)
+            if self.fault(graph):
+                graph, wrong = self.turned(read, graph)
+                for name, fault in wrong.items():
+                    graph = self.remedied(graph, name, fault)
+                graph = self.without_mixed_faults(graph)
         if self.macs is not None and self.macs[0] != self.macs[1]:
             raise TraceError(
                 f"the MACs of this network cannot be counted: of a cut one torch counts "

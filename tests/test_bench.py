@@ -20,7 +20,7 @@ from dsa_core.lab.bench.profile import PARTS, profile_search
 from dsa_core.lab.bench.soft_topk import by_group, by_operator, by_scipy, problem, speedup
 from dsa_core.lab.bench.steps import StepTimes, loops
 from dsa_core.lab.bench.throughput import AsImages, Loops
-from dsa_core.lab.bench.tracing import trace_over_peer, trace_seconds
+from dsa_core.lab.bench.tracing import trace_over_peer, trace_seconds, verification_cost
 from dsa_core.lab.calibration import read_calibration
 from dsa_core.lab.cli import app
 from dsa_core.lab.machine import machine
@@ -35,6 +35,8 @@ WANTED = {  # what the JSON has to hold
     "train_throughput_ratio",
     "trace_seconds_resnet152",
     "trace_over_torch_pruning",
+    "verification_passes",
+    "verification_over_two_passes",
     "speedup_over_mac_reduction_resnet20",
 }
 
@@ -203,6 +205,15 @@ def test_tracing_beside_torch_pruning(monkeypatch):
     assert found.median > 0
 
 
+def test_verification_is_one_pair_of_forward_passes(monkeypatch):
+    names = ("resnet8", "vgg16_cifar", "mobilenet_v2")
+    monkeypatch.setattr(tracing, "PEER_NETWORKS", names)
+    found = verification_cost(rounds=1)
+    passes = found["verification_passes"]
+    assert (passes.median, passes.spread, passes.unit) == (2, (2, 2), "passes")
+    assert found["verification_over_two_passes"].n == len(names)
+
+
 def text(table) -> str:
     screen = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     screen.print(table)
@@ -238,6 +249,8 @@ def test_the_json_has_every_figure(quick: bool, monkeypatch):
     monkeypatch.setattr(
         report, "trace_over_peer", lambda **_: {"trace_over_torch_pruning": fake("peer")()}
     )
+    cost = {"verification_passes": fake("a")(), "verification_over_two_passes": fake("b")()}
+    monkeypatch.setattr(report, "verification_cost", lambda **_: cost)
     monkeypatch.setattr(report, "uniform_pair", lambda *_, **__: small)
     monkeypatch.setattr(report, "compare", lambda *_, **__: row)
     lines: list[str] = []

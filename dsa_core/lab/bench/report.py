@@ -9,7 +9,7 @@ from dsa_core.lab.bench.networks import compare, formats, uniform_pair
 from dsa_core.lab.bench.soft_topk import by_group, by_scipy, speedup
 from dsa_core.lab.bench.steps import step_times
 from dsa_core.lab.bench.throughput import train_throughput
-from dsa_core.lab.bench.tracing import trace_over_peer, trace_seconds
+from dsa_core.lab.bench.tracing import trace_over_peer, trace_seconds, verification_cost
 from dsa_core.lab.device import device_of
 from dsa_core.lab.machine import machine
 from dsa_core.training import FP32
@@ -80,12 +80,14 @@ def throughput(quick: bool, report: Report) -> Figures:
 
 
 def tracing(quick: bool, report: Report) -> Figures:
-    """The deepest ResNet; and, beside torch-pruning, 12 networks."""
+    """The deepest ResNet; 12 networks beside torch-pruning; and their trial cut."""
     report("tracing resnet152")
     rounds = 1 if quick else 3
     found = {"trace_seconds_resnet152": trace_seconds("resnet152", rounds=rounds)}
     report("tracing beside torch-pruning")
-    return found | trace_over_peer(rounds=rounds)
+    found |= trace_over_peer(rounds=rounds)
+    report("the trial cut")
+    return found | verification_cost(rounds=rounds)
 
 
 def networks(quick: bool, report: Report) -> Figures:

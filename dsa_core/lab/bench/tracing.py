@@ -1,5 +1,6 @@
-"""How long it takes to follow every channel of a network."""
+"""How long it takes to follow every channel of a network, and to verify what was found."""
 
+import copy
 import importlib.util
 import statistics
 import time
@@ -7,6 +8,12 @@ import warnings
 from collections.abc import Callable
 from time import process_time
 from typing import Any
+
+import torch
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 
 from dsa_core.channels import follow
 from dsa_core.lab import models
@@ -57,6 +64,62 @@ def trace_over_peer(*, rounds: int) -> dict[str, Figure]:
         found.append(statistics.median(ratios(ours, theirs)))
     note = f"{rounds} rounds; the spread is over 12 networks"
     return {"trace_over_torch_pruning": figure(found, "times", note)}
+
+
+def verification_cost(*, rounds: int) -> dict[str, Figure]:
+    """The trial cut of 12 networks: forward passes, and CPU time over that of two of them.
+
+    Its time is what `trace` takes above `follow`: also the copy, the cut and torch's count of MACs.
+    The two passes are in float64, as those of the trial.
+    """
+    warm_up(trace)
+    passes, found = [], []
+    for name in PEER_NETWORKS:
+        model, x = models.build(name).eval(), models.example_input(name)
+        passes.append(forward_passes(trace, model, x) - forward_passes(follow, model, x))
+        exact, y = copy.deepcopy(model).double(), x.double()
+        turns = [
+            (once(trace, model, x), once(follow, model, x), once(two_passes, exact, y))
+            for _ in range(rounds)
+        ]
+        found.append(statistics.median((full - bare) / pair for full, bare, pair in turns))
+    note = f"{rounds} rounds; the spread is over 12 networks"
+    return {
+        "verification_passes": figure(passes, "passes", "over 12 networks"),
+        "verification_over_two_passes": figure(found, "times", note),
+    }
+
+
+def forward_passes(way: Callable[[Any, Any], object], model: Any, x: Any) -> int:
+    """How often a whole network runs meanwhile: a module that no other module calls."""
+    open_calls, runs = 0, 0
+
+    def enter(*_: object) -> None:
+        nonlocal open_calls, runs
+        runs += open_calls == 0
+        open_calls += 1
+
+    def leave(*_: object) -> None:
+        nonlocal open_calls
+        open_calls -= 1
+
+    hooks = [
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        way(model, x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return runs
+
+
+@torch.no_grad()
+def two_passes(model: Any, x: Any) -> None:
+    """Run a network twice."""
+    model(x)
+    model(x)
 
 
 def peer_graph(model: Any, x: Any) -> None:
