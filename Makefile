@@ -28,7 +28,8 @@ lab: $(STAMP) ## open the course in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 explore: $(STAMP) ## serve the budget explorer; the address with its token is printed
-	$(BIN)/voila notebooks/apps/explorer.ipynb --no-browser --port=8866 --Voila.ip=127.0.0.1 --Voila.auto_token=True
+	$(BIN)/voila notebooks/apps/explorer.ipynb --no-browser --port=8866 --Voila.ip=127.0.0.1 --Voila.auto_token=True \
+	    --Voila.kernel_websocket_connection_class=course.prompt_socket.PromptConnection
 
 notebooks: $(STAMP) ## execute all notebooks and save their outputs
 	$(BIN)/python -m course.notebook execute notebooks/*.ipynb notebooks/solutions/*.ipynb \

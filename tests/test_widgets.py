@@ -8,6 +8,7 @@ from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 import torch
@@ -481,3 +482,16 @@ def test_an_error_in_the_thread_is_shown_and_raised_by_wait(monkeypatch) -> None
 def test_floors_of_a_state_become_those_of_a_budget() -> None:
     state = State(resource="params", ratio=0.3, divisor=4, floor=0.1, floors={"a": 0.5})
     assert state.budget == Budget(params=0.3, divisor=4, floors={"*": 0.1, "a": 0.5})
+
+
+def test_the_explorer_answers_a_slider_without_nagles_delay(monkeypatch):
+    channels = pytest.importorskip("jupyter_server.services.kernels.connection.channels")
+    from course.prompt_socket import PromptConnection
+
+    order = Mock()
+    monkeypatch.setattr(channels.ZMQChannelsWebsocketConnection, "connect", order.connect)
+    connection = PromptConnection.__new__(PromptConnection)
+    connection._trait_values["websocket_handler"] = order
+    connection.connect()
+    assert order.mock_calls[:2] == [call.set_nodelay(True), call.connect()]
+    assert f"course.prompt_socket.{PromptConnection.__name__}" in (ROOT / "Makefile").read_text()

@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.example import Call, tensors_in
@@ -116,6 +115,8 @@ def counted(run: Callable[[], T]) -> tuple[T, int]:
 
     Attention layers are run operator by operator: the counter does not see into the fused one.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # a quarter of the time to import dsa_core
+
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = NoModules()  # type: ignore[assignment]
     fast = torch.backends.mha.get_fastpath_enabled()

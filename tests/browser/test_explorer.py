@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from browser_tools import PATIENCE_S, ROOT, TOKEN, serving
 
-MAKE = re.search(r"/(voila .*)", (ROOT / "Makefile").read_text())  # `make explore`
+MAKE = re.search(r"/(voila .*)", (ROOT / "Makefile").read_text().replace("\\\n", ""))
 WORDS = MAKE[1].replace("notebooks", f"{ROOT}/notebooks").replace("8866", "{port}").split()
 MOVES = 20
 REDRAW_MS = 1000  # generous: the machine may be busy; what was measured is printed
