@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only
 
 from dsa_core.errors import TraceError
 
@@ -13,7 +14,7 @@ ACCEPTED = (
     "a tensor, a tuple of positional arguments, a dict of keyword arguments, or both as "
     "((positional, ...), {keyword: ...})"
 )
-PLAIN = (Tensor, bool, int, float, str, type(None))  # what an argument may be made of
+PLAIN = (Tensor, bool, int, float, str, type(None), torch.Size)  # what an argument may be made of
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ class Call:
 
     def leaves(self) -> Iterator[tuple[str, Any]]:
         """Every plain value with its place, such as "args[0]" or "boxes['left'][1]"."""
-        yield from leaves_of(self.args, "args")
-        for name, value in self.kwargs.items():
-            yield from leaves_of(value, str(name))
+        for name, value in (("args", self.args), *self.kwargs.items()):
+            for path, leaf in tree_flatten_with_path(value)[0]:
+                yield name + keystr(path), leaf
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -109,8 +110,7 @@ class Call:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Call":
         """The same call with every tensor changed, in the order of `tensors`."""
-        args = tuple(changed(value, change) for value in self.args)
-        return Call(args, {name: changed(v, change) for name, v in self.kwargs.items()})
+        return Call(*tree_map_only(Tensor, change, (self.args, self.kwargs)))
 
     def describe(self) -> dict[str, Any]:
         """Shapes, types and structure, without the numbers in tensors, as plain data for JSON."""
@@ -137,28 +137,6 @@ def with_names(arguments: Mapping[Any, Any]) -> dict[str, Any]:
         if not isinstance(name, str):
             raise TraceError(f"example: a keyword argument is named by a string, not by {name!r}")
     return dict(arguments)
-
-
-def leaves_of(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Every plain value in nested lists, tuples and dicts, with its place."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from leaves_of(item, f"{name}[{key!r}]")
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from leaves_of(item, f"{name}[{i}]")
-    else:
-        yield name, value
-
-
-def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A value with every tensor in it changed."""
-    if isinstance(value, dict):
-        return {key: changed(item, change) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        items = [changed(item, change) for item in value]
-        return items if isinstance(value, list) else tuple(items)
-    return change(value) if isinstance(value, Tensor) else value
 
 
 def described(value: Any) -> str:

@@ -101,19 +101,18 @@ def assemble(
     """Turn ids into classes, classes into groups, and number the prunable channels."""
     mark_elements(tracer)
     parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
-    grouping = group_classes(tracer, tracer.book.classes(), parameters)
-    places = grouping.places
+    groups, places, frozen = group_classes(tracer, tracer.book.classes(), parameters)
     views = zip(tracer.views, tracer.ways, strict=True)
     halves = tuple(ids if ways == 2 else ids[:0] for ids, ways in views)
     axes = {n: {a: places[ids] for a, ids in on.items()} for n, on in tracer.axes.items()}
     return ChannelGraph(
-        groups=grouping.groups,
+        groups=groups,
         axes={alias: v for n, v in without_empty(axes).items() for alias in names.get(n, [n])},
         layers=tuple(layer.moved(places) for layer in tracer.layers.values()),
         norms=tuple(norm.moved(places) for norm in tracer.norms),
         parameters=parameters,
         fixed_macs=tracer.fixed_macs,
-        frozen=grouping.frozen,
+        frozen=frozen,
         unknown_ops=tracer.unknown_ops,
         unused=tuple(n for n in parameters if n not in tracer.read),
         input_shape=tuple(call.first_tensor.shape),

@@ -191,6 +191,8 @@ def follow_graph(
     """Add the operators of a graph to a program; returns the tensors that the graph returns."""
 
     def look_up(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [look_up(v) for v in value]
         return env[value] if isinstance(value, Node) else value
 
     for node in graph.nodes:
@@ -200,7 +202,7 @@ def follow_graph(
         elif node.op == "call_function" and node.target is getitem:
             env[node] = env[node.args[0]][node.args[1]]
         elif isinstance(node.target, HigherOrderOperator):
-            env[node] = follow_region(node, [look_up(a) for a in node.args], program)
+            env[node] = follow_region(node, look_up(node.args), program)
         elif node.op == "call_function":
             module, output = name_of_module(node), node.meta.get("val")
             if not isinstance(node.target, OpOverload):
@@ -209,7 +211,9 @@ def follow_graph(
                     "tensor, through which a channel cannot be followed. Compute with shapes or "
                     "settings instead"
                 )
-            args = signature(node.target).bind(node.args, node.kwargs, look_up)
+            known = signature(node.target)
+            given = {**dict(zip(known.names, node.args, strict=False)), **node.kwargs}
+            args = known.defaults | {name: look_up(value) for name, value in given.items()}
             made = program.call(node.target, args, output, module)
             env[node] = made if isinstance(output, list | tuple) else made[0]
     leaves = torch.utils._pytree.tree_leaves(graph.output_node().args)

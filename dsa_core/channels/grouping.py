@@ -2,7 +2,6 @@
 ratio."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,24 +13,16 @@ from dsa_core.channels.tracer import Tracer
 ALONE = "one channel alone: nothing to remove"
 
 
-@dataclass(frozen=True)
-class Grouping:
-    """The groups, and the map from ids to them.
+def group_classes(
+    tracer: Tracer, classes: Tensor, parameters: Collection[str]
+) -> tuple[tuple[Group, ...], Tensor, dict[str, int]]:
+    """Collect classes that lie alike in all parameters and are frozen for the same reason.
 
-    Attributes:
-        groups: in the order of the network.
-        places: id -> place in the flat vector of prunable channels, -1 where the channel stays; the
-            last entry, -1, is that of `NO_CHANNEL`.
-        frozen: reason -> number of layer channels that stay for it.
+    Returns:
+        The groups in the order of the network; id -> place in the flat vector of prunable channels,
+        -1 where the channel stays, with one entry more, for `NO_CHANNEL`; and reason -> number of
+        layer channels that stay for it.
     """
-
-    groups: tuple[Group, ...]
-    places: Tensor
-    frozen: dict[str, int]
-
-
-def group_classes(tracer: Tracer, classes: Tensor, parameters: Collection[str]) -> Grouping:
-    """Collect classes that lie alike in all parameters and are frozen for the same reason."""
     producers = [layer for layer in tracer.layers.values() if layer.in_channels is not None]
     made = torch.cat([layer.out_channels for layer in producers])
     ordered = in_order(classes[made])  # classes that are channels, first made first
@@ -58,7 +49,7 @@ def group_classes(tracer: Tracer, classes: Tensor, parameters: Collection[str]) 
         groups.append(Group(name, len(mine), members[value], why, where))
         start += len(mine) if why is None else 0
     places = torch.cat([flat_of_class[classes], torch.tensor([-1])])
-    return Grouping(tuple(groups), places, {r: n for r, n in frozen.items() if n})
+    return tuple(groups), places, {r: n for r, n in frozen.items() if n}
 
 
 def parts(values: Tensor, labels: Tensor) -> list[tuple[int, Tensor]]:

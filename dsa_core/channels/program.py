@@ -3,7 +3,7 @@
 The operators are those that the code calls (`conv2d`, `layer_norm`), not what they are made of.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
@@ -100,11 +100,6 @@ class Signature:
     defaults: dict[str, Any]
     pointwise: bool
 
-    def bind(self, args: Any, kwargs: dict[str, Any], swap: Callable[[Any], Any]) -> dict[str, Any]:
-        """Every argument by its name, each changed by `swap`, in lists too."""
-        given = {**dict(zip(self.names, args, strict=False)), **kwargs}
-        return {**self.defaults, **{name: swapped(v, swap) for name, v in given.items()}}
-
 
 @cache
 def signature(target: OpOverload) -> Signature:
@@ -115,8 +110,3 @@ def signature(target: OpOverload) -> Signature:
     }
     name = schema.name.removeprefix("aten::").rstrip("_")
     return Signature(name, tuple(defaults), defaults, torch.Tag.pointwise in target.tags)
-
-
-def swapped(value: Any, swap: Callable[[Any], Any]) -> Any:
-    """A value, or every item of a list or tuple, changed."""
-    return [swap(v) for v in value] if isinstance(value, list | tuple) else swap(value)

@@ -4,7 +4,8 @@ Much faster than `torch.export`, and meant to note the same operators: those tha
 before anything is decomposed. What is not certain ends in an error, and `export` is used instead.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -18,7 +19,6 @@ from torch._ops import HigherOrderOperator, OpOverload
 from dsa_core.channels.export import returned
 from dsa_core.channels.program import Kind, Program, Signature, Value, signature
 from dsa_core.channels.quick import ANSWERS
-from dsa_core.channels.twin import called_modules, twin_of
 from dsa_core.example import Call
 
 META = torch.device("meta")
@@ -189,7 +189,7 @@ def record(model: nn.Module, call: Call) -> Program:
     for name, tensor in state.items():
         recorder.give(tensor, "state", name)
     given = call.map(lambda tensor: recorder.give(tensor, "input").seen)
-    names, running = twin_of(model, lambda tensor: recorder.find(tensor).seen)
+    names, running = twin_of(model, recorder)
     running.eval()
     with called_modules(recorder.modules, names), recording(recorder):
         output = given(running)
@@ -199,6 +199,37 @@ def record(model: nn.Module, call: Call) -> Program:
     recorder.program.returned = [recorder.find(t).value for t in tensors]
     recorder.program.given.sort(key=lambda g: KINDS.index(g.kind))
     return recorder.program
+
+
+def twin_of(model: nn.Module, recorder: Recorder) -> tuple[dict[nn.Module, str], nn.Module]:
+    """A copy of a network on what stands for its tensors: its modules with their paths, and itself.
+
+    Whatever the copy keeps in its attributes does not reach the network.
+    """
+    seen: dict[int, Any] = {}
+    for module in model.modules():
+        for held in (vars(module), module._parameters, module._buffers):
+            tensors = (value for value in held.values() if isinstance(value, Tensor))
+            seen.update({id(tensor): recorder.find(tensor).seen for tensor in tensors})
+    twin = copy.deepcopy(model, seen)
+    paths = (path for path, _ in model.named_modules())
+    return dict(zip(twin.modules(), paths, strict=True)), twin
+
+
+@contextmanager
+def called_modules(stack: list[str], names: dict[nn.Module, str]) -> Iterator[None]:
+    """Keep the path of the module that runs, its hooks included, on top of a stack."""
+    call: Callable[..., Any] = nn.Module.__call__
+
+    def noted(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        stack.append(names.get(module, stack[-1]))
+        try:
+            return call(module, *args, **kwargs)
+        finally:
+            stack.pop()
+
+    with patch.object(nn.Module, "__call__", noted):
+        yield
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def convolution(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
         mark_weight(tracer, call, *((in_ids, out_row) if transposed else (out_ids, in_row)))
         kind = "conv_transpose" if transposed else "conv"
         add_layer(tracer, own, kind, name, coefficient, (out_ids, in_ids))
-    mark_bias(tracer, call, "bias", out_ids)
+    mark_line(tracer, call, "bias", out_ids)
     return Ids.along(out_ids, 1, call.shape)
 
 
@@ -81,7 +81,7 @@ def linear(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
         across = "across another axis than the channels"
         why = across if is_across(x) else "with a computed weight"
         return tracer.opaque(call, f"linear layer {why}")
-    mark_bias(tracer, call, "bias", out_ids)
+    mark_line(tracer, call, "bias", out_ids)
     return Ids.along(out_ids, len(call.shape) - 1, call.shape)
 
 
@@ -102,7 +102,7 @@ def matrix_product(tracer: Tracer, call: OpCall) -> Ids | None:
         return None
     out_ids = matrix(tracer, call, x, weight)
     if call.op == "addmm":
-        mark_bias(tracer, call, "self", out_ids)
+        mark_line(tracer, call, "self", out_ids)
     return Ids.along(out_ids, len(call.shape) - 1, call.shape)
 
 
@@ -151,19 +151,18 @@ def add_layer(
     tracer.layers[weight] = Layer(name, kind, weight, tracer.elements[weight].shape, total, *ids)
 
 
-def mark_bias(tracer: Tracer, call: OpCall, argument: str, ids: Tensor) -> None:
-    """A bias belongs to the output channels."""
-    if isinstance(call.args.get(argument), Computed):
-        for source, axis, line in call.args[argument].marks(ids, None):
-            tracer.mark_axis(source, axis, line)
+def mark_line(tracer: Tracer, call: OpCall, argument: str, ids: Tensor) -> None:
+    """A bias or scale has an entry for each of the channels, or one for all of them."""
+    line, name = call.args.get(argument), call.state(argument)
+    if isinstance(line, Computed):
+        for source, axis, part in line.marks(ids, None):
+            tracer.mark_axis(source, axis, part)
+    elif line is None or prod(line.shape) == 1 < len(ids):
         return
-    bias, name = call.args.get(argument), call.state(argument)
-    if bias is None or prod(bias.shape) == 1 < len(ids):
-        return
-    if name is None and bias.shape == (len(ids),):
-        tracer.book.unite(ids, bias.base.expand(len(ids)))
-    elif name is None or bias.shape != (len(ids),):
-        tracer.book.freeze(ids, f"computed bias ({call.module})")
+    elif line.shape != (len(ids),):
+        tracer.book.freeze(ids, f"computed {argument} ({call.module})")
+    elif name is None:
+        tracer.book.unite(ids, line.base.expand(len(ids)))
     else:
         tracer.mark_axis(name, 0, ids)
 
@@ -173,11 +172,7 @@ def batch_norm(tracer: Tracer, call: OpCall) -> Ids:
     x = call.args["input"]
     ids = tracer.book.fold(x, 1)
     for argument in ("weight", "bias", "running_mean", "running_var"):
-        name = call.state(argument)
-        if name is not None:
-            tracer.mark_axis(name, 0, ids)
-        elif call.args.get(argument) is not None:
-            tracer.book.freeze(ids, f"computed {argument} ({call.module})")
+        mark_line(tracer, call, argument, ids)
     if (weight := call.state("weight")) is not None:
         tracer.norms.append(Norm(weight, call.state("bias"), ids))
     return Ids(x.base, x.shape)
@@ -201,17 +196,15 @@ def group_norm(tracer: Tracer, call: OpCall) -> Ids:
     rows = tracer.book.fold(x, 1).reshape(call.args["num_groups"], -1)
     ids = tracer.book.tie(rows.T).repeat_interleave(rows.shape[1])
     for argument in ("weight", "bias"):
-        mark_bias(tracer, call, argument, ids)
+        mark_line(tracer, call, argument, ids)
     return Ids.along(ids, 1, x.shape)
 
 
 def prelu(tracer: Tracer, call: OpCall) -> Ids:
     """A slope for each channel, or one for all."""
-    x, name = call.args["self"], call.state("weight")
-    if name is None:
-        tracer.opaque(call, "PReLU with a computed slope")
-    elif prod(call.args["weight"].shape) > 1:
-        tracer.mark_axis(name, 0, tracer.book.fold(x, 1))
+    x = call.args["self"]
+    if prod(call.args["weight"].shape) > 1:
+        mark_line(tracer, call, "weight", tracer.book.fold(x, 1))
     return Ids(x.base, x.shape)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from dsa_core.channels.ids import Ids
 from dsa_core.channels.opcall import OpCall, StateIds
-from dsa_core.channels.rules_moves import concatenate, on_base
+from dsa_core.channels.rules_moves import concatenate
 from dsa_core.channels.tracer import Rule, Tracer
 
 
@@ -52,27 +52,24 @@ def gated_linear_unit(tracer: Tracer, call: OpCall) -> Ids:
     return Ids(tracer.book.unite(left, right), call.shape)
 
 
-def spatial(tracer: Tracer, call: OpCall) -> Ids:
-    """Pooling and resizing act on each channel by itself: the same channels on another grid."""
+def spatial(tracer: Tracer, call: OpCall) -> list[Ids]:
+    """Pooling and resizing act on each channel by itself: the same channels on another grid, with
+    their places in it for some pools."""
     x = call.tensors()[0]
     axis = 1 if len(x.shape) > 2 else 0
     if any(x.varies(other) for other in range(len(x.shape)) if other != axis):
         tracer.book.freeze(x.base, f"{call.op} over channels ({call.module})")
-    return Ids.along(tracer.book.fold(x, axis), axis, call.shape)
+    grid = Ids.along(tracer.book.fold(x, axis), axis, call.shape)
+    return [grid, *(Ids.constant(shape) for shape in call.shapes[1:])]
 
 
-def spatial_pair(tracer: Tracer, call: OpCall) -> list[Ids]:
-    """The same, for pooling that also returns its indices."""
-    return [spatial(tracer, call), *(Ids.constant(s) for s in call.shapes[1:])]
-
-
-def grid_sample(tracer: Tracer, call: OpCall) -> Ids:
+def grid_sample(tracer: Tracer, call: OpCall) -> list[Ids]:
     """Resample each channel at the places of a grid, whose last axis is space."""
     tracer.book.freeze(call.args["grid"].base, f"places to sample at ({call.module})")
     return spatial(tracer, call)
 
 
-def reduction(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
+def reduction(tracer: Tracer, call: OpCall) -> list[Ids]:
     """Reduce over axes: over space each channel by itself; over channels they mix, and stay."""
     x = call.tensors()[0]
     gone = call.axes(len(x.shape))
@@ -80,12 +77,10 @@ def reduction(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
         return [Ids.constant(shape) for shape in call.shapes]
     if any(x.varies(axis) for axis in gone):
         return tracer.opaque(call, f"{call.op} over channels")
-    keep = bool(call.args.get("keepdim"))
-    base = (
-        x.base if keep else x.base.reshape([n for i, n in enumerate(x.base.shape) if i not in gone])
-    )
-    results = [Ids(base, shape) for shape in call.shapes]
-    return results if len(results) > 1 else results[0]
+    base = x.base
+    if not call.args.get("keepdim"):
+        base = base.reshape([n for axis, n in enumerate(base.shape) if axis not in gone])
+    return [Ids(base, shape) for shape in call.shapes]
 
 
 def along_axis(tracer: Tracer, call: OpCall) -> Ids:
@@ -161,7 +156,7 @@ def similarity(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     return Ids(met.base.squeeze(axis), call.shape)
 
 
-def quantile(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
+def quantile(tracer: Tracer, call: OpCall) -> list[Ids]:
     """A reduction; several quantiles lie on a new axis, which is not followed."""
     if not isinstance(call.args["q"], float | int):
         return tracer.opaque(call, f"{call.op} by a tensor")
@@ -181,11 +176,9 @@ POOLS = (
     "upsample_nearest3d upsample_bilinear2d upsample_bicubic2d upsample_linear1d "
     "upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
     "_upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa max_unpool2d "
-    "max_unpool3d"
-)
-POOLS_WITH_PLACES = (
-    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool1d_with_indices "
-    "max_pool2d_with_indices max_pool3d_with_indices fractional_max_pool2d fractional_max_pool3d"
+    "max_unpool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+    "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
+    "fractional_max_pool2d fractional_max_pool3d"
 )
 REDUCTIONS = (
     "mean sum amax amin prod var std logsumexp linalg_vector_norm norm argmax argmin any all "
@@ -205,7 +198,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(LIKE.split(), same_shape),
     **dict.fromkeys(["pointwise", *ELEMENTWISE.split()], elementwise),
     **dict.fromkeys(POOLS.split(), spatial),
-    **dict.fromkeys(POOLS_WITH_PLACES.split(), spatial_pair),
     "grid_sampler": grid_sample,
     **dict.fromkeys(REDUCTIONS.split(), reduction),
     **dict.fromkeys(ALONG_AXIS.split(), along_axis),
@@ -216,11 +208,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("tril", "triu"), matrix),
     **dict.fromkeys(("nanmean", "nansum", "mode"), reduction),
     **dict.fromkeys(("quantile", "nanquantile"), quantile),
-    **dict.fromkeys(("real", "imag"), on_base(lambda b, c: b)),
     "diff": difference,
     "diagonal": diagonal,
     "rot90": rotate,
-    "fliplr": on_base(lambda b, c: b.flip(1)),
-    "flipud": on_base(lambda b, c: b.flip(0)),
     "cosine_similarity": similarity,
 }

@@ -5,7 +5,7 @@ pieces: their number (then the same position of each piece is united, so that al
 or their widths (then the channels stay).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import gcd
 
 import torch
@@ -35,16 +35,12 @@ def same(tracer: Tracer, call: OpCall) -> Ids:
     return source(call)
 
 
-def on_base(move: Callable[[Tensor, OpCall], Tensor]) -> Rule:
-    """A rule for a move that may be made on the compact ids, axis for axis."""
-
-    def rule(tracer: Tracer, call: OpCall) -> Ids:
-        x = source(call)
-        if isinstance(x, StateIds) and len(x.shape) == 2 and move(PAIR, call).equal(PAIR.T):
-            return x.turned()
-        return Ids(move(x.base, call), call.shape)
-
-    return rule
+def axis_for_axis(tracer: Tracer, call: OpCall) -> Ids:
+    """A move that may be made on the compact ids."""
+    x, move, arguments = source(call), getattr(torch.ops.aten, call.op), [*call.args.values()][1:]
+    if isinstance(x, StateIds) and len(x.shape) == 2 and move(PAIR, *arguments).equal(PAIR.T):
+        return x.turned()
+    return Ids(move(x.base, *arguments), call.shape)
 
 
 def chunk(tracer: Tracer, call: OpCall) -> list[Ids]:
@@ -256,31 +252,23 @@ def squeeze(tracer: Tracer, call: OpCall) -> Ids:
 
 PASS = (
     "contiguous clone alias detach to _to_copy dropout feature_dropout alpha_dropout "
-    "feature_alpha_dropout lift_fresh_copy lift_fresh type_as float half bfloat16 native_dropout"
+    "feature_alpha_dropout lift_fresh_copy lift_fresh type_as float half bfloat16 native_dropout "
+    "real imag"
 )
+MOVES = "transpose swapaxes swapdims permute movedim t numpy_T mT unsqueeze flip fliplr flipud"
 RESHAPES = "view reshape flatten unflatten _unsafe_view view_as reshape_as"
 PADS = "pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(PASS.split(), same),
+    **dict.fromkeys(MOVES.split(), axis_for_axis),
     **dict.fromkeys(RESHAPES.split(), reshape),
     **dict.fromkeys(PADS.split(), pad),
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), expand),
     **dict.fromkeys(("cat", "concat", "concatenate"), concatenate),
     **dict.fromkeys(("repeat", "tile"), repeat),
     **dict.fromkeys(("slice", "narrow"), slice_),
-    **dict.fromkeys(
-        ("transpose", "swapaxes", "swapdims"),
-        on_base(lambda b, c: b.transpose(*list(c.args.values())[1:3])),
-    ),
-    "permute": on_base(lambda b, c: b.permute(c.args["dims"])),
-    "movedim": on_base(lambda b, c: b.movedim(c.args["source"], c.args["destination"])),
-    "t": on_base(lambda b, c: b.t()),
-    "numpy_T": on_base(lambda b, c: b.T),
-    "mT": on_base(lambda b, c: b.mT),
-    "unsqueeze": on_base(lambda b, c: b.unsqueeze(c.args["dim"])),
     "squeeze": squeeze,
-    "flip": on_base(lambda b, c: b.flip(c.args["dims"])),
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), chunk),
     "unbind": unbind,
     "select": select,
