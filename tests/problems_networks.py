@@ -43,43 +43,45 @@ def cbr(i: int, o: int) -> nn.Sequential:
     return nn.Sequential(conv(i, o), nn.BatchNorm2d(o), nn.ReLU())
 
 
-class Lambda(nn.Module):
-    """A function between layers."""
+class Part(nn.Module):
+    """`function(part, x)` of what it holds: modules, parameters, numbers, tensors as buffers."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, function: Callable[..., Any], /, **held: Any) -> None:
         super().__init__()
         self.function = function
+        for name, it in held.items():
+            if isinstance(it, Tensor) and not isinstance(it, nn.Parameter):
+                self.register_buffer(name, it)
+            else:
+                setattr(self, name, it)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
+    def forward(self, x: Any) -> Any:
+        return self.function(self, x)
 
 
 def chain(width: int, **layers: nn.Module | Callable[[Tensor], Tensor]) -> nn.Module:
     """Named layers or functions one after the other, then the mean over space, then a head."""
     net = nn.Sequential()
-    for name, layer in layers.items():
-        net.add_module(name, layer if isinstance(layer, nn.Module) else Lambda(layer))
+    for name, it in layers.items():
+        net.add_module(name, it if isinstance(it, nn.Module) else Part(lambda _, x, f=it: f(x)))
     net.add_module("pool", nn.AdaptiveAvgPool2d(1))
     net.add_module("flat", nn.Flatten())
     net.add_module("head", nn.Linear(width, 3))
     return net
 
 
-class Net(nn.Module):
-    """Named parts and a forward of its own: `f(net, x)` gives the features that the head reads."""
+class Net(Part):
+    """`function(net, x)` gives the features that a head reads; plain tensors become parameters."""
 
-    def __init__(self, f: Callable[..., Tensor], width: int, **parts: nn.Module | Tensor) -> None:
-        super().__init__()
-        self.f = f
-        for name, part in parts.items():
-            if isinstance(part, nn.Module):
-                self.add_module(name, part)
-            else:
-                self.register_parameter(name, nn.Parameter(part))
+    def __init__(
+        self, function: Callable[..., Tensor], width: int, /, **parts: nn.Module | Tensor
+    ) -> None:
+        made = {n: nn.Parameter(p) if isinstance(p, Tensor) else p for n, p in parts.items()}
+        super().__init__(function, **made)
         self.head = nn.Linear(width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.f(self, x)
+        x = self.function(self, x)
         return self.head(x.flatten(2).mean(2) if x.ndim == 4 else x)
 
 
@@ -91,7 +93,9 @@ def agrees(
     With files, so does what is saved and loaded.
     """
     model = copy.deepcopy(model).double().eval()
-    call = Call.of(example).map(lambda t: torch.rand_like(t, dtype=torch.float64))
+    call = Call.of(example).map(
+        lambda t: torch.rand_like(t, dtype=torch.float64) if t.is_floating_point() else t
+    )
     with torch.random.fork_rng():
         randomise(model)
         row = compare("it", model, graph, call, random_channels(graph, 0.5, seed), files=files)
@@ -141,11 +145,6 @@ def used_twice(n: nn.Module, x: Tensor) -> Tensor:
     return n.c(n.fc(x).relu() @ n.fc.weight).relu()
 
 
-def softmax_weight(n: nn.Module, x: Tensor) -> Tensor:
-    """Normalised over input channels: cutting one would change the others."""
-    return n.c(F.conv2d(n.a(x).relu(), n.w.softmax(1)).relu())
-
-
 def in_place(n: nn.Module, x: Tensor) -> Tensor:
     x = n.a(x).relu()
     y = torch.zeros_like(x)
@@ -158,20 +157,6 @@ def fixed_zeros(n: nn.Module, x: Tensor) -> Tensor:
     return n.b(torch.cat([x, x.new_zeros(len(x), 2, 8, 8)], 1) + n.d(x)).relu()
 
 
-def region(n: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        x = n.a(x).relu()
-    return n.b(x).relu()
-
-
-def stacked(n: nn.Module, x: Tensor) -> Tensor:
-    return n.c(torch.stack([n.a(x), n.b(x)]).sum(0).relu()).relu()
-
-
-def side_by_side(n: nn.Module, x: Tensor) -> Tensor:
-    return n.c(torch.cat([n.a(x), n.b(x)], 2).relu()).relu()
-
-
 def two_parts(n: nn.Module, x: Tensor) -> Tensor:
     whole = n.d(x)
     return n.c((torch.cat([n.a(x), n.b(x)], 1) + whole).relu()).relu()
@@ -182,21 +167,11 @@ def pieces(n: nn.Module, x: Tensor) -> Tensor:
     return n.b(one * two).relu()
 
 
-def constant_meets(n: nn.Module, x: Tensor) -> Tensor:
-    return n.b((n.a(x) * torch.linspace(1, 2, 6, dtype=x.dtype)[:, None, None]).relu()).relu()
-
-
 def dense(n: nn.Module, x: Tensor) -> Tensor:
     x = n.a(x).relu()
     for layer in (n.b, n.c):
         x = torch.cat([x, layer(x).relu()], 1)
     return x
-
-
-def normalised() -> nn.Module:
-    net = chain(4, a=cbr(3, 6), w=conv(6, 5), r=nn.ReLU(), c=conv(5, 4))
-    nn.utils.parametrizations.weight_norm(net.w)
-    return net
 
 
 def upsampled(n: nn.Module, x: Tensor) -> Tensor:
@@ -216,24 +191,8 @@ def gate(n: nn.Module, x: Tensor) -> Tensor:
     return x * n.up(n.down(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
 
 
-def spatial_gate(n: nn.Module, x: Tensor) -> Tensor:
-    x = n.a(x).relu()
-    return x * n.g(x).sigmoid()
-
-
 def scaled(n: nn.Module, x: Tensor) -> Tensor:
-    x = n.a(x).relu()
     return n.scale * n.b(x) + x
-
-
-def scaled_by_a_line(n: nn.Module, x: Tensor) -> Tensor:
-    x = n.a(x).relu()
-    return n.scale[None, :, None, None] * n.b(x) + x
-
-
-def over_channels(n: nn.Module, x: Tensor) -> Tensor:
-    x = n.a(x).relu()
-    return n.b(x * x.mean(1, keepdim=True)).relu()
 
 
 def patches(**parts: nn.Module) -> dict[str, nn.Module]:
@@ -309,7 +268,7 @@ TOYS = [
     Toy("glu", lambda: chain(5, a=conv(3, 8), m=nn.GLU(1), c=conv(4, 5)), {"a": 4, "c": 5}),
     Toy("split", lambda: chain(
         5, a=conv(3, 8), m=lambda x: torch.mul(*x.split(4, 1)), c=conv(4, 5)),
-        {"c": 5}, ("trial cut: the cut network cannot run: m (Lambda, problems_networks.py",)),
+        {"c": 5}, ("trial cut: the cut network cannot run: m (Part, problems_networks.py",)),
     Toy("maxout", lambda: chain(
         5, a=conv(3, 8), m=lambda x: x.view(-1, 2, x.shape[1] // 2, 8, 8).amax(1), c=conv(4, 5)),
         {"a": 4, "c": 5}),
@@ -332,6 +291,9 @@ TOYS = [
         ),
         {"a.0": 4, "t": 3, "u": 2, "c": 5},
     ),
+    Toy("transposed depthwise", lambda: chain(
+        5, a=conv(3, 8), t=nn.ConvTranspose2d(8, 16, 2, 2, groups=8), c=conv(16, 5)),
+        {"a": 8, "c": 5}),
     Toy(
         "layer norm",
         lambda: Net(transformer, 6, **patches(
@@ -350,26 +312,31 @@ TOYS = [
         tokens, 7, token=torch.randn(1, 1, 6), place=torch.randn(1, 5, 6),
         **patches(fc=nn.Linear(6, 7))), {"patch": 6, "fc": 7}),
     Toy("layer scale", lambda: Net(
-        scaled, 6, a=conv(3, 6), b=conv(6, 6), scale=torch.randn(6, 1, 1)), {"a": 6}),
+        lambda n, x: scaled(n, n.a(x)), 6, a=conv(3, 6), b=conv(6, 6), scale=torch.randn(6, 1, 1)),
+        {"a": 6}),
     Toy("a scale of one axis", lambda: Net(
-        scaled_by_a_line, 6, a=conv(3, 6), b=conv(6, 6), scale=torch.randn(6)), {"a": 6}),
+        lambda n, x: n.scale[None, :, None, None] * n.a(x), 6, a=conv(3, 6), scale=torch.randn(6)),
+        {"a": 6}),
     Toy("scalar scale", lambda: Net(
-        scaled, 6, a=conv(3, 6), b=conv(6, 6), scale=torch.randn(1)), {"a": 6}),
-    Toy("spatial gate", lambda: Net(spatial_gate, 6, a=conv(3, 6), g=conv(6, 1)), {"a": 6},
+        lambda n, x: scaled(n, n.a(x)), 6, a=conv(3, 6), b=conv(6, 6), scale=torch.randn(1)),
+        {"a": 6}),
+    Toy("spatial gate", lambda: Net(
+        lambda n, x: n.a(x) * n.g(n.a(x)).sigmoid(), 6, a=conv(3, 6), g=conv(6, 1)), {"a": 6},
         ("broadcast over channels",)),
     Toy("prelu", lambda: chain(
         5, a=conv(3, 6), r=nn.PReLU(6, 0.3), b=conv(6, 5), q=nn.PReLU()), {"a": 6, "b": 5}),
     Toy("tied in time", lambda: Net(
         lambda n, x: n.t(n.t(n.a(x)).relu()), 6, a=cbr(3, 6), t=conv(6, 6)), A),
     Toy("tied modules", tied_modules, {"a.0": 6, "d": 6}),
-    Toy("weight norm", normalised, {"a.0": 6, "w": 5, "c": 4}),
-    Toy("computed weight", lambda: Net(
-        softmax_weight, 5, a=conv(3, 6), w=torch.randn(4, 6, 1, 1), c=conv(4, 5)),
+    Toy("computed weight", lambda: Net(  # normalised over what it reads
+        lambda n, x: n.c(F.conv2d(n.a(x).relu(), n.w.softmax(1)).relu()), 5,
+        a=conv(3, 6), w=torch.randn(4, 6, 1, 1), c=conv(4, 5)),
         {"w": 4, "c": 5}, ("trial cut: the cut network computes something else",)),
     Toy("weight used twice", lambda: Net(
         used_twice, 5, a=conv(3, 6), fc=nn.Linear(6, 4), c=nn.Linear(6, 5)), {"c": 5},
         ("fc.weight is used in two ways",)),
-    Toy("mean over channels", lambda: Net(over_channels, 5, a=conv(3, 6), b=conv(6, 5)), {"b": 5},
+    Toy("mean over channels", lambda: chain(
+        5, a=conv(3, 6), m=lambda x: x * x.mean(1, keepdim=True), b=conv(6, 5)), {"b": 5},
         ("mean over channels",)),
     Toy("group norm", lambda: chain(
         5, a=conv(3, 6), n=nn.GroupNorm(3, 6), b=conv(6, 5)), {"a": 3, "b": 5}),
@@ -391,15 +358,18 @@ TOYS = [
         5, a=conv(3, 6), s=lambda x: x.logcumsumexp(2) - x.median(3, True)[0], b=conv(6, 4),
         t=lambda x: x.kthvalue(2, 3, True)[0] - torch.aminmax(x, dim=-1, keepdim=True).min,
         c=conv(4, 5)), {"a": 6, "b": 4, "c": 5}),
-    Toy("stack and sum", lambda: Net(stacked, 5, a=conv(3, 4), b=conv(3, 4), c=conv(4, 5)),
-        {"a": 4, "c": 5}),
-    Toy("side by side", lambda: Net(side_by_side, 5, a=conv(3, 4), b=conv(3, 4), c=conv(4, 5)),
-        {"a": 4, "c": 5}),
+    Toy("stack and sum", lambda: Net(
+        lambda n, x: n.c(torch.stack([n.a(x), n.b(x)]).sum(0).relu()).relu(), 5,
+        a=conv(3, 4), b=conv(3, 4), c=conv(4, 5)), {"a": 4, "c": 5}),
+    Toy("side by side", lambda: Net(
+        lambda n, x: n.c(torch.cat([n.a(x), n.b(x)], 2).relu()).relu(), 5,
+        a=conv(3, 4), b=conv(3, 4), c=conv(4, 5)), {"a": 4, "c": 5}),
     Toy("two groups of one layer", lambda: Net(
         two_parts, 5, d=conv(3, 8), a=conv(3, 4), b=conv(3, 4), c=conv(8, 5)),
         {"d": 4, "d#2": 4, "c": 5}),
-    Toy("constant", lambda: Net(constant_meets, 5, a=conv(3, 6), b=conv(6, 5)), {"b": 5},
-        ("trial cut",)),
+    Toy("constant", lambda: chain(
+        5, a=conv(3, 6), m=lambda x: x * torch.arange(1, 7)[:, None, None], b=conv(6, 5)),
+        {"b": 5}, ("trial cut",)),
     Toy("zeros of the same shape", lambda: chain(
         5, a=conv(3, 6), z=lambda x: torch.cat([x, torch.zeros_like(x)], 1), b=conv(12, 5)),
         {"a": 6, "b": 5}),
@@ -417,7 +387,6 @@ TOYS = [
     Toy("repeat", lambda: chain(
         5, a=conv(3, 6), s=lambda x: x.repeat(1, 2, 1, 1).tile(1, 1, 2, 1), b=conv(12, 5)),
         {"a": 6, "b": 5}),
-    Toy("without gradient", lambda: Net(region, 5, a=conv(3, 6), b=conv(6, 5)), {"a": 6, "b": 5}),
     Toy("upsampling", lambda: Net(upsampled, 5, a=conv(3, 4), b=conv(4, 6), c=conv(10, 5)),
         {"a": 4, "b": 6, "c": 5}),
     Toy("product of activations", lambda: Net(

@@ -1,23 +1,21 @@
 """Networks of several inputs, of keywords and of ids: traced, cut, masked, saved and loaded."""
 
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from problems_networks import Part, agrees
 from torch import Tensor, nn
 
 from dsa_core.budget import Cost
-from dsa_core.channels import ChannelGraph
 from dsa_core.errors import TraceError
-from dsa_core.example import Call, tensors_in
-from dsa_core.masks import masked, masked_call
-from dsa_core.surgery import load, prune, save, try_forward
-from dsa_core.surgery.verify import count_macs, distance, random_channels, randomise, together
+from dsa_core.example import Call
+from dsa_core.masks import masked_call
+from dsa_core.surgery import prune, try_forward
+from dsa_core.surgery.verify import count_macs, distance, random_channels, together
 from dsa_core.tracing import trace
 
 
@@ -42,19 +40,6 @@ class Several(nn.Module):
         return self.head(self.c(y.relu()).relu().mean((2, 3)))
 
 
-@dataclass
-class Result(OrderedDict):  # type: ignore[type-arg]
-    """Like the outputs of Hugging Face: a dataclass that is also an ordered dict."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("loss", "logits"):
-            if getattr(self, name) is not None:
-                self[name] = getattr(self, name)
-
-
 class Words(nn.Module):
     """Like a language model of Hugging Face: keywords in, an object of named fields out."""
 
@@ -76,7 +61,7 @@ class Words(nn.Module):
             x = x * attention_mask[:, :, None]
         logits = self.head(x)
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        return Result(loss, logits) if return_dict else (logits,)
+        return SimpleNamespace(loss=loss, logits=logits) if return_dict else (logits,)
 
 
 def image(n: int = 2) -> Tensor:
@@ -106,51 +91,22 @@ CALLS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any], dict[str, 
 }  # fmt: skip
 
 
-def traced(name: str) -> tuple[nn.Module, ChannelGraph, Any, dict[str, int]]:
-    torch.manual_seed(0)
-    build, example, groups = CALLS[name]
-    model = build().double()
-    graph = trace(model, example(2))
-    randomise(model)
-    return model.eval(), graph, example(2), groups
-
-
 @pytest.mark.parametrize("name", CALLS)
-def test_any_call_is_traced_and_masked_equals_pruned(name: str) -> None:
-    model, graph, example, groups = traced(name)
+def test_any_call_is_traced_cut_masked_saved_and_loaded(name: str) -> None:
+    torch.manual_seed(0)
+    build, give, groups = CALLS[name]
+    model, example = build().double().eval(), give(2)
+    graph, one = trace(model, example), trace(model, give(1))
     assert {g.name: g.size for g in graph.prunable} == groups
     assert graph.outputs == model.head.out_features
     assert graph.input_shape == tuple(Call.of(example).first_tensor.shape)
+    assert [layer.coefficient for layer in one.layers] == [x.coefficient for x in graph.layers]
+    agrees(model, graph, example, files=True)
     keep = random_channels(graph, 0.5, seed=1)
-    pruned = prune(model, graph, keep)
-    with torch.no_grad(), masked(model, graph, keep.double()):
-        wanted = together(Call.of(example)(model))
     with torch.no_grad():
         called = together(masked_call(model, graph, keep.double(), example))
-    assert distance(wanted, together(try_forward(pruned, example))) < 1e-10
-    assert distance(wanted, called) < 1e-10
-    counts = torch.stack([keep[g.start : g.start + g.size].sum() for g in graph.prunable])
-    assert Cost.of(graph, "macs").at(counts) == count_macs(pruned, example)
-    assert Cost.of(graph, "macs").dense == count_macs(model, example)
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_any_call_is_saved_and_loaded(name: str, tmp_path: Path) -> None:
-    model, graph, example, _ = traced(name)
-    keep = random_channels(graph, 0.5, seed=1)
-    pruned = prune(model, graph, keep)
-    save(tmp_path, pruned, graph, keep, name=type(model).__name__)
-    wanted = together(try_forward(pruned, example))
-    again = load(tmp_path, model)
-    torch.testing.assert_close(together(try_forward(again, example)), wanted, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_costs_are_those_of_one_example(name: str) -> None:
-    build, example, _ = CALLS[name]
-    model = build().double()
-    one, three = trace(model, example(1)), trace(model, example(3))
-    assert [layer.coefficient for layer in one.layers] == [x.coefficient for x in three.layers]
+    found = together(try_forward(prune(model, graph, keep), example))
+    assert distance(called, found) < 1e-10
 
 
 def test_a_shared_mask_needs_a_batch_of_one() -> None:
@@ -163,39 +119,20 @@ def test_a_shared_mask_needs_a_batch_of_one() -> None:
         trace(layer, (torch.randn(2, 5, 8), mask))
 
 
-class Silent(nn.Module):
-    """Returns nothing that holds a tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> str:
-        return str(self.fc(x).shape)
-
-
 def test_outputs_without_a_tensor_are_refused() -> None:
-    with pytest.raises(TraceError, match="Silent returns a str that holds no tensor"):
-        trace(Silent(), torch.randn(2, 4))
+    silent = Part(lambda m, x: str(m.fc(x).shape), fc=nn.Linear(4, 4))
+    with pytest.raises(TraceError, match="Part returns a str that holds no tensor"):
+        trace(silent, torch.randn(2, 4))
 
 
 def test_what_leaves_in_an_object_stays() -> None:
     """The network returns its features too, in an object that torch does not know."""
 
-    class Features:
-        def __init__(self, x: Tensor, y: Tensor) -> None:
-            self.x, self.y = x, y
+    def both(m: nn.Module, x: Tensor) -> SimpleNamespace:
+        x = m.a(x)
+        return SimpleNamespace(x=x, y=m.c(m.b(x).relu()))
 
-    class Both(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)
-
-        def forward(self, x: Tensor) -> Features:
-            x = self.a(x)
-            return Features(x, self.c(self.b(x).relu()))
-
-    graph = trace(Both(), torch.randn(2, 4))
+    model = Part(both, a=nn.Linear(4, 6), b=nn.Linear(6, 5), c=nn.Linear(5, 3))
+    graph = trace(model, torch.randn(2, 4))
     assert [g.name for g in graph.prunable] == ["b"]
     assert graph.frozen == {"network output": 9}
-    assert len(tensors_in(Both()(torch.randn(2, 4)))) == 2

@@ -10,27 +10,24 @@ from dsa_core.errors import TraceError
 from dsa_core.lab import models
 from dsa_core.tracing import trace
 
-IDS = [toy.name for toy in TOYS]
 
-
-def traced(toy: Toy) -> tuple[nn.Module, ChannelGraph]:
+@pytest.mark.parametrize("toy", TOYS, ids=lambda toy: toy.name)
+def test_groups_of_every_pattern(toy: Toy) -> None:
     torch.manual_seed(0)
     model = toy.build()
-    return model, trace(model, torch.randn(2, *toy.shape))
-
-
-@pytest.mark.parametrize("toy", TOYS, ids=IDS)
-def test_groups_of_every_pattern(toy: Toy) -> None:
-    _, graph = traced(toy)
+    graph, one = (trace(model, torch.randn(n, *toy.shape)) for n in (2, 1))
     assert {g.name: g.size for g in graph.prunable} == toy.groups
     for words in toy.frozen:
         assert words in graph.report()
     assert "()" not in graph.report()  # an operator of no module has no place to name
+    assert [g.members for g in one.groups] == [g.members for g in graph.groups]
+    assert [x.coefficient for x in one.layers] == [x.coefficient for x in graph.layers]
+    assert one.fixed_macs == graph.fixed_macs
+    channels_lie_where_the_graph_says(model, graph)
 
 
-@pytest.mark.parametrize("toy", TOYS, ids=IDS)
-def test_groups_partition_the_prunable_channels(toy: Toy) -> None:
-    model, graph = traced(toy)
+def channels_lie_where_the_graph_says(model: nn.Module, graph: ChannelGraph) -> None:
+    """The groups partition the prunable channels; every axis has one entry for each position."""
     starts = [g.start for g in graph.prunable]
     assert starts == graph.offsets[:-1].tolist()
     made = torch.cat([channels for _, _, channels in graph.producers])
@@ -60,15 +57,6 @@ def test_members_share_one_group() -> None:
     assert set(members["layer2.0.conv2"]) == {
         "layer2.0.conv2", "layer2.0.shortcut.conv", "layer2.1.conv2", "layer2.2.conv2",
     }  # fmt: skip
-
-
-def test_tracing_with_one_example_or_several_is_the_same() -> None:
-    for toy in TOYS:
-        model = toy.build()
-        one, two = (trace(model, torch.randn(n, *toy.shape)) for n in (1, 3))
-        assert [g.members for g in one.groups] == [g.members for g in two.groups], toy.name
-        assert [x.coefficient for x in one.layers] == [x.coefficient for x in two.layers], toy.name
-        assert one.fixed_macs == two.fixed_macs, toy.name
 
 
 def test_control_flow_operator_is_refused() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import settings
-from problems_networks import agrees, conv
+from problems_networks import Part, agrees, conv
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -22,7 +22,7 @@ X = torch.zeros(2, 3, 6, 6)
 Function = Callable[["Block", Tensor], Tensor]
 
 
-class Block(nn.Module):
+class Block(Part):
     """A function of the modules `l`, numbers and tensors that it holds; `join` reads what came
     before the last block, which is added."""
 
@@ -30,16 +30,10 @@ class Block(nn.Module):
         self, function: Function, *layers: nn.Module, c: int = 0,
         join: nn.Module | None = None, **held: Tensor,
     ) -> None:  # fmt: skip
-        super().__init__()
-        self.function, self.l, self.c, self.half = function, nn.ModuleList(layers), c, c // 2
-        self.join = join
-        for name, tensor in held.items():
-            (self.register_parameter if isinstance(tensor, nn.Parameter) else self.register_buffer)(
-                name, tensor
-            )
+        super().__init__(function, l=nn.ModuleList(layers), c=c, half=c // 2, join=join, **held)
 
     def forward(self, x: Tensor, older: Tensor) -> Tensor:
-        y = self.function(self, x)
+        y = super().forward(x)
         return y if self.join is None else y + self.join(older).tanh()
 
 
@@ -60,11 +54,6 @@ def space(x: Tensor) -> Tensor:
 def shuffled(x: Tensor, pieces: int) -> Tensor:
     n, c, h, w = x.shape
     return x.view(n, pieces, c // pieces, h, w).transpose(1, 2).reshape(n, c, h, w)
-
-
-def unpooled(b: Block, x: Tensor) -> Tensor:
-    small, places = F.max_pool2d(x, 2, return_indices=True)
-    return F.max_unpool2d(small, places, 2)
 
 
 def attended(b: Block, x: Tensor) -> Tensor:
@@ -159,7 +148,8 @@ KINDS: dict[str, Callable[[int], Block]] = {
     "constant": lambda c: Block(lambda b, x: x + b.w, w=torch.rand(c, 1, 1)),
     "pooled": lambda c: Block(
         lambda b, x: F.interpolate(F.max_pool2d(x, 2), scale_factor=2, mode="bilinear")),
-    "unpooled": lambda c: Block(unpooled),
+    "unpooled": lambda c: Block(
+        lambda b, x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)),
     "unfolded": lambda c: Block(
         lambda b, x: F.fold(F.unfold(x, 2, stride=2) * 2, 6, 2, stride=2)),
     "pixels": lambda c: Block(lambda b, x: F.pixel_unshuffle(F.pixel_shuffle(x, 2), 2)),
