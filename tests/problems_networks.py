@@ -174,12 +174,6 @@ def dense(n: nn.Module, x: Tensor) -> Tensor:
     return x
 
 
-def upsampled(n: nn.Module, x: Tensor) -> Tensor:
-    x = n.a(x).relu()
-    low = F.interpolate(n.b(F.max_pool2d(x, 2)).relu(), scale_factor=2, mode="bilinear")
-    return n.c(torch.cat([x, low], 1)).relu()
-
-
 def matrix(n: nn.Module, x: Tensor) -> Tensor:
     """(N, C, L) times (N, L, C): a product of activations, with MACs that stay."""
     x = n.a(x).relu().flatten(2)
@@ -387,8 +381,6 @@ TOYS = [
     Toy("repeat", lambda: chain(
         5, a=conv(3, 6), s=lambda x: x.repeat(1, 2, 1, 1).tile(1, 1, 2, 1), b=conv(12, 5)),
         {"a": 6, "b": 5}),
-    Toy("upsampling", lambda: Net(upsampled, 5, a=conv(3, 4), b=conv(4, 6), c=conv(10, 5)),
-        {"a": 4, "b": 6, "c": 5}),
     Toy("product of activations", lambda: Net(
         matrix, 5, a=conv(3, 6), fc=nn.Linear(6, 4), fc2=nn.Linear(4, 5)), {"fc": 4, "fc2": 5},
         ("matmul",)),

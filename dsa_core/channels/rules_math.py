@@ -141,11 +141,6 @@ def diagonal(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     return Ids(x.base.diagonal(0, *pair), call.shape)
 
 
-def rotate(tracer: Tracer, call: OpCall) -> Ids:
-    """Turn two axes, executed on the ids."""
-    return Ids.of(call.tensors()[0].full.rot90(call.args["k"], call.args["dims"]))
-
-
 def similarity(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     """The cosine between two tensors along an axis, which goes."""
     both, axis = call.tensors(), call.args["dim"]
@@ -210,6 +205,5 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("quantile", "nanquantile"), quantile),
     "diff": difference,
     "diagonal": diagonal,
-    "rot90": rotate,
     "cosine_similarity": similarity,
 }

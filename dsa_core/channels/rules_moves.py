@@ -255,7 +255,9 @@ PASS = (
     "feature_alpha_dropout lift_fresh_copy lift_fresh type_as float half bfloat16 native_dropout "
     "real imag"
 )
-MOVES = "transpose swapaxes swapdims permute movedim t numpy_T mT unsqueeze flip fliplr flipud"
+MOVES = (
+    "transpose swapaxes swapdims permute movedim t numpy_T mT unsqueeze flip fliplr flipud rot90"
+)
 RESHAPES = "view reshape flatten unflatten _unsafe_view view_as reshape_as"
 PADS = "pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"
 

@@ -1,6 +1,7 @@
 """Does a pruned network compute what the masked one computes? The parts of that comparison."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from math import gcd
 from typing import Any, TypeVar
 
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from dsa_core.channels import ChannelGraph
 from dsa_core.example import Call, tensors_in
 
-# Of the largest entry of the output: some hundred layers of roundings.
 T = TypeVar("T")
+# Of the largest entry of the output: some hundred layers of roundings.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
@@ -54,8 +55,12 @@ def noise(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A floating tensor in another format; one of equal numbers becomes uniform in [0, 1)."""
     if not tensor.is_floating_point():
         return tensor
-    constant = tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all())
-    return (torch.rand_like(tensor) if constant else tensor).to(dtype)
+    return (torch.rand_like(tensor) if is_constant(tensor) else tensor).to(dtype)
+
+
+def is_constant(tensor: Tensor) -> bool:
+    """Whether a tensor holds several numbers, all equal."""
+    return tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all())
 
 
 def some_channels(graph: ChannelGraph, names: set[str] | None) -> Tensor:
@@ -89,11 +94,7 @@ def randomise(model: nn.Module) -> None:
             tensor.uniform_(0.5, 2.0)
         elif name.endswith("running_mean"):
             tensor.normal_()
-        elif (
-            isinstance(tensor, nn.Parameter)
-            and tensor.numel() > 1
-            and bool((tensor == tensor.flatten()[0]).all())
-        ):
+        elif isinstance(tensor, nn.Parameter) and is_constant(tensor):
             zero = float(tensor.flatten()[0]) == 0
             tensor.normal_(std=0.5) if zero else tensor.uniform_(0.5, 1.5)
 
@@ -118,7 +119,9 @@ def counted(run: Callable[[], T]) -> tuple[T, int]:
     from torch.utils.flop_counter import FlopCounterMode  # a quarter of the time to import dsa_core
 
     counter = FlopCounterMode(display=False)
-    counter.mod_tracker = NoModules()  # type: ignore[assignment]
+    modules: Any = nullcontext()  # the counter's own record fails where one is given a parameter
+    modules.parents = ("Global",)
+    counter.mod_tracker = modules
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -127,15 +130,3 @@ def counted(run: Callable[[], T]) -> tuple[T, int]:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     return returned, counter.get_total_flops() // 2
-
-
-class NoModules:
-    """In place of the counter's record of modules, which fails where one is given a parameter."""
-
-    parents = ("Global",)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
