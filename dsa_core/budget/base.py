@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dsa_core.budget.surface import CostForm, Costs, as_forms, metric, prices
+from dsa_core.budget.form import QuadraticForm
+from dsa_core.budget.surface import Costs, as_forms, metric, prices
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class KeepRatioOptimizer(ABC):
         return int(self._state["binding"]) if len(self.costs) > 1 else 0
 
     @property
-    def cost(self) -> CostForm:
+    def cost(self) -> QuadraticForm:
         """The form that binds."""
         return self.costs[self.binding]
 
@@ -128,7 +129,7 @@ def free_groups(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def price_summary(
-    gradient: Tensor, cost: CostForm, alpha: Tensor, free: Tensor
+    gradient: Tensor, cost: QuadraticForm, alpha: Tensor, free: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the w-weighted mean and standard deviation of the free groups' prices, both ()."""
     w = metric(cost, alpha).clamp_min(1e-300) * free

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from dsa_core.budget.base import KeepRatioOptimizer, Residuals, free_groups, price_summary
-from dsa_core.budget.surface import CostForm, Costs, as_forms, check_budget, per_form
+from dsa_core.budget.form import QuadraticForm
+from dsa_core.budget.surface import Costs, as_forms, check_budget, per_form
 
 ADAM = (0.9, 0.999, 1e-8)  # torch's defaults: memory of the mean, memory of the square, epsilon
 
@@ -148,7 +149,7 @@ class Paper(KeepRatioOptimizer):
         return (state["theta"] - s.theta_lr * step_scale * slope).clamp(self.low, self.high)
 
     def _z_loop(
-        self, theta: Tensor, wanted: Sequence[tuple[CostForm, float]]
+        self, theta: Tensor, wanted: Sequence[tuple[QuadraticForm, float]]
     ) -> tuple[Tensor, Tensor]:
         """Return z, (K,), and u1, in its shape, after the loop on budget and consensus terms."""
         s, z = self.settings, self._state["z"]
@@ -170,6 +171,6 @@ class Paper(KeepRatioOptimizer):
         return z, u1.reshape_as(self._state["budget_dual"])
 
 
-def tightest(wanted: Sequence[tuple[CostForm, float]], alpha: Tensor) -> int:
+def tightest(wanted: Sequence[tuple[QuadraticForm, float]], alpha: Tensor) -> int:
     """Return the index of the form with the highest cost against its budget."""
     return max(range(len(wanted)), key=lambda r: float(wanted[r][0](alpha)) / wanted[r][1])
