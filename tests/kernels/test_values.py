@@ -5,7 +5,6 @@ from collections.abc import Callable
 import oracle
 import pytest
 import torch
-from problems import SOFT_TOPK_PROBLEMS, SoftTopKProblem
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -41,18 +40,35 @@ def ragged(dtype: torch.dtype, seed: int = 0, ties: bool = False) -> tuple[Tenso
     return (torch.round(5 * scores) / 5 if ties else scores).to(dtype), offsets
 
 
-@pytest.mark.parametrize("problem", SOFT_TOPK_PROBLEMS, ids=lambda problem: problem.name)
+# Backwards: choose scores, t and T, and ask for k = sum p. The root is unique, so it must be t.
+THRESHOLDS: dict[str, tuple[list[float], float, float]] = {
+    "two channels, k = 1": ([5.0, 0.0], 2.5, 0.1),
+    "two channels, nearly uniform": ([2.0, 0.0], 1.0, 1000.0),
+    "equal scores": ([-3.7] * 7, -3.7 + 1e-3, 1e-3),
+    "equal scores, nearly all kept": ([-3.7] * 64, -15.0, 1.0),
+    "one channel": ([-3.7], -3.0, 2.0),
+    "mirrored scores, k = n / 2": ([0.1, 0.5, 2.5, 2.5, -0.1, -0.5, -2.5, -2.5], 0.0, 0.5),
+    "ties": ([0.0, 1.0, 4.0, 4.0, -2.0], 1.3, 0.7),
+    "far above": ([0.0, 1.0, 4.0, 4.0, -2.0], 30.0, 1.0),
+    "sharp": ([0.2, 0.1, 0.7], 0.15, 0.01),
+}
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_closed_form(op: Op, tolerance: Tol, problem: SoftTopKProblem, dtype: torch.dtype) -> None:
-    k, offsets = torch.tensor([problem.k], dtype=torch.float64), torch.tensor([0, len(problem.p)])
-    p = op(problem.scores.to(dtype), k, offsets, temperature=problem.temperature)
+def test_closed_form(op: Op, tolerance: Tol, name: str, dtype: torch.dtype) -> None:
+    numbers, t, temperature = THRESHOLDS[name]
+    scores, offsets = torch.tensor(numbers, dtype=torch.float64), torch.tensor([0, len(numbers)])
+    wanted = torch.sigmoid((scores - t) / temperature)
+    k = wanted.sum()[None]
+    p = op(scores.to(dtype), k, offsets, temperature=temperature)
     assert p.dtype == dtype
     # float32 scores are themselves rounded: 0.7 / 0.01 is off by 70 roundings
-    wanted = tolerance(dtype) if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
-    assert_close(p, problem.p.to(dtype), **wanted)
-    solved = solve_threshold(problem.scores, k, offsets, temperature=problem.temperature)
-    p = torch.sigmoid((problem.scores - solved.root) / problem.temperature)
-    assert_close(p, problem.p, **tolerance(torch.float64))
+    near = tolerance(dtype) if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
+    assert_close(p, wanted.to(dtype), **near)
+    solved = solve_threshold(scores, k, offsets, temperature=temperature)
+    p = torch.sigmoid((scores - solved.root) / temperature)
+    assert_close(p, wanted, **tolerance(torch.float64))
     assert solved.converged.tolist() == [True]
 
 
