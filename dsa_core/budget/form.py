@@ -17,7 +17,6 @@ from dsa_core.errors import BudgetError
 Resource = Literal["macs", "params", "latency"]
 Tally = Counter[int]  # index of a group -> positions of it; STAYS -> positions that always stay
 STAYS = -1
-NOTHING: Tally = Counter()
 DENSE = 256  # groups up to which Q is a plain matrix
 
 
@@ -76,23 +75,16 @@ class Cost:
     @staticmethod
     def of(graph: ChannelGraph, resource: Resource) -> "Cost":
         """Build the cost of a traced network, of what can be counted."""
-        if resource == "macs":
-            form = macs_form(graph)
-        elif resource == "params":
-            form = params_form(graph)
-        elif resource == "latency":
+        counted = {"macs": macs_form, "params": params_form}
+        if resource == "latency":
             raise BudgetError(
                 "latency cannot be counted from the graph: time the network on its machine with "
                 "calibrate(model, graph, x) or `dsa calibrate`, and take the calibration's cost"
             )
-        else:
+        if resource not in counted:
             raise BudgetError(f"resource must be 'macs' or 'params', got {resource!r}")
-        return Cost(resource, form, graph.sizes, tuple(g.name for g in graph.prunable))
-
-    @property
-    def timed(self) -> bool:
-        """Whether it was measured rather than counted."""
-        return self.resource == "latency"
+        names = tuple(g.name for g in graph.prunable)
+        return Cost(resource, counted[resource](graph), graph.sizes, names)
 
     @cached_property
     def dense(self) -> int:
@@ -132,7 +124,9 @@ def params_form(graph: ChannelGraph) -> QuadraticForm:
 
 
 def sum_of_products(
-    graph: ChannelGraph, tensors: Iterable[tuple[str, tuple[int, ...], int]], more: Tally = NOTHING
+    graph: ChannelGraph,
+    tensors: Iterable[tuple[str, tuple[int, ...], int]],
+    more: Tally | None = None,
 ) -> QuadraticForm:
     """Sum over (name, shape, factor) of factor * product over the axes of their kept positions,
     and what each group adds by itself.
@@ -141,7 +135,7 @@ def sum_of_products(
     Whole numbers are added up pair by pair of groups, so the time grows with the number of pairs
     that meet in a layer, not with K squared.
     """
-    pairs = Counter({(STAYS, k): n for k, n in more.items()})
+    pairs = Counter({(STAYS, k): n for k, n in (more or {}).items()})
     for name, shape, factor in tensors:
         rows, columns = two_axes(graph, name, shape)
         for (k, n), (j, m) in product(rows.items(), columns.items()):

@@ -62,16 +62,15 @@ class Paper(KeepRatioOptimizer):
 
     *Open in the paper, decided here.*
     - F is in units of the dense cost, F(1) = 1.
-    - u1 and u2 start at 0, z at Theta, and alpha at `max_ratio`. At 0.99 the logit is so flat
-      (alpha (1 - alpha) = 0.01) that the groups with the largest share of the cost leave first and
-      carry the whole budget; at 0.95 this is mild. A group that should stay whole stays at 0.95.
+    - u1 and u2 start at 0, z at Theta, and alpha at `max_ratio`: near 1 the logit is so flat that
+      the groups with the largest share of the cost leave first and carry the whole budget. A group
+      that should stay whole stays there.
     - In these units S = 1e5 makes the loss force 10^3 to 10^4, while u2 grows by rho2 |Theta - z|,
       about 0.05, an update: it would need 10^5 updates to be heard. So S dL/dTheta is shortened to
-      the norm `clip_norm`, of the order that u2 reaches in tens of updates. A positive factor
-      common to all groups leaves the constrained optimum where it is.
-    - z moves by Adam, restarted in each update, so that `z_lr` is a length in logits (at most
-      about 0.05 an update); plain steps of 1e-3 let the costliest groups fall to their floors
-      first.
+      the norm `clip_norm`, of the order that u2 reaches in tens of updates, which leaves the
+      constrained optimum where it is.
+    - z moves by Adam, restarted in each update, so that `z_lr` is a length in logits; plain steps
+      let the costliest groups fall to their floors first.
     - Theta moves by plain gradient descent; `theta_lr` was chosen by trial on convex problems.
 
     *Known limits.* The budget is an inequality: noise together with `only_shrink` and without

@@ -163,13 +163,10 @@ def _imbalance(u: Tensor, problem: _Problem) -> tuple[Tensor, Tensor]:
     its only zero. Each side holds only the mass on the *wrong* side of the threshold, so k = 1e-6,
     n - k = 1e-6 and sharp temperatures keep their relative accuracy; logs keep them from underflow.
 
-    Args:
-        u: trial root in units of x, shape (G,).
-        problem: the standardised segments.
-
     Returns:
-        phi and its derivative in [0, 2], shape (G,) each. A side has d log A / du = sum w / A with
-        w = p (1 - p), and |dw / du| <= w <= 1 - p, from which |phi''| <= 2 phi'.
+        phi and its derivative in [0, 2] at u, the trial root in units of x, shape (G,) each. A side
+        has d log A / du = sum w / A with w = p (1 - p), and |dw / du| <= w <= 1 - p, from which
+        |phi''| <= 2 phi'.
     """
     v = _interleave(-u, u)
     log_wrong = logsigmoid(problem.y - v.take(problem.side))  # (n,) log(1 - p) or log p

@@ -20,14 +20,9 @@ SAMPLE = 4096  # scores whose threshold is the first guess
 def probabilities(
     scores: Tensor, k: Tensor, offsets: Tensor, temperature: Tensor, *, solve: Callable[..., Any]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Keep probabilities p, w / sum w, and w / T, with w = p (1 - p).
+    """Keep probabilities p, w / sum w, and w / T, with w = p (1 - p), and the residuals.
 
-    Args:
-        scores, k, offsets, temperature: as in `soft_topk`, checked.
-        solve: `fast.solve_threshold`, for the sample.
-
-    Returns:
-        The three, shape (n,), in the dtype of the scores; |sum p - k| / k, shape (G,), float64.
+    As `fast._at_once`, but `solve` (`fast.solve_threshold`) sees a sample of each segment only.
     """
     p, share, slope = (torch.empty_like(scores) for _ in range(3))
     residual = torch.zeros_like(temperature)
