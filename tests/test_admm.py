@@ -51,7 +51,7 @@ def test_priced_finds_the_optimum_and_equal_prices(name: str) -> None:
     # lambda = 1 in `problem_at`, so the price is -F = -B.
     if name != "linear":
         assert residuals.price == pytest.approx(-problem.budget, rel=2e-3)
-    assert abs(residuals.budget) < 1e-12
+    assert abs(float(problem.cost(optimizer.keep_ratios)) - problem.budget) < 1e-12
 
 
 @pytest.mark.parametrize("ratios", [[0.12] * 6, [0.1, 1.0, 0.1, 1.0, 1.0, 0.2]])
@@ -66,10 +66,9 @@ def test_priced_finds_the_optimum_from_other_starts(ratios: list[float]) -> None
 def test_priced_stands_noise(name: str) -> None:
     problem = PROBLEMS[name]
     optimizer = admm.make_optimizer("priced", problem.cost, floors=problem.floors)
-    residuals = search(optimizer, noisy(problem, 0.3), problem.budget, steps=600)
+    search(optimizer, noisy(problem, 0.3), problem.budget, steps=600)
     # the cheapest group of "quadratic" has 1/40 of the largest gradient: mostly noise
     assert log_error(optimizer.keep_ratios, problem.optimum) < 0.15
-    assert abs(residuals.budget) < 1e-12
 
 
 @pytest.mark.parametrize("start", [0.15, 0.6, 1.0])
@@ -204,10 +203,9 @@ def test_paper_finds_a_friendly_optimum_without_its_one_way_rules() -> None:
     problem = friendly_problem()
     settings = admm.PaperSettings(only_shrink=False, stop_at_budget=False, theta_lr=3.0)
     optimizer = admm.make_optimizer("paper", problem.cost, floors=problem.floors, settings=settings)
-    residuals = search(optimizer, problem.gradient, problem.budget, steps=350, first=problem.budget)
+    search(optimizer, problem.gradient, problem.budget, steps=350, first=problem.budget)
     assert log_error(optimizer.keep_ratios, problem.optimum) < 0.1
     assert float(problem.cost(optimizer.keep_ratios)) == pytest.approx(problem.budget, rel=0.03)
-    assert abs(residuals.budget) < 0.02
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])

@@ -14,21 +14,17 @@ from dsa_core.budget.surface import Costs, as_forms, metric, prices
 
 @dataclass(frozen=True)
 class Residuals:
-    """How far a step is from an optimum on the budget; of several, on the one that binds.
+    """How far a step was from an optimum on the budget; of several, on the one that binds.
 
     Attributes:
-        budget: F(z) - B, as a ratio of the dense cost.
         price: mean price of the unclipped groups, weighted by w, where the gradient was taken and
             by the form that bound there; in units of the loss.
         price_spread: w-weighted standard deviation of those prices; 0 at an optimum, 0 if fewer
             than two are unclipped.
-        binding: index of the cost form whose budget is the tightest after the step.
     """
 
-    budget: float = 0.0
     price: float = 0.0
     price_spread: float = 0.0
-    binding: int = 0
 
 
 class KeepRatioOptimizer(ABC):

@@ -127,14 +127,7 @@ class Paper(KeepRatioOptimizer):
                 "consensus_dual": dual,
                 **self._bound_by(tightest(wanted, z.sigmoid().maximum(self.floors))),
             }
-        z = self._state["z"]
-        cost, budget = wanted[self.binding]
-        return Residuals(
-            budget=float(cost(z.sigmoid().maximum(self.floors))) - budget,
-            price=float(price),
-            price_spread=float(spread),
-            binding=self.binding,
-        )
+        return Residuals(float(price), float(spread))
 
     def _theta_step(self, slope: Tensor, step_scale: float) -> Tensor:
         """Take one gradient step on Theta; slope = dL/dTheta, (K,)."""

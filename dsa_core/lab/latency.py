@@ -106,11 +106,13 @@ def in_turn(
     repeats: int,
     warm_up: int = WARM_UP,
 ) -> list[list[float]]:
-    """For each call its milliseconds in every round, without the first rounds.
+    """Time calls in alternation; the first rounds are not counted.
 
-    Calls alternate, so that a busy moment does not hit only one of them. On a CPU freed memory is
-    kept, as in training; otherwise much of the time goes into the system clearing pages for every
-    output (see `keep_freed_memory`).
+    On a CPU freed memory is kept, as in training; otherwise much of the time goes into the system
+    clearing pages for every output (see `keep_freed_memory`).
+
+    Returns:
+        Milliseconds: for each call, its time in every round.
     """
     keep_freed_memory(device)
     rounds = [[milliseconds(run, device) for run in runs] for _ in range(warm_up + repeats)]
