@@ -1,15 +1,14 @@
-"""Several budgets at once in whole channels; sparse costs and bisected rounding by slow twins."""
+"""Several budgets at once in whole channels; costs and bisected rounding by slow twins."""
 
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from problems_costs import chain_graph, exact, outer_products, random_costs, round_slowly
+from problems_costs import exact, outer_products, random_costs, round_slowly
 from problems_networks import TOYS
 from torch import Tensor
 
 from dsa_core.budget import Budget, Cost, Resource, round_to_channels
-from dsa_core.budget.form import DENSE
 from dsa_core.errors import BudgetError
 from dsa_core.tracing import trace
 
@@ -100,23 +99,3 @@ def test_form_is_the_dense_sum_of_outer_products(toy, resource: Resource) -> Non
     assert torch.equal(form.Q, wanted.Q)
     assert torch.equal(form.q, wanted.q)
     assert form.constant == wanted.constant
-
-
-@pytest.mark.parametrize("resource", ["macs", "params"])
-def test_a_sparse_form_is_the_dense_one(resource: Resource) -> None:
-    graph = chain_graph(DENSE + 40, width=4)
-    cost, wanted = Cost.of(graph, resource), outer_products(graph, resource)
-    assert cost.form.Q.is_sparse
-    assert torch.equal(cost.form.Q.to_dense(), wanted.Q)
-    assert torch.equal(cost.form.q, wanted.q)
-    dense = Cost(resource, wanted, cost.sizes, cost.names)
-    alpha = torch.rand(len(cost.sizes), dtype=torch.float64)
-    for form, other in ((cost.form, dense.form), (cost.relative, dense.relative)):
-        torch.testing.assert_close(form(alpha), other(alpha), rtol=1e-13, atol=0)
-        torch.testing.assert_close(form.gradient(alpha), other.gradient(alpha), rtol=1e-13, atol=0)
-    assert cost.checksum == dense.checksum
-    assert (cost.dense, cost.at(cost.sizes)) == (dense.dense, dense.dense)
-    budget = Budget(**{resource: 0.4}, divisor=2)
-    assert round_to_channels(alpha, cost, budget).tolist() == (
-        round_to_channels(alpha, dense, budget).tolist()
-    )

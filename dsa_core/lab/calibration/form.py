@@ -15,8 +15,7 @@ DEVIATION = 0.7  # largest deviation of log ratios from their common level: a fa
 
 def connected_pairs(graph: ChannelGraph) -> Pairs:
     """Groups k <= j that meet in a layer: a_k a_j is a term of the MACs."""
-    Q = macs_form(graph).Q.to_dense()
-    return tuple((k, j) for k, j in Q.nonzero().tolist() if k <= j)
+    return tuple((k, j) for k, j in macs_form(graph).Q.nonzero().tolist() if k <= j)
 
 
 def terms(alpha: np.ndarray, pairs: Pairs) -> np.ndarray:
