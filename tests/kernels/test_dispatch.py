@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from dsa_core.errors import ConfigError
-from dsa_core.kernels import resolve_backend, soft_topk, solve_threshold
+from dsa_core.kernels import fast, resolve_backend, soft_topk, solve_threshold
 
 GOOD: dict[str, Any] = {
     "scores": torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]),
@@ -77,20 +77,26 @@ def test_other_device_is_refused() -> None:
         call(k=torch.ones(2, device="meta"))
 
 
-def test_auto_is_the_fast_one_of_the_device() -> None:
+def test_auto_is_the_fast_one_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_backend("auto", like=torch.zeros(2)) == "torch"
     assert resolve_backend("auto", like=torch.zeros(2, device="meta")) == "torch"
     assert torch.equal(call(backend="torch"), call())
+    monkeypatch.setattr(fast, "soft_topk", None)  # not asked
+    assert_close(call(backend="reference").sum(), torch.tensor(2.5))
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 def test_bfloat16_is_computed_in_float32(backend: str) -> None:
-    scores = GOOD["scores"].bfloat16().requires_grad_()
-    p = call(scores=scores, backend=backend)
-    assert p.dtype == torch.bfloat16
-    assert_close(p, call().bfloat16())
-    p.float().square().sum().backward()
-    assert scores.grad.dtype == torch.bfloat16
+    grads = []
+    for wide in (False, True):
+        scores = GOOD["scores"].bfloat16()
+        scores = (scores.float() if wide else scores).requires_grad_()
+        p = call(scores=scores, backend=backend)
+        assert p.dtype == scores.dtype
+        p.bfloat16().float().square().sum().backward()
+        grads.append(scores.grad)
+    assert grads[0].dtype == torch.bfloat16
+    assert torch.equal(grads[0], grads[1].bfloat16())
 
 
 def test_missing_backend_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
