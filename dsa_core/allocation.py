@@ -135,10 +135,10 @@ class Allocation:
     ) -> "Allocation":
         """The allocation for another budget that the search passed.
 
-        Of several resources at once all hold. The keep ratios are those of the last update at or
-        above the asked cost, shifted on it (a common factor, which leaves the prices as they are),
-        then rounded to whole channels; channels are ranked by the importance at the end of the
-        search.
+        Of several resources at once all hold. The keep ratios are those of the last update that is
+        not below the budget (of several, not within all of them), shifted on it (a common factor,
+        which leaves the prices as they are), then rounded to whole channels; channels are ranked by
+        the importance at the end of the search.
 
         Raises:
             BudgetError: the search never passed that cost; names the range it did. Or it removed
@@ -179,10 +179,7 @@ def falls(budgets: Sequence[float]) -> bool:
 
 
 def ratios_on_path(passed: Tensor, costs: Cost | Sequence[Cost], budget: Budget) -> Tensor:
-    """Read from the path of one search the keep ratios for another budget.
-
-    They are those of the last update that is not below the budget (of several, not within all of
-    them), shifted on it: a factor common to all groups, which keeps their proportions.
+    """Read from the path of one search the keep ratios for another budget; see `Allocation.at`.
 
     Args:
         passed: keep ratios of every update in order, the final ones last, shape (T, K), in (0, 1].

@@ -117,7 +117,7 @@ class Problem:
 
     @property
     def cost(self) -> Cost:
-        """Of the first resource."""
+        """The cost of the first resource."""
         return self.costs[0]
 
     @property

@@ -19,39 +19,26 @@ grow if it could), at alpha*_k = floor take it divided by `push`. This satisfies
 conditions at alpha* with B = F(alpha*).
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class ToyCost:
-    """F(a) = a'Qa + q'a + const."""
-
-    Q: Tensor
-    q: Tensor
-    const: float
-
-    def __call__(self, alpha: Tensor) -> Tensor:
-        return alpha @ self.Q @ alpha + self.q @ alpha + self.const
-
-    def gradient(self, alpha: Tensor) -> Tensor:
-        return (self.Q + self.Q.T) @ alpha + self.q
+from dsa_core import budget as admm
+from dsa_core.budget import QuadraticForm
 
 
-def normalised(Q: Tensor, q: Tensor, const: float = 0.0) -> ToyCost:
+def normalised(Q: Tensor, q: Tensor, const: float = 0.0) -> QuadraticForm:
     total = float(Q.sum() + q.sum()) + const
-    return ToyCost(Q.double() / total, q.double() / total, const / total)
+    return QuadraticForm(Q.double() / total, q.double() / total, const / total)
 
 
-def linear_cost(q: list[float]) -> ToyCost:
+def linear_cost(q: list[float]) -> QuadraticForm:
     return normalised(torch.zeros(len(q), len(q)), torch.tensor(q))
 
 
-def chain_cost(widths: list[float], const: float = 0.0) -> ToyCost:
+def chain_cost(widths: list[float], const: float = 0.0) -> QuadraticForm:
     """A chain of convolutions fed by an image: Q[k, k - 1] = C_k C_{k-1}, q_0 = 3 C_0."""
     c = torch.tensor(widths, dtype=torch.float64)
     q = torch.zeros_like(c)
@@ -63,7 +50,7 @@ def chain_cost(widths: list[float], const: float = 0.0) -> ToyCost:
 class Problem:
     """A toy problem and its answer."""
 
-    cost: ToyCost
+    cost: QuadraticForm
     c: Tensor
     budget: float
     floors: Tensor
@@ -84,36 +71,13 @@ def linear_problem(q: list[float], c: list[float], budget: float) -> Problem:
 
 
 def problem_at(
-    cost: ToyCost, optimum: list[float], floors: list[float], push: float = 2.0
+    cost: QuadraticForm, optimum: list[float], floors: list[float], push: float = 2.0
 ) -> Problem:
     best = torch.tensor(optimum, dtype=torch.float64)
     low = torch.tensor(floors, dtype=torch.float64)
     c = cost.gradient(best) * best.square()
     c = torch.where(best >= 1.0, c * push, torch.where(best <= low, c / push, c))
     return Problem(cost, c, float(cost(best)), low, best)
-
-
-def solve_by_slsqp(problem: Problem) -> Tensor:
-    """The oracle: the same problem by sequential quadratic programming, in log ratios."""
-
-    def tensor(v: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.exp(v))
-
-    result = minimize(
-        lambda v: float(problem.loss(tensor(v))),
-        np.log(np.maximum(problem.floors.numpy(), 0.5)),
-        jac=lambda v: (tensor(v) * problem.gradient(tensor(v))).numpy(),
-        bounds=[(float(np.log(f)), 0.0) for f in problem.floors.tolist()],
-        constraints={
-            "type": "eq",
-            "fun": lambda v: float(problem.cost(tensor(v))) - problem.budget,
-            "jac": lambda v: (tensor(v) * problem.cost.gradient(tensor(v))).numpy(),
-        },
-        options={"ftol": 1e-14, "maxiter": 500},
-        method="SLSQP",
-    )
-    assert result.success, result.message
-    return tensor(result.x)
 
 
 def all_problems() -> dict[str, Problem]:
@@ -134,3 +98,20 @@ def all_problems() -> dict[str, Problem]:
 def friendly_problem() -> Problem:
     """Half the cost of a short chain, ratios between 0.5 and 0.8: nothing near a bound."""
     return problem_at(chain_cost([16, 16, 32, 32]), [0.8, 0.5, 0.7, 0.6], [0.05] * 4)
+
+
+def search(
+    optimizer: admm.KeepRatioOptimizer,
+    gradient: Callable[[Tensor], Tensor],
+    budgets: float | Sequence[float],
+    *,
+    steps: int,
+    first: float = 1.0,
+) -> admm.Residuals:
+    """Anneal the budgets from `first` over half the steps; the step falls by a cosine."""
+    ends = budgets if isinstance(budgets, Sequence) else [budgets]
+    for s in range(steps):
+        now = [admm.budget_at(s, steps, start=first, end=end) for end in ends]
+        scale = admm.step_scale_at(s, steps)
+        residuals = optimizer.step(gradient(optimizer.keep_ratios), now, step_scale=scale)
+    return residuals

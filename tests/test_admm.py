@@ -8,13 +8,12 @@ import pytest
 import torch
 from problems_budget import (
     Problem,
-    ToyCost,
     all_problems,
     chain_cost,
     friendly_problem,
     linear_cost,
     linear_problem,
-    solve_by_slsqp,
+    search,
 )
 from torch import Tensor
 from torch.testing import assert_close
@@ -30,9 +29,9 @@ def log_error(alpha: Tensor, wanted: Tensor) -> float:
     return float((alpha / wanted).log().abs().max())
 
 
-def noisy(problem: Problem, noise: float, seed: int) -> Callable[[Tensor], Tensor]:
+def noisy(problem: Problem, noise: float) -> Callable[[Tensor], Tensor]:
     """The gradient plus normal noise of `noise` times the gradient's mean size in every group."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
 
     def gradient(alpha: Tensor) -> Tensor:
         exact = problem.gradient(alpha)
@@ -40,29 +39,6 @@ def noisy(problem: Problem, noise: float, seed: int) -> Callable[[Tensor], Tenso
         return exact + noise * exact.abs().mean() * random
 
     return gradient
-
-
-def search(
-    optimizer: admm.KeepRatioOptimizer,
-    gradient: Callable[[Tensor], Tensor],
-    budget: float,
-    *,
-    steps: int,
-    first: float = 1.0,
-) -> admm.Residuals:
-    """Anneal the budget from `first` over half the steps; the step falls by a cosine."""
-    for s in range(steps):
-        target = admm.budget_at(s, steps, start=first, end=budget)
-        scale = admm.step_scale_at(s, steps)
-        residuals = optimizer.step(gradient(optimizer.keep_ratios), target, step_scale=scale)
-    return residuals
-
-
-@pytest.mark.parametrize("name", PROBLEMS)
-def test_closed_forms_agree_with_sequential_quadratic_programming(name: str) -> None:
-    problem = PROBLEMS[name]
-    assert float(problem.cost(torch.ones_like(problem.c))) == pytest.approx(1.0)
-    assert_close(solve_by_slsqp(problem), problem.optimum, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -75,15 +51,13 @@ def test_priced_finds_the_optimum_and_equal_prices(name: str) -> None:
     # lambda = 1 in `problem_at`, so the price is -F = -B.
     if name != "linear":
         assert residuals.price == pytest.approx(-problem.budget, rel=2e-3)
-    assert abs(residuals.budget) < 1e-12
+    assert abs(float(problem.cost(optimizer.keep_ratios)) - problem.budget) < 1e-12
 
 
-@pytest.mark.parametrize("start", ["low", "mixed"])
-def test_priced_finds_the_optimum_from_other_starts(start: str) -> None:
-    problem = PROBLEMS["clipped"]
-    ratios = {"low": [0.12] * 6, "mixed": [0.1, 1.0, 0.1, 1.0, 1.0, 0.2]}[start]
-    first = torch.tensor(ratios)
-    optimizer = admm.make_optimizer("priced", problem.cost, floors=problem.floors, start=first)
+@pytest.mark.parametrize("ratios", [[0.12] * 6, [0.1, 1.0, 0.1, 1.0, 1.0, 0.2]])
+def test_priced_finds_the_optimum_from_other_starts(ratios: list[float]) -> None:
+    problem, start = PROBLEMS["clipped"], torch.tensor(ratios)
+    optimizer = admm.make_optimizer("priced", problem.cost, floors=problem.floors, start=start)
     search(optimizer, problem.gradient, problem.budget, steps=600, first=problem.budget)
     assert log_error(optimizer.keep_ratios, problem.optimum) < 5e-3
 
@@ -92,10 +66,9 @@ def test_priced_finds_the_optimum_from_other_starts(start: str) -> None:
 def test_priced_stands_noise(name: str) -> None:
     problem = PROBLEMS[name]
     optimizer = admm.make_optimizer("priced", problem.cost, floors=problem.floors)
-    residuals = search(optimizer, noisy(problem, 0.3, 0), problem.budget, steps=600)
+    search(optimizer, noisy(problem, 0.3), problem.budget, steps=600)
     # the cheapest group of "quadratic" has 1/40 of the largest gradient: mostly noise
     assert log_error(optimizer.keep_ratios, problem.optimum) < 0.15
-    assert abs(residuals.budget) < 1e-12
 
 
 @pytest.mark.parametrize("start", [0.15, 0.6, 1.0])
@@ -110,39 +83,30 @@ def test_priced_meets_the_budget_from_both_sides(start: float) -> None:
         assert float(problem.cost(optimizer.keep_ratios)) == pytest.approx(problem.budget, rel=1e-9)
 
 
-def test_no_signal_gives_the_uniform_allocation() -> None:
+@pytest.mark.parametrize("price", [0.0, -3.0])
+def test_equal_prices_give_the_uniform_allocation(price: float) -> None:
+    """No signal, or a loss proportional to the cost: roundings are not mistaken for a signal."""
     cost = chain_cost([16, 16, 32, 32, 64])
-    floors = torch.tensor([0.05, 0.7, 0.05, 0.05, 0.4], dtype=torch.float64)
+    floors = torch.tensor([0.05, 0.7, 0.05, 0.05, 0.4] if price == 0.0 else [0.01] * 5)
     optimizer = admm.make_optimizer("priced", cost, floors=floors)
-    search(optimizer, torch.zeros_like, 0.35, steps=100)
+    search(optimizer, lambda alpha: price * cost.gradient(alpha), 0.35, steps=100)
     uniform = admm.uniform_ratio(cost, 0.35, floors)
-    assert_close(optimizer.keep_ratios, uniform, rtol=1e-12, atol=0.0)
-
-
-def test_a_loss_proportional_to_the_cost_gives_the_uniform_allocation() -> None:
-    """All prices equal: rounding errors must not be mistaken for a signal."""
-    cost = chain_cost([16, 16, 32, 32, 64])
-    floors = torch.full((5,), 0.01)
-    optimizer = admm.make_optimizer("priced", cost, floors=floors)
-    search(optimizer, lambda alpha: -3.0 * cost.gradient(alpha), 0.35, steps=100)
-    assert_close(optimizer.keep_ratios, admm.uniform_ratio(cost, 0.35, floors), rtol=1e-6, atol=0.0)
+    rtol = 1e-12 if price == 0.0 else 1e-6
+    assert_close(optimizer.keep_ratios, uniform, rtol=rtol, atol=0.0)
 
 
 def test_noise_of_mean_zero_wanders_no_further_than_its_law() -> None:
     """Log ratios walk at random: standard deviation about lr sqrt(sum step_scale^2); B is kept."""
     cost, floors, steps = chain_cost([16, 16, 32, 32, 64]), torch.full((5,), 0.01), 200
-    uniform = admm.uniform_ratio(cost, 0.35, floors)
+    uniform, generator = admm.uniform_ratio(cost, 0.35, floors), torch.Generator().manual_seed(0)
+
+    def noise(alpha: Tensor) -> Tensor:
+        return torch.randn(alpha.shape, generator=generator, dtype=torch.float64)
+
     deviations = []
-    for seed in range(4):
-        generator = torch.Generator().manual_seed(seed)
+    for _ in range(4):
         optimizer = admm.make_optimizer("priced", cost, floors=floors)
-        search(
-            optimizer,
-            lambda a, g=generator: torch.randn(a.shape, generator=g, dtype=torch.float64),
-            0.35,
-            steps=steps,
-        )
-        assert float(cost(optimizer.keep_ratios)) == pytest.approx(0.35, rel=1e-9)
+        search(optimizer, noise, 0.35, steps=steps)
         deviations.append((optimizer.keep_ratios / uniform).log())
     law = 0.05 * math.sqrt(sum(admm.step_scale_at(s, steps) ** 2 for s in range(steps)))
     spread = float(torch.stack(deviations).square().mean().sqrt())
@@ -202,38 +166,6 @@ def test_the_dual_of_a_clipped_group_is_the_multiplier_of_its_bound() -> None:
     assert_close(relative, wanted, rtol=0.0, atol=0.15)  # averages still remember the annealing
 
 
-def empty_groups_pull_down(alpha: Tensor, generator: torch.Generator) -> Tensor:
-    """A noisy gradient whose sign is wrong in nearly empty groups."""
-    wrong = (alpha < 0.4).double()
-    noise = torch.randn(alpha.shape, generator=generator, dtype=torch.float64)
-    return -0.1 * (1 - wrong) + 0.5 * wrong + noise
-
-
-def project_below(alpha: Tensor, cost: ToyCost, budget: float) -> Tensor:
-    """Euclidean projection, step by step along dF/dalpha, only where F > B: the naive way."""
-    for _ in range(200):
-        excess = float(cost(alpha)) - budget
-        if excess <= 0:
-            break
-        slope = cost.gradient(alpha)
-        alpha = (alpha - excess * slope / slope.square().sum()).clamp(0.02, 1.0)
-    return alpha
-
-
-def test_an_inequality_collapses_where_priced_stays_on_the_budget() -> None:
-    cost, budget = chain_cost([16, 16, 32, 32, 64, 64]), 0.5
-    generator = torch.Generator().manual_seed(0)
-    naive = torch.ones(6, dtype=torch.float64)
-    for _ in range(300):
-        step = 0.05 * empty_groups_pull_down(naive, generator)
-        naive = project_below((naive - step).clamp(0.02, 1.0), cost, budget)
-    assert float(cost(naive)) < 0.3 * budget
-
-    optimizer = admm.make_optimizer("priced", cost, floors=torch.full((6,), 0.02))
-    search(optimizer, lambda a: empty_groups_pull_down(a, generator), budget, steps=300)
-    assert float(cost(optimizer.keep_ratios)) == pytest.approx(budget, rel=1e-3)
-
-
 def test_paper_updates_are_the_stated_equations() -> None:
     """One update by hand: one z step (Adam's first step is z_lr sign(slope)), both duals."""
     cost = linear_cost([1, 3])
@@ -267,26 +199,19 @@ def test_paper_updates_are_the_stated_equations() -> None:
     assert_close(after["consensus_dual"], u2 + 0.2 * (theta - z), rtol=0.0, atol=1e-9)
 
 
-@pytest.mark.parametrize("shape", ["linear", "quadratic"])
-def test_paper_finds_a_friendly_optimum_without_its_one_way_rules(shape: str) -> None:
-    linear = linear_problem([1, 2, 3, 4], [0.6, 0.8, 1.0, 1.2], 0.5)
-    problem = linear if shape == "linear" else friendly_problem()
-    optimizer = admm.make_optimizer(
-        "paper",
-        problem.cost,
-        floors=problem.floors,
-        settings=admm.PaperSettings(only_shrink=False, stop_at_budget=False, theta_lr=3.0),
-    )
-    residuals = search(optimizer, problem.gradient, problem.budget, steps=350, first=problem.budget)
+def test_paper_finds_a_friendly_optimum_without_its_one_way_rules() -> None:
+    problem = friendly_problem()
+    settings = admm.PaperSettings(only_shrink=False, stop_at_budget=False, theta_lr=3.0)
+    optimizer = admm.make_optimizer("paper", problem.cost, floors=problem.floors, settings=settings)
+    search(optimizer, problem.gradient, problem.budget, steps=350, first=problem.budget)
     assert log_error(optimizer.keep_ratios, problem.optimum) < 0.1
     assert float(problem.cost(optimizer.keep_ratios)) == pytest.approx(problem.budget, rel=0.03)
-    assert abs(residuals.budget) < 0.02
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_paper_as_stated_shrinks_to_the_budget_and_stops(noise: float) -> None:
     problem = friendly_problem()
-    gradient = noisy(problem, noise, 0)
+    gradient = noisy(problem, noise)
     optimizer = admm.make_optimizer("paper", problem.cost, floors=problem.floors)
     old = optimizer.keep_ratios
     assert_close(old, torch.full_like(old, 0.95))
@@ -299,20 +224,6 @@ def test_paper_as_stated_shrinks_to_the_budget_and_stops(noise: float) -> None:
     state = optimizer.state_dict()
     optimizer.step(gradient(old), problem.budget)
     assert_close(optimizer.state_dict(), state, rtol=0.0, atol=0.0)
-
-
-def test_paper_without_stopping_runs_below_the_budget() -> None:
-    problem = friendly_problem()
-    gradient = noisy(problem, 1.0, 0)
-    optimizer = admm.make_optimizer(
-        "paper",
-        problem.cost,
-        floors=problem.floors,
-        settings=admm.PaperSettings(stop_at_budget=False),
-    )
-    for _ in range(250):
-        optimizer.step(gradient(optimizer.keep_ratios), problem.budget)
-    assert float(problem.cost(optimizer.keep_ratios)) < 0.3 * problem.budget
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -395,22 +306,17 @@ def test_make_optimizer_refuses_what_does_not_fit() -> None:
 
 
 def test_a_group_that_costs_nothing_does_no_harm() -> None:
-    cost = linear_cost([1, 2, 0])
-    optimizer = admm.make_optimizer("priced", cost, floors=torch.full((3,), 0.05))
-    c = torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64)
-    residuals = search(optimizer, lambda a: -c / a.square(), 0.4, steps=300)
-    alpha = optimizer.keep_ratios
-    assert float(alpha[2]) == 1.0  # it lowers the loss for nothing
-    best = (
-        0.4 * torch.sqrt(3 / c[:2] / torch.tensor([1, 2])) / (math.sqrt(1 / 3) + math.sqrt(2 / 3))
-    )
-    assert_close(alpha[:2], best, rtol=1e-2, atol=0.0)
+    optimizer = admm.make_optimizer("priced", linear_cost([1, 2, 0]), floors=torch.full((3,), 0.05))
+    residuals = search(optimizer, lambda a: -1 / a.square(), 0.4, steps=300)
+    best = linear_problem([1, 2], [1, 1], 0.4).optimum
+    assert float(optimizer.keep_ratios[2]) == 1.0  # it lowers the loss for nothing
+    assert_close(optimizer.keep_ratios[:2], best, rtol=1e-2, atol=0.0)
     assert math.isfinite(residuals.price)
 
 
 def test_paper_meets_a_budget_with_a_floor_above_its_largest_ratio():
     # F = .9 a1 + .1 a2 with a1 held at 1: the budget .94 leaves a2 = .4, within reach
-    cost = ToyCost(torch.zeros(2, 2).double(), torch.tensor([0.9, 0.1]).double(), 0.0)
+    cost = linear_cost([0.9, 0.1])
     floors = torch.tensor([1.0, 0.01], dtype=torch.float64)
     optimizer = admm.make_optimizer("paper", cost, floors=floors)
     for _ in range(4000):

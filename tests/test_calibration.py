@@ -14,11 +14,9 @@ from dsa_core.channels import ChannelGraph
 from dsa_core.errors import BudgetError, ConfigError
 from dsa_core.lab import models
 from dsa_core.lab.calibration import Calibration, CalibrationSettings, calibrate, read_calibration
-from dsa_core.lab.calibration.form import connected_pairs, corners, fit, sampled, terms
-from dsa_core.masks import top_channels
+from dsa_core.lab.calibration.form import corners, fit, sampled, terms
 from dsa_core.methods import Allocation
 from dsa_core.ranking import importance
-from dsa_core.surgery import prune
 from dsa_core.surgery.verify import count_macs
 from dsa_core.tracing import trace
 
@@ -70,42 +68,19 @@ def test_a_form_of_the_right_terms_is_found_exactly(known):
     assert form.constant == pytest.approx(wanted_constant, rel=1e-6)
 
 
-def test_predicts_networks_it_has_not_seen(known):
-    model, graph, found = known
-    timer, cost = made_up(torch.zeros(1, 1, 8, 8)), found.cost()
-    draw = torch.Generator().manual_seed(5)
-    for _ in range(5):
-        counts = torch.stack([torch.randint(1, s + 1, (), generator=draw) for s in graph.sizes])
-        pruned = prune(model, graph, top_channels(torch.ones(graph.n_channels), counts, graph))
-        assert cost.at(counts) / 1e6 == pytest.approx(timer(pruned), rel=1e-6)
-
-
-def test_noise_is_averaged_and_the_error_says_how_large_it_was():
-    model, graph, x = network()
-    draw, clock = np.random.default_rng(0), made_up(x)
-
-    def noisy(model: nn.Module) -> float:
-        return clock(model) * float(np.exp(0.05 * draw.standard_normal()))
-
-    settings = CalibrationSettings(rounds=1, held_out=40)
-    found = calibrate(model, graph, x, settings, timer=noisy)
-    # the median of |N(0, .05)| is .034; the fit's own error comes on top
-    assert 0.02 < found.error_median < 0.08
-    assert found.cost().dense / 1e6 == pytest.approx(clock(model), rel=0.1)
-
-
 def test_the_shortest_visit_counts():
     model, graph, x = network()
-    calls = {"n": 0}
-    clock = made_up(x)
+    clock, seen = made_up(x), set()
 
-    def disturbed(model: nn.Module) -> float:
-        calls["n"] += 1
-        return clock(model) * (3.0 if calls["n"] % 4 == 0 else 1.0)  # one visit in four is slow
+    def slow_at_first(model: nn.Module) -> float:
+        shapes = tuple(p.shape for p in model.parameters())
+        factor = 1.0 if shapes in seen else 3.0
+        seen.add(shapes)
+        return factor * clock(model)
 
-    found = calibrate(model, graph, x, CalibrationSettings(rounds=6), timer=disturbed)
-    assert found.error_median < 1e-6  # all six of a width slow: once in 4,096
-    assert calls["n"] == 6 * (found.configurations + found.held_out)
+    found = calibrate(model, graph, x, CalibrationSettings(rounds=2), timer=slow_at_first)
+    assert found.error_median < 1e-6
+    assert len(seen) <= found.configurations + found.held_out
 
 
 def test_no_coefficient_is_negative_even_where_wider_is_faster():
@@ -131,13 +106,6 @@ def test_terms_by_hand():
     np.testing.assert_allclose(found, [[1, 0.5, 0.25, 0.125, 0.0625]])
 
 
-def test_pairs_are_those_of_the_macs():
-    _, graph, _ = network()
-    Q = Cost.of(graph, "macs").form.Q
-    wanted = {(k, j) for k in range(len(Q)) for j in range(k, len(Q)) if Q[k, j] > 0}
-    assert set(connected_pairs(graph)) == wanted
-
-
 @pytest.mark.parametrize("divisor", [1, 8])
 def test_widths_are_allowed_and_reach_from_low_to_high(divisor: int):
     sizes = torch.tensor([16, 32, 60])
@@ -156,18 +124,6 @@ def test_widths_are_allowed_and_reach_from_low_to_high(divisor: int):
 def test_corners_by_hand():
     found = corners(torch.tensor([16, 32]), lowest=0.1, divisor=8)
     assert found.tolist() == [[16, 32], [8, 8], [8, 32], [16, 8]]
-
-
-def test_budget_rounds_within_the_predicted_latency(known):
-    _, graph, found = known
-    budget = Budget(latency=0.6, calibrated=found.cost())
-    cost = budget.cost(graph)
-    counts = round_to_channels(torch.full((len(graph.sizes),), 0.7), cost, budget)
-    assert cost.at(counts) <= 0.6 * cost.dense
-    for k in range(len(counts)):  # not one channel more fits
-        more = counts.clone()
-        more[k] += 1
-        assert counts[k] == graph.sizes[k] or cost.at(more) > 0.6 * cost.dense
 
 
 def test_milliseconds_are_the_same_budget_as_their_ratio(known):
@@ -200,32 +156,22 @@ def test_allocation_under_latency(known):
     assert by_macs.whole_ratio("macs") == by_macs.whole_cost("macs") / Cost.of(graph, "macs").dense
 
 
-def test_the_smallest_budget_tells_what_is_left(known):
-    _, graph, found = known
-    budget = Budget(latency=0.01, calibrated=found.cost())
-    with pytest.raises(BudgetError, match=r"latency=0.01 cannot be reached"):
-        budget.check(budget.cost(graph))
-
-
 def test_latency_needs_a_calibration_of_this_network(known):
     _, _, found = known
-    with pytest.raises(BudgetError, match="what a channel costs on this machine"):
-        Budget(latency=0.5)
     model = models.build("resnet20")
     other = trace(model, models.example_input("resnet20"))
     with pytest.raises(BudgetError, match="of another network"):
         Budget(latency=0.5, calibrated=found.cost()).cost(other)
-    macs = Cost.of(other, "macs")
-    with pytest.raises(BudgetError, match="what a channel costs on this machine"):
-        Budget(latency=0.5, calibrated=macs)
+    for calibrated in (None, Cost.of(other, "macs")):
+        with pytest.raises(BudgetError, match="what a channel costs on this machine"):
+            Budget(latency=0.5, calibrated=calibrated)
 
 
 def test_text_of_a_budget_tells_calibrations_apart_and_old_ones_stay(known):
     _, _, found = known
     other = found.model_copy(update={"constant_ms": 2 * found.constant_ms})
-    texts = {repr(Budget(latency=0.5, calibrated=c.cost())) for c in (found, other)}
-    assert len(texts) == 2
-    assert repr(Budget(latency=0.5, calibrated=found.cost())) in texts
+    texts = [repr(Budget(latency=0.5, calibrated=c.cost())) for c in (found, other, found)]
+    assert texts[0] == texts[2] != texts[1]
     assert repr(Budget(macs=0.5)) == "Budget(macs=0.5, params=None, floors={}, divisor=1)"
 
 
@@ -243,15 +189,15 @@ def test_written_and_read_again(known, tmp_path: Path):
 
 def test_it_holds_for_one_machine_shape_and_divisor(known):
     _, _, found = known
-    example = torch.zeros(1, 1, 8, 8)
-    found.check(example, 1)
-    with pytest.raises(ConfigError, match="divisor was 1, and is 8"):
-        found.check(example, 8)
-    with pytest.raises(ConfigError, match="shape of an example"):
-        found.check(torch.zeros(1, 1, 16, 16), 1)
     elsewhere = found.model_copy(update={"device": "CPU, 64 threads, another"})
-    with pytest.raises(ConfigError, match="64 threads"):
-        elsewhere.check(example, 1)
+    found.check(torch.zeros(1, 1, 8, 8), 1)
+    for calibration, size, divisor, words in (
+        (found, 8, 8, "divisor was 1, and is 8"),
+        (found, 16, 1, "shape of an example"),
+        (elsewhere, 8, 1, "64 threads"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            calibration.check(torch.zeros(1, 1, size, size), divisor)
 
 
 def test_by_the_real_clock():

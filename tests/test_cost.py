@@ -25,34 +25,12 @@ def traced(name: str) -> ChannelGraph:
     return trace(models.build(name), models.example_input(name))
 
 
-def conv_form(graph: ChannelGraph) -> QuadraticForm:
-    """Convolutions only, as the papers count, in units of the dense network.
-
-    MACs of a convolution = coefficient * out * in; each of the two lengths is C_k alpha_k of the
-    group its channels belong to, or a constant. Written without the library's accumulator.
-    """
-    k = len(graph.prunable)
-    group_of = torch.repeat_interleave(torch.arange(k), graph.sizes)
-    Q, q, constant = torch.zeros(k, k).double(), torch.zeros(k).double(), 0.0
-    for layer in graph.layers:
-        if layer.kind != "conv":
-            continue
-        rows, columns = layer.out_channels, layer.in_channels
-        assert columns is not None
-        out = group_of[rows[0]]
-        assert (group_of[rows] == out).all()
-        if (columns < 0).all():
-            q[out] += layer.coefficient * len(rows) * len(columns)
-        else:
-            Q[out, group_of[columns[0]]] += layer.coefficient * len(rows) * len(columns)
-    total = float(Q.sum() + q.sum() + constant)
-    return QuadraticForm((Q + Q.T) / 2 / total, q / total, constant / total)
-
-
 @pytest.mark.parametrize("name", PAPERS)
 def test_numbers_of_the_papers(name: str) -> None:
+    """Of convolutions only, as the papers count."""
     graph = traced(name)
-    form = conv_form(graph)
+    convolutions = tuple(layer for layer in graph.layers if layer.kind == "conv")
+    form = Cost.of(replace(graph, layers=convolutions), "macs").relative
     floors = torch.full((len(graph.prunable),), 1e-3, dtype=torch.float64)
     for budget, wanted in zip((0.75, 0.5, 1 / 3, 0.25), PAPERS[name], strict=True):
         alpha = float(uniform_ratio(form, budget, floors).max())
@@ -88,7 +66,6 @@ def test_unknown_resource_is_refused() -> None:
         ({"params": True}, "params: wanted a number such as 0.5, got True"),
         ({"macs": torch.ones(2)}, "macs: wanted a number such as 0.5, got tensor"),
         ({"macs": 0.0}, r"\(0, 1\]"),
-        ({"params": 1.5}, r"params must be a ratio in \(0, 1\], got 1.5"),
         ({"macs": math.nan}, r"\(0, 1\], got nan"),
         ({"macs": 0.5, "divisor": 0}, "divisor must be at least 1"),
         ({"macs": 0.5, "divisor": 2.5}, "divisor must be .* a whole number such as 8, got 2.5"),
@@ -135,17 +112,17 @@ def test_unknown_floor_names_are_refused() -> None:
         Budget(macs=0.5, floors={"convl": 0.5}).check(cost)
 
 
-def test_a_divisor_that_is_too_large_is_named_with_the_largest_that_works() -> None:
+@pytest.mark.parametrize("divisor", [1000, 24])
+def test_a_divisor_that_is_too_large_is_named_with_the_largest_that_works(divisor: int) -> None:
     cost = Cost.of(traced("resnet20"), "macs")
-    for divisor in (1000, 24):
-        with pytest.raises(BudgetError, match=f"divisor={divisor} channels no group") as caught:
-            Budget(macs=0.3, divisor=divisor).check(cost)
-        assert "floors" not in str(caught.value)
-        largest = int(str(caught.value).split("take divisor=")[1].split(",")[0])
-        Budget(macs=0.3, divisor=largest).check(cost)
-        for more in range(largest + 1, divisor):
-            with pytest.raises(BudgetError):
-                Budget(macs=0.3, divisor=more).check(cost)
+    with pytest.raises(BudgetError, match=f"divisor={divisor} channels no group") as caught:
+        Budget(macs=0.3, divisor=divisor).check(cost)
+    assert "take divisor=12," in str(caught.value)
+    assert "floors" not in str(caught.value)
+    Budget(macs=0.3, divisor=12).check(cost)
+    for more in range(13, 25):
+        with pytest.raises(BudgetError):
+            Budget(macs=0.3, divisor=more).check(cost)
 
 
 def test_a_group_of_twelve_in_steps_of_eight_keeps_eight_or_twelve() -> None:
@@ -167,9 +144,3 @@ def test_ratios_on_the_budget_lose_less_than_one_channel_each() -> None:
     ratio = float(cost.relative(alpha))
     counts = round_to_channels(alpha, cost, Budget(macs=ratio))
     assert ((counts - 0.7 * cost.sizes).abs() < 1.0 + 1e-6).all()
-
-
-def test_dense_budget_keeps_everything() -> None:
-    cost = Cost.of(traced("resnet8"), "params")
-    counts = round_to_channels(torch.full((6,), 0.1), cost, Budget(params=1.0))
-    assert counts.tolist() == cost.sizes.tolist()

@@ -1,15 +1,14 @@
-"""Several budgets at once in whole channels; sparse costs and bisected rounding by slow twins."""
+"""Several budgets at once in whole channels; costs and bisected rounding by slow twins."""
 
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from problems_costs import chain_graph, exact, outer_products, random_costs, round_slowly
+from problems_costs import exact, outer_products, random_costs, round_slowly
 from problems_networks import TOYS
 from torch import Tensor
 
 from dsa_core.budget import Budget, Cost, Resource, round_to_channels
-from dsa_core.budget.form import DENSE
 from dsa_core.errors import BudgetError
 from dsa_core.tracing import trace
 
@@ -17,10 +16,10 @@ RESOURCES: tuple[Resource, ...] = ("macs", "params", "latency")
 
 
 @st.composite
-def problems(draw: st.DrawFn, n: int | None = None) -> tuple[Tensor, tuple[Cost, ...], Budget]:
-    """Keep ratios, costs of the same groups in n resources, and a budget that can be met."""
+def problems(draw: st.DrawFn) -> tuple[Tensor, tuple[Cost, ...], Budget]:
+    """Keep ratios, costs of the same groups in 1 to 3 resources, a budget that can be met."""
     k, seed = draw(st.integers(1, 6)), draw(st.integers(0, 10_000))
-    named = RESOURCES[: n or draw(st.integers(1, 3))]
+    named = RESOURCES[: draw(st.integers(1, 3))]
     costs = random_costs(k, seed, named)
     limits = {resource: draw(st.floats(0.02, 1.0)) for resource in named}
     divisor, floor = draw(st.sampled_from([1, 2, 8])), draw(st.sampled_from([0.0, 0.2, 0.5]))
@@ -34,40 +33,19 @@ def problems(draw: st.DrawFn, n: int | None = None) -> tuple[Tensor, tuple[Cost,
     return alpha, costs, budget
 
 
-@given(problems())
-def test_no_budget_is_exceeded_and_no_step_more_fits(
+@given(problem=problems())
+def test_rounding_takes_the_steps_of_its_slow_twin(
     problem: tuple[Tensor, tuple[Cost, ...], Budget],
 ) -> None:
+    """So no budget is exceeded, and no step more fits."""
     alpha, costs, budget = problem
     given_ratios = alpha.clone()
-    counts = round_to_channels(alpha, costs, budget)
+    counts = round_to_channels(alpha, costs if len(costs) > 1 else costs[0], budget)
     assert torch.equal(alpha, given_ratios)
-    ratios = budget.ratios.values()
-    limits = [r * exact(c, c.sizes) + 1e-6 for c, r in zip(costs, ratios, strict=True)]
-    within = [exact(c, counts) <= limit for c, limit in zip(costs, limits, strict=True)]
-    assert all(within), within
+    assert counts.tolist() == round_slowly(alpha, costs, budget).tolist()
+    assert [cost.at(counts) for cost in costs] == [exact(cost, counts) for cost in costs]
     assert bool((counts >= budget.least_counts(costs[0])).all())
-    for k, (count, size) in enumerate(zip(counts.tolist(), costs[0].sizes.tolist(), strict=True)):
-        assert count == size or count % budget.divisor == 0
-        more = counts.clone()
-        more[k] = min(count + budget.divisor, size)
-        over = any(exact(c, more) > limit for c, limit in zip(costs, limits, strict=True))
-        assert count == size or over
-
-
-@pytest.mark.parametrize("n", [1, 2, 3])
-@given(data=st.data())
-def test_rounding_takes_the_steps_of_its_slow_twin(n: int, data: st.DataObject) -> None:
-    alpha, costs, budget = data.draw(problems(n))
-    found = round_to_channels(alpha, costs, budget)
-    assert found.tolist() == round_slowly(alpha, costs, budget).tolist()
-
-
-def test_one_budget_in_a_sequence_is_the_same_as_alone() -> None:
-    (cost,) = random_costs(5, 3)
-    alpha = torch.linspace(0.1, 1, 5)
-    both = [round_to_channels(alpha, costs, Budget(macs=0.4)) for costs in (cost, [cost])]
-    assert both[0].tolist() == both[1].tolist()
+    assert bool(((counts % budget.divisor == 0) | (counts == costs[0].sizes)).all())
 
 
 def test_the_tightest_of_two_budgets_decides() -> None:
@@ -121,23 +99,3 @@ def test_form_is_the_dense_sum_of_outer_products(toy, resource: Resource) -> Non
     assert torch.equal(form.Q, wanted.Q)
     assert torch.equal(form.q, wanted.q)
     assert form.constant == wanted.constant
-
-
-@pytest.mark.parametrize("resource", ["macs", "params"])
-def test_a_sparse_form_is_the_dense_one(resource: Resource) -> None:
-    graph = chain_graph(DENSE + 40, width=4)
-    cost, wanted = Cost.of(graph, resource), outer_products(graph, resource)
-    assert cost.form.Q.is_sparse
-    assert torch.equal(cost.form.Q.to_dense(), wanted.Q)
-    assert torch.equal(cost.form.q, wanted.q)
-    dense = Cost(resource, wanted, cost.sizes, cost.names)
-    alpha = torch.rand(len(cost.sizes), dtype=torch.float64)
-    for form, other in ((cost.form, dense.form), (cost.relative, dense.relative)):
-        torch.testing.assert_close(form(alpha), other(alpha), rtol=1e-13, atol=0)
-        torch.testing.assert_close(form.gradient(alpha), other.gradient(alpha), rtol=1e-13, atol=0)
-    assert cost.checksum == dense.checksum
-    assert (cost.dense, cost.at(cost.sizes)) == (dense.dense, dense.dense)
-    budget = Budget(**{resource: 0.4}, divisor=2)
-    assert round_to_channels(alpha, cost, budget).tolist() == (
-        round_to_channels(alpha, dense, budget).tolist()
-    )

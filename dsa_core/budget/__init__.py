@@ -17,7 +17,6 @@ from dsa_core.budget.priced import Priced, PricedSettings
 from dsa_core.budget.rounding import round_to_channels
 from dsa_core.budget.schedules import budget_at, sharpness_at, step_scale_at
 from dsa_core.budget.surface import (
-    CostForm,
     Costs,
     check_budget,
     metric,

@@ -8,26 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dsa_core.budget.surface import CostForm, Costs, as_forms, metric, prices
+from dsa_core.budget.form import QuadraticForm
+from dsa_core.budget.surface import Costs, as_forms, metric, prices
 
 
 @dataclass(frozen=True)
 class Residuals:
-    """How far a step is from an optimum on the budget; of several, on the one that binds.
+    """How far a step was from an optimum on the budget; of several, on the one that binds.
 
     Attributes:
-        budget: F(z) - B, as a ratio of the dense cost.
         price: mean price of the unclipped groups, weighted by w, where the gradient was taken and
             by the form that bound there; in units of the loss.
         price_spread: w-weighted standard deviation of those prices; 0 at an optimum, 0 if fewer
             than two are unclipped.
-        binding: index of the cost form whose budget is the tightest after the step.
     """
 
-    budget: float = 0.0
     price: float = 0.0
     price_spread: float = 0.0
-    binding: int = 0
 
 
 class KeepRatioOptimizer(ABC):
@@ -49,7 +46,7 @@ class KeepRatioOptimizer(ABC):
         return int(self._state["binding"]) if len(self.costs) > 1 else 0
 
     @property
-    def cost(self) -> CostForm:
+    def cost(self) -> QuadraticForm:
         """The form that binds."""
         return self.costs[self.binding]
 
@@ -128,7 +125,7 @@ def free_groups(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def price_summary(
-    gradient: Tensor, cost: CostForm, alpha: Tensor, free: Tensor
+    gradient: Tensor, cost: QuadraticForm, alpha: Tensor, free: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the w-weighted mean and standard deviation of the free groups' prices, both ()."""
     w = metric(cost, alpha).clamp_min(1e-300) * free

@@ -57,7 +57,8 @@ class Budget:
                 "Budget(macs=0.5, params=0.3), and latency as a ratio or in ms; got "
                 f"{' and '.join(given) or 'none'}"
             )
-        if "latency" in given[-1] and (self.calibrated is None or not self.calibrated.timed):
+        timed = self.calibrated is not None and self.calibrated.resource == "latency"
+        if "latency" in given[-1] and not timed:
             raise BudgetError(
                 "a budget of latency needs what a channel costs on this machine: "
                 "Budget(latency=0.6, calibrated=calibrate(model, graph, x).cost())"
@@ -164,11 +165,7 @@ class Budget:
         return math.floor(self.ratios[cost.resource] * cost.dense * (1 + ROUNDING) + 1e-6)
 
     def limited(self, costs: Cost | Sequence[Cost]) -> tuple[Cost, ...]:
-        """The costs in the order of `ratios`.
-
-        Raises:
-            BudgetError: not every resource that is limited has its cost, or another one has.
-        """
+        """The costs in the order of `ratios`; BudgetError if one is missing or too many."""
         of = {c.resource: c for c in ((costs,) if isinstance(costs, Cost) else costs)}
         if of.keys() != self.ratios.keys():
             raise BudgetError(
@@ -187,7 +184,7 @@ class Budget:
         costs = self.limited(costs)
         for cost in costs:
             if not self._met(cost):
-                self._refuse(costs, cost, self.least_counts(cost))
+                self._refuse(costs, cost)
 
     def in_blocks(self, graph: ChannelGraph, blocks: Sequence[int]) -> "Budget":
         """The same budget in steps of the first of some numbers of channels that can meet it.
@@ -201,12 +198,14 @@ class Budget:
         """Whether the fewest channels meet the limit of a cost."""
         return cost.at(self.least_counts(cost)) <= self.limit(cost)
 
-    def _refuse(self, costs: Sequence[Cost], cost: Cost, least: Tensor) -> None:
+    def _refuse(self, costs: Sequence[Cost], cost: Cost) -> None:
         """Say why a cost is too high even with the fewest channels, and what to do."""
+        least = self.least_counts(cost)
         lowest = cost.at(least) / cost.dense
         advice = f"Ask for {math.ceil(lowest * 1e4) / 1e4:.4f} or more, or"
-        divisor = self._largest_divisor(costs)
-        if divisor is None:
+        smaller = range(min(self.divisor - 1, int(cost.sizes.max())), 0, -1)
+        works = (d for d in smaller if all(map(replace(self, divisor=d)._met, costs)))
+        if (divisor := next(works, None)) is None:
             named = zip(cost.names, least.tolist(), strict=True)
             raised = [name for name, count in named if count > self.divisor]
             why = (
@@ -223,11 +222,6 @@ class Budget:
         raise BudgetError(
             f"{cost.resource}={self.ratios[cost.resource]:g} cannot be reached: {why}. {advice}"
         )
-
-    def _largest_divisor(self, costs: Sequence[Cost]) -> int | None:
-        """The largest smaller divisor under which all costs can be met, if there is one."""
-        smaller = range(min(self.divisor - 1, int(costs[0].sizes.max())), 0, -1)
-        return next((d for d in smaller if all(map(replace(self, divisor=d)._met, costs))), None)
 
 
 def check_number(name: str, value: object) -> None:

@@ -17,8 +17,6 @@ from dsa_core.errors import BudgetError
 Resource = Literal["macs", "params", "latency"]
 Tally = Counter[int]  # index of a group -> positions of it; STAYS -> positions that always stay
 STAYS = -1
-NOTHING: Tally = Counter()
-DENSE = 256  # groups up to which Q is a plain matrix
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class QuadraticForm:
     """F(a) = a'Qa + q'a + constant, for keep ratios a of shape (K,).
 
     Attributes:
-        Q: shape (K, K), float64, entries >= 0; sparse (COO) in costs of more than 256 groups.
+        Q: shape (K, K), float64, entries >= 0.
         q: shape (K,), float64, entries >= 0.
         constant: cost of what no keep ratio changes.
 
@@ -76,23 +74,16 @@ class Cost:
     @staticmethod
     def of(graph: ChannelGraph, resource: Resource) -> "Cost":
         """Build the cost of a traced network, of what can be counted."""
-        if resource == "macs":
-            form = macs_form(graph)
-        elif resource == "params":
-            form = params_form(graph)
-        elif resource == "latency":
+        counted = {"macs": macs_form, "params": params_form}
+        if resource == "latency":
             raise BudgetError(
                 "latency cannot be counted from the graph: time the network on its machine with "
                 "calibrate(model, graph, x) or `dsa calibrate`, and take the calibration's cost"
             )
-        else:
+        if resource not in counted:
             raise BudgetError(f"resource must be 'macs' or 'params', got {resource!r}")
-        return Cost(resource, form, graph.sizes, tuple(g.name for g in graph.prunable))
-
-    @property
-    def timed(self) -> bool:
-        """Whether it was measured rather than counted."""
-        return self.resource == "latency"
+        names = tuple(g.name for g in graph.prunable)
+        return Cost(resource, counted[resource](graph), graph.sizes, names)
 
     @cached_property
     def dense(self) -> int:
@@ -111,7 +102,7 @@ class Cost:
     @property
     def checksum(self) -> str:
         """CRC-32 of the form, eight hexadecimal digits: tells two calibrations apart."""
-        numbers = torch.cat([self.form.Q.to_dense().flatten(), self.form.q])
+        numbers = torch.cat([self.form.Q.flatten(), self.form.q])
         text = f"{self.names} {self.form.constant!r}".encode() + numbers.numpy().tobytes()
         return f"{zlib.crc32(text):08x}"
 
@@ -132,7 +123,9 @@ def params_form(graph: ChannelGraph) -> QuadraticForm:
 
 
 def sum_of_products(
-    graph: ChannelGraph, tensors: Iterable[tuple[str, tuple[int, ...], int]], more: Tally = NOTHING
+    graph: ChannelGraph,
+    tensors: Iterable[tuple[str, tuple[int, ...], int]],
+    more: Tally | None = None,
 ) -> QuadraticForm:
     """Sum over (name, shape, factor) of factor * product over the axes of their kept positions,
     and what each group adds by itself.
@@ -141,25 +134,19 @@ def sum_of_products(
     Whole numbers are added up pair by pair of groups, so the time grows with the number of pairs
     that meet in a layer, not with K squared.
     """
-    pairs = Counter({(STAYS, k): n for k, n in more.items()})
+    pairs = Counter({(STAYS, k): n for k, n in (more or {}).items()})
     for name, shape, factor in tensors:
         rows, columns = two_axes(graph, name, shape)
         for (k, n), (j, m) in product(rows.items(), columns.items()):
             pairs[min(k, j), max(k, j)] += factor * n * m
-    n_groups, q = len(graph.sizes), torch.zeros(len(graph.sizes), dtype=torch.float64)
-    entries: dict[tuple[int, int], float] = {}
+    n_groups = len(graph.sizes)
+    Q, q = (torch.zeros(shape, dtype=torch.float64) for shape in ((n_groups, n_groups), n_groups))
     for (k, j), total in pairs.items():
         if k >= 0:
-            entries[k, j] = entries[j, k] = total if k == j else total / 2
+            Q[k, j] = Q[j, k] = total if k == j else total / 2
         elif j >= 0:
             q[j] = total
-    Q = torch.sparse_coo_tensor(
-        torch.tensor(list(entries), dtype=torch.int64).reshape(-1, 2).T,
-        torch.tensor(list(entries.values()), dtype=torch.float64),
-        (n_groups, n_groups),
-        check_invariants=False,
-    ).coalesce()
-    return QuadraticForm(Q.to_dense() if n_groups <= DENSE else Q, q, float(pairs[STAYS, STAYS]))
+    return QuadraticForm(Q, q, float(pairs[STAYS, STAYS]))
 
 
 def two_axes(graph: ChannelGraph, name: str, shape: tuple[int, ...]) -> tuple[Tally, Tally]:

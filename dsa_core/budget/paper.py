@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from dsa_core.budget.base import KeepRatioOptimizer, Residuals, free_groups, price_summary
-from dsa_core.budget.surface import CostForm, Costs, as_forms, check_budget, per_form
+from dsa_core.budget.form import QuadraticForm
+from dsa_core.budget.surface import Costs, as_forms, check_budget, per_form
 
 ADAM = (0.9, 0.999, 1e-8)  # torch's defaults: memory of the mean, memory of the square, epsilon
 
@@ -61,16 +62,15 @@ class Paper(KeepRatioOptimizer):
 
     *Open in the paper, decided here.*
     - F is in units of the dense cost, F(1) = 1.
-    - u1 and u2 start at 0, z at Theta, and alpha at `max_ratio`. At 0.99 the logit is so flat
-      (alpha (1 - alpha) = 0.01) that the groups with the largest share of the cost leave first and
-      carry the whole budget; at 0.95 this is mild. A group that should stay whole stays at 0.95.
+    - u1 and u2 start at 0, z at Theta, and alpha at `max_ratio`: near 1 the logit is so flat that
+      the groups with the largest share of the cost leave first and carry the whole budget. A group
+      that should stay whole stays there.
     - In these units S = 1e5 makes the loss force 10^3 to 10^4, while u2 grows by rho2 |Theta - z|,
       about 0.05, an update: it would need 10^5 updates to be heard. So S dL/dTheta is shortened to
-      the norm `clip_norm`, of the order that u2 reaches in tens of updates. A positive factor
-      common to all groups leaves the constrained optimum where it is.
-    - z moves by Adam, restarted in each update, so that `z_lr` is a length in logits (at most
-      about 0.05 an update); plain steps of 1e-3 let the costliest groups fall to their floors
-      first.
+      the norm `clip_norm`, of the order that u2 reaches in tens of updates, which leaves the
+      constrained optimum where it is.
+    - z moves by Adam, restarted in each update, so that `z_lr` is a length in logits; plain steps
+      let the costliest groups fall to their floors first.
     - Theta moves by plain gradient descent; `theta_lr` was chosen by trial on convex problems.
 
     *Known limits.* The budget is an inequality: noise together with `only_shrink` and without
@@ -127,14 +127,7 @@ class Paper(KeepRatioOptimizer):
                 "consensus_dual": dual,
                 **self._bound_by(tightest(wanted, z.sigmoid().maximum(self.floors))),
             }
-        z = self._state["z"]
-        cost, budget = wanted[self.binding]
-        return Residuals(
-            budget=float(cost(z.sigmoid().maximum(self.floors))) - budget,
-            price=float(price),
-            price_spread=float(spread),
-            binding=self.binding,
-        )
+        return Residuals(float(price), float(spread))
 
     def _theta_step(self, slope: Tensor, step_scale: float) -> Tensor:
         """Take one gradient step on Theta; slope = dL/dTheta, (K,)."""
@@ -148,7 +141,7 @@ class Paper(KeepRatioOptimizer):
         return (state["theta"] - s.theta_lr * step_scale * slope).clamp(self.low, self.high)
 
     def _z_loop(
-        self, theta: Tensor, wanted: Sequence[tuple[CostForm, float]]
+        self, theta: Tensor, wanted: Sequence[tuple[QuadraticForm, float]]
     ) -> tuple[Tensor, Tensor]:
         """Return z, (K,), and u1, in its shape, after the loop on budget and consensus terms."""
         s, z = self.settings, self._state["z"]
@@ -170,6 +163,6 @@ class Paper(KeepRatioOptimizer):
         return z, u1.reshape_as(self._state["budget_dual"])
 
 
-def tightest(wanted: Sequence[tuple[CostForm, float]], alpha: Tensor) -> int:
+def tightest(wanted: Sequence[tuple[QuadraticForm, float]], alpha: Tensor) -> int:
     """Return the index of the form with the highest cost against its budget."""
     return max(range(len(wanted)), key=lambda r: float(wanted[r][0](alpha)) / wanted[r][1])

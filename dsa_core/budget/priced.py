@@ -14,7 +14,6 @@ from dsa_core.budget.surface import (
     SMALLEST_WEIGHT,
     Costs,
     metric,
-    per_form,
     shift_to_budgets,
     to_ratios,
 )
@@ -118,9 +117,7 @@ class Priced(KeepRatioOptimizer):
         moments = self._averages((alpha * gradient - w * price), w, price)
         wish = z - self.settings.lr * step_scale * self._direction(moments)
         self._state = {**self._state, **moments, **self._land(wish, budgets)}
-        cost, budget = per_form(self.costs, budgets)[self.binding]
-        off = float(cost(self.keep_ratios)) - budget
-        return Residuals(off, float(price), float(spread), self.binding)
+        return Residuals(float(price), float(spread))
 
     def _price(self, gradient: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """The price that groups are compared with, and how far theirs are from it; both ()."""

@@ -10,6 +10,8 @@ from torch import Tensor
 from dsa_core.budget.budget import Budget
 from dsa_core.budget.form import Cost
 
+Limits = list[tuple[Cost, int]]  # the most that may be spent of each cost, in its unit
+
 
 def round_to_channels(alpha: Tensor, costs: Cost | Sequence[Cost], budget: Budget) -> Tensor:
     """Turn keep ratios into whole channels, within the budget and with no channel's worth unused.
@@ -32,43 +34,16 @@ def round_to_channels(alpha: Tensor, costs: Cost | Sequence[Cost], budget: Budge
     """
     costs = budget.limited(costs)
     budget.check(costs)
-    limits = Limits(costs, tuple(budget.limit(cost) for cost in costs))
-    sizes, least = costs[0].sizes, budget.least_counts(costs[0])
+    limits = [(cost, budget.limit(cost)) for cost in costs]
+    sizes, least, stride = costs[0].sizes, budget.least_counts(costs[0]), budget.divisor
     target = alpha.double().clamp(1e-9, 1) * sizes
     counts = torch.maximum(budget.step_down((target + 1e-9).long(), sizes), least)
-    counts = take_back(counts, least, target, budget.divisor, limits)
-    return spend_slack(counts, target, budget.divisor, limits)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The most that may be spent of each cost, in its unit."""
-
-    costs: tuple[Cost, ...]
-    most: tuple[int, ...]
-
-    @property
-    def sizes(self) -> Tensor:
-        """Channels of every group, (K,)."""
-        return self.costs[0].sizes
-
-    def fit(self, counts: Tensor) -> bool:
-        """Whether counts (K,) are within every limit, as whole numbers."""
-        return all(c.at(counts) <= most for c, most in zip(self.costs, self.most, strict=True))
-
-    def over_limit(self, counts: Tensor, stride: int) -> Tensor:
-        """Groups (K,) whose next step is surely over a limit.
-
-        The cost after it is estimated by the slope, which leaves out the curvature, and compared
-        with a margin above any rounding error: a group that is not named may be over a limit too.
-        """
-        sizes = self.sizes.double()
-        alpha, step = counts / sizes, (counts + stride).minimum(self.sizes) / sizes - counts / sizes
-        found = torch.zeros(len(sizes), dtype=torch.bool)
-        for cost, most in zip(self.costs, self.most, strict=True):
-            after = cost.form(alpha) + step * cost.form.gradient(alpha)
-            found |= after > most + 1 + 1e-12 * cost.dense
-        return found
+    below = (sizes - 1) // stride * stride  # the largest allowed count below the whole
+    start = torch.where(counts >= sizes, below + stride, counts)
+    down = Steps(start, -stride, counts, target)
+    counts = take_back(down, ((start - least) // stride).clamp_min(0), limits)
+    up = Steps(counts, stride, sizes, target)
+    return spend_slack(up, -(-(sizes - counts) // stride), limits)
 
 
 @dataclass(frozen=True)
@@ -79,61 +54,74 @@ class Steps:
         start: counts (K,) from which each step moves by `stride`.
         stride: channels of a step; below 0 for fewer.
         bound: counts (K,) that are not exceeded; so that a first or last step may be shorter.
+        target: channels (K,) that the keep ratios ask for.
     """
 
     start: Tensor
     stride: int
     bound: Tensor
+    target: Tensor
 
-    def after(self, moves: Tensor) -> Tensor:
-        """Counts (K,) after `moves` (K,) steps of each group."""
+    def after(self, order: Tensor) -> Tensor:
+        """Counts (K,) after some steps, given by their groups."""
+        moves = order.bincount(minlength=len(self.start))
         return torch.minimum(self.start + self.stride * moves, self.bound)
 
-    def order(self, moves: Tensor, target: Tensor) -> Tensor:
-        """The group of every step, (moves.sum(),), the one furthest from its target first."""
+    def order(self, moves: Tensor) -> Tensor:
+        """The group of every one of the moves (K,), the one furthest from its target first."""
         k = torch.repeat_interleave(moves)
         earlier = torch.arange(len(k)) - (moves.cumsum(0) - moves)[k]  # steps of the same group
         here = torch.minimum(self.start[k] + self.stride * earlier, self.bound[k])
-        gap = target[k] / here if self.stride > 0 else here / target[k]
+        gap = self.target[k] / here if self.stride > 0 else here / self.target[k]
         return k[gap.log().argsort(descending=True, stable=True)]
 
 
-def take_back(
-    counts: Tensor, least: Tensor, target: Tensor, divisor: int, limits: Limits
-) -> Tensor:
+def fit(counts: Tensor, limits: Limits) -> bool:
+    """Whether counts (K,) are within every limit, as whole numbers."""
+    return all(cost.at(counts) <= most for cost, most in limits)
+
+
+def over_limit(counts: Tensor, stride: int, limits: Limits) -> Tensor:
+    """Groups (K,) whose next step is surely over a limit.
+
+    The cost after it is estimated by the slope, which leaves out the curvature, and compared with a
+    margin above any rounding error: a group that is not named may be over a limit too.
+    """
+    sizes = limits[0][0].sizes
+    alpha, step = counts / sizes.double(), (counts + stride).minimum(sizes) / sizes.double()
+    found = torch.zeros(len(sizes), dtype=torch.bool)
+    for cost, most in limits:
+        after = cost.form(alpha) + (step - alpha) * cost.form.gradient(alpha)
+        found |= after > most + 1 + 1e-12 * cost.dense
+    return found
+
+
+def take_back(down: Steps, moves: Tensor, limits: Limits) -> Tensor:
     """Take steps back, the group furthest above its target first, until the counts fit."""
-    below = (limits.sizes - 1) // divisor * divisor  # the largest allowed count below the whole
-    start = torch.where(counts >= limits.sizes, below + divisor, counts)
-    down = Steps(start, -divisor, counts)
-    order = down.order(((start - least) // divisor).clamp_min(0), target)
-
-    def after(n: int) -> Tensor:
-        return down.after(order[:n].bincount(minlength=len(counts)))
-
-    return after(bisect_left(range(len(order)), True, key=lambda n: limits.fit(after(n))))
+    order = down.order(moves)
+    n = bisect_left(range(len(order)), True, key=lambda n: fit(down.after(order[:n]), limits))
+    return down.after(order[:n])
 
 
-def spend_slack(counts: Tensor, target: Tensor, divisor: int, limits: Limits) -> Tensor:
+def spend_slack(up: Steps, moves: Tensor, limits: Limits) -> Tensor:
     """Add steps, the group furthest below its target first, while one fits.
 
     A group whose step does not fit is closed: later steps of others only raise the cost.
     """
-    up, moves = Steps(counts, divisor, limits.sizes), torch.zeros_like(counts)
-    order = up.order(-(-(limits.sizes - counts) // divisor), target)
-    while len(order):
-        n = how_many_fit(up, moves, order, limits)
-        moves = moves + order[:n].bincount(minlength=len(counts))
-        closed = limits.over_limit(up.after(moves), divisor)
-        closed[order[n : n + 1]] = True
-        order = order[n:][~closed[order[n:]]]
-    return up.after(moves)
+    left, taken = up.order(moves), torch.zeros(0, dtype=torch.int64)
+    while len(left):
+        n = how_many_fit(up, taken, left, limits)
+        taken = torch.cat([taken, left[:n]])
+        closed = over_limit(up.after(taken), up.stride, limits)
+        closed[left[n : n + 1]] = True
+        left = left[n:][~closed[left[n:]]]
+    return up.after(taken)
 
 
-def how_many_fit(up: Steps, moves: Tensor, order: Tensor, limits: Limits) -> int:
-    """How many steps of an order fit, after the moves (K,) that were made before."""
+def how_many_fit(up: Steps, taken: Tensor, left: Tensor, limits: Limits) -> int:
+    """How many of the steps that are left fit, after those that were taken."""
 
     def refused(n: int) -> bool:
-        after = moves + order[:n].bincount(minlength=len(moves))
-        return not limits.fit(up.after(after))
+        return not fit(up.after(torch.cat([taken, left[:n]])), limits)
 
-    return bisect_left(range(1, len(order) + 1), True, key=refused)
+    return bisect_left(range(1, len(left) + 1), True, key=refused)

@@ -1,11 +1,18 @@
-"""The budget surface F(alpha) = B: its metric, its prices, and the one shift that lands on it."""
+"""The budget surface F(alpha) = B: its metric, its prices, and the one shift that lands on it.
+
+A cost F is a `QuadraticForm`, normalised so that F(1) = 1, with no coefficient below 0. So F never
+falls when a ratio grows, and F(exp v) is convex in v: a loss convex in log ratios has one optimum
+under F <= B. On the surface F = B itself, which `Priced` keeps to, that is the only point of equal
+prices where the price is negative (more channels lower the loss); where removing channels helps,
+there may be several.
+"""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from dsa_core.budget.form import QuadraticForm
 from dsa_core.errors import BudgetError
 from dsa_core.kernels.roots import find_root
 
@@ -13,34 +20,15 @@ SMALLEST_WEIGHT = 1e-12  # a group that costs nothing has no price; its weight i
 REACH = 1e-9  # budgets this close (relative) to F(1) or F(floors) count as equal to it
 ROUNDING = 1e-13  # of a log ratio: a smaller step is the last
 
-
-class CostForm(Protocol):
-    """A cost F(a) = a'Qa + q'a + const, normalised so that F(1) = 1, every coefficient >= 0.
-
-    So F never falls when a ratio grows, and F(exp v) is convex in v: a loss convex in log ratios
-    has one optimum under F <= B. On the surface F = B itself, which `Priced` keeps to, that is the
-    only point of equal prices where the price is negative (more channels lower the loss); where
-    removing channels helps, there may be several.
-    """
-
-    def __call__(self, alpha: Tensor) -> Tensor:
-        """Return F(alpha), shape (), for alpha of shape (K,)."""
-        ...
-
-    def gradient(self, alpha: Tensor) -> Tensor:
-        """Return dF/dalpha, shape (K,)."""
-        ...
+Costs = QuadraticForm | Sequence[QuadraticForm]
 
 
-Costs = CostForm | Sequence[CostForm]
-
-
-def as_forms(costs: Costs) -> tuple[CostForm, ...]:
+def as_forms(costs: Costs) -> tuple[QuadraticForm, ...]:
     """One form or several, as a tuple."""
     return tuple(costs) if isinstance(costs, Sequence) else (costs,)
 
 
-def per_form(costs: Costs, budgets: float | Sequence[float]) -> list[tuple[CostForm, float]]:
+def per_form(costs: Costs, budgets: float | Sequence[float]) -> list[tuple[QuadraticForm, float]]:
     """Every form with its budget; ValueError if there are not as many budgets as forms."""
     forms = as_forms(costs)
     wanted = tuple(budgets) if isinstance(budgets, Sequence) else (budgets,)
@@ -51,7 +39,7 @@ def per_form(costs: Costs, budgets: float | Sequence[float]) -> list[tuple[CostF
     return list(zip(forms, wanted, strict=True))
 
 
-def metric(cost: CostForm, alpha: Tensor) -> Tensor:
+def metric(cost: QuadraticForm, alpha: Tensor) -> Tensor:
     """Return the share of the cost that each ratio commands: the elasticity of F, shape (K,), >= 0.
 
     w_k = dlog F / dlog alpha_k = alpha_k (dF/dalpha_k) / F.  Growing group k by 1 % costs w_k %
@@ -60,7 +48,7 @@ def metric(cost: CostForm, alpha: Tensor) -> Tensor:
     return alpha * cost.gradient(alpha) / cost(alpha)
 
 
-def prices(gradient: Tensor, cost: CostForm, alpha: Tensor) -> Tensor:
+def prices(gradient: Tensor, cost: QuadraticForm, alpha: Tensor) -> Tensor:
     """Return what one unit of log cost is worth in each group, shape (K,), in units of the loss.
 
     r_k = (dL/dlog alpha_k) / w_k = alpha_k g_k / w_k  =  F (dL/dalpha_k) / (dF/dalpha_k),
@@ -72,7 +60,7 @@ def prices(gradient: Tensor, cost: CostForm, alpha: Tensor) -> Tensor:
     return alpha * gradient / metric(cost, alpha).clamp_min(SMALLEST_WEIGHT)
 
 
-def check_budget(cost: CostForm, budget: float, floors: Tensor) -> None:
+def check_budget(cost: QuadraticForm, budget: float, floors: Tensor) -> None:
     """Raise BudgetError unless F(floors) <= budget <= 1 and every floor lies in (0, 1]."""
     if not bool(((floors > 0) & (floors <= 1)).all()):
         raise BudgetError(f"floors: wanted every floor in (0, 1], got {floors.tolist()}")
@@ -84,13 +72,12 @@ def check_budget(cost: CostForm, budget: float, floors: Tensor) -> None:
     if lowest > budget * (1 + REACH):
         raise BudgetError(
             f"budget: {budget:.6g} of the dense cost cannot be reached: with every group at its"
-            f" floor ({_brief(floors)}) {lowest:.6g} is left. Ask for at least that, or lower the"
-            " floors"
+            f" floor {lowest:.6g} is left. Ask for at least that, or lower the floors"
         )
 
 
 def shift_to_budget(
-    v: Tensor, cost: CostForm, budget: float, floors: Tensor
+    v: Tensor, cost: QuadraticForm, budget: float, floors: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Land on the budget surface by one common shift of all log ratios.
 
@@ -146,7 +133,7 @@ def shift_to_budgets(
 
 
 def _root(
-    v: Tensor, cost: CostForm, budget: float, floors: Tensor, bracket: tuple[float, float]
+    v: Tensor, cost: QuadraticForm, budget: float, floors: Tensor, bracket: tuple[float, float]
 ) -> float:
     """Find c with F(a(c)) = B in a bracket with F(low) > B > F(high)."""
 
@@ -173,10 +160,3 @@ def uniform_ratio(costs: Costs, budgets: float | Sequence[float], floors: Tensor
 def to_ratios(log_ratios: Tensor, floors: Tensor) -> Tensor:
     """Return exp(log_ratios), (K,), held in [floor, 1]: exp(log x) may miss x by one rounding."""
     return log_ratios.exp().clamp(max=1.0).maximum(floors)
-
-
-def _brief(floors: Tensor) -> str:
-    """Name all floors if they are few, else their range."""
-    if floors.numel() <= 6:
-        return ", ".join(f"{f:.4g}" for f in floors.tolist())
-    return f"{floors.numel()} floors from {float(floors.min()):.4g} to {float(floors.max()):.4g}"

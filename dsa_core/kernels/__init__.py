@@ -12,7 +12,6 @@ definition, one segment after the other; `fast.py` its twin in torch for all seg
 """
 
 import os
-from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -82,12 +81,12 @@ def soft_topk(
     else:
         t = torch.as_tensor(temperature, dtype=torch.float64, device=scores.device).expand(len(k))
     name = resolve_backend(backend, like=scores)
-    if name == "triton" and check and not _suits_triton(scores, offsets, t):
-        name = "torch"
-    if scores.dtype == torch.bfloat16 and name != "triton":
-        p = _run(name)(scores.float(), k, offsets, temperature=t)
-        return p.to(torch.bfloat16)
-    return _run(name)(scores, k, offsets, temperature=t)
+    if name == "triton" and not (check and _beyond_triton(scores, offsets, t)):
+        p: Tensor = torch.ops.dsa_core.soft_topk(scores, k, offsets, t)[0]  # compile can trace it
+        return p
+    wide = scores.float() if scores.dtype == torch.bfloat16 else scores
+    twin = reference if name == "reference" else fast
+    return twin.soft_topk(wide, k, offsets, temperature=t).to(scores.dtype)
 
 
 def solve_threshold(
@@ -99,51 +98,32 @@ def solve_threshold(
     t, from n_g to 0, so the root is unique for 0 < k_g < n_g; for k_g = n_g it is -inf. Not
     differentiable: differentiate `soft_topk`.
 
-    Args:
-        scores: as in `soft_topk`, like the other arguments.
-        k: expected number kept, shape (G,).
-        offsets: shape (G + 1,).
-        temperature: > 0, in the unit of the scores.
-
-    Returns:
-        `Threshold`: root (G,), residual (G,), iterations, converged (G,). Reading `converged` is
-        the caller's business: nothing is raised.
-
-    Raises:
-        ValueError: as in `soft_topk`.
+    Arguments and errors are those of `soft_topk`, but `converged` is for the caller to read:
+    nothing is raised where no threshold was found.
     """
     t = check_inputs(scores, k, offsets, temperature=temperature)
     return fast.solve_threshold(scores, k, offsets, temperature=t)
 
 
-def backends() -> tuple[str, ...]:
-    """Names of the backends that can run here."""
-    return _NAMES[1:] if _has_triton() else _NAMES[1:-1]
-
-
-def resolve_backend(name: str, *, like: Tensor | None = None) -> str:
-    """Turn a requested backend into one that can run here.
-
-    Args:
-        name: "auto" or one of `backends()`.
-        like: the scores to run on; None: float32 on a CPU.
+def resolve_backend(name: str, *, like: Tensor) -> str:
+    """Turn a requested backend into one that can run here, on scores such as `like`.
 
     Raises:
         ConfigError: the name is unknown (the nearest right one is suggested), or that backend
             cannot run here.
     """
     if name == "auto":
-        on_cuda = like is not None and like.device.type == "cuda" and like.dtype != torch.float64
+        on_cuda = like.device.type == "cuda" and like.dtype != torch.float64
         return "triton" if on_cuda and _has_triton() else "torch"
-    if name in _NAMES[1:-1] or (name == "triton" and _has_triton()):
-        return name
-    if name in _NAMES:
+    if name not in _NAMES:
+        raise ConfigError(f"backend: unknown name {name!r}{nearest(str(name), _NAMES)}")
+    if name == "triton" and not _has_triton():
         raise ConfigError(
-            f"backend: {name!r} is not available here: it needs the package triton and a CUDA "
-            f"device (or TRITON_INTERPRET=1, set before the start); there is "
-            f"{', '.join(map(repr, backends()))}. Use backend='auto'."
+            "backend: 'triton' is not available here: it needs the package triton and a CUDA "
+            "device (or TRITON_INTERPRET=1, set before the start); there is 'reference', 'torch'. "
+            "Use backend='auto'."
         )
-    raise ConfigError(f"backend: unknown name {name!r}{nearest(str(name), _NAMES)}")
+    return name
 
 
 def _has_triton() -> bool:
@@ -161,22 +141,9 @@ def _has_triton() -> bool:
 _has_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _suits_triton(scores: Tensor, offsets: Tensor, temperature: Tensor) -> bool:
-    """Whether no segment is too long for one program, no score beyond the digits of a threshold."""
+def _beyond_triton(scores: Tensor, offsets: Tensor, temperature: Tensor) -> bool:
+    """Whether a segment is too long for one program, or a score beyond a threshold's digits."""
     fused = import_module("dsa_core.kernels.triton")
     if len(scores) > fused.LONGEST and int(offsets.diff().max()) > fused.LONGEST:
-        return False
-    return bool(scores.abs().max() <= fused.FARTHEST * temperature.min())
-
-
-def _run(name: str) -> Callable[..., Tensor]:
-    """The function of a backend; its arguments are checked, the temperature is a tensor (G,)."""
-    if name == "triton":
-        return _fused
-    return reference.soft_topk if name == "reference" else fast.soft_topk
-
-
-def _fused(scores: Tensor, k: Tensor, offsets: Tensor, *, temperature: Tensor) -> Tensor:
-    """The operator of `triton.py` by its registered name, which `torch.compile` can trace."""
-    p: Tensor = torch.ops.dsa_core.soft_topk(scores, k, offsets, temperature)[0]
-    return p
+        return True
+    return bool(scores.abs().max() > fused.FARTHEST * temperature.min())

@@ -5,6 +5,7 @@ thresholds found by Newton's method on a condition in logarithms, in float64. Lo
 sorting takes longest, go to `long.py`.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -162,13 +163,10 @@ def _imbalance(u: Tensor, problem: _Problem) -> tuple[Tensor, Tensor]:
     its only zero. Each side holds only the mass on the *wrong* side of the threshold, so k = 1e-6,
     n - k = 1e-6 and sharp temperatures keep their relative accuracy; logs keep them from underflow.
 
-    Args:
-        u: trial root in units of x, shape (G,).
-        problem: the standardised segments.
-
     Returns:
-        phi and its derivative in [0, 2], shape (G,) each. A side has d log A / du = sum w / A with
-        w = p (1 - p), and |dw / du| <= w <= 1 - p, from which |phi''| <= 2 phi'.
+        phi and its derivative in [0, 2] at u, the trial root in units of x, shape (G,) each. A side
+        has d log A / du = sum w / A with w = p (1 - p), and |dw / du| <= w <= 1 - p, from which
+        |phi''| <= 2 phi'.
     """
     v = _interleave(-u, u)
     log_wrong = logsigmoid(problem.y - v.take(problem.side))  # (n,) log(1 - p) or log p
@@ -212,7 +210,8 @@ class _SoftTopK(torch.autograd.Function):
     def forward(
         ctx: Any, scores: Tensor, k: Tensor, offsets: Tensor, temperature: Tensor
     ) -> Tensor:
-        answer = _by_segment if len(scores) >= LONG * len(k) else _at_once
+        by_segment = partial(long.probabilities, solve=solve_threshold)
+        answer = by_segment if len(scores) >= LONG * len(k) else _at_once
         p, share, slope, residual = answer(scores, k, offsets, temperature)
         _check_converged(residual)
         ctx.save_for_backward(share, slope, offsets)
@@ -241,16 +240,3 @@ def _at_once(scores: Tensor, k: Tensor, offsets: Tensor, temperature: Tensor) ->
     share, slope = softmax_by(logits, ids, len(k)), log_w.exp() / t
     residual = _residual(p, k, offsets)
     return *(x.to(scores.dtype) for x in (p, share, slope)), residual
-
-
-def _by_segment(
-    scores: Tensor, k: Tensor, offsets: Tensor, temperature: Tensor
-) -> tuple[Tensor, ...]:
-    """The same, one segment after the other."""
-    return long.probabilities(scores, k, offsets, temperature, guess=_root_of_one)
-
-
-def _root_of_one(s: Tensor, ratio: Tensor, temperature: Tensor) -> Tensor:
-    """The threshold of one short segment that keeps a ratio of it, shape ()."""
-    offsets, k = torch.tensor([0, len(s)], device=s.device), ratio * len(s)
-    return solve_threshold(s, k[None], offsets, temperature=temperature[None]).root[0]

@@ -6,6 +6,7 @@ sample of the scores: four or five evaluations are usual, in pieces that stay in
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,20 +15,14 @@ from dsa_core.kernels.roots import find_root
 from dsa_core.kernels.segments import sigmoid_sums
 
 SAMPLE = 4096  # scores whose threshold is the first guess
-Guess = Callable[[Tensor, Tensor, Tensor], Tensor]  # sample, ratio kept, temperature -> threshold
 
 
 def probabilities(
-    scores: Tensor, k: Tensor, offsets: Tensor, temperature: Tensor, *, guess: Guess
+    scores: Tensor, k: Tensor, offsets: Tensor, temperature: Tensor, *, solve: Callable[..., Any]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Keep probabilities p, w / sum w, and w / T, with w = p (1 - p).
+    """Keep probabilities p, w / sum w, and w / T, with w = p (1 - p), and the residuals.
 
-    Args:
-        scores, k, offsets, temperature: as in `soft_topk`, checked.
-        guess: gives the threshold of a short segment, shape ().
-
-    Returns:
-        The three, shape (n,), in the dtype of the scores; |sum p - k| / k, shape (G,), float64.
+    As `fast._at_once`, but `solve` (`fast.solve_threshold`) sees a sample of each segment only.
     """
     p, share, slope = (torch.empty_like(scores) for _ in range(3))
     residual = torch.zeros_like(temperature)
@@ -37,7 +32,9 @@ def probabilities(
             p[a:b], slope[a:b] = 1.0, 0.0
             share[a:b] = torch.softmax(-s.double() / t, 0)
             continue
-        pivot = guess(s[:: -(-len(s) // SAMPLE)], kept / (b - a), t)
+        few = s[:: -(-len(s) // SAMPLE)]
+        ends, of_few = torch.tensor([0, len(few)], device=s.device), kept / (b - a) * len(few)
+        pivot = solve(few, of_few[None], ends, temperature=t[None]).root[0]
         z = (s.double() - pivot) / t - _root(s, kept, t, pivot)
         every = torch.sigmoid(z)
         w = every * torch.sigmoid(-z)

@@ -9,28 +9,16 @@ PIECE = 1 << 16  # float64 numbers that stay in a cache
 
 
 def segment_ids(offsets: Tensor) -> Tensor:
-    """Number of the segment that each position belongs to.
+    """Number 0 .. G - 1 of the segment that each position belongs to, shape (n,), int64.
 
-    Args:
-        offsets: shape (G + 1,), int64; segment g is the positions offsets[g] .. offsets[g + 1] - 1.
-
-    Returns:
-        Segment numbers 0 .. G - 1, shape (n,), int64, rising.
+    Segment g is the positions offsets[g] .. offsets[g + 1] - 1; offsets are int64, shape (G + 1,).
     """
     sizes = offsets.diff()
     return torch.repeat_interleave(torch.arange(len(sizes), device=offsets.device), sizes)
 
 
 def segment_sum(x: Tensor, offsets: Tensor) -> Tensor:
-    """Sum of x over each segment, differentiable in x.
-
-    Args:
-        x: shape (n, ...).
-        offsets: shape (G + 1,), int64, as in `segment_ids`.
-
-    Returns:
-        Sums, shape (G, ...), in the dtype of x; 0 for an empty segment.
-    """
+    """Sum of x (n, ...) over each segment, (G, ...), differentiable; 0 for an empty segment."""
     return torch.segment_reduce(x, "sum", lengths=offsets.diff(), unsafe=True)
 
 
@@ -52,15 +40,8 @@ def sigmoid_sums(
 ) -> tuple[Tensor, Tensor]:
     """Sum p and w = p (1 - p) over each segment, p = sigmoid(scale (s - origin) - t).
 
-    In pieces: nothing of the size of s is made.
-
-    Args:
-        s: scores, shape (n,).
-        offsets: shape (G + 1,), int64, as in `segment_ids`.
-        origin, scale, t: of the logits; shape ().
-
-    Returns:
-        Two sums, shape (G,) each, float64; 0 for an empty segment.
+    In pieces: nothing of the size of s (n,) is made. Both sums have shape (G,), float64, and are 0
+    for an empty segment.
     """
     kept, weight = s.new_zeros(2, len(offsets) - 1, dtype=torch.float64)
     for piece, lengths in pieces(offsets):

@@ -64,7 +64,7 @@ def latency(
 def latencies(
     models: Sequence[nn.Module], x: Tensor, *, repeats: int = 15, precision: Precision = FP32
 ) -> list[Latency]:
-    """Time several networks, see `forward_times`."""
+    """Time several networks in alternation; arguments are those of `latency`."""
     columns = forward_times(models, x, repeats=repeats, precision=precision)
     return [summary(times, x, precision) for times in columns]
 
@@ -73,17 +73,7 @@ def latencies(
 def forward_times(
     models: Sequence[nn.Module], x: Tensor, *, repeats: int = 15, precision: Precision = FP32
 ) -> list[list[float]]:
-    """Time several networks in alternation, so that a busy moment does not hit only one of them.
-
-    Args:
-        models: as for `latency`.
-        x: one batch, accepted by all of them.
-        repeats: rounds, at least 1.
-        precision: number format and memory order.
-
-    Returns:
-        Milliseconds: for each network, its time in every round.
-    """
+    """What `latencies` sums up: for each network its milliseconds in every round."""
     x = place(x, precision)
 
     def forward(model: nn.Module) -> None:
@@ -97,13 +87,7 @@ def forward_times(
 
 
 def onnx_latency(path: Path, x: Tensor, *, repeats: int = 15) -> Latency:
-    """Time a network in ONNX Runtime on the CPU, on as many threads as torch uses.
-
-    Args:
-        path: an ONNX file, see `surgery.export_onnx`.
-        x: one batch.
-        repeats: timed passes, at least 1.
-    """
+    """Time a network of `export_onnx` in ONNX Runtime on the CPU, on as many threads as torch."""
     [times] = in_turn([onnx_call(path, x)], torch.device("cpu"), repeats=repeats)
     return summary(times, x.cpu(), FP32)
 

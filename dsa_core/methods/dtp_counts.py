@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dsa_core.budget.surface import CostForm
+from dsa_core.budget import QuadraticForm
 from dsa_core.kernels.roots import find_root
 from dsa_core.kernels.segments import pieces, places, segment_ids, sigmoid_sums
 
@@ -15,7 +15,13 @@ REACH = 40.0  # sigmoid(40) is 1 to the last bit of float64
 
 
 def competing_counts(
-    scores: Tensor, offsets: Tensor, cost: CostForm, budget: float, *, eps: float, floors: Tensor
+    scores: Tensor,
+    offsets: Tensor,
+    cost: QuadraticForm,
+    budget: float,
+    *,
+    eps: float,
+    floors: Tensor,
 ) -> Tensor:
     """Count what every group keeps where all scores compete under one budget.
 
@@ -88,7 +94,12 @@ def _ratios(
 
 
 def _root(
-    scores: Tensor, offsets: Tensor, cost: CostForm, budget: float, scale: float, floors: Tensor
+    scores: Tensor,
+    offsets: Tensor,
+    cost: QuadraticForm,
+    budget: float,
+    scale: float,
+    floors: Tensor,
 ) -> Tensor:
     """Find t with F = B, shape (); of many scores, from the threshold of a sample."""
     every, start = -(-len(scores) // SAMPLE), None

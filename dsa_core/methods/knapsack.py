@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dsa_core.budget.surface import REACH, CostForm
+from dsa_core.budget import QuadraticForm
+from dsa_core.budget.surface import REACH
 from dsa_core.dsa import KeepRatioScheme, Masked
 from dsa_core.kernels.segments import segment_ids
 from dsa_core.methods.dtp_counts import keep_most
@@ -57,7 +58,7 @@ class KnapsackScheme(KeepRatioScheme):
         return super().update(done, gradient)
 
 
-def fill(b: Tensor, cost: CostForm, budget: float, floors: Tensor, offsets: Tensor) -> Tensor:
+def fill(b: Tensor, cost: QuadraticForm, budget: float, floors: Tensor, offsets: Tensor) -> Tensor:
     """Counts when channels are taken in order of b^2 / c up to the budget, int64, shape (K,).
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dsa_core.budget import Costs, KeepRatioOptimizer, Residuals, shift_to_budgets
-from dsa_core.budget.surface import per_form, to_ratios
+from dsa_core.budget.surface import to_ratios
 from dsa_core.dsa import KeepRatioScheme, Masked
 from dsa_core.scheme import Problem
 from dsa_core.training.seeds import generator
@@ -40,9 +40,7 @@ class FixedDirection(KeepRatioOptimizer):
         shifted, _, r = shift_to_budgets(self.direction, self.costs, budgets, self.floors)
         alpha = to_ratios(shifted, self.floors)
         self._state = {"alpha": alpha, **self._bound_by(r)}
-        cost, budget = per_form(self.costs, budgets)[r]
-        off = float(cost(alpha)) - budget
-        return Residuals(budget=off, binding=r)
+        return Residuals()
 
 
 class Uniform(Masked):

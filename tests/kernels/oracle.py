@@ -1,6 +1,5 @@
 """soft_topk one segment at a time, by SciPy's scalar root finder: slow and obviously right."""
 
-import mpmath as mp
 import numpy as np
 import torch
 from scipy.optimize import brentq
@@ -36,34 +35,6 @@ def keep_probs(scores: Tensor, k: Tensor, offsets: Tensor, temperature: float) -
             t = threshold(s, float(k[g]), temperature)
             parts.append(expit((s - t) / temperature))
     return torch.from_numpy(np.concatenate(parts))
-
-
-def keep_probs_of_many_digits(
-    scores: Tensor, k: Tensor, offsets: Tensor, temperature: float
-) -> Tensor:
-    """p of every segment in fifty digits by mpmath, rounded to float64, shape (n,)."""
-    found: list[float] = []
-    with mp.workdps(50):
-        for g, count in enumerate(map(mp.mpf, k.tolist())):
-            s = [mp.mpf(v) for v in scores[offsets[g] : offsets[g + 1]].tolist()]
-            found += map(float, sigmoids(s, count, mp.mpf(temperature)))
-    return torch.tensor(found, dtype=torch.float64)
-
-
-def sigmoids(s: list[mp.mpf], k: mp.mpf, temperature: mp.mpf) -> list[mp.mpf]:
-    """p of one segment, by Newton steps that bisection keeps inside the bracket."""
-    if k == len(s):
-        return [mp.mpf(1)] * len(s)
-    shift = temperature * mp.log(k / (len(s) - k))
-    low, high, t = min(s) - shift, max(s) - shift, mp.mpf(0)
-    while True:
-        t = t if low < t < high else (low + high) / 2
-        p = [1 / (1 + mp.exp((t - v) / temperature)) for v in s]
-        excess, slope = sum(p) - k, sum(x * (1 - x) for x in p) / temperature
-        if abs(excess) < mp.mpf(10) ** -40 * k or low == high:
-            return p
-        low, high = (t, high) if excess > 0 else (low, t)
-        t += excess / slope
 
 
 def jacobians(p: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -36,26 +36,19 @@ def one(op: Op, k: float, temperature: float) -> Callable[..., Tensor]:
     return f
 
 
+EACH = torch.tensor([0.3, 1.0, 2.0, 0.5], dtype=torch.float64)
+
+
 @pytest.mark.parametrize("ratio", [1e-3, 0.3, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize("temperature", [0.2, 1.0, 5.0])
-def test_gradcheck(op: Op, ratio: float, temperature: float) -> None:
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 5.0, EACH], ids=str)
+def test_gradcheck(op: Op, ratio: float, temperature: float | Tensor) -> None:
     scores = draw().requires_grad_()
-    k = (ratio * OFFSETS.diff()).requires_grad_()
+    k = (ratio * OFFSETS.diff().double()).requires_grad_()
 
     def f(scores: Tensor, k: Tensor) -> Tensor:
         return op(scores, k, OFFSETS, temperature=temperature)
 
-    assert gradcheck(f, (scores, k.double()), eps=1e-6, atol=1e-6, rtol=1e-4)
-
-
-def test_gradcheck_with_a_temperature_per_segment(op: Op) -> None:
-    k = torch.tensor([0.5, 1.2, 3.5, 1.1], dtype=torch.float64, requires_grad=True)
-    temperature = torch.tensor([0.3, 1.0, 2.0, 0.5], dtype=torch.float64)
-
-    def f(scores: Tensor, k: Tensor) -> Tensor:
-        return op(scores, k, OFFSETS, temperature=temperature)
-
-    assert gradcheck(f, (draw().requires_grad_(), k), eps=1e-6, atol=1e-6, rtol=1e-4)
+    assert gradcheck(f, (scores, k), eps=1e-6, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.1, 1.0, 1e3])
@@ -69,20 +62,6 @@ def test_closed_form_jacobian(op: Op, temperature: float, k: float) -> None:
     # 1 - p at k = 6.9999 is known to 1e-16 / 1e-5 relative in the formula's w
     assert_close(jacobian(f, scores) * temperature, dp_ds * temperature, rtol=1e-8, atol=1e-10)
     assert_close(jacobian(lambda c: f(scores, c), count)[:, 0], dp_dk, rtol=1e-8, atol=1e-10)
-
-
-@pytest.mark.parametrize("k", [0.01, 1.0, 3.5, 6.5])
-def test_finite_differences_of_the_oracle(op: Op, k: float) -> None:
-    scores, offsets, step = draw(seed=5)[:7], torch.tensor([0, 7]), 1e-4 * min(k, 7 - k)
-
-    def p(shift: float) -> Tensor:
-        count = torch.tensor([k + shift], dtype=torch.float64)
-        return oracle.keep_probs(scores, count, offsets, 0.7)
-
-    count = torch.tensor([k], dtype=torch.float64)
-    dp_dk = jacobian(lambda c: one(op, k, 0.7)(scores, c), count)[:, 0]
-    difference = (p(step) - p(-step)) / (2 * step)
-    assert_close(dp_dk, difference, rtol=1e-6, atol=1e-7)  # central: error of order step^2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import oracle
 import pytest
 import torch
-from problems import SOFT_TOPK_PROBLEMS, SoftTopKProblem, two_channels
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -41,15 +40,36 @@ def ragged(dtype: torch.dtype, seed: int = 0, ties: bool = False) -> tuple[Tenso
     return (torch.round(5 * scores) / 5 if ties else scores).to(dtype), offsets
 
 
-@pytest.mark.parametrize("problem", SOFT_TOPK_PROBLEMS, ids=lambda problem: problem.name)
+# Backwards: choose scores, t and T, and ask for k = sum p. The root is unique, so it must be t.
+THRESHOLDS: dict[str, tuple[list[float], float, float]] = {
+    "two channels, k = 1": ([5.0, 0.0], 2.5, 0.1),
+    "two channels, nearly uniform": ([2.0, 0.0], 1.0, 1000.0),
+    "equal scores": ([-3.7] * 7, -3.7 + 1e-3, 1e-3),
+    "equal scores, nearly all kept": ([-3.7] * 64, -15.0, 1.0),
+    "one channel": ([-3.7], -3.0, 2.0),
+    "mirrored scores, k = n / 2": ([0.1, 0.5, 2.5, 2.5, -0.1, -0.5, -2.5, -2.5], 0.0, 0.5),
+    "ties": ([0.0, 1.0, 4.0, 4.0, -2.0], 1.3, 0.7),
+    "far above": ([0.0, 1.0, 4.0, 4.0, -2.0], 30.0, 1.0),
+    "sharp": ([0.2, 0.1, 0.7], 0.15, 0.01),
+}
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_closed_form(op: Op, tolerance: Tol, problem: SoftTopKProblem, dtype: torch.dtype) -> None:
-    k, offsets = torch.tensor([problem.k], dtype=torch.float64), torch.tensor([0, len(problem.p)])
-    p = op(problem.scores.to(dtype), k, offsets, temperature=problem.temperature)
+def test_closed_form(op: Op, tolerance: Tol, name: str, dtype: torch.dtype) -> None:
+    numbers, t, temperature = THRESHOLDS[name]
+    scores, offsets = torch.tensor(numbers, dtype=torch.float64), torch.tensor([0, len(numbers)])
+    wanted = torch.sigmoid((scores - t) / temperature)
+    k = wanted.sum()[None]
+    p = op(scores.to(dtype), k, offsets, temperature=temperature)
     assert p.dtype == dtype
     # float32 scores are themselves rounded: 0.7 / 0.01 is off by 70 roundings
-    wanted = tolerance(dtype) if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
-    assert_close(p, problem.p.to(dtype), **wanted)
+    near = tolerance(dtype) if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
+    assert_close(p, wanted.to(dtype), **near)
+    solved = solve_threshold(scores, k, offsets, temperature=temperature)
+    p = torch.sigmoid((scores - solved.root) / temperature)
+    assert_close(p, wanted, **tolerance(torch.float64))
+    assert solved.converged.tolist() == [True]
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.1, 1.0, 1e3])
@@ -111,14 +131,6 @@ def test_tiny_count_keeps_its_relative_accuracy(op: Op, k: float) -> None:
     assert_close(p, wanted, rtol=max(2 * k, 1e-11), atol=0.0)
 
 
-def test_tiny_remainder_keeps_its_relative_accuracy(op: Op) -> None:
-    # n - k -> 0: 1 - p = (n - k) softmax(-s / T); 1 - p itself is only known to 1e-16
-    scores = torch.randn(8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    k = torch.tensor([8 - 2.0**-20], dtype=torch.float64)
-    p = op(scores, k, torch.tensor([0, 8]), temperature=1.0)
-    assert_close(1 - p, 2.0**-20 * torch.softmax(-scores, 0), rtol=4e-6, atol=1e-15)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_everything_kept_is_exactly_one(op: Op, dtype: torch.dtype) -> None:
     scores, offsets = ragged(dtype)
@@ -154,24 +166,12 @@ def test_far_apart_scores_do_not_overflow(op: Op, temperature: float, k: float) 
     assert bool(torch.isfinite(count.grad).all())
 
 
-@pytest.mark.parametrize("problem", SOFT_TOPK_PROBLEMS, ids=lambda problem: problem.name)
-def test_root_gives_back_the_probabilities(tolerance: Tol, problem: SoftTopKProblem) -> None:
-    k, offsets = torch.tensor([problem.k], dtype=torch.float64), torch.tensor([0, len(problem.p)])
-    solved = solve_threshold(problem.scores, k, offsets, temperature=problem.temperature)
-    p = torch.sigmoid((problem.scores - solved.root) / problem.temperature)
-    assert_close(p, problem.p, **tolerance(torch.float64))
-    assert bool(solved.converged.all())
-    assert solved.root.shape == solved.residual.shape == solved.converged.shape == (1,)
-
-
-def test_root_of_two_channels_is_half_way() -> None:
-    problem = two_channels(5.0, 0.1)
-    k = torch.tensor([1.0])
-    solved = solve_threshold(problem.scores, k, torch.tensor([0, 2]), temperature=0.1)
-    assert_close(solved.root, torch.tensor([2.5], dtype=torch.float64), rtol=1e-12, atol=0.0)
-    # exact also where both tails underflow: (5 - t) / T = 2.5e5
-    solved = solve_threshold(problem.scores, k, torch.tensor([0, 2]), temperature=1e-5)
-    assert_close(solved.root, torch.tensor([2.5], dtype=torch.float64), rtol=1e-9, atol=0.0)
+def test_root_of_two_channels_is_half_way_also_where_both_tails_underflow() -> None:
+    scores, k = torch.tensor([5.0, 0.0, 5.0, 0.0]), torch.tensor([1.0, 2.0])
+    solved = solve_threshold(scores, k, torch.tensor([0, 2, 4]), temperature=1e-5)
+    wanted = torch.tensor([2.5, -torch.inf], dtype=torch.float64)  # all of the second are kept
+    assert_close(solved.root, wanted, rtol=1e-9, atol=0.0)
+    assert solved.converged.tolist() == [True, True]
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.03, 1.0, 1e3])
@@ -195,13 +195,6 @@ def test_solver_needs_few_iterations_where_the_root_ends_the_bracket() -> None:
         undecided = scores[8 - int(k)]
         assert_close(solved.root[0], undecided - torch.logit(count[0] - int(k)))
         assert solved.iterations <= 12
-
-
-def test_everything_kept_has_its_root_at_minus_infinity() -> None:
-    k, offsets = torch.tensor([2.0, 1.0]), torch.tensor([0, 2, 4])
-    solved = solve_threshold(torch.zeros(4), k, offsets, temperature=1.0)
-    assert solved.root.tolist() == [-torch.inf, 0.0]
-    assert solved.converged.tolist() == [True, True]
 
 
 def test_no_root_is_an_error_not_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:

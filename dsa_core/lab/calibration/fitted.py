@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from dsa_core.budget import NS_PER_MS, Cost
+from dsa_core.budget import NS_PER_MS, Cost, QuadraticForm
 from dsa_core.errors import ConfigError, first_problem
 from dsa_core.files import write_atomically
-from dsa_core.lab.calibration.form import quadratic_form
 from dsa_core.lab.machine import device_name
 from dsa_core.training import Precision
 
@@ -65,21 +63,20 @@ class Calibration(BaseModel):
 
     def cost(self) -> Cost:
         """The form as a cost, in nanoseconds, for `Budget(latency=..., calibrated=...)`."""
-        pairs = tuple((k, j) for k, j, _ in self.pairs_ms)
-        products = (ms for _, _, ms in self.pairs_ms)
-        coefficients = np.array([self.constant_ms, *self.linear_ms, *products])
-        form = quadratic_form(coefficients, len(self.sizes), pairs).scaled(NS_PER_MS)
+        Q = torch.zeros(len(self.sizes), len(self.sizes), dtype=torch.float64)
+        for k, j, ms in self.pairs_ms:
+            Q[k, j] += ms / 2
+            Q[j, k] += ms / 2
+        q = torch.tensor(self.linear_ms, dtype=torch.float64)
+        form = QuadraticForm(Q, q, self.constant_ms).scaled(NS_PER_MS)
         return Cost("latency", form, torch.tensor(self.sizes), self.groups)
 
     def check(self, example: Tensor, divisor: int) -> None:
         """Refuse to use it where it is not valid.
 
-        Args:
-            example: of the data, shape (N, ...), on the device.
-            divisor: of the budget.
-
         Raises:
-            ConfigError: machine, number of threads, image size or divisor differ.
+            ConfigError: the device of the example (N, ...), the number of threads, the example's
+                shape or the divisor of the budget is not that of the calibration.
         """
         here = device_name(example.device)
         facts = {

@@ -6,7 +6,7 @@ from scipy.optimize import nnls
 from scipy.stats import qmc
 from torch import Tensor
 
-from dsa_core.budget import Budget, QuadraticForm, macs_form
+from dsa_core.budget import Budget, macs_form
 from dsa_core.channels import ChannelGraph
 
 Pairs = tuple[tuple[int, int], ...]
@@ -15,22 +15,15 @@ DEVIATION = 0.7  # largest deviation of log ratios from their common level: a fa
 
 def connected_pairs(graph: ChannelGraph) -> Pairs:
     """Groups k <= j that meet in a layer: a_k a_j is a term of the MACs."""
-    Q = macs_form(graph).Q.to_dense()
-    return tuple((k, j) for k, j in Q.nonzero().tolist() if k <= j)
+    return tuple((k, j) for k, j in macs_form(graph).Q.nonzero().tolist() if k <= j)
 
 
 def terms(alpha: np.ndarray, pairs: Pairs) -> np.ndarray:
     """Evaluate every term of the form: 1, all a_k, then a_k a_j of the pairs.
 
     Every a_k is among them, though the MACs have only those whose layer meets a fixed side: memory
-    traffic of BatchNorm, ReLU and additions grows with the width alone.
-
-    Args:
-        alpha: keep ratios, shape (n, K).
-        pairs: k, j of every product.
-
-    Returns:
-        Shape (n, 1 + K + len(pairs)).
+    traffic of BatchNorm, ReLU and additions grows with the width alone. Of alpha (n, K) the terms
+    have shape (n, 1 + K + len(pairs)).
     """
     products = [alpha[:, k] * alpha[:, j] for k, j in pairs]
     return np.column_stack([np.ones(len(alpha)), alpha, *products])
@@ -40,15 +33,8 @@ def fit(alpha: np.ndarray, milliseconds: np.ndarray, pairs: Pairs) -> np.ndarray
     """Fit non-negative coefficients, so that more channels never cost less.
 
     Minimises  sum_i ((terms_i' c - t_i) / t_i)^2  over c >= 0: relative errors, as the budget is
-    relative. Non-negative least squares (Lawson and Hanson) gives the exact minimum.
-
-    Args:
-        alpha: timed keep ratios, shape (n, K).
-        milliseconds: t > 0, shape (n,).
-        pairs: see `terms`.
-
-    Returns:
-        c in milliseconds, shape (1 + K + len(pairs),).
+    relative, of the times t > 0, shape (n,), at keep ratios of shape (n, K). Non-negative least
+    squares (Lawson and Hanson) gives the exact minimum: c in milliseconds, shape (terms,).
     """
     rows = terms(alpha, pairs) / milliseconds[:, None]
     coefficients, _ = nnls(rows, np.ones(len(rows)))
@@ -62,26 +48,10 @@ def errors(
     return np.abs(terms(alpha, pairs) @ coefficients / milliseconds - 1)
 
 
-def quadratic_form(coefficients: np.ndarray, n_groups: int, pairs: Pairs) -> QuadraticForm:
-    """Build F(a) = a'Qa + q'a + constant with symmetric Q, in the unit of the coefficients."""
-    Q = torch.zeros(n_groups, n_groups, dtype=torch.float64)
-    for (k, j), value in zip(pairs, coefficients[1 + n_groups :], strict=True):
-        Q[k, j] += value / 2
-        Q[j, k] += value / 2
-    q = torch.from_numpy(coefficients[1 : 1 + n_groups].copy()).double()
-    return QuadraticForm(Q, q, float(coefficients[0]))
-
-
 def corners(sizes: Tensor, *, lowest: float, divisor: int) -> Tensor:
     """Widths at the ends: all channels, the fewest, and each group alone at its fewest.
 
-    Args:
-        sizes: channels of every group, int64, shape (K,).
-        lowest: smallest keep ratio.
-        divisor: see `Budget`.
-
-    Returns:
-        Counts, int64, shape (K + 2, K).
+    The fewest are those at the keep ratio `lowest`. Counts are int64, shape (K + 2, K).
     """
     least = allowed(torch.full((len(sizes),), lowest), sizes, divisor)
     one_by_one = sizes.repeat(len(sizes), 1)
@@ -95,17 +65,7 @@ def sampled(sizes: Tensor, n: int, *, lowest: float, divisor: int, seed: int) ->
 
     With independent groups nearly all networks would cost the same in total, and small ones would
     not occur. So a_k = level exp(d (2 u_k - 1)), clipped to [lowest, 1], with u from a Latin
-    hypercube, and level and u each once per n-th of their range.
-
-    Args:
-        sizes: channels of every group, int64, shape (K,).
-        n: number of widths, at least 1.
-        lowest: smallest keep ratio.
-        divisor: see `Budget`.
-        seed: of the hypercube.
-
-    Returns:
-        Counts, int64, shape (n, K).
+    hypercube, and level and u each once per n-th of their range. Counts are int64, shape (n, K).
     """
     u = torch.from_numpy(qmc.LatinHypercube(len(sizes) + 1, seed=seed).random(n))
     level = lowest + (1 - lowest) * u[:, :1]

@@ -1,7 +1,8 @@
 """Time networks of many widths, and fit their latency."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,14 +11,12 @@ from torch import Tensor, nn
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.lab.calibration.fitted import Calibration
-from dsa_core.lab.calibration.form import Pairs, connected_pairs, corners, errors, fit, sampled
+from dsa_core.lab.calibration.form import connected_pairs, corners, errors, fit, sampled
 from dsa_core.lab.latency import latency
 from dsa_core.lab.machine import device_name
 from dsa_core.masks import top_channels
 from dsa_core.surgery import prune
 from dsa_core.training import FP32, Precision, place_model
-
-Timer = Callable[[nn.Module], float]
 
 
 class CalibrationSettings(BaseModel):
@@ -53,7 +52,7 @@ def calibrate(
     precision: Precision = FP32,
     name: str = "",
     on_visit: Callable[[int, int], None] | None = None,
-    timer: Timer | None = None,
+    timer: Callable[[nn.Module], float] | None = None,
 ) -> Calibration:
     """Fit latency as a quadratic form of the keep ratios, on this machine.
 
@@ -74,14 +73,21 @@ def calibrate(
     settings = settings or CalibrationSettings()
     started, pairs = time.perf_counter(), connected_pairs(graph)
     counts = widths(graph.sizes, len(pairs), settings)
-    clock = timer or stopwatch(x, precision, settings.passes)
-    ms = visit(
-        model, graph, counts, clock, settings=settings, precision=precision, on_visit=on_visit
-    )
+
+    def measured(pruned: nn.Module) -> float:
+        return latency(pruned, x, repeats=settings.passes, precision=precision).min_ms
+
+    def timed(kept: Tensor) -> float:
+        pruned = prune(model, graph, top_channels(torch.ones(graph.n_channels), kept, graph))
+        place_model(pruned, precision)
+        return (timer or measured)(pruned)
+
+    ms = visit([partial(timed, kept) for kept in counts], settings, on_visit)
     alpha = (counts.double() / graph.sizes).numpy()
     fitted, held = slice(None, -settings.held_out), slice(-settings.held_out, None)
     found = fit(alpha[fitted], ms[fitted], pairs)
     outside = errors(found, alpha[held], ms[held], pairs)
+    products = zip(pairs, found[1 + len(graph.sizes) :].tolist(), strict=True)
     return Calibration(
         model=name,
         shape=tuple(x.shape),
@@ -92,8 +98,8 @@ def calibrate(
         groups=tuple(g.name for g in graph.prunable),
         sizes=tuple(graph.sizes.tolist()),
         constant_ms=float(found[0]),
-        linear_ms=tuple(found[1 : 1 + len(graph.prunable)].tolist()),
-        pairs_ms=products(found, pairs),
+        linear_ms=tuple(found[1 : 1 + len(graph.sizes)].tolist()),
+        pairs_ms=tuple((*pair, ms) for pair, ms in products if ms > 0),
         dense_ms=float(ms[0]),
         configurations=len(ms[fitted]),
         fit_error_median=float(np.median(errors(found, alpha[fitted], ms[fitted], pairs))),
@@ -117,34 +123,15 @@ def widths(sizes: Tensor, n_pairs: int, settings: CalibrationSettings) -> Tensor
 
 
 def visit(
-    model: nn.Module,
-    graph: ChannelGraph,
-    counts: Tensor,
-    timer: Timer,
-    *,
+    timers: Sequence[Callable[[], float]],
     settings: CalibrationSettings,
-    precision: Precision,
     on_visit: Callable[[int, int], None] | None,
 ) -> np.ndarray:
     """The shortest time of every width over all rounds, shape (n,), milliseconds."""
-    draw, best = np.random.default_rng(settings.seed), np.full(len(counts), np.inf)
-    order = [i for _ in range(settings.rounds) for i in draw.permutation(len(counts))]
-    scores = torch.ones(graph.n_channels)
+    draw, best = np.random.default_rng(settings.seed), np.full(len(timers), np.inf)
+    order = [i for _ in range(settings.rounds) for i in draw.permutation(len(timers))]
     for done, i in enumerate(order, start=1):
-        pruned = prune(model, graph, top_channels(scores, counts[i], graph))
-        place_model(pruned, precision)
-        best[i] = min(best[i], timer(pruned))
+        best[i] = min(best[i], timers[i]())
         if on_visit is not None:
             on_visit(done, len(order))
     return best
-
-
-def stopwatch(x: Tensor, precision: Precision, passes: int) -> Timer:
-    """A timer that returns the shortest of some passes of the batch x."""
-    return lambda model: latency(model, x, repeats=passes, precision=precision).min_ms
-
-
-def products(coefficients: np.ndarray, pairs: Pairs) -> tuple[tuple[int, int, float], ...]:
-    """Terms a_k a_j with their non-zero coefficients."""
-    values = coefficients[len(coefficients) - len(pairs) :].tolist()
-    return tuple((k, j, ms) for (k, j), ms in zip(pairs, values, strict=True) if ms > 0)
