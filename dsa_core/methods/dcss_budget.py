@@ -11,7 +11,6 @@ from dsa_core.budget import (
     Priced,
     QuadraticForm,
     Residuals,
-    make_optimizer,
     metric,
     prices,
 )
@@ -166,5 +165,5 @@ def make_choices(
             f" the smallest of every group together cost {lowest:.6g}. Ask for at least that, or"
             f" put a fraction below {settings.fractions[0]:g} first in the fractions of DCSS"
         )
-    ratios = make_optimizer("priced", cost, floors=floors, start=start, settings=settings.ratios)
+    ratios = Priced(cost, floors=floors, start=start, settings=settings.ratios)
     return Choices(ratios, candidates, settings)

@@ -98,7 +98,7 @@ class WeightScheme(TransportScheme):
         return {"params": float(self.form(self.unit_ratios))}
 
     def importance(self, model: nn.Module | None = None) -> Tensor:
-        """Of the channels, which are not ranked here."""
+        """Channels are not ranked here."""
         return torch.ones(self.problem.graph.n_channels)
 
     def counts(self, budget: Budget) -> Tensor:
