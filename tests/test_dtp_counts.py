@@ -15,15 +15,12 @@ from dsa_core.methods.dtp_counts import competing_counts, keep_most, ranks
 
 OFFSETS = torch.tensor([0, 3, 8, 10])  # groups of 3, 5 and 2
 SIZES = OFFSETS.diff()
-IDS = torch.tensor([0] * 3 + [1] * 5 + [2] * 2)
 LOW = torch.full((3,), 1e-6, dtype=torch.float64)
 
 
-def form(linear: bool = False) -> QuadraticForm:
+def form() -> QuadraticForm:
     """F(1) = 1: a constant of 0.1, and unequal prices."""
     Q = torch.tensor([[0.2, 0.2, 0.0], [0.2, 0.05, 0.1], [0.0, 0.1, 0.0]], dtype=torch.float64)
-    if linear:
-        return QuadraticForm(Q * 0, torch.tensor([0.2, 0.6, 0.1], dtype=torch.float64), 0.1)
     return QuadraticForm(Q, torch.tensor([0.03, 0.02, 0.0], dtype=torch.float64), 0.1)
 
 
@@ -31,9 +28,8 @@ def scores(seed: int = 0) -> Tensor:
     return torch.rand(10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def count(s: Tensor, budget: float, eps: float = 0.3, **changes) -> Tensor:
-    settings = {"cost": form(), "floors": LOW} | changes
-    return competing_counts(s, OFFSETS, budget=budget, eps=eps, **settings)
+def count(s: Tensor, budget: float, eps: float = 0.3, floors: Tensor = LOW) -> Tensor:
+    return competing_counts(s, OFFSETS, form(), budget, eps=eps, floors=floors)
 
 
 def slow(s: Tensor, budget: float, eps: float) -> Tensor:
@@ -75,22 +71,6 @@ def test_samples_and_pieces_change_nothing(monkeypatch):
         answers.append((k, *torch.autograd.grad(k[0] - 2 * k[2], s)))
     for few, all_at_once in zip(*answers, strict=True):
         torch.testing.assert_close(few, all_at_once, rtol=1e-12, atol=1e-14)
-
-
-def test_linear_cost_is_transport_with_the_source_weighted_by_cost():
-    """Sinkhorn on the 10 x 2 plan, rows f_i / sum f, columns (1 - b, b)."""
-    linear, eps, budget = form(linear=True), 0.3, 0.45
-    f = linear.q[IDS] / SIZES[IDS]
-    kept = (budget - linear.constant) / float(f.sum())
-    rows, columns = f / f.sum(), torch.tensor([1 - kept, kept], dtype=torch.float64)
-    kernel = torch.exp(-((scores()[:, None] - torch.tensor([0.0, 1.0])) ** 2) / eps)
-    v = torch.ones(2, dtype=torch.float64)
-    for _ in range(2000):
-        u = rows / (kernel @ v)
-        v = columns / (kernel.T @ u)
-    mask = (u * kernel[:, 1] * v[1]) / rows
-    wanted = torch.zeros(3, dtype=torch.float64).index_add(0, IDS, mask)
-    torch.testing.assert_close(count(scores(), budget, eps, cost=linear), wanted)
 
 
 def test_gradient_by_finite_differences():

@@ -104,13 +104,10 @@ def test_the_masks_multiply_the_weights():
     parameters = dict(model.named_parameters())
     before = {name: p.detach().clone() for name, p in parameters.items()}
     flat = torch.rand(scheme.size, generator=torch.Generator().manual_seed(0))
-    weights, at = MaskedWeights(parameters, scheme.sites, scheme.size), 0
-    weights.put_on(flat)
-    for name in scheme.shapes:
-        n = parameters[name].numel()
-        wanted = before[name].flatten() * flat[at : at + n]
+    MaskedWeights(parameters, scheme.sites, scheme.size).put_on(flat)
+    for name, part in zip(scheme.shapes, flat.split(scheme.sizes.tolist()), strict=True):
+        wanted = before[name].flatten() * part
         torch.testing.assert_close(parameters[name].detach().flatten(), wanted)
-        at += n
 
 
 def test_the_history_has_the_cost_of_the_weights():

@@ -25,16 +25,15 @@ from dsa_core.training.stopwatch import Stopwatch, total_time
 class AMCSearch:
     """A search by AMC: reinforcement learning on a trained network, whose weights do not change.
 
-    In each episode the agent decides, group by group, how many channels to keep; actions that would
-    put the budget out of reach are clipped. The reward is the score of the dense network under the
-    mask, on held-out examples (`held_out`, or `ratios` if that is None), without fine-tuning. The
-    counts of the best episode are used, and whatever they leave of the budget is spent as in all
-    methods (`round_to_channels`). `on_step` is called after every episode.
+    In each episode the agent decides, group by group, how many channels to keep (`amc_env`). The
+    reward is the score of the dense network under the mask, on held-out examples (`held_out`, or
+    `ratios` if that is None), without fine-tuning. The counts of the best episode are used, and
+    whatever they leave of the budget is spent as in all methods (`round_to_channels`). `on_step` is
+    called after every episode.
 
-    Deviations from the paper: one decision per channel *group*, not per layer; the reward is given
-    at the last decision, not at each (`amc_env`), and no moving average is subtracted from it;
-    channels are removed by masks, and the remaining weights are not refitted to the outputs of the
-    dense layers.
+    Deviations from the paper: one decision per channel *group*, not per layer; the reward comes
+    at the last decision, and no moving average is subtracted from it; channels are removed by
+    masks, and the remaining weights are not refitted to the outputs of the dense layers.
 
     Raises:
         BudgetError: the budget is below what `keep_least` allows.

@@ -28,8 +28,7 @@ Batch = tuple[Tensor, Tensor]
 class MaskedScore:
     """Scores allocations of one network by masked forward passes.
 
-    The held-out examples are read once and stay on the device. Weights and BatchNorm statistics are
-    those of the dense network and never change.
+    The held-out examples are read once and stay on the device; the network does not change.
     """
 
     def __init__(

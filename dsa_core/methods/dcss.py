@@ -26,12 +26,11 @@ class DCSS(Method):
     choices except for the variance of groups that read themselves, sum_k Q_kk Var(alpha_k) >= 0,
     which goes to 0 as the groups decide.
 
-    Deviations from the paper, which leaves its budget, candidates, ranking and schedules open:
-    masks act at the consumers of a channel, not on the filters that make it (`masks`); the logits
-    descend on the training loss ("free"), where the paper uses validation data; the budget is met
-    by ADMM on the expected ratios, unless `budget="penalty"`. How the logits move, and the pressure
-    on them to decide, is described in `dcss_budget.Choices`. The paper leaves all settings below
-    open.
+    Deviations from the paper, which leaves all settings below open: masks act at the consumers of a
+    channel, not on the filters that make it (`masks`); the logits descend on the training loss
+    ("free"), where the paper uses validation data; the budget is met by ADMM on the expected
+    ratios, unless `budget="penalty"`. How the logits move, and the pressure on them to decide, is
+    described in `dcss_budget.Choices`.
 
     Attributes:
         fractions: candidate keep counts of a group, as shares of its channels, ascending, in (0,
@@ -85,8 +84,7 @@ class DCSS(Method):
 class ChoiceScheme(Scheme):
     """Weights train under the aggregated mask; the choice moves by `Choices`.
 
-    First order, as in DARTS: the logits' gradient is that of the loss at the present weights. The
-    channels are ranked again at every update (open in the paper). Nothing is sampled.
+    First order, as in DARTS. The channels are ranked again at every update. Nothing is sampled.
     """
 
     def __init__(self, problem: Problem, method: DCSS) -> None:
@@ -170,11 +168,9 @@ class ChoiceScheme(Scheme):
         return self.candidates.counts.gather(1, best)[:, 0]
 
     def counts(self, budget: Budget) -> Tensor:
-        """The most probable candidates; under "admm" repaired to the budget.
+        """The most probable candidates; under "admm" repaired to the budget by `round_to_channels`.
 
-        They need not cost what was expected. Under "admm" `round_to_channels` reduces all groups
-        alike until the budget holds, and spends what is left. Under "penalty" they stay as they
-        are, and the budget may be missed.
+        Under "penalty" they stay as they are, and the budget may be missed.
         """
         chosen, cost = self.chosen(), self.problem.cost
         if self.method.budget == "penalty":

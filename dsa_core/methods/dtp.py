@@ -156,8 +156,7 @@ class TransportScheme(Scheme):
         """Move the scores, in every weight step.
 
         Their learning rate is score_lr * 0.02 * (1 + cos(pi s / S)) / 2 after s of S steps. A
-        deviation: the paper trains scores and weights by one SGD; the weights' rate in a loop that
-        may use any optimizer (Adam's is no measure for SGD) says nothing about the scores.
+        deviation: the paper trains scores and weights by one SGD; here the weights' may be any.
         """
         if self.drawn is None:
             return None
