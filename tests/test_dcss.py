@@ -6,14 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems_runs import (
-    allocate,
-    found,
-    graph8,
-    search_config,
-    search_data,
-    trained,
-)
+from problems_runs import allocate, found, graph8, search_config, search_data, trained
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -141,16 +134,17 @@ def test_groups_with_one_candidate_are_left_alone():
 
 def test_bent_logits_decide_next_to_the_expected_ratio_and_flat_ones_at_an_end():
     some = rows(list(range(1, 9)), sizes=[8])
-    for target in (0.2, 0.4, 0.56, 0.8):
+
+    def tilted(curvature: float, target: float, temperature: float) -> Tensor:
         wanted = torch.tensor([target], dtype=F64)
-        chosen = {}
-        for name, curvature in (("flat", 0.0), ("bent", 0.5)):
-            pi = choice_probs(tilt(bell_logits(some, curvature), some, wanted, 0.1), some, 0.1)
-            chosen[name] = float(some.ratios[0, pi.argmax()])
-        assert abs(chosen["bent"] - target) <= 1 / 16 + 1e-9  # half the distance of candidates
-        assert chosen["flat"] in (1 / 8, 1.0)
-    spread = bell_logits(some, 0.5) - bell_logits(some, 0.5).max()
-    pi = choice_probs(tilt(spread, some, torch.tensor([4.5 / 8]), 0.5), some, 0.5)
+        logits = tilt(bell_logits(some, curvature), some, wanted, temperature)
+        return choice_probs(logits, some, temperature)
+
+    for target in (0.2, 0.4, 0.56, 0.8):
+        flat, bent = (float(some.ratios[0, tilted(c, target, 0.1).argmax()]) for c in (0.0, 0.5))
+        assert abs(bent - target) <= 1 / 16 + 1e-9  # half the distance of candidates
+        assert flat in (1 / 8, 1.0)
+    pi = tilted(0.5, 4.5 / 8, 0.5)
     deviation = float((pi * (some.ratios - 4.5 / 8).square()).sum().sqrt()) * 8
     assert deviation == pytest.approx(1.0, rel=0.02)  # h sqrt(temperature / curvature)
 
@@ -260,6 +254,17 @@ def test_without_a_signal_the_ratios_are_uniform_and_the_choice_is_firm():
     assert choices.pi.argmax(1).tolist() == [3] * 4  # 4 of 8
     assert float(choices.pi.amax(1).min()) > 0.9
     assert (residuals.price, residuals.price_spread) == (0, 0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1000.0])
+def test_the_first_step_moves_the_logits_by_the_signal_over_its_own_size(factor):
+    form, losses, _ = toy()
+    choices = make_choices(form, EIGHT, 0.5, DCSS(firmness=0.0))
+    choices.step(factor * losses, 0.5, temperature=0.5)
+    d = losses - losses.mean(1, keepdim=True)
+    moved = bell_logits(EIGHT, 0.5) - 0.1 * d / d.square().mean(1, keepdim=True).sqrt()
+    logits = tilt(moved, EIGHT, choices.ratios.keep_ratios, 0.5)
+    torch.testing.assert_close(choices.pi, choice_probs(logits, EIGHT, 0.5))
 
 
 def test_without_pressure_a_group_mixes_the_smallest_with_the_largest():

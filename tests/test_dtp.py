@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from test_data import write_cifar
 from torch import nn
 
-from dsa_core.budget import Budget, Cost, budget_at, uniform_ratio
+from dsa_core.budget import Budget, Cost, uniform_ratio
 from dsa_core.errors import BudgetError
 from dsa_core.lab.runs import run
 from dsa_core.masks import masked_call
@@ -64,15 +64,10 @@ def step(pruner: Pruner) -> None:
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_the_history_is_the_schedule(plan):
+def test_the_entropy_falls_by_the_schedule(plan):
     updates = searched(plan=plan).updates
-    assert [u.step for u in updates] == list(range(0, STEPS + 1, 2))
-    assert updates[0].keep_ratios == (1.0,) * 6
-    for u in updates:
-        wanted = budget_at(u.step, STEPS, start=1, end=0.5, anneal_fraction=0.6)
-        assert u.budget == wanted
-        assert u.cost == pytest.approx(wanted, abs=1e-12)
     for u in updates[1:]:
+        assert u.cost == pytest.approx(u.budget, abs=1e-12)
         t = u.step - 1  # of the last mask
         eps = {"closed": 0.5 * 0.04 ** (t / 19), "proximal": 0.02 * 20 / (t + 1)}[plan]
         assert u.figures["eps"] == pytest.approx(eps)

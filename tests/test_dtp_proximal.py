@@ -8,12 +8,7 @@ from torch.autograd.functional import jacobian
 from torch.testing import assert_close
 
 from dsa_core.kernels import segment_sum
-from dsa_core.methods.dtp_transport import (
-    Plan,
-    proximal_step,
-    sinkhorn,
-    transport_mask,
-)
+from dsa_core.methods.dtp_transport import Plan, proximal_step, sinkhorn, transport_mask
 
 OFFSETS = torch.tensor([0, 20, 21, 30])
 K = torch.tensor([6.0, 0.3, 7.5], dtype=torch.float64)
