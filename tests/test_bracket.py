@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsa_core.methods.bracket import Trial, best_trial, between, crossing, hits, next_strength
+from dsa_core.methods.bracket import Trial, best_trial, hits, next_strength
 
 LIMIT, TOLERANCE = 0.5, 0.02
 HOW = {"first": 1.0, "factor": 2.0, "tolerance": TOLERANCE}
@@ -39,19 +39,14 @@ def test_a_hit_is_at_most_the_limit_and_not_far_below():
 
 
 def test_interpolation_is_linear_in_the_logarithm():
+    def after(*trials: Trial) -> float:
+        return math.log2(next_strength(trials, LIMIT, **HOW))  # aims at .495
+
     weak, strong = Trial(1.0, 0.9), Trial(16.0, 0.1)
-    assert between(weak, strong, 0.5) == pytest.approx(4.0)  # half of the way from 2^0 to 2^4
-    assert between(weak, strong, 0.7) == pytest.approx(2.0)
-    assert between(weak, strong, 0.1) == pytest.approx(16**0.9)  # kept off the ends
-    assert between(weak, strong, 0.89999) == pytest.approx(16**0.1)
-    assert next_strength([weak, strong], LIMIT, **HOW) == pytest.approx(2 ** (4 * 0.405 / 0.8))
-
-
-def test_the_bracket_is_of_neighbours():
-    trials = [Trial(1, 0.9), Trial(2, 0.4), Trial(4, 0.6), Trial(8, 0.1)]
-    pair = crossing(trials, LIMIT)
-    assert {p.strength for p in pair} == {2, 4}  # of three crossings the tightest
-    assert pair[0].cost > LIMIT >= pair[1].cost
+    assert after(weak, strong) == pytest.approx(4 * 0.405 / 0.8)
+    assert after(Trial(1.0, 1.0), Trial(16.0, 0.48)) == pytest.approx(4 * 0.9)  # kept off the ends
+    assert after(Trial(1.0, 0.51), Trial(16.0, 0.1)) == pytest.approx(4 * 0.1)
+    assert after(weak, Trial(2.0, 0.4), Trial(4.0, 0.6), strong) == pytest.approx(2 - 0.105 / 0.2)
 
 
 @given(st.floats(-4, 4), st.floats(0.5, 6))

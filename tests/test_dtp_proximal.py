@@ -1,8 +1,5 @@
 """DTP's proximal sequence of transport masks, against the full plan in plain matrices."""
 
-import re
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,12 +8,7 @@ from torch.autograd.functional import jacobian
 from torch.testing import assert_close
 
 from dsa_core.kernels import segment_sum
-from dsa_core.methods.dtp_transport import (
-    Plan,
-    proximal_step,
-    sinkhorn,
-    transport_mask,
-)
+from dsa_core.methods.dtp_transport import Plan, proximal_step, sinkhorn, transport_mask
 
 OFFSETS = torch.tensor([0, 20, 21, 30])
 K = torch.tensor([6.0, 0.3, 7.5], dtype=torch.float64)
@@ -27,11 +19,11 @@ def draw(seed: int = 0, n: int = 30) -> Tensor:
     return torch.rand(n, generator=generator, dtype=torch.float64)
 
 
-def steps(scores: Tensor, count: int, *, eps: float = 0.5, **rest: Any) -> Tensor:
+def steps(scores: Tensor, count: int, *, eps: float = 0.5) -> Tensor:
     """Masks after some steps with fixed scores."""
     plan = Plan.uniform(OFFSETS)
     for _ in range(count):
-        mask, plan = proximal_step(scores, K, OFFSETS, plan, eps=eps, **rest)
+        mask, plan = proximal_step(scores, K, OFFSETS, plan, eps=eps)
     return mask
 
 
@@ -52,18 +44,12 @@ class FullPlan:
         return n * self.gamma[:, 1]
 
 
-def test_the_closed_form_is_what_sinkhorn_finds() -> None:
-    mask = transport_mask(draw(), K, OFFSETS, eps=0.5)
-    assert_close(mask, sinkhorn(draw(), K, OFFSETS, eps=0.5, steps=300), rtol=1e-9, atol=1e-10)
-
-
-def test_sinkhorn_has_its_columns_right_after_one_step() -> None:
-    mask = sinkhorn(draw().float(), K, OFFSETS, eps=0.2, steps=1)
-    assert mask.dtype == torch.float32
-    assert_close(segment_sum(mask.double(), OFFSETS), K, rtol=1e-6, atol=0.0)
-    # the first step by hand: rows against v = 1, then the column of the kept
-    q = torch.sigmoid((2 * draw()[:20].float().double() - 1) / 0.2)
-    assert_close(mask[:20].double(), 6 * q / q.sum(), rtol=1e-6, atol=1e-7)
+def test_one_step_of_sinkhorn_is_right_in_the_columns_and_many_in_the_rows() -> None:
+    one, many = (sinkhorn(draw(), K, OFFSETS, eps=0.5, steps=n) for n in (1, 300))
+    # by hand: rows against v = 1, then the column of the kept
+    q = torch.sigmoid((2 * draw()[:20] - 1) / 0.5)
+    assert_close(one[:20], 6 * q / q.sum())
+    assert_close(many, transport_mask(draw(), K, OFFSETS, eps=0.5), rtol=1e-9, atol=1e-10)
 
 
 def test_step_is_that_of_the_full_plan() -> None:
@@ -80,31 +66,12 @@ def test_step_is_that_of_the_full_plan() -> None:
     assert_close(plan.log_odds, (gamma[:, 1] / gamma[:, 0]).log(), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("t", "bound"), [(20, 6e-3), (100, 1e-3), (400, 1e-4)])
+@pytest.mark.parametrize(("t", "bound"), [(20, 6e-3), (400, 1e-4)])
 def test_steps_tend_to_a_plan_of_a_lower_entropy(t: int, bound: float) -> None:
     wanted = transport_mask(draw(), K, OFFSETS, eps=0.5 / t)
     mask = steps(draw(), t)
     assert float((mask - wanted).abs().max()) < bound  # falls about as 1 / t
     assert float((mask * (1 - mask))[:20].sum()) < 12 / t  # and the masks become decisions
-
-
-def test_started_anew_the_sequence_ends_elsewhere() -> None:
-    # why the plan carries log_scale: with v = 1 at every step the masks stay undecided
-    plan = Plan.uniform(OFFSETS)
-    for _ in range(400):
-        fresh = plan._replace(log_scale=torch.zeros(3, dtype=torch.float64))
-        mask, plan = proximal_step(draw(), K, OFFSETS, fresh, eps=0.5)
-    assert float((mask - transport_mask(draw(), K, OFFSETS, eps=0.5 / 400)).abs().max()) > 0.1
-
-
-@pytest.mark.parametrize("eps", [1e-3, 0.5, 1e3])
-def test_masks_sum_to_k_at_every_step(eps: float) -> None:
-    plan = Plan.uniform(OFFSETS)
-    for t in range(12):
-        k = K + 0.05 * t
-        mask, plan = proximal_step(draw(seed=t), k, OFFSETS, plan, eps=eps)
-        assert_close(segment_sum(mask, OFFSETS), k, rtol=1e-9, atol=0.0)
-        assert bool((mask >= 0).all())
 
 
 @pytest.mark.parametrize("before", [0, 3])
@@ -120,20 +87,14 @@ def test_gradcheck(before: int) -> None:
     assert gradcheck(mask, inputs, eps=1e-6, atol=1e-6, rtol=1e-4)
 
 
-def test_jacobians_are_the_stated_ones() -> None:
+def test_the_jacobian_is_the_stated_one() -> None:
     s, k, eps, offsets = draw(n=9), 3.3, 0.4, torch.tensor([0, 9])
-    count, plan = torch.tensor([k], dtype=torch.float64), Plan.uniform(torch.tensor([0, 9]))
+    count, plan = torch.tensor([k], dtype=torch.float64), Plan.uniform(offsets)
     q = torch.sigmoid((2 * s - 1) / eps)
     m, r = k * q / q.sum(), 1 - q
     wanted = 2 / eps * m[:, None] * (torch.diag(r) - torch.outer(torch.ones(9), r * m / k))
     got = jacobian(lambda x: proximal_step(x, count, offsets, plan, eps=eps)[0], s)
     assert_close(got, wanted, rtol=1e-9, atol=1e-12)
-
-    m = transport_mask(s, count, offsets, eps=eps)
-    w = m * (1 - m)
-    wanted = 2 / eps * (torch.diag(w) - torch.outer(w, w) / w.sum())
-    got = jacobian(lambda x: transport_mask(x, count, offsets, eps=eps), s)
-    assert_close(got, wanted, rtol=1e-8, atol=1e-10)
 
 
 def test_everything_kept_leaves_nothing_to_decide() -> None:
@@ -141,8 +102,6 @@ def test_everything_kept_leaves_nothing_to_decide() -> None:
     scores = draw().requires_grad_()
     mask, plan = proximal_step(scores, k, OFFSETS, Plan.uniform(OFFSETS), eps=0.5)
     assert bool((mask[:21] == 1).all())
-    assert bool((mask[21:] < 1).any())
-    assert bool(torch.isfinite(plan.log_odds).all())
     (grad,) = torch.autograd.grad(mask.square().sum(), scores)
     assert not grad[:21].any()
     assert bool(torch.isfinite(grad).all())
@@ -152,46 +111,14 @@ def test_everything_kept_leaves_nothing_to_decide() -> None:
     assert_close(segment_sum(mask, OFFSETS), K)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_arguments_are_left_alone_and_the_plan_is_a_constant(dtype: torch.dtype) -> None:
-    scores, plan = draw().to(dtype).requires_grad_(), Plan.uniform(OFFSETS)
-    mask, after = proximal_step(scores, K, OFFSETS, plan, eps=0.5)
-    assert mask.dtype == dtype
-    assert mask.requires_grad
+def test_the_plan_is_a_constant() -> None:
+    scores = draw().float().requires_grad_()
+    mask, after = proximal_step(scores, K, OFFSETS, Plan.uniform(OFFSETS), eps=0.5)
+    assert (mask.dtype, mask.requires_grad) == (torch.float32, True)
     assert not after.log_odds.requires_grad
     assert not after.log_scale.requires_grad
-    assert not plan.log_odds.any()
-    assert not plan.log_scale.any()
 
 
 def test_a_long_training_does_not_overflow() -> None:
-    scores = draw().float()
-    mask = steps(scores, 300, eps=1e-3)
+    mask = steps(draw().float(), 300, eps=1e-3)
     assert_close(segment_sum(mask, OFFSETS), K.float(), rtol=1e-5, atol=0.0)
-    order = scores[:20].argsort(descending=True)
-    wanted = torch.zeros(20).index_fill(0, order[:6], 1.0)
-    # a scaling moves log v by a few units, this eps asks for hundreds: one scaling a step stalls
-    assert float((mask[:20] - wanted).abs().max()) > 0.1
-
-
-BAD = [
-    ({"eps": 0.0}, "eps: wanted a finite number above 0, got 0.0"),
-    ({"eps": float("nan")}, "eps: wanted"),
-    ({"k": torch.tensor([6.0, 2.0, 7.5])}, "k: segment 1 has 1 channels"),
-    ({"plan": Plan.uniform(torch.tensor([0, 20, 29]))}, "plan.log_odds: wanted shape (30,)"),
-    ({"plan": Plan.uniform(torch.tensor([0, 30]))}, "plan.log_scale: wanted shape (3,)"),
-]
-
-
-@pytest.mark.parametrize(("change", "message"), BAD)
-def test_bad_input_is_a_lesson(change: dict[str, Any], message: str) -> None:
-    given = {"k": K, "plan": Plan.uniform(OFFSETS), "eps": 0.5} | change
-    with pytest.raises(ValueError, match=re.escape(message)):
-        proximal_step(draw(), given["k"], OFFSETS, given["plan"], eps=given["eps"])
-
-
-def test_no_steps_is_no_plan() -> None:
-    with pytest.raises(ValueError, match="steps: wanted at least 1, got 0"):
-        sinkhorn(draw(), K, OFFSETS, eps=0.5, steps=0)
-    with pytest.raises(ValueError, match="eps: wanted"):
-        transport_mask(draw(), K, OFFSETS, eps=-1.0)

@@ -1,18 +1,10 @@
 """DTP on single weights: exactly the asked number stays, zeros stay zero, the record says so."""
 
-import copy
 from functools import cache
 
 import pytest
 import torch
-from problems_runs import (
-    allocate,
-    fresh,
-    graph8,
-    search_config,
-    tiny_run,
-    trained,
-)
+from problems_runs import allocate, fresh, graph8, search_config, tiny_run, trained
 from torch import nn
 
 from dsa_core.budget import Budget, Cost
@@ -35,10 +27,6 @@ def found(ratio: float, plan: str = "closed", **own) -> Allocation:
     return allocate("dtp-weight", trained(), Budget(params=ratio), config)
 
 
-def nonzeros(model: nn.Module) -> int:
-    return sum(int((p != 0).sum()) for p in model.parameters())
-
-
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("ratio", [0.5, 0.1, 0.0371])
 def test_exactly_as_many_stay_as_were_asked_for(plan, ratio):
@@ -47,10 +35,11 @@ def test_exactly_as_many_stay_as_were_asked_for(plan, ratio):
     assert allocation.whole_cost("params") == wanted
     assert allocation.met
     assert allocation.relaxed_cost("params") == pytest.approx(wanted / TOTAL, abs=1e-12)
-    whole = copy.deepcopy(trained())
-    for p in whole.parameters():
+    ones = trained()
+    for p in ones.parameters():
         p.data.fill_(1.0)
-    assert nonzeros(zero_weights(whole, allocation.weight_mask)) == wanted
+    cut = zero_weights(ones, allocation.weight_mask)
+    assert sum(int((p != 0).sum()) for p in cut.parameters()) == wanted
 
 
 def test_channels_and_dense_macs_stay():
@@ -71,16 +60,8 @@ def test_nonzero_macs_by_hand():
     conv[0, 0, 1, 1] = conv[1, 0, 0, 0] = linear[2, 5] = True
     assert nonzero_macs(graph, {"0.weight": conv, "2.weight": linear}) == 2 * 16 + 1
     assert nonzero_macs(graph, {"0.weight": conv}) == 2 * 16 + 96
-    assert nonzero_macs(graph, {}) == Cost.of(graph, "macs").dense
     share = found(0.1).notes["nonzero_macs_ratio"]
     assert share == nonzero_macs(graph8(), found(0.1).weight_mask) / Cost.of(graph8(), "macs").dense
-
-
-def test_scores_compete_or_every_tensor_keeps_the_same_share():
-    densities = [
-        m.double().mean() for m in found(0.3, keep_ratios=None, score_lr=3000).weight_mask.values()
-    ]
-    assert float(max(densities) - min(densities)) > 0.02
 
 
 def test_given_shares():
@@ -94,31 +75,26 @@ def test_given_shares():
 
 def test_without_training_the_largest_weights_stay():
     """Scores that do not move: the largest |w| of every tensor, the same share of each."""
-    allocation = found(0.3, score_lr=0.0, keep_ratios=None)
     start = dict(trained().named_parameters())
-    for name, mask in allocation.weight_mask.items():
+    for name, mask in found(0.3, score_lr=0.0).weight_mask.items():
         size = start[name].detach().abs()
         assert float(size[mask].min()) >= float(size[~mask].max())
-        assert float(mask.double().mean()) == pytest.approx(
-            0.295, abs=0.01
-        )  # the rest is BatchNorm
+        share = float(mask.double().mean())
+        assert share == pytest.approx(0.295, abs=0.01)  # the rest is BatchNorm
+    shares = [float(m.double().mean()) for m in found(0.3, score_lr=3000).weight_mask.values()]
+    assert max(shares) - min(shares) > 0.02  # and here the loss has spoken
 
 
 def test_budgets_without_a_meaning_are_refused(tmp_path):
     with pytest.raises(BudgetError, match=r"saves no macs.*ask for params=0\.5, or .* dtp for"):
         allocate("dtp-weight", trained(), Budget(macs=0.5))
     with pytest.raises(BudgetError, match="divisor=8: dtp-weight keeps an exact number"):
-        allocate("dtp-weight", trained(), Budget(params=0.5, divisor=8))
+        DTPWeight().check_budget(Budget(params=0.5, divisor=8))
     with pytest.raises(BudgetError, match="cannot be reached"):
         allocate("dtp-weight", trained(), Budget(params=0.008))
     with pytest.raises(BudgetError, match="saves no macs"):
         run(tiny_run(method="dtp-weight"), tmp_path, progress=False)
     assert not list(tmp_path.rglob("*.safetensors"))  # before anything was trained
-
-
-def test_a_floor_for_all_tensors():
-    allocation = allocate("dtp-weight", trained(), Budget(params=0.3, floors={"*": 0.28}))
-    assert min(float(m.double().mean()) for m in allocation.weight_mask.values()) >= 0.28
 
 
 def test_the_masks_multiply_the_weights():
@@ -128,18 +104,10 @@ def test_the_masks_multiply_the_weights():
     parameters = dict(model.named_parameters())
     before = {name: p.detach().clone() for name, p in parameters.items()}
     flat = torch.rand(scheme.size, generator=torch.Generator().manual_seed(0))
-    weights, at = MaskedWeights(parameters, scheme.sites, scheme.size), 0
-    weights.put_on(flat)
-    for name in scheme.shapes:
-        n = parameters[name].numel()
-        wanted = before[name].flatten() * flat[at : at + n]
+    MaskedWeights(parameters, scheme.sites, scheme.size).put_on(flat)
+    for name, part in zip(scheme.shapes, flat.split(scheme.sizes.tolist()), strict=True):
+        wanted = before[name].flatten() * part
         torch.testing.assert_close(parameters[name].detach().flatten(), wanted)
-        at += n
-    x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    model(x).square().sum().backward()
-    exact, under = before["conv1.weight"], parameters["conv1.weight"].grad.clone()
-    wanted = (exact * under).flatten()
-    torch.testing.assert_close(weights.turn()[: len(wanted)], wanted)  # dL/dm = w dL/d(w m)
 
 
 def test_the_history_has_the_cost_of_the_weights():

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from problems_networks import cbr
 from problems_runs import search_config
 from torch import Tensor, nn
 
 from dsa_core.budget import Budget
 from dsa_core.dsa import DSA
-from dsa_core.errors import BudgetError, ConfigError, TrainingError
+from dsa_core.errors import ConfigError, TrainingError
 from dsa_core.methods import DCSS, DTP, METHODS, SSL, DTPWeight, MorphNet
 from dsa_core.pruner import Pruner
 from dsa_core.ranking import importance
@@ -45,28 +46,17 @@ def test_every_method_is_here():
 
 def network(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 12, 3, padding=1),
-        nn.BatchNorm2d(12),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(12 * 36, 3),
-    )
+    return nn.Sequential(*cbr(1, 8), *cbr(8, 12), nn.Flatten(), nn.Linear(12 * 36, 3))
 
 
 class Loop:
     """Somebody's training with AdamW: batch t is a function of t."""
 
-    def __init__(
-        self, method: Method, budget: Budget, steps: int = STEPS, lr: float = 0.01, seed: int = 0
-    ) -> None:
+    def __init__(self, method: Method, budget: Budget, seed: int = 0) -> None:
         self.model = network(seed).train()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
         example = torch.zeros(1, 1, 6, 6)
-        self.pruner = Pruner(self.model, example, budget, steps=steps, method=method)
+        self.pruner = Pruner(self.model, example, budget, steps=STEPS, method=method)
         self.pruner.attach(self.optimizer)
 
     def loss(self, t: int) -> Tensor:
@@ -134,26 +124,6 @@ def test_what_listens_to_no_loss_needs_no_step(name):
         Pruner(model, pruner.graph, MACS, steps=0)
 
 
-@pytest.mark.parametrize("name", PENALISED)
-def test_a_penalty_empties_channels_and_may_miss_the_budget(name):
-    """It has a strength and no budget: what is left is whatever the strength has left alive.
-
-    Adam goes to and fro by its learning rate, so that this has to fall below `truncate`.
-    """
-    (method, budget), steps, left = PENALISED[name], 200, {}
-    for strength in (1e-3, 8.0):
-        loop = Loop(method.model_copy(update={"strength": strength}), budget, steps, lr=0.03)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(loop.optimizer, steps)
-        for t in range(steps):
-            loop.run(t, t + 1)
-            schedule.step()
-        loop.pruner.finish()
-        left[strength] = loop.pruner.allocation.whole_ratio(budget.resource)
-        assert {u.budget for u in loop.pruner.history} == {0.5}
-    assert left[1e-3] == 1.0
-    assert left[8.0] < 0.5
-
-
 @pytest.mark.parametrize("method", [DTP(), SSL(), DCSS()])
 def test_other_weights_are_ranked_as_in_the_search(method):
     """DTP ranks by its scores, whatever the weights; the others by the weights that are cut."""
@@ -176,7 +146,6 @@ def test_the_weights_that_are_cut_can_be_refitted():
     assert torch.equal(pruner.allocation.importance, importance(dense, pruner.graph, "l2"))
     wanted = prune(dense, pruner.graph, keep, reconstruct=xs, progress=False).state_dict()
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
-    assert not torch.equal(found["3.weight"], prune(dense, pruner.graph, keep)[3].weight)
 
 
 @pytest.mark.parametrize("name", [*FALLING, *PENALISED])
@@ -228,23 +197,12 @@ def test_the_settings_of_a_method_are_those_of_the_search_unless_set():
     assert again.method("dtp").importance == "l2"  # it was not written as set
 
 
-def test_a_budget_is_refused_before_the_network_is_looked_at():
-    with pytest.raises(BudgetError, match=r"saves no macs.*ask for params=0\.5"):
-        Loop(DTPWeight(), MACS)
-    with pytest.raises(BudgetError, match="divisor=2: dtp-weight keeps an exact number"):
-        DTPWeight().check_budget(Budget(params=0.5, divisor=2))
-
-
-def test_a_method_that_waits_for_a_look_says_so():
-    loop = Loop(DCSS(estimator="held_out"), MACS)
+def test_a_method_that_waits_for_a_held_out_batch_says_so_but_not_in_the_warm_up():
+    method = DCSS(estimator="held_out")
+    loop = Loop(method, MACS)
+    assert loop.pruner.wants_held_out
     loop.loss(0).backward()
     with pytest.raises(TrainingError, match="dcss moves its keep ratios by held-out batches"):
         loop.optimizer.step()
-
-
-def test_no_held_out_batch_is_wanted_during_the_warm_up():
-    model, steps = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 2)), 8
-    example, method = torch.zeros(1, 1, 8, 8), DSA(estimator="mixed")
-    later = Pruner(model, example, Budget(macs=0.5), steps=steps, warmup_steps=4, method=method)
-    at_once = Pruner(model, later.graph, Budget(macs=0.5), steps=steps, method=method)
-    assert (later.wants_held_out, at_once.wants_held_out) == (False, True)
+    later = Pruner(network(), loop.pruner.graph, MACS, steps=8, warmup_steps=4, method=method)
+    assert not later.wants_held_out

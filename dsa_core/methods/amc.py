@@ -1,6 +1,5 @@
 """AMC: a reinforcement-learning agent decides how much of each group to keep."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +10,7 @@ from tqdm.auto import tqdm
 from dsa_core.allocation import Allocation, Update
 from dsa_core.budget import round_to_channels
 from dsa_core.errors import ConfigError
-from dsa_core.methods.amc_reward import MaskedScore, Worth
+from dsa_core.methods.amc_reward import MaskedScore
 from dsa_core.methods.config import AMCSettings, SearchJob
 from dsa_core.training import (
     Precision,
@@ -26,22 +25,20 @@ from dsa_core.training.stopwatch import Stopwatch, total_time
 class AMCSearch:
     """A search by AMC: reinforcement learning on a trained network, whose weights do not change.
 
-    In each episode the agent decides, group by group, how many channels to keep; actions that would
-    put the budget out of reach are clipped. The reward is the score of the dense network under the
-    mask, on held-out examples (`held_out`, or `ratios` if that is None), without fine-tuning. The
-    counts of the best episode are used, and whatever they leave of the budget is spent as in all
-    methods (`round_to_channels`). `on_step` is called after every episode.
+    In each episode the agent decides, group by group, how many channels to keep (`amc_env`). The
+    reward is the score of the dense network under the mask, on held-out examples (`held_out`, or
+    `ratios` if that is None), without fine-tuning. The counts of the best episode are used, and
+    whatever they leave of the budget is spent as in all methods (`round_to_channels`). `on_step` is
+    called after every episode.
 
-    Deviations from the paper: one decision per channel *group*, not per layer; the reward is given
-    at the last decision, not at each (`amc_env`), and no moving average is subtracted from it;
-    channels are removed by masks, and the remaining weights are not refitted to the outputs of the
-    dense layers.
+    Deviations from the paper: one decision per channel *group*, not per layer; the reward comes
+    at the last decision, and no moving average is subtracted from it; channels are removed by
+    masks, and the remaining weights are not refitted to the outputs of the dense layers.
 
     Raises:
         BudgetError: the budget is below what `keep_least` allows.
         ConfigError: the network is not trained: the configuration has warm-up epochs.
         TrainingError: a score is not a number, or the checkpoint belongs to another run.
-        KeyboardInterrupt: raised again, with a message that says how to resume.
 
     Source: He et al., AMC, ECCV 2018 (arXiv:1802.03494).
     """
@@ -71,15 +68,15 @@ class AMCSearch:
             self.agent = Agent(self.env, settings, job.seed)
         self.updates: list[Update] = []
         self.rewards: list[float] = []
-        self.parts: list[Mapping[str, Any]] = []  # time since the start or the last save
+        self.spent = total_time([])  # up to the start of the watch
         self.watch, self.stopped, self.saved = Stopwatch(), False, 0
 
     def run(self) -> Allocation:
         """Run all episodes, starting from the checkpoint if there is one."""
         self._restore()
         path, episodes = self.data.checkpoint, self.settings.episodes
-        show = self.data.progress
-        with tqdm(total=episodes, initial=self.saved, unit="episode", disable=not show) as bar:
+        hide = not self.data.progress
+        with tqdm(total=episodes, initial=self.saved, unit="episode", disable=hide) as bar:
 
             def after() -> bool:
                 bar.update()
@@ -101,24 +98,22 @@ class AMCSearch:
         """The reward of a finished episode, which is also recorded."""
         worth = self.score(counts)
         self.rewards.append(self.score.reward(worth))
-        self.updates.append(self._update(counts, worth))
-        return self.rewards[-1]
-
-    def _update(self, counts: Tensor, worth: Worth) -> Update:
-        return Update(
+        update = Update(
             step=len(self.updates),
             budget=self.budget.ratio,
             cost=self.cost.at(counts) / self.cost.dense,
             keep_ratios=tuple((counts / self.cost.sizes).tolist()),
             figures={"loss": worth.loss},
         )
+        self.updates.append(update)
+        return self.rewards[-1]
 
     def _before(self, done: int) -> None:
         if done > self.saved and done % self.settings.save_every == 0:
             self._save()
 
     def _tick(self) -> None:
-        self.parts.append(self.watch.read())
+        self.spent = total_time([self.spent, self.watch.read()])
         self.watch = Stopwatch()
 
     def _save(self) -> None:
@@ -133,7 +128,7 @@ class AMCSearch:
             "updates": [asdict(u) for u in self.updates],
             "rewards": self.rewards,
             "precision": asdict(self.score.precision),
-            **total_time(self.parts),
+            **self.spent,
         }
         save_checkpoint(self.data.checkpoint, state)
 
@@ -145,7 +140,7 @@ class AMCSearch:
         self.agent.restore(state["agent"])
         self.score.use(Precision(**state["precision"]))
         self.updates = [Update(**update) for update in state["updates"]]
-        self.rewards, self.parts = list(state["rewards"]), [total_time([state])]
+        self.rewards, self.spent = list(state["rewards"]), total_time([state])
         self.saved = len(self.updates)
 
     def _interrupted(self) -> str:
@@ -170,7 +165,7 @@ class AMCSearch:
             importance=self.score.importance.cpu(),
             counts=round_to_channels(ratios, self.cost, self.budget),
             updates=tuple(self.updates),
-            **total_time(self.parts),
+            **self.spent,
             device=str(self.device),
             notes={"stopped": self.stopped, **self._notes(best)},
         )

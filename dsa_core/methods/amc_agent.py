@@ -91,14 +91,11 @@ class Agent(DDPG):
         space: Any = self.action_space
         low, high = float(space.low[0]), float(space.high[0])
         uniform = np.random.default_rng(self.decision_seed).random(mean.shape)
-        mean, deviation = mean.clip(low, high), self.deviation()
+        learned = self.episode - self.amc.random_episodes
+        deviation = float(self.amc.noise * self.amc.noise_decay**learned)
+        mean = mean.clip(low, high)
         action = truncated_normal(mean, deviation, low=low, high=high, uniform=uniform)
         return action.astype(np.float32), state
-
-    def deviation(self) -> float:
-        """Standard deviation of the noise in the current episode."""
-        learned = self.episode - self.amc.random_episodes
-        return float(self.amc.noise * self.amc.noise_decay**learned)
 
     def saved(self) -> dict[str, Any]:
         """Networks, optimizers, memory and counter: tensors and numbers."""
@@ -141,20 +138,17 @@ class Play(BaseCallback):
     def _on_rollout_start(self) -> None:
         agent: Any = self.model
         self.before(agent.episode)
-        seed_all(step_seed(agent.base_seed, "amc episode", agent.episode))
+        # stable-baselines3 draws from the three global generators
+        seed = step_seed(agent.base_seed, "amc episode", agent.episode)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
         agent.action_space.seed(agent.decision_seed)
 
     def _on_step(self) -> bool:
         agent: Any = self.model
         agent.action_space.seed(agent.decision_seed)
         return not (bool(self.locals["dones"][0]) and self.after())
-
-
-def seed_all(seed: int) -> None:
-    """Seed the three global generators that stable-baselines3 draws from."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 @contextmanager

@@ -17,19 +17,6 @@ from dsa_core.surgery.reconstruct import at_layer
 from dsa_core.training import device_of_model, mode
 
 Observation = np.ndarray[Any, np.dtype[np.float32]]
-FEATURES = (
-    "group",
-    "out channels",
-    "in channels",
-    "height",
-    "width",
-    "stride",
-    "kernel",
-    "cost",
-    "reduced",
-    "rest",
-    "last action",
-)
 ROUNDINGS = 1e-6  # of one unit of cost
 
 
@@ -114,9 +101,10 @@ class PruningEnv(gymnasium.Env[Observation, Observation]):
         self.wall = Wall.of(graph, budget, keep_least)
         self.reward, self.form, self.sizes = reward, self.wall.cost.relative, self.wall.cost.sizes
         self.table = layer_table(model, graph)
-        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)
+        n = self.table.shape[1] + 4  # and three costs, and the last action
+        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (n,), np.float32)
         self.action_space = gymnasium.spaces.Box(keep_least, 1.0, (1,), np.float32)
-        self.group, self.last, self.counts = 0, 1.0, self.sizes.clone()
+        self.reset()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -1,7 +1,5 @@
 """AMC's reward: the score of the dense network under a mask, before any fine-tuning."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -11,7 +9,15 @@ from dsa_core.errors import TrainingError
 from dsa_core.masks import masked_parameters, top_channels
 from dsa_core.methods.config import AMCSettings, SearchData
 from dsa_core.ranking import importance
-from dsa_core.training import Precision, TrainConfig, autocast, device_of_model, mode, place
+from dsa_core.training import (
+    EvalResult,
+    Precision,
+    TrainConfig,
+    autocast,
+    device_of_model,
+    mode,
+    place,
+)
 from dsa_core.training.precision import choose_precision
 from dsa_core.training.processes import agreed
 from dsa_core.training.task import PERCENT
@@ -19,19 +25,10 @@ from dsa_core.training.task import PERCENT
 Batch = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class Worth:
-    """Score and loss of the masked network, means over examples."""
-
-    score: float
-    loss: float
-
-
 class MaskedScore:
     """Scores allocations of one network by masked forward passes.
 
-    The held-out examples are read once and stay on the device. Weights and BatchNorm statistics are
-    those of the dense network and never change.
+    The held-out examples are read once and stay on the device; the network does not change.
     """
 
     def __init__(
@@ -57,18 +54,15 @@ class MaskedScore:
         self.batches = [(place(x, precision), y) for x, y in self.examples]
         self.dense = self(self.graph.sizes)
 
-    def mask(self, counts: Tensor) -> Tensor:
-        """The most important channels of every group, float32, shape (n,)."""
-        return top_channels(self.importance, counts, self.graph).to(self.importance)
-
-    def reward(self, worth: Worth) -> float:
+    def reward(self, worth: EvalResult) -> float:
         """The score if it is a share of 1, otherwise relative to the dense network's score."""
         return worth.score if self.data.task.unit == PERCENT else worth.score / self.dense.score
 
     @torch.no_grad()
-    def __call__(self, counts: Tensor) -> Worth:
-        """Measure the network with counts (K,) channels kept."""
-        model, task, mask = self.model, self.data.task, self.mask(counts)
+    def __call__(self, counts: Tensor) -> EvalResult:
+        """Measure the network with the counts (K,) most important channels of every group."""
+        model, task = self.model, self.data.task
+        mask = top_channels(self.importance, counts, self.graph).to(self.importance)
         weights = masked_parameters(self.parameters, self.graph, mask)
         score = loss = torch.zeros((), device=mask.device)
         with mode(model, training=False):
@@ -78,7 +72,7 @@ class MaskedScore:
                 score = score + task.score(outputs, y)
                 loss = loss + task.loss(outputs, y) * len(x)
         n = sum(len(x) for x, _ in self.batches)
-        worth = Worth(float(score) / n, float(loss) / n)
+        worth = EvalResult(float(loss) / n, float(score) / n, n)
         if worth.score != worth.score:
             raise TrainingError(
                 f"the {task.score_name} of the masked network is not a number: are the weights of "

@@ -12,7 +12,7 @@ from dsa_core.budget import Budget, PricedSettings, round_to_channels, sharpness
 from dsa_core.kernels.segments import places, segment_ids
 from dsa_core.masked_weights import MaskedWeights
 from dsa_core.methods.dcss_budget import make_choices
-from dsa_core.methods.dcss_choice import candidates_of, entropy, staircase
+from dsa_core.methods.dcss_choice import candidates_of, staircase
 from dsa_core.scheme import Figures, Method, Problem, Scheme, held_out_slopes
 from dsa_core.training.processes import average
 
@@ -26,12 +26,11 @@ class DCSS(Method):
     choices except for the variance of groups that read themselves, sum_k Q_kk Var(alpha_k) >= 0,
     which goes to 0 as the groups decide.
 
-    Deviations from the paper, which leaves its budget, candidates, ranking and schedules open:
-    masks act at the consumers of a channel, not on the filters that make it (`masks`); the logits
-    descend on the training loss ("free"), where the paper uses validation data; the budget is met
-    by ADMM on the expected ratios, unless `budget="penalty"`. How the logits move, and the pressure
-    on them to decide, is described in `dcss_budget.Choices`. The paper leaves all settings below
-    open.
+    Deviations from the paper, which leaves all settings below open: masks act at the consumers of a
+    channel, not on the filters that make it (`masks`); the logits descend on the training loss
+    ("free"), where the paper uses validation data; the budget is met by ADMM on the expected
+    ratios, unless `budget="penalty"`. How the logits move, and the pressure on them to decide, is
+    described in `dcss_budget.Choices`.
 
     Attributes:
         fractions: candidate keep counts of a group, as shares of its channels, ascending, in (0,
@@ -72,10 +71,9 @@ class DCSS(Method):
     @field_validator("fractions")
     @classmethod
     def _rising(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
-        if len(fractions) < 2 or fractions[0] <= 0 or fractions[-1] != 1:
-            raise ValueError("wanted two or more fractions in (0, 1], the last of them 1")
-        if any(a >= b for a, b in pairwise(fractions)):
-            raise ValueError("wanted ascending fractions")
+        rising = all(a < b for a, b in pairwise((0.0, *fractions)))
+        if len(fractions) < 2 or fractions[-1] != 1 or not rising:
+            raise ValueError("wanted two or more ascending fractions in (0, 1], the last of them 1")
         return fractions
 
     def scheme(self, problem: Problem) -> "ChoiceScheme":
@@ -86,8 +84,7 @@ class DCSS(Method):
 class ChoiceScheme(Scheme):
     """Weights train under the aggregated mask; the choice moves by `Choices`.
 
-    First order, as in DARTS: the logits' gradient is that of the loss at the present weights. The
-    channels are ranked again at every update (open in the paper). Nothing is sampled.
+    First order, as in DARTS. The channels are ranked again at every update. Nothing is sampled.
     """
 
     def __init__(self, problem: Problem, method: DCSS) -> None:
@@ -108,11 +105,6 @@ class ChoiceScheme(Scheme):
     def keep_ratios(self) -> Tensor:
         """Expected keep ratios."""
         return self.choices.ratios.keep_ratios
-
-    def temperature(self, done: int) -> float:
-        """Temperature of the softmax after `done` weight steps."""
-        first, last = self.method.temperature_first, self.method.temperature_last
-        return sharpness_at(*self.problem.clock(done), first=first, last=last)
 
     def mixture(self, step: int) -> tuple[Tensor, Tensor]:
         """The current choice pi, (K, J), which requires a gradient, and its mask (n,)."""
@@ -159,8 +151,9 @@ class ChoiceScheme(Scheme):
 
     def update(self, done: int, gain: Tensor) -> Figures:
         """Move the logits once, after `done` weight steps."""
-        wanted, temperature = self.problem.budget_at(done), self.temperature(done)
-        scale = step_scale_at(*self.problem.clock(done))
+        clock, wanted = self.problem.clock(done), self.problem.budget_at(done)
+        first, last = self.method.temperature_first, self.method.temperature_last
+        temperature, scale = sharpness_at(*clock, first=first, last=last), step_scale_at(*clock)
         residuals = self.choices.step(gain, wanted, temperature=temperature, step_scale=scale)
         return {
             "temperature": temperature,
@@ -175,11 +168,9 @@ class ChoiceScheme(Scheme):
         return self.candidates.counts.gather(1, best)[:, 0]
 
     def counts(self, budget: Budget) -> Tensor:
-        """The most probable candidates; under "admm" repaired to the budget.
+        """The most probable candidates; under "admm" repaired to the budget by `round_to_channels`.
 
-        They need not cost what was expected. Under "admm" `round_to_channels` reduces all groups
-        alike until the budget holds, and spends what is left. Under "penalty" they stay as they
-        are, and the budget may be missed.
+        Under "penalty" they stay as they are, and the budget may be missed.
         """
         chosen, cost = self.chosen(), self.problem.cost
         if self.method.budget == "penalty":
@@ -195,7 +186,7 @@ class ChoiceScheme(Scheme):
             "dcss_chosen": " ".join(map(str, chosen.tolist())),
             "dcss_chosen_cost_ratio": cost.at(chosen) / cost.dense,
             "dcss_channels_moved": int(moved.abs().sum()),
-            "dcss_entropy_nats": float(entropy(self.choices.pi).mean()),
+            "dcss_entropy_nats": float(torch.special.entr(self.choices.pi).sum(1).mean()),
         }
 
     def state_dict(self) -> dict[str, Any]:

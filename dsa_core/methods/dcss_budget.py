@@ -11,7 +11,6 @@ from dsa_core.budget import (
     Priced,
     QuadraticForm,
     Residuals,
-    make_optimizer,
     metric,
     prices,
 )
@@ -28,9 +27,7 @@ class Penalised(Priced):
 
     Where `Priced` compares a group's price with the mean price and then shifts all groups onto the
     budget, this compares it with -lambda and does not shift. At rest every free group pays lambda
-    per log MAC; the resulting cost is not known in advance.
-
-    The paper has lambda g(E[F]) and leaves g open; here g = log.
+    per log MAC. The paper has lambda g(E[F]) and leaves g open; here g = log.
     """
 
     def __init__(
@@ -67,8 +64,7 @@ class Choices:
 
     *Every group must decide.* The relaxation alone does not make it: half of everything plus half
     of nothing is a mask of 1/2 on every channel, which counts as half the width, yet costs the
-    network nothing, since the following weights compensate a factor (seen on digits: at half of the
-    MACs five of six groups mixed their smallest candidate with their largest). So q pushes a group
+    network nothing, since the following weights compensate a factor. So q pushes a group
     towards its expected ratio: it is the gradient of the variance of its choice, scaled to mean
     square 1 (`variance_gradient`). d has a mean square of about 1 or less, so at a firmness well
     above 1 a group ends at its expected ratio, or on the two candidates next to it.
@@ -166,5 +162,5 @@ def make_choices(
             f" the smallest of every group together cost {lowest:.6g}. Ask for at least that, or"
             f" put a fraction below {settings.fractions[0]:g} first in the fractions of DCSS"
         )
-    ratios = make_optimizer("priced", cost, floors=floors, start=start, settings=settings.ratios)
+    ratios = Priced(cost, floors=floors, start=start, settings=settings.ratios)
     return Choices(ratios, candidates, settings)

@@ -31,7 +31,7 @@ class Candidates:
 
     @property
     def most(self) -> Tensor:
-        """The largest keep ratio of every group, shape (K,)."""
+        """The largest, shape (K,)."""
         return self.ratios[:, -1]
 
     def centred(self, values: Tensor) -> Tensor:
@@ -69,11 +69,6 @@ def expected_ratios(pi: Tensor, candidates: Candidates) -> Tensor:
     return (pi * candidates.ratios).sum(1)
 
 
-def entropy(pi: Tensor) -> Tensor:
-    """-sum_j pi_kj log pi_kj of every group, in nats, shape (K,); 0 once it is decided."""
-    return -torch.xlogy(pi, pi).sum(1)
-
-
 def staircase(pi: Tensor, counts: Tensor, ranks: Tensor, groups: Tensor) -> Tensor:
     """The aggregated mask of a mixture of candidates.
 
@@ -85,10 +80,8 @@ def staircase(pi: Tensor, counts: Tensor, ranks: Tensor, groups: Tensor) -> Tens
     which share its weights. And sum_i m_i = sum_j pi_kj c_kj: the mask sums to the expected count.
 
     Args:
-        pi: probabilities of the candidates, shape (K, J).
-        counts: of the candidates, int64, shape (K, J).
-        ranks: of the channels in their groups, int64, shape (n,); see `kernels.segments.places`.
-        groups: group of every channel, int64, shape (n,).
+        pi, counts: of the candidates, shape (K, J).
+        ranks, groups: of the channels, int64, shape (n,); see `kernels.segments`.
 
     Returns:
         Mask, shape (n,), in [0, 1], in the dtype of pi; linear in pi.

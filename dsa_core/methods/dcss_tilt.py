@@ -65,10 +65,8 @@ def tilt(logits: Tensor, candidates: Candidates, target: Tensor, temperature: fl
     together weigh less than EDGE relative to the last.
 
     Args:
-        logits: a, shape (K, J).
-        candidates: of every group; a group with a single candidate is unchanged.
+        logits: a, shape (K, J); a group with a single candidate is unchanged.
         target: expected ratios, shape (K,); clamped to EDGE of the range inside the bounds.
-        temperature: of the softmax.
 
     Returns:
         Logits a + temperature t x, largest entry 0, shape (K, J).
@@ -80,7 +78,9 @@ def tilt(logits: Tensor, candidates: Candidates, target: Tensor, temperature: fl
     target = target.maximum(candidates.least + margin).minimum(candidates.most - margin)
     scaled = logits / temperature
     gap = x.diff(dim=1).masked_fill(~candidates.valid[:, 1:], torch.inf).amin(1)
-    reach = (logit_range(scaled, candidates.valid) + math.log(x.shape[1] / EDGE)) / gap + 1
+    lowest = scaled.masked_fill(~candidates.valid, torch.inf).amin(1)
+    spread = scaled.masked_fill(~candidates.valid, -torch.inf).amax(1) - lowest
+    reach = (spread + math.log(x.shape[1] / EDGE)) / gap + 1
 
     def step(t: Tensor) -> Tensor:
         pi = choice_probs(scaled + t[:, None] * x, candidates, 1.0)
@@ -91,9 +91,3 @@ def tilt(logits: Tensor, candidates: Candidates, target: Tensor, temperature: fl
     tilted = logits + temperature * t[:, None] * x
     highest = tilted.masked_fill(~candidates.valid, -torch.inf).amax(1, keepdim=True)
     return (tilted - highest) * candidates.valid
-
-
-def logit_range(logits: Tensor, valid: Tensor) -> Tensor:
-    """Largest minus smallest logit of every group, shape (K,)."""
-    highest = logits.masked_fill(~valid, -torch.inf).amax(1)
-    return highest - logits.masked_fill(~valid, torch.inf).amin(1)

@@ -39,8 +39,7 @@ def competing_counts(
     gains by what the loss gives for it, less what its cost would give elsewhere.
 
     Args:
-        scores: s, shape (n,), trainable.
-        offsets: bounds of the groups, shape (G + 1,), int64.
+        scores, offsets: as in `soft_topk`.
         cost: F of the keep ratios, F(1) = 1, on the CPU.
         budget: B, in [F(floors), 1]; 1 keeps all.
         eps: weight of the entropy, > 0.
@@ -74,10 +73,8 @@ class _Counts(torch.autograd.Function):
         ratios, weight = _ratios(scores, offsets, ctx.scale, floors, root)
         f = ctx.cost.gradient(ratios).to(root) / offsets.diff()
         worth = grads[0] - (grads[0] * weight).sum() / _positive((f * weight).sum()) * f
-        factor, grad = (
-            ctx.scale * torch.where(ratios > floors, worth, 0.0),
-            torch.empty_like(scores),
-        )
+        factor = ctx.scale * torch.where(ratios > floors, worth, 0.0)
+        grad = torch.empty_like(scores)
         for piece, lengths in pieces(offsets):
             p = torch.sigmoid((scores[piece].double() - 0.5) * ctx.scale - root)
             grad[piece] = p * (1 - p) * factor.repeat_interleave(lengths)

@@ -56,21 +56,11 @@ def transport_mask(scores: Tensor, k: Tensor, offsets: Tensor, *, eps: float) ->
     which is `soft_topk` at temperature eps / 2: DSA's keep probability and DTP's mask are one.
 
     Args:
-        scores: s, shape (n,), trainable; all segments one after the other.
-        k: channels kept, shape (G,), in (0, n_g].
-        offsets: shape (G + 1,), int64.
+        scores, k, offsets: as in `soft_topk`; so are masks, gradient and errors.
         eps: weight of the entropy, > 0, in the unit of C (scores squared).
-
-    Returns:
-        Masks m in [0, 1], shape (n,), that sum to k. Gradient, with w = m (1 - m):
-        dm_i/ds_j = (2 / eps) (w_i delta_ij - w_i w_j / sum w)  and  dm_i/dk = w_i / sum w.
-
-    Raises:
-        ValueError: an argument is of the wrong type, shape or range.
 
     Source: Li et al., DTP (arXiv:2307.08483), entropic transport; the closed form is ours.
     """
-    _check_eps(eps)
     return soft_topk(scores, k, offsets, temperature=eps / 2)
 
 
@@ -78,17 +68,8 @@ def sinkhorn(scores: Tensor, k: Tensor, offsets: Tensor, *, eps: float, steps: i
     """Solve the same problem by Sinkhorn's alternating scaling: slow and obviously right.
 
     One segment after the other, on the full plan, in the log domain. The columns are scaled last,
-    so the masks sum to k after any number of steps; the rows are right in the limit only. Autograd
-    passes through each step.
-
-    Args:
-        scores, k, offsets, eps: as in `transport_mask`.
-        steps: number of scalings of rows and columns, at least 1.
+    so the masks sum to k after any number of steps, at least 1; the rows are right in the limit.
     """
-    _check_eps(eps)
-    check_inputs(scores, k, offsets, temperature=eps)
-    if steps < 1:
-        raise ValueError(f"steps: wanted at least 1, got {steps}.")
     parts = scores.double().split(offsets.diff().tolist())
     masks = [_sinkhorn_one(s, kept, eps, steps) for s, kept in zip(parts, k.double(), strict=True)]
     return torch.cat(masks).to(scores.dtype)
@@ -127,9 +108,7 @@ def proximal_step(
     wrong for long, for one scaling moves l by a few units only.
 
     Args:
-        scores: s, shape (n,).
-        k: channels kept, shape (G,), in (0, n_g]; where k = n all masks are 1 and `plan` stands.
-        offsets: shape (G + 1,), int64.
+        scores, k, offsets: as in `soft_topk`; where k = n all masks are 1 and `plan` stands.
         plan: the last plan, a constant for autograd; `Plan.uniform(offsets)` at first.
         eps: weight of the proximal term, > 0.
 
@@ -137,13 +116,10 @@ def proximal_step(
         Masks m >= 0, shape (n,), in the dtype of the scores, differentiable in scores and k:
         dm_i/ds_j = (2 / eps) m_i (r_i delta_ij - r_j m_j / k), r = 1 - q; and the next plan.
 
-    Raises:
-        ValueError: an argument is of the wrong type, shape or range.
-
     Source: Li et al., DTP (arXiv:2307.08483); Xie et al., IPOT (arXiv:1802.04307), Algorithm 1 with
     one inner iteration.
     """
-    _check(scores, k, offsets, plan, eps=eps)
+    check_inputs(scores, k, offsets, temperature=eps)
     ids = segment_ids(offsets)
     n, kept = offsets.diff().double(), k.double()  # (G,)
     solved = kept < n  # elsewhere all is kept, and nothing is left to decide
@@ -167,25 +143,3 @@ def _log_sum_by(logs: Tensor, ids: Tensor, count: int) -> Tensor:
     peak = logs.detach().new_full((count,), -torch.inf)
     peak = peak.scatter_reduce(0, ids, logs.detach(), "amax")
     return peak + torch.log(sum_by(torch.exp(logs - peak[ids]), ids, count))
-
-
-def _check_eps(eps: float) -> None:
-    """A positive, finite number."""
-    if not (isinstance(eps, float | int) and 0 < eps < math.inf):
-        raise ValueError(f"eps: wanted a finite number above 0, got {eps!r}.")
-
-
-def _check(scores: Tensor, k: Tensor, offsets: Tensor, plan: Plan, *, eps: float) -> None:
-    """Refuse what has no answer; the plan must belong to these segments."""
-    _check_eps(eps)
-    check_inputs(scores, k, offsets, temperature=eps)
-    for name, x, wanted in (
-        ("plan.log_odds", plan.log_odds, scores.shape),
-        ("plan.log_scale", plan.log_scale, k.shape),
-    ):
-        if x.shape != wanted or x.dtype != torch.float64 or x.requires_grad:
-            raise ValueError(
-                f"{name}: wanted shape {tuple(wanted)}, float64, without gradient, got "
-                f"{tuple(x.shape)}, {x.dtype}; start from Plan.uniform(offsets) and hand back the "
-                "plan of the step before."
-            )

@@ -22,8 +22,8 @@ class DTPWeight(DTP):
     """DTP on single weights of all convolutions and linear layers.
 
     All channels stay, and so does the time of a dense convolution: what falls is the number of
-    parameters that are not zero, to the number that the budget allows, to the last one. Biases and
-    normalisations are not pruned, but count. The allocation has a `weight_mask`.
+    parameters that are not zero, to exactly what the budget allows. Biases and normalisations are
+    not pruned, but count. The allocation has a `weight_mask`.
 
     Attributes:
         score_lr: as in `DTP`; each weight gets a far smaller gradient than a channel (of 3 % of the
@@ -98,7 +98,7 @@ class WeightScheme(TransportScheme):
         return {"params": float(self.form(self.unit_ratios))}
 
     def importance(self, model: nn.Module | None = None) -> Tensor:
-        """Of the channels, which are not ranked here."""
+        """Channels are not ranked here."""
         return torch.ones(self.problem.graph.n_channels)
 
     def counts(self, budget: Budget) -> Tensor:

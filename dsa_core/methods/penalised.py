@@ -50,11 +50,7 @@ class Penalty(Method):
 
 
 class PenaltyScheme(Scheme):
-    """Weights train unmasked under a penalty; the budget plays no part in the search.
-
-    The channels alive at the end are kept; floors, divisor and at least one channel per group
-    still hold.
-    """
+    """Weights train unmasked under a penalty; the budget plays no part in the search."""
 
     def __init__(self, problem: Problem, method: Penalty) -> None:
         super().__init__(problem)

@@ -8,7 +8,7 @@ from dsa_core.allocation import Allocation
 from dsa_core.methods.config import OnStep, SearchJob
 from dsa_core.pruner import Pruner
 from dsa_core.scheme import Method
-from dsa_core.training import Precision, TrainResult, train
+from dsa_core.training import Precision, train
 
 
 def search(method: Method, job: SearchJob, precision: Precision | None = None) -> Allocation:
@@ -56,7 +56,18 @@ def search(method: Method, job: SearchJob, precision: Precision | None = None) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # stopping early is recorded in the notes
         found = pruner.conclude()
-    return with_costs(found, result)
+    return replace(
+        found,
+        epochs=tuple(result.history),
+        seconds=result.seconds,
+        processor_seconds=result.processor_seconds,
+        notes={
+            "precision": result.precision,
+            "channels_last": result.channels_last,
+            "stopped": result.stopped,
+            **found.notes,
+        },
+    )
 
 
 def watcher(pruner: Pruner, on_step: OnStep) -> Callable[[], bool]:
@@ -70,19 +81,3 @@ def watcher(pruner: Pruner, on_step: OnStep) -> Callable[[], bool]:
         return any([bool(on_step(update)) for update in new])
 
     return stop
-
-
-def with_costs(found: Allocation, result: TrainResult) -> Allocation:
-    """The allocation with the cost of its training."""
-    return replace(
-        found,
-        epochs=tuple(result.history),
-        seconds=result.seconds,
-        processor_seconds=result.processor_seconds,
-        notes={
-            "precision": result.precision,
-            "channels_last": result.channels_last,
-            "stopped": result.stopped,
-            **found.notes,
-        },
-    )

@@ -70,8 +70,7 @@ class GroupLasso(PenaltyScheme):
 def slices_of(graph: ChannelGraph, members: Members) -> tuple[Slice, ...]:
     """Where the weights of every channel lie: (weight, axis, flat channel of each position).
 
-    Besides the filters that produce it, everything that acts on it alone: biases, depthwise
-    filters, and the scale and shift of BatchNorm.
+    What acts on it alone: biases, depthwise filters, and the scale and shift of BatchNorm.
     """
     weights = {name for name, _, _ in (*graph.producers, *graph.consumers)}
     alone = [

@@ -46,9 +46,8 @@ class FixedDirection(KeepRatioOptimizer):
 class Uniform(Masked):
     """One keep ratio for every group.
 
-    The network trains under masks exactly as in DSA's search, with the same schedule of budget and
-    sharpness, so the allocation is the only difference to DSA. The paper has no such row.
-    No search is needed: with `steps=0` the dense network is cut at once.
+    The network trains under masks as in DSA's search, so the allocation is the only difference to
+    DSA. The paper has no such row. With `steps=0` the dense network is cut at once.
     """
 
     learns: ClassVar[bool] = False
@@ -62,8 +61,7 @@ class Uniform(Masked):
 class Random(Masked):
     """A random keep ratio for every group, drawn from the seed.
 
-    The network trains under masks exactly as in DSA's search. The spread over many seeds shows how
-    much an allocation can gain or lose. The paper has no such row.
+    As `Uniform`. The spread over many seeds shows how much an allocation can gain or lose.
     """
 
     learns: ClassVar[bool] = False
