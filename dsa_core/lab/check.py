@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from dsa_core.budget import Cost
 from dsa_core.channels import ChannelGraph
-from dsa_core.channels.export import failing_module
-from dsa_core.errors import ConfigError
 from dsa_core.lab import models
 from dsa_core.masks import masked
 from dsa_core.surgery import load, prune, save, try_forward
@@ -50,11 +48,6 @@ class CheckRow(BaseModel):
     seconds: float = 0.0
 
 
-def zoo_names() -> list[str]:
-    """List every network by name: ours, then torchvision's classification models."""
-    return models.names(torchvision=True)
-
-
 def check(
     name: str,
     *,
@@ -82,7 +75,6 @@ def check(
         model = models.build(name).to(dtype)
         example = models.example_input(name).to(dtype)
         model.eval()
-        try_forward_dense(name, model, example)
         graph = trace(model, example)
         randomise(model)
         chosen = random_channels(graph, keep, seed)
@@ -91,24 +83,6 @@ def check(
         row.reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
     row.seconds = round(time.perf_counter() - started, 2)
     return row
-
-
-def try_forward_dense(name: str, model: nn.Module, example: Tensor) -> None:
-    """Run the dense network once, so that a wrong input shape is reported before tracing.
-
-    Raises:
-        ConfigError: it does not accept the input.
-    """
-    try:
-        with torch.no_grad():
-            model(example)
-    except Exception as error:
-        where = failing_module(model, error)
-        raise ConfigError(
-            f"{name} does not accept an input of shape {tuple(example.shape)}: in {where}: "
-            f"{error}. A factory states its shape in an attribute input_shape = (channels, height, "
-            "width)"
-        ) from error
 
 
 def compare(
