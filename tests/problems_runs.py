@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from dsa_core.budget import Budget
 from dsa_core.channels import ChannelGraph
@@ -17,6 +17,9 @@ from dsa_core.lab.latency import Latency
 from dsa_core.lab.record import CostRecord, GroupRecord, Record, Scores
 from dsa_core.lab.runs import Preset, RunConfig
 from dsa_core.methods import ALLOCATORS, Allocation, OnStep, SearchConfig, SearchData, Update
+from dsa_core.surgery import prune, save
+from dsa_core.surgery.sparse import save_sparse, zero_weights
+from dsa_core.surgery.verify import random_channels
 from dsa_core.tracing import trace
 from dsa_core.training import TrainConfig, train
 
@@ -56,6 +59,24 @@ def trained() -> nn.Module:
 def same(a: nn.Module, b: nn.Module) -> None:
     """Both hold the same bits."""
     torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
+
+
+def save_pruned(folder: Path) -> tuple[nn.Module, nn.Module]:
+    """Cut half of a resnet8 in float64, and save it: dense and pruned."""
+    model, keep = fresh().double().eval(), random_channels(graph8(), 0.5, 0)
+    pruned = prune(model, graph8(), keep)
+    save(folder, pruned, graph8(), keep, name="resnet8")
+    return model, pruned
+
+
+def save_sparse8(folder: Path, share: float = 0.3) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Keep a share of the weights of a resnet8, and save it: the network and its masks."""
+    model, draw = fresh().eval(), torch.Generator().manual_seed(0)
+    weights = {n: p for n, p in model.named_parameters() if p.ndim > 1}
+    masks = {n: torch.rand(p.shape, generator=draw) < share for n, p in weights.items()}
+    sparse = zero_weights(model, masks)
+    save_sparse(folder, sparse, graph8(), masks, name="resnet8")
+    return sparse, masks
 
 
 def stop_after(n: int) -> OnStep:

@@ -13,30 +13,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems_runs import fresh, graph8, some_record
+from problems_runs import fresh, save_pruned, save_sparse8, some_record
 from safetensors.torch import save_file
 
 from dsa_core.errors import ConfigError, SurgeryError, TrainingError
 from dsa_core.lab.models.weights import load_weights
 from dsa_core.lab.record_files import FILE, read_record, write_record
 from dsa_core.lab.runs.dense import read_dense, sha256
-from dsa_core.surgery import load, prune, save
-from dsa_core.surgery.sparse import load_sparse, save_sparse, zero_weights
-from dsa_core.surgery.verify import random_channels
+from dsa_core.surgery import load
+from dsa_core.surgery.sparse import load_sparse
 from dsa_core.training import load_checkpoint, save_checkpoint
 
 State = dict[str, Any]
-
-
-def pruned(folder: Path) -> None:
-    keep = random_channels(graph8(), 0.2, 0)
-    save(folder, prune(fresh(), graph8(), keep), graph8(), keep, name="resnet8")
-
-
-def sparse(folder: Path) -> None:
-    model = fresh()
-    masks = {"conv1.weight": model.conv1.weight > 0}
-    save_sparse(folder, zero_weights(model, masks), graph8(), masks, name="resnet8")
 
 
 def checkpoint(folder: Path) -> None:
@@ -58,8 +46,8 @@ def pickled_and_not(folder: Path) -> None:
 
 
 def read_both(folder: Path) -> State:
-    for path in sorted(folder.iterdir()):
-        load_weights(model := fresh(1), path)
+    for name in ("model.pt", "model.safetensors"):
+        load_weights(model := fresh(1), folder / name)
     return model.state_dict()
 
 
@@ -78,8 +66,8 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "pruned": Kind(pruned, lambda f: load(f).state_dict(), SurgeryError, True),
-    "sparse": Kind(sparse, lambda f: load_sparse(f).state_dict(), SurgeryError, True),
+    "pruned": Kind(save_pruned, lambda f: load(f).state_dict(), SurgeryError, True),
+    "sparse": Kind(save_sparse8, lambda f: load_sparse(f).state_dict(), SurgeryError, True),
     "checkpoint": Kind(
         checkpoint, lambda f: load_checkpoint(f / "run.pt", {})["state"], TrainingError, True
     ),
@@ -124,3 +112,12 @@ def test_a_damaged_file_is_refused_or_read_as_it_was(case, data):
     assert str(folder) in told
     if kind.sealed:
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_a_missing_file_is_named(case):
+    folder, kind, whole, _ = case
+    for name, content in whole.items():
+        (folder / name).unlink()
+        with pytest.raises(kind.error, match=str(folder)):
+            kind.read(folder)
+        (folder / name).write_bytes(content)

@@ -1,13 +1,15 @@
 """ONNX: the same numbers, any batch, whole files or none."""
 
+import copy
+
 import pytest
 import torch
+from problems_runs import fresh, graph8, same
 from torch import nn
 
 from dsa_core.errors import ConfigError, SurgeryError
-from dsa_core.lab import models
 from dsa_core.surgery import OnnxNetwork, export_onnx, onnx_file, prune
-from dsa_core.tracing import trace
+from dsa_core.surgery.verify import random_channels, randomise
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -16,18 +18,9 @@ INT8 = onnx.TensorProto.INT8
 
 @pytest.fixture(scope="module")
 def pruned():
-    torch.manual_seed(0)
-    model = models.build("resnet8")
-    graph = trace(model, torch.zeros(1, 1, 8, 8))
-    keep = torch.rand(graph.n_channels, generator=torch.Generator().manual_seed(1)) < 0.6
-    for group in graph.prunable:
-        keep[group.start] = True
-    smaller = prune(model, graph, keep)
-    for module in smaller.modules():  # statistics that are not 0 and 1
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.uniform_(-1, 1)
-            module.running_var.uniform_(0.5, 2)
-    return smaller
+    model = prune(fresh(), graph8(), random_channels(graph8(), 0.6, 1))
+    randomise(model)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -41,30 +34,30 @@ def test_the_file_computes_what_the_network_does_at_batch_sizes_never_exported(w
     assert check.batches == (1, 3, 4)
     assert check.max_abs_diff < 1e-5
     assert check.megabytes == pytest.approx(path.stat().st_size / 1e6)
+    assert [p.name for p in path.parent.iterdir()] == ["net.onnx"]
     x = torch.randn(7, 1, 8, 8)
     with torch.no_grad():
-        wanted = pruned.eval()(x)
-    (found,) = onnx_file.run_onnx(path.read_bytes(), x)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        wanted = pruned(x)
+    torch.testing.assert_close(OnnxNetwork(path)(x), wanted, rtol=1e-4, atol=1e-5)
     assert "BatchNormalization" not in {node.op_type for node in onnx.load(path).graph.node}
 
 
-def test_it_is_one_file_and_the_network_is_left_as_it_was(written, pruned):
-    _, path = written
-    assert [p.name for p in path.parent.iterdir()] == ["net.onnx"]
+def test_the_network_is_left_as_it_was_and_a_path_may_be_a_string(tmp_path):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).double().train()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    export_onnx(model, path.with_name("other.onnx"), torch.randn(2, 1, 5, 5))
+    before = copy.deepcopy(model)
+    check = export_onnx(model, f"{tmp_path}/new/deep/x.onnx", torch.randn(2, 1, 5, 5))
+    assert check.path == tmp_path / "new" / "deep" / "x.onnx"
+    assert check.path.exists()
     assert model.training
-    for name, value in model.state_dict().items():
-        assert value.dtype == before[name].dtype
-        assert torch.equal(value, before[name])
+    same(model, before)
+    with pytest.raises(SurgeryError, match=r"new is a folder: name the file.*net\.onnx"):
+        export_onnx(model, str(tmp_path / "new"), torch.randn(2, 1, 5, 5))
 
 
 def test_a_file_that_differs_is_not_written(pruned, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_file, "run_onnx", lambda content, x: [pruned(x).detach() + 0.1])
+    monkeypatch.setattr(OnnxNetwork, "forward", lambda _, x: pruned(x).detach() + 0.1)
     with pytest.raises(SurgeryError, match=r"differs from the network by 0\.1"):
-        export_onnx(pruned.eval(), tmp_path / "net.onnx", torch.randn(2, 1, 8, 8))
+        export_onnx(pruned, tmp_path / "net.onnx", torch.randn(2, 1, 8, 8))
     assert not list(tmp_path.iterdir())
 
 
@@ -73,19 +66,18 @@ class FixedBatch(nn.Module):
         return x.reshape(2, -1)
 
 
-def test_a_network_with_a_fixed_batch_is_refused(tmp_path):
-    with pytest.raises(SurgeryError, match="does not take a batch of 1"):
-        export_onnx(FixedBatch(), tmp_path / "net.onnx", torch.randn(2, 3))
-    assert not list(tmp_path.iterdir())
+class Odd(nn.Module):
+    def forward(self, x):
+        return torch.linalg.eigvals(x @ x.mT).real
 
 
-def test_an_op_that_onnx_does_not_know_is_refused(tmp_path):
-    class Odd(nn.Module):
-        def forward(self, x):
-            return torch.linalg.eigvals(x @ x.transpose(1, 2)).real
-
-    with pytest.raises(SurgeryError, match="exporter refuses"):
-        export_onnx(Odd(), tmp_path / "net.onnx", torch.randn(2, 3, 3))
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [(FixedBatch(), "does not take a batch of 1"), (Odd(), "exporter refuses the network")],
+)
+def test_a_network_that_cannot_be_written_is_refused(network, words, tmp_path):
+    with pytest.raises(SurgeryError, match=words):
+        export_onnx(network, tmp_path / "net.onnx", torch.randn(2, 3, 3))
     assert not list(tmp_path.iterdir())
 
 
@@ -97,15 +89,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
 def test_what_is_no_onnx_file_is_refused():
     with pytest.raises(SurgeryError, match="refuses the network"):
-        onnx_file.onnx_session(b"not a network")
-
-
-def test_a_path_is_a_string_too_and_its_folder_is_made(pruned, tmp_path):
-    check = export_onnx(pruned, f"{tmp_path}/new/deep/x.onnx", torch.randn(2, 1, 8, 8))
-    assert check.path == tmp_path / "new" / "deep" / "x.onnx"
-    assert check.path.exists()
-    with pytest.raises(SurgeryError, match=r"new is a folder: name the file.*net\.onnx"):
-        export_onnx(pruned, str(tmp_path / "new"), torch.randn(2, 1, 8, 8))
+        OnnxNetwork(b"not a network")
 
 
 class Pair(nn.Module):
@@ -143,12 +127,12 @@ def test_several_inputs_and_outputs(tmp_path):
     more = {"bias": torch.randn(2, 3)}
     check = export_onnx(model, tmp_path / "a.onnx", ((ids,), {"scale": 2.0, "more": more}))
     assert check.max_abs_diff < 1e-5
-    names = [i.name for i in onnx_file.onnx_session(check.path).get_inputs()]
+    names = [i.name for i in OnnxNetwork(check.path).session.get_inputs()]
     assert names == ["input0", "input1"]
     one = ((ids[:1], torch.rand(4, 4)), {"more": {"bias": torch.randn(1, 3)}})
     export_onnx(model, tmp_path / "b.onnx", one)
     x, shared, bias = torch.randint(7, (5, 4)), torch.rand(4, 4), torch.randn(5, 3)
     with torch.no_grad():
         wanted = model(x, shared, more={"bias": bias})
-    found = onnx_file.run_onnx((tmp_path / "b.onnx").read_bytes(), x, shared, bias)
+    found = OnnxNetwork(tmp_path / "b.onnx")(x, shared, bias)
     torch.testing.assert_close(found, [*wanted.values()], rtol=1e-4, atol=1e-5)

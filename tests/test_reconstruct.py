@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from problems_runs import same
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -12,18 +13,17 @@ from dsa_core.errors import SurgeryError
 from dsa_core.lab.models.resnet import resnet
 from dsa_core.surgery.linear_form import matrix_of, put_matrix, rows_of, targets_of
 from dsa_core.surgery.reconstruct import Equations, at_layer
+from dsa_core.surgery.verify import randomise
 
 
 def seeded(*layers: nn.Module) -> nn.Sequential:
     """Random weights and statistics, float64."""
-    model = nn.Sequential(*layers).double()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                drawn = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-                value.copy_(drawn.abs() + 0.5 if name.endswith("running_var") else drawn)
-    return model.eval()
+    torch.manual_seed(0)
+    model = nn.Sequential(*layers).double().eval()
+    randomise(model)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return model
 
 
 def images(n: int = 3) -> list[Tensor]:
@@ -75,19 +75,15 @@ def test_what_the_kept_channels_can_say_is_removed_without_loss(kind):
 
 def test_the_normal_equations_are_least_squares():
     generator = torch.Generator().manual_seed(2)
-    x = torch.randn(2, 50, 3, generator=generator, dtype=torch.float64)
-    y = torch.randn(2, 50, 4, generator=generator, dtype=torch.float64)
+    x, y = (torch.randn(2, 50, n, generator=generator, dtype=torch.float64) for n in (3, 4))
     halves = Equations.of(x[:, :20], y[:, :20]).plus(Equations.of(x[:, 20:], y[:, 20:]))
-    for constant in (True, False):
-        found = halves.solve(ridge=0.0, constant=constant)
-        for g in range(2):
-            rows = torch.cat([x[g], torch.ones(50, 1).double()], 1) if constant else x[g]
-            naive = torch.linalg.lstsq(rows, y[g]).solution
-            assert_close(found[g, : rows.shape[1]], naive, rtol=1e-9, atol=1e-10)
-            ones = torch.cat([x[g], torch.ones(50, 1).double()], 1)
-        assert constant or bool((found[:, 3] == 0).all())
+    ones = torch.cat([x, torch.ones_like(x[..., :1])], 2)
+    for rows in (ones, x):
+        found = halves.solve(ridge=0.0, constant=rows is ones)
+        naive = torch.linalg.lstsq(rows, y).solution
+        assert_close(found[:, : rows.shape[2]], naive, rtol=1e-9, atol=1e-10)
+    assert bool((found[:, 3] == 0).all())
     w = halves.solve(ridge=0.1, constant=True)
-    ones = torch.cat([x, torch.ones(2, 50, 1).double()], 2)
     by_hand = (ones @ w - y).square().sum() / (y - y.mean(1, keepdim=True)).square().sum()
     assert halves.error(w) == pytest.approx(float(by_hand), rel=1e-9)
 
@@ -124,22 +120,18 @@ def test_rows_times_the_matrix_are_the_outputs(kind):
 
 
 def test_a_residual_network_comes_nearer_and_the_dense_one_stays():
-    torch.manual_seed(0)
-    dense = resnet((1, 1), (8, 16), in_channels=2).train()
-    before = {name: value.clone() for name, value in dense.state_dict().items()}
-    xs = [x.float() for x in images(4)]
+    dense, xs = resnet((1, 1), (8, 16), in_channels=2), [x.float() for x in images(4)]
     pruned, graph, keep = cut(dense.eval(), xs[0], 5)
-    dense.train()
     with torch.no_grad():
-        wanted = dense.eval()(xs[0])
+        wanted = dense(xs[0])
         raw = float((pruned(xs[0]) - wanted).square().mean())
-        dense.train()
+    before = copy.deepcopy(dense.train())
     fits = dsa.reconstruct(pruned, dense, graph, keep, xs, progress=False)
     assert len(fits) >= 4
     assert all(fit.after <= fit.before for fit in fits)
     assert dense.training
     assert not pruned.training
-    assert_close(dense.state_dict(), before, rtol=0, atol=0)
+    same(dense, before)
     with torch.no_grad():
         assert float((pruned(xs[0]) - wanted).square().mean()) < raw / 2
 

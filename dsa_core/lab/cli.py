@@ -207,9 +207,10 @@ def check_command(
     Traces it, drops random channels, compares masked with pruned outputs and predicted with
     counted MACs, saves it, loads it, and compares again.
     """
-    from dsa_core.lab.check import check, summary, zoo_names
+    from dsa_core.lab import models
+    from dsa_core.lab.check import check, summary
 
-    chosen = list(names or []) + (zoo_names() if zoo else [])
+    chosen = list(names or []) + (models.names(torchvision=True) if zoo else [])
     if not chosen:
         raise ConfigError("name a network, or pass --zoo")
     rows = []

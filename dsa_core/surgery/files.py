@@ -4,23 +4,24 @@ import hashlib
 import json
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from dsa_core.channels import ChannelGraph, follow
-from dsa_core.channels.remedies import Remedies
-from dsa_core.errors import ConfigError, SurgeryError, TraceError
+from dsa_core.errors import ConfigError, SurgeryError, TraceError, first_problem
 from dsa_core.example import Call
 from dsa_core.files import write_atomically
 from dsa_core.surgery.cut import check_keep, cut_made, cuts_of, prune
-from dsa_core.surgery.schema import Architecture, Facts, check_facts
+from dsa_core.surgery.schema import Architecture, Cut, Facts, KeptGroup, TensorFacts
 
 FORMAT = 1
 ARCHITECTURE, WEIGHTS = "architecture.json", "model.safetensors"
+F = TypeVar("F", bound=Facts)
 
 
 def save(
@@ -40,9 +41,14 @@ def save(
             by.
     """
     check_keep(graph, keep)
-    *earlier, last = cuts_to_write(model, graph, keep)
-    files, own = (Path(folder, ARCHITECTURE), Path(folder, WEIGHTS)), {**last, "earlier": earlier}
-    return write(files, name, graph, own, state_of(model))
+    given, made = cut_made(graph, keep), cuts_of(model)
+    if made and made[-1]["groups"] != given["groups"]:
+        raise SurgeryError(
+            "graph and keep are not those that the network was last pruned by: pass what the last "
+            "prune(model, graph, keep) was given"
+        )
+    files, own = (Path(folder, ARCHITECTURE), Path(folder, WEIGHTS)), {"earlier": made[:-1]}
+    return write(files, name, graph, given | own, state_of(model))
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -71,17 +77,6 @@ def write(
     write_atomically(files[1], save_tensors(tensors))
     write_atomically(files[0], json.dumps(facts | {"sha256": digests}, indent=1))
     return files[0].parent
-
-
-def cuts_to_write(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> list[dict[str, Any]]:
-    """Every cut from the dense network to this one, the given one last."""
-    given, made = cut_made(graph, keep), cuts_of(model)
-    if made and made[-1]["groups"] != given["groups"]:
-        raise SurgeryError(
-            "graph and keep are not those that the network was last pruned by: pass what the last "
-            "prune(model, graph, keep) was given"
-        )
-    return [*made[:-1], given]
 
 
 def describe(tensor: Tensor) -> dict[str, Any]:
@@ -114,11 +109,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     """
     folder = Path(folder)
     architecture = read_facts(folder / ARCHITECTURE, Architecture)
-    tensors = read_weights(folder / WEIGHTS, architecture["tensors"])
-    if model is None:
-        model = by_name(architecture["model"], num_classes=architecture["num_classes"])
-    pruned = model
-    for cut in cuts_in(architecture):
+    tensors = read_weights(folder / WEIGHTS, architecture.tensors)
+    pruned = by_name(architecture) if model is None else model
+    for cut in (*architecture.earlier, architecture):
         pruned = replay(pruned, cut)
     own = pruned.state_dict(keep_vars=True)
     check_fit(own, tensors, folder / WEIGHTS)
@@ -141,29 +134,20 @@ def form(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {real}"
 
 
-def cuts_in(architecture: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every cut that a file describes, first to last; an older one knows a single input only."""
-    tensor = {"tensor": architecture["input_shape"], "dtype": "float32"}
-    example = architecture.get("example", {"args": [tensor], "kwargs": {}})
-    last = {entry: architecture.get(entry) for entry in ("groups", "remedies")}
-    return [*architecture.get("earlier", []), {"example": example, **last}]
-
-
-def replay(model: nn.Module, cut: dict[str, Any]) -> nn.Module:
+def replay(model: nn.Module, cut: Cut) -> nn.Module:
     """Cut a network as it was cut before it was saved."""
     try:
-        call = Call.zeros(cut["example"], model)
-        graph = follow(model, call, Remedies.model_validate(cut.get("remedies") or {}))
+        graph = follow(model, Call.zeros(vars(cut.example), model), cut.remedies)
     except TraceError as error:
         raise SurgeryError(
             f"entry 'example': the network that was given cannot be called as the saved one was; "
             f"is it the dense one that was pruned? {error}"
         ) from error
-    return prune(model, graph, kept_channels(graph, cut["groups"]))
+    return prune(model, graph, kept_channels(graph, cut.groups))
 
 
-def by_name(name: str, *, num_classes: int) -> nn.Module:
-    """Build a dense network that a file names; the lab knows the names, where it is installed.
+def by_name(facts: Facts) -> nn.Module:
+    """Build the dense network that a file names; the lab knows the names, where it is installed.
 
     Ours and torchvision's only: a file must not name code to be run.
     """
@@ -171,20 +155,20 @@ def by_name(name: str, *, num_classes: int) -> nn.Module:
         lab = import_module("dsa_core.lab.models")
     except ImportError as error:
         raise SurgeryError(
-            f"the file names the network {name!r}, which the extra `lab` would build ({error}): "
-            "pip install 'dsa_core[lab]', or pass the dense network as model="
+            f"the file names the network {facts.model!r}, which the extra `lab` would build "
+            f"({error}): pip install 'dsa_core[lab]', or pass the dense network as model="
         ) from error
     try:
-        model: nn.Module = lab.build_known(name, num_classes=num_classes)
+        model: nn.Module = lab.build_known(facts.model, num_classes=facts.num_classes)
     except ConfigError as error:
         raise SurgeryError(
-            f"the file names the network {name!r}, which cannot be built by that name: {error}. "
-            "Pass the dense network as model="
+            f"the file names the network {facts.model!r}, which cannot be built by that name: "
+            f"{error}. Pass the dense network as model="
         ) from error
     return model
 
 
-def read_facts(path: Path, schema: type[Facts]) -> dict[str, Any]:
+def read_facts(path: Path, schema: type[F]) -> F:
     """Read a file of facts, and check each entry by the schema and by its digest."""
     try:
         found = json.loads(path.read_bytes().decode())
@@ -194,17 +178,23 @@ def read_facts(path: Path, schema: type[Facts]) -> dict[str, Any]:
         raise SurgeryError(
             f"{path}: entry 'format' is {found['format']!r}, this version reads {FORMAT}"
         )
-    digests = check_facts(found, schema, str(path)).sha256
+    try:
+        facts = schema.model_validate(found)
+    except ValidationError as error:
+        raise SurgeryError(
+            f"{path}: entry {first_problem(error)}: the file is damaged or forged; save the "
+            "network again"
+        ) from None
     entries = {entry: digest(found[entry]) for entry in schema.model_fields if entry in found}
     entries.pop("sha256")
-    for entry in sorted(entries.keys() | digests.keys()):
-        if entries.get(entry) != digests.get(entry):
+    for entry in sorted(entries.keys() | facts.sha256.keys()):
+        if entries.get(entry) != facts.sha256.get(entry):
             raise SurgeryError(f"{path}: entry {entry!r} was changed after it was written")
-    return found
+    return facts
 
 
 def read_weights(
-    path: Path, described: dict[str, Any], facts: str = ARCHITECTURE
+    path: Path, described: dict[str, TensorFacts], facts: str = ARCHITECTURE
 ) -> dict[str, Tensor]:
     """Read the tensors, and compare each with its description in the file of facts."""
     try:
@@ -214,12 +204,12 @@ def read_weights(
     for key in sorted(described.keys() | tensors.keys()):
         if key not in tensors or key not in described:
             raise SurgeryError(f"{path}: entry {key!r} is in only one of {path.name} and {facts}")
-        if describe(tensors[key]) != described[key]:
+        if describe(tensors[key]) != vars(described[key]):
             raise SurgeryError(f"{path}: entry {key!r} does not match its description in {facts}")
     return tensors
 
 
-def kept_channels(graph: ChannelGraph, groups: dict[str, Any]) -> Tensor:
+def kept_channels(graph: ChannelGraph, groups: dict[str, KeptGroup]) -> Tensor:
     """The flat mask of kept channels that a file describes."""
     keep = torch.zeros(graph.n_channels, dtype=torch.bool)
     names = {g.name for g in graph.prunable}
@@ -229,12 +219,10 @@ def kept_channels(graph: ChannelGraph, groups: dict[str, Any]) -> Tensor:
         )
     for group in graph.prunable:
         entry = groups[group.name]
-        kept = torch.tensor(entry["kept"], dtype=torch.int64)
-        fits = len(kept) and int(kept.min()) >= 0 and int(kept.max()) < group.size
-        if entry["size"] != group.size or not fits:
+        if entry.size != group.size:
             raise SurgeryError(
                 f"entry 'groups': {group.name!r} has {group.size} channels, the file keeps "
-                f"{kept.tolist()} of {entry['size']}"
+                f"{entry.kept} of {entry.size}"
             )
-        keep[group.start + kept] = True
+        keep[group.start + torch.tensor(entry.kept)] = True
     return keep

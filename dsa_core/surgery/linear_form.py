@@ -4,11 +4,12 @@ Shapes: g groups of the layer, N rows (a place of the output of one example each
 outputs of a group.
 """
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from torch.nn.modules.conv import _ConvNd
 
 POSITIONS = 100_000  # rows taken from a batch at the most; larger maps are thinned evenly
@@ -26,44 +27,36 @@ def rows_of(layer: Fitted, x: Tensor, y: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         rows = x.reshape(1, -1, x.shape[-1])
     else:
-        n_axes = len(layer.kernel_size)
-        windows = transposed_windows(layer, x, y) if layer.transposed else windows_of(layer, x)
-        windows = windows.movedim(1, 1 + n_axes).flatten(0, n_axes)  # (N, channels, *kernel)
-        rows = windows.reshape(len(windows), layer.groups, -1).movedim(1, 0)
+        read = pixels_read(layer, x, y)
+        every = (len(x), len(read), x.shape[1], -1)
+        pixels = F.pad(x.flatten(2), (1, 0))[:, None].expand(every)  # number 0 is outside of x
+        windows = pixels.gather(3, read[None, :, None].expand(every))
+        rows = windows.reshape(len(x) * len(read), layer.groups, -1).movedim(1, 0)
     return rows[:, :: step_of(rows.shape[1])]
 
 
-def windows_of(layer: _ConvNd, x: Tensor) -> Tensor:
-    """The window of the input under each output: (n, channels, *places, *kernel)."""
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-    return slide(layer, x, layer.stride)
+def pixels_read(layer: _ConvNd, x: Tensor, y: Tensor) -> Tensor:
+    """Number of the pixel that each entry of the kernel reads, or 0: (pixels of y, entries).
 
-
-def transposed_windows(layer: _ConvNd, x: Tensor, y: Tensor) -> Tensor:
-    """The same for a transposed convolution.
-
-    It is a convolution, its kernel reversed, of the input with stride - 1 zeros between neighbours.
+    An image of the numbers 1, 2, ... goes through the layer with unit kernels, one for each entry.
     """
-    axes = range(len(layer.kernel_size))
-    lengths = [layer.stride[a] * (x.shape[2 + a] - 1) + 1 for a in axes]
-    spread = x.new_zeros(*x.shape[:2], *lengths)
-    every = tuple(slice(None, None, step) for step in layer.stride)
-    spread[:, :, *every] = x
-    around: list[int] = []
-    for a in reversed(axes):
-        reach = layer.dilation[a] * (layer.kernel_size[a] - 1)
-        before = reach - int(layer.padding[a])
-        around += [before, y.shape[2 + a] + reach - before - lengths[a]]
-    ones = (1,) * len(lengths)
-    return slide(layer, pad(spread, around), ones).flip([-1 - a for a in axes])
-
-
-def slide(layer: _ConvNd, x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """All windows of a padded input: (n, channels, *places, *kernel)."""
-    for a, (size, dilation) in enumerate(zip(layer.kernel_size, layer.dilation, strict=True)):
-        x = x.unfold(2 + a, dilation * (size - 1) + 1, stride[a])[..., ::dilation]
-    return x
+    size, axes = math.prod(layer.kernel_size), len(layer.kernel_size)
+    numbers = torch.arange(1.0, x[0, 0].numel() + 1, dtype=torch.float64).view(1, 1, *x.shape[2:])
+    units = torch.eye(size, dtype=torch.float64).view(size, 1, *layer.kernel_size)
+    steps: Any = {"stride": layer.stride, "dilation": layer.dilation}
+    if layer.transposed:
+        apply = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
+        whole = apply(numbers, units.transpose(0, 1), **steps)
+        around: list[int] = []
+        for a in reversed(range(axes)):
+            before = int(layer.padding[a])
+            around += [-before, before + y.shape[2 + a] - whole.shape[2 + a]]
+        found = F.pad(whole, around)
+    else:
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        numbers = F.pad(numbers, layer._reversed_padding_repeated_twice, mode=mode)
+        found = (F.conv1d, F.conv2d, F.conv3d)[axes - 1](numbers, units, **steps)
+    return found.reshape(size, -1).mT.long().to(x.device)
 
 
 def targets_of(layer: Fitted, y: Tensor, kept: Tensor) -> Tensor:

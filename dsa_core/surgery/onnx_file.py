@@ -83,10 +83,9 @@ def export_onnx(
     if path.is_dir():
         raise SurgeryError(f"{path} is a folder: name the file in it, such as {path / 'net.onnx'}")
     call = Call.of(example).map(on_cpu)
-    batch = call.batch
     network = Flat(copy.deepcopy(model).cpu().float().eval(), call)
-    content = onnx_bytes(network, list(of_size(call, max(2, batch)).tensors.values()), batch=batch)
-    sizes = tuple(sorted({*BATCHES, batch}))
+    content = onnx_bytes(network)
+    sizes = tuple(sorted({*BATCHES, call.batch}))
     difference, largest = compared(path, content, network, sizes)
     if not difference <= TOLERANCE * max(largest, 1.0):
         raise SurgeryError(
@@ -111,11 +110,11 @@ def compared(
     Raises:
         SurgeryError: an output has another shape.
     """
-    differences, largest = [0.0], 0.0
+    runtime, differences, largest = OnnxNetwork(content), [0.0], 0.0
     for size in sizes:
         tensors = list(of_size(network.call, size).tensors.values())
         wanted = outputs(network, tensors, size)
-        for found, right in zip(run_onnx(content, *tensors), wanted, strict=True):
+        for found, right in zip(tensors_in(runtime(*tensors)), wanted, strict=True):
             if found.shape != right.shape:
                 raise SurgeryError(
                     f"{path}: ONNX Runtime gives the shape {tuple(found.shape)} for a batch of "
@@ -162,27 +161,24 @@ def outputs(network: Flat, tensors: Sequence[Tensor], size: int) -> list[Tensor]
     return found
 
 
-def onnx_bytes(network: Flat, tensors: Sequence[Tensor], *, batch: int) -> bytes:
+def onnx_bytes(network: Flat) -> bytes:
     """Export a network in evaluation mode; the number of examples may be any.
-
-    Args:
-        tensors: two examples at least: one would be taken for a constant.
-        batch: examples in the call that `network` holds, which tells the tensors that have them.
 
     Raises:
         SurgeryError: the exporter or the checker refuses it.
     """
     import onnx
 
-    rows = torch.export.Dim("batch", min=1)
+    rows, batch = torch.export.Dim("batch", min=1), network.call.batch
     first = network.call.tensors.values()
     shapes = tuple({0: rows} if t.ndim and len(t) == batch else {} for t in first)
+    tensors = tuple(of_size(network.call, max(2, batch)).tensors.values())  # 1 is a constant to it
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's own insides
             program = torch.onnx.export(
                 network,
-                tuple(tensors),
+                tensors,
                 dynamo=True,
                 dynamic_shapes=(shapes,),
                 input_names=numbered("input", len(tensors)),
@@ -205,19 +201,7 @@ def numbered(name: str, n: int) -> list[str]:
     return [name] if n == 1 else [f"{name}{i}" for i in range(n)]
 
 
-def run_onnx(content: bytes, *tensors: Tensor) -> list[Tensor]:
-    """Run an ONNX file's content on the CPU; inputs and outputs in its order."""
-    return run_session(onnx_session(content), *tensors)
-
-
-def run_session(session: Any, *tensors: Tensor) -> list[Tensor]:
-    """Run an opened network, see `run_onnx`."""
-    names = [given.name for given in session.get_inputs()]
-    feed = {name: t.numpy() for name, t in zip(names, tensors, strict=True)}
-    return [torch.from_numpy(found) for found in session.run(None, feed)]
-
-
-def onnx_session(content: bytes | Path, *, threads: int = 0):  # type: ignore[no-untyped-def]
+def onnx_session(content: bytes | str | Path, *, threads: int = 0):  # type: ignore[no-untyped-def]
     """Open an `onnxruntime.InferenceSession` on the CPU (untyped: the package is optional).
 
     Args:
@@ -243,13 +227,16 @@ def onnx_session(content: bytes | Path, *, threads: int = 0):  # type: ignore[no
 class OnnxNetwork(nn.Module):
     """An ONNX file as a network, to be scored as any other; it runs on the CPU, without weights."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path | bytes) -> None:
+        """Open a file, or what is in it."""
         super().__init__()
-        self.session = onnx_session(Path(path))
+        self.session = onnx_session(path)
 
     def forward(self, *tensors: Tensor) -> Any:
-        """Its output on these tensors, or a list of several."""
-        found = run_session(self.session, *(on_cpu(t) for t in tensors))
+        """Its output on these tensors, in the order of its inputs, or a list of several."""
+        names = [given.name for given in self.session.get_inputs()]
+        feed = {n: on_cpu(t).numpy() for n, t in zip(names, tensors, strict=True)}
+        found = [torch.from_numpy(array) for array in self.session.run(None, feed)]
         return found[0] if len(found) == 1 else found
 
 

@@ -6,13 +6,12 @@ below what would fill a machine's memory.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from dsa_core.channels.remedies import MAX_CHANNELS, Name, Remedies, Whole
-from dsa_core.errors import SurgeryError, first_problem
 
 MAX_CLASSES = 100_000  # outputs; ImageNet-21k has 21,841
 MAX_SIDE = 65_536  # of an input, in one dimension
@@ -96,11 +95,14 @@ class Example(Part):
 
 
 class Cut(Part):
-    """One cut: what the network was called with to trace it, and what each group kept."""
+    """One cut: what the network was called with to trace it, and what each group kept.
+
+    Older files have no remedies.
+    """
 
     example: Example
     groups: dict[Name, KeptGroup]
-    remedies: Remedies | None = None
+    remedies: Remedies = Remedies()
 
 
 class TensorFacts(Part):
@@ -133,20 +135,18 @@ class Facts(Part):
     sha256: dict[Name, Digest]
 
 
-class Architecture(Facts):
-    """`architecture.json`, see `save`.
+class Architecture(Facts, Cut):
+    """`architecture.json`, see `save`: the last cut, and `earlier` ones, first to last."""
 
-    Attributes:
-        groups: by name.
-        example: of the last cut; None in older files, which have an input shape alone.
-        earlier: the cuts before the last one, first to last.
-        remedies: of the last cut; older files have none.
-    """
-
-    groups: dict[Name, KeptGroup]
-    example: Example | None = None
     earlier: list[Cut] = Field(default=[], max_length=1000)
-    remedies: Remedies = Remedies()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_example(cls, found: Any) -> Any:
+        if not isinstance(found, dict) or "input_shape" not in found:
+            return found
+        tensor = {"tensor": found["input_shape"], "dtype": "float32"}  # all that older files know
+        return {"example": {"args": [tensor], "kwargs": {}}, **found}
 
 
 class Sparse(Facts):
@@ -157,9 +157,6 @@ class Sparse(Facts):
     """
 
     shapes: dict[Name, Shape]
-
-
-F = TypeVar("F", bound=Facts)
 
 
 def arguments(value: Any, depth: int = 0) -> Iterator[Argument]:
@@ -184,18 +181,3 @@ def arguments(value: Any, depth: int = 0) -> Iterator[Argument]:
 def is_pair(item: Any) -> bool:
     """Whether an entry of a packed dict is [key, value], with a key that may be one."""
     return isinstance(item, list) and len(item) == 2 and isinstance(item[0], str | int)
-
-
-def check_facts(found: Any, schema: type[F], where: str) -> F:
-    """Check what `json.loads` read from a file of facts, `where`.
-
-    Raises:
-        SurgeryError: an entry is missing, of another type or out of its limits; names it.
-    """
-    try:
-        return schema.model_validate(found)
-    except ValidationError as error:
-        raise SurgeryError(
-            f"{where}: entry {first_problem(error)}: the file is damaged or forged; save the "
-            "network again"
-        ) from None

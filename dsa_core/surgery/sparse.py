@@ -133,14 +133,12 @@ def load_sparse(folder: str | Path, model: nn.Module | None = None) -> nn.Module
     """
     folder = Path(folder)
     facts = read_facts(folder / FACTS, Sparse)
-    tensors = read_weights(folder / TENSORS, facts["tensors"], FACTS)
-    if model is None:
-        model = by_name(facts["model"], num_classes=facts["num_classes"])
-    sparse = duplicate(model).cpu()
+    tensors = read_weights(folder / TENSORS, facts.tensors, FACTS)
+    sparse = duplicate(by_name(facts) if model is None else model).cpu()
     state = {k: v for k, v in tensors.items() if not k.endswith((INDICES, VALUES))}
-    parts = {key: parts_of(key, tensors, folder / TENSORS) for key in facts["shapes"]}
+    parts = {key: parts_of(key, tensors, folder / TENSORS) for key in facts.shapes}
     shapes = {
-        key: values.new_empty(facts["shapes"][key], device="meta")
+        key: values.new_empty(facts.shapes[key], device="meta")
         for key, (_, values) in parts.items()
     }
     check_fit(sparse.state_dict(), state | shapes, folder / TENSORS)  # before memory is taken

@@ -55,6 +55,13 @@ class Row:
     how: str = ""
 
 
+def fresh(name: str) -> nn.Module:
+    """A network with the same fresh weights every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return models.build(name)
+
+
 def uniform_pair(
     name: str, *, macs: float = 0.5, divisor: int = 1, device: torch.device | str = "cpu"
 ) -> Pair:
@@ -68,9 +75,7 @@ def uniform_pair(
         divisor: kept channels are multiples of it.
         device: where both go.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        dense = models.build(name).eval()
+    dense = fresh(name).eval()
     graph = trace(dense, models.example_input(name))
     budget, cost = Budget(macs=macs, divisor=divisor), Cost.of(graph, "macs")
     floors = budget.least_counts(cost).double() / cost.sizes
@@ -127,6 +132,6 @@ def ready(model: nn.Module, precision: Precision, compiled: bool) -> nn.Module:
     return torch.compile(model) if compiled else model  # type: ignore[return-value]
 
 
-def formats(*, precisions: tuple[str, ...] = ("fp32", "bf16")) -> list[Precision]:
+def formats() -> list[Precision]:
     """Every number format in both memory orders."""
-    return [Precision(name, order) for name in precisions for order in (False, True)]
+    return [Precision(name, order) for name in ("fp32", "bf16") for order in (False, True)]

@@ -45,12 +45,10 @@ def upstream(n: int) -> Tensor:
     return torch.arange(n, dtype=torch.float32) / n
 
 
-def by_operator(
-    scores: Tensor, k: Tensor, offsets: Tensor, temperature: float, *, backend: str = "auto"
-) -> list[Tensor]:
+def by_operator(scores: Tensor, k: Tensor, offsets: Tensor, temperature: float) -> list[Tensor]:
     """p, and the gradients of scores and k."""
     scores, k = scores.detach().requires_grad_(), k.detach().requires_grad_()
-    p = soft_topk(scores, k, offsets, temperature=temperature, backend=backend)
+    p = soft_topk(scores, k, offsets, temperature=temperature)
     return [p.detach(), *torch.autograd.grad(p, (scores, k), upstream(len(p)))]
 
 

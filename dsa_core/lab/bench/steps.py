@@ -6,9 +6,10 @@ import torch
 
 from dsa_core.budget import Budget
 from dsa_core.dsa import DSA
-from dsa_core.lab import data, models
-from dsa_core.lab.bench.figures import Figure, figure
+from dsa_core.lab import data
+from dsa_core.lab.bench.figures import Figure, figure, ratios
 from dsa_core.lab.bench.images import made_up, normalised
+from dsa_core.lab.bench.networks import fresh
 from dsa_core.lab.latency import in_turn
 from dsa_core.pruner import Pruner
 from dsa_core.training import (
@@ -39,9 +40,7 @@ class Loop:
     """
 
     def __init__(self, name: str, method: DSA | None, *, batch: int, precision: Precision) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.model = models.build(name).train()
+        self.model = fresh(name).train()
         self.precision, self.device = precision, device_of_model(self.model)
         place_model(self.model, precision)
         self.optimizer = make_sgd(self.model, TrainConfig(epochs=1, lr=0.01))
@@ -104,8 +103,8 @@ class StepTimes:
 
     def ratio(self, kind: str = "free") -> Figure:
         """A step of the search, its update included, in plain steps."""
-        values = [a / b for a, b in zip(getattr(self, kind), self.plain, strict=True)]
-        return figure(values, "times", f"{kind} updates, {self.precision}")
+        note = f"{kind} updates, {self.precision}"
+        return figure(ratios(getattr(self, kind), self.plain), "times", note)
 
 
 def step_times(

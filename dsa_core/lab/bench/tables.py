@@ -17,26 +17,21 @@ def latency_table(pair: Pair, rows: Iterable[Row]) -> Table:
     for name in ("dense ms", "pruned ms", "dense /s", "pruned /s", "faster", "of the MACs'"):
         table.add_column(name, justify="right")
     for row in rows:
-        table.add_row(*cells(row))
+        dense, pruned = row.dense, row.pruned
+        words = [dense.precision, "channels_last" * dense.channels_last, row.how]
+        table.add_row(
+            str(dense.batch),
+            " ".join(word for word in words if word),
+            str(dense.threads),
+            str(dense.repeats),
+            f"{dense.median_ms:.2f}",
+            f"{pruned.median_ms:.2f}",
+            f"{dense.per_second:.0f}",
+            f"{pruned.per_second:.0f}",
+            f"{row.speedup.median:.2f}",
+            f"{row.over_macs.median:.2f}",
+        )
     return table
-
-
-def cells(row: Row) -> list[str]:
-    """What is written of one row."""
-    dense, pruned = row.dense, row.pruned
-    words = [dense.precision, "channels_last" * dense.channels_last, row.how]
-    return [
-        str(dense.batch),
-        " ".join(word for word in words if word),
-        str(dense.threads),
-        str(dense.repeats),
-        f"{dense.median_ms:.2f}",
-        f"{pruned.median_ms:.2f}",
-        f"{dense.per_second:.0f}",
-        f"{pruned.per_second:.0f}",
-        f"{row.speedup.median:.2f}",
-        f"{row.over_macs.median:.2f}",
-    ]
 
 
 def profile_table(name: str, rows: Sequence[Share]) -> Table:

@@ -1,16 +1,17 @@
 """Training images a second: our loop against the usual one with torchvision's DataLoader."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from dsa_core.lab import data, models
+from dsa_core.lab import data
 from dsa_core.lab.bench.figures import Figure, figure, ratios
 from dsa_core.lab.bench.images import MEAN, STD, made_up, normalised
+from dsa_core.lab.bench.networks import fresh
 from dsa_core.lab.device import device_of
 from dsa_core.lab.latency import synchronise
 from dsa_core.training import TrainConfig, train
@@ -56,7 +57,7 @@ class Loops:
             precision: of our loop; "auto" measures, as it does by default.
         """
         self.made, self.device = made_up(BATCH * steps), device_of()
-        self.model, self.other = fresh(name, self.device), fresh(name, self.device)
+        self.model, self.other = fresh(name).to(self.device), fresh(name).to(self.device)
         self.steps = steps
         self.config = TrainConfig(
             epochs=1,
@@ -108,13 +109,6 @@ class Loops:
         return time.perf_counter() - start
 
 
-def fresh(name: str, device: torch.device) -> nn.Module:
-    """A network with the same fresh weights every time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return models.build(name).to(device)
-
-
 def train_throughput(
     name: str, *, rounds: int, steps: int, precision: str = "auto"
 ) -> tuple[Figure, Figure]:
@@ -124,9 +118,8 @@ def train_throughput(
         Usual seconds over ours; and images a second of ours.
     """
     loops = Loops(name, steps=steps, precision=precision)
-    turns: list[Callable[[], float]] = [loops.ours, loops.usual]
-    times = [[turn() for turn in turns] for _ in range(rounds + 1)][1:]
-    ours, usual = ([row[i] for row in times] for i in (0, 1))
+    times = [(loops.ours(), loops.usual()) for _ in range(rounds + 1)][1:]
+    ours, usual = zip(*times, strict=True)
     note = (
         f"{name}, batch {BATCH}, {steps} steps an epoch, ours in {loops.precision}, the usual loop "
         f"in fp32 with {WORKERS} workers; made-up images of 3x32x32"

@@ -111,19 +111,11 @@ def resnet(
     layers["relu"] = nn.ReLU()
     before = widths[0]
     for stage, (count, width) in enumerate(zip(blocks, widths, strict=True), start=1):
-        layers[f"layer{stage}"] = _stage(
-            count, before, width, stride=1 if stage == 1 else 2, shortcut=shortcut
-        )
+        first = BasicBlock(before, width, 1 if stage == 1 else 2, shortcut=shortcut)
+        rest = [BasicBlock(width, width, 1, shortcut=shortcut) for _ in range(count - 1)]
+        layers[f"layer{stage}"] = nn.Sequential(first, *rest)
         before = width
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
     layers["linear"] = nn.Linear(before, num_classes)
     return nn.Sequential(layers)
-
-
-def _stage(
-    count: int, in_channels: int, width: int, *, stride: int, shortcut: Shortcut
-) -> nn.Sequential:
-    first = BasicBlock(in_channels, width, stride, shortcut=shortcut)
-    rest = [BasicBlock(width, width, 1, shortcut=shortcut) for _ in range(count - 1)]
-    return nn.Sequential(first, *rest)

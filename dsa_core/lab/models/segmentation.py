@@ -34,14 +34,6 @@ class Segmenter(nn.Module):
         return resized(logits, x)
 
 
-def torchvision_segmenter(name: str, num_classes: int) -> Segmenter:
-    """Build one of torchvision's segmentation networks with random weights; no download."""
-    from torchvision.models import get_model
-
-    made = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes)
-    return Segmenter(made)
-
-
 def resized(x: Tensor, like: Tensor) -> Tensor:
     """Resize the planes of `x` to those of `like`, bilinearly."""
     return interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -14,7 +14,6 @@ from dsa_core.errors import ConfigError
 
 PREFIX = "module."  # what nn.DataParallel puts before every name
 OPTIONAL = "num_batches_tracked"  # missing in files of old versions of torch
-BLOCK = 1 << 20  # bytes
 
 
 def file_digest(path: Path) -> str:
@@ -23,14 +22,11 @@ def file_digest(path: Path) -> str:
     Raises:
         ConfigError: there is no such file.
     """
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ConfigError(f"weights {path} cannot be read: {error.strerror or error}") from error
-    return digest.hexdigest()
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

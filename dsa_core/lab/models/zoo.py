@@ -12,29 +12,23 @@ from torch import Tensor, nn
 from dsa_core.errors import ConfigError, nearest
 from dsa_core.lab.models.edsr import EDSR
 from dsa_core.lab.models.resnet import SlicePadShortcut, resnet
-from dsa_core.lab.models.segmentation import SmallSegNet, torchvision_segmenter
+from dsa_core.lab.models.segmentation import Segmenter, SmallSegNet
 from dsa_core.lab.models.transformer import vit_digits
 from dsa_core.lab.models.vgg import vgg16
 
 Factory = Callable[..., nn.Module]
 
-CIFAR_WIDTHS = (16, 32, 64)
 CIFAR_SHAPE = (3, 32, 32)  # channels, height, width
+cifar_resnet = partial(resnet, widths=(16, 32, 64))
 
 OWN: dict[str, tuple[Factory, tuple[int, int, int]]] = {
-    "resnet20": (partial(resnet, (3, 3, 3), CIFAR_WIDTHS), CIFAR_SHAPE),
-    "resnet56": (partial(resnet, (9, 9, 9), CIFAR_WIDTHS), CIFAR_SHAPE),
-    "resnet20_a": (
-        partial(resnet, (3, 3, 3), CIFAR_WIDTHS, shortcut=SlicePadShortcut),
-        CIFAR_SHAPE,
-    ),
-    "resnet56_a": (
-        partial(resnet, (9, 9, 9), CIFAR_WIDTHS, shortcut=SlicePadShortcut),
-        CIFAR_SHAPE,
-    ),
+    "resnet20": (partial(cifar_resnet, (3, 3, 3)), CIFAR_SHAPE),
+    "resnet56": (partial(cifar_resnet, (9, 9, 9)), CIFAR_SHAPE),
+    "resnet20_a": (partial(cifar_resnet, (3, 3, 3), shortcut=SlicePadShortcut), CIFAR_SHAPE),
+    "resnet56_a": (partial(cifar_resnet, (9, 9, 9), shortcut=SlicePadShortcut), CIFAR_SHAPE),
     "resnet18_cifar": (partial(resnet, (2, 2, 2, 2), (64, 128, 256, 512)), CIFAR_SHAPE),
     "vgg16_cifar": (vgg16, CIFAR_SHAPE),
-    "resnet8": (partial(resnet, (1, 1, 1), CIFAR_WIDTHS, in_channels=1), (1, 8, 8)),
+    "resnet8": (partial(cifar_resnet, (1, 1, 1), in_channels=1), (1, 8, 8)),
     "vit_digits": (vit_digits, (1, 8, 8)),
     "segnet_small": (SmallSegNet, (1, 32, 32)),
     "edsr_small": (EDSR, (3, 16, 16)),
@@ -106,10 +100,11 @@ def build_known(name: str, *, num_classes: int = 10) -> nn.Module:
         model = _called(OWN[name][0], num_classes)
         _initialise(model)
         return model
-    if name in _segmenters():
-        return torchvision_segmenter(name, num_classes)
     from torchvision.models import get_model
 
+    if name in _segmenters():
+        bare = {"weights": None, "weights_backbone": None}
+        return Segmenter(get_model(name, num_classes=num_classes, **bare))
     extra = TORCHVISION_EXTRA.get(name, {})
     return get_model(name, weights=None, num_classes=num_classes, **extra)
 
@@ -190,7 +185,7 @@ def _factory(name: str) -> Factory:
         factory: Any = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:  # the user's module may raise anything
         raise ConfigError(
-            f"model {name!r} cannot be imported ({_with_type(error)}): wanted is "
+            f"model {name!r} cannot be imported ({type(error).__name__}: {error}): wanted is "
             "'package.module:factory', with the package on the Python path"
         ) from error
     if isinstance(factory, nn.Module) or not callable(factory):
@@ -208,19 +203,14 @@ def _made_by(name: str, num_classes: int) -> nn.Module:
         model: Any = _called(factory, num_classes)
     except Exception as error:  # as above
         raise ConfigError(
-            f"model {name!r} could not be built ({_with_type(error)}): the factory is called "
-            "without arguments, or with num_classes if it takes that"
+            f"model {name!r} could not be built ({type(error).__name__}: {error}): the factory is "
+            "called without arguments, or with num_classes if it takes that"
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"model {name!r} made a {type(model).__name__}, wanted an nn.Module: return the network"
         )
     return model
-
-
-def _with_type(error: Exception) -> str:
-    """An exception as text, with its type."""
-    return f"{type(error).__name__}: {error}"
 
 
 def _called(factory: Factory, num_classes: int) -> nn.Module:
