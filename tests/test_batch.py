@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,28 +18,19 @@ from typer.testing import CliRunner
 
 from dsa_core.errors import BudgetError, ConfigError
 from dsa_core.lab import models
-from dsa_core.lab.batch import (
-    RunState,
-    jobs_of,
-    local_pool,
-    pools,
-    read_spec,
-    read_state,
-    run,
-    view,
-)
-from dsa_core.lab.batch import run_batch as run_all
+from dsa_core.lab.batch import pools, run, view
 from dsa_core.lab.batch import worker as worker_module
 from dsa_core.lab.batch.cli import whole_paths
 from dsa_core.lab.batch.parameters import fit_all, parameters_of
-from dsa_core.lab.batch.run import run_job
-from dsa_core.lab.batch.spec import Job, config_hash
-from dsa_core.lab.batch.state import log, write_state
+from dsa_core.lab.batch.run import run_batch, run_job
+from dsa_core.lab.batch.spec import Job, config_hash, jobs_of, read_spec
+from dsa_core.lab.batch.state import RunState, log, read_state, write_state
 from dsa_core.lab.batch.worker import PARAMETERS, work
 from dsa_core.lab.cli import app
 from dsa_core.lab.record_files import write_record
 from dsa_core.lab.runs import configure
 from dsa_core.lab.runs import run as run_one
+from dsa_core.lab.runs.folder import alone_in
 from dsa_core.training.checkpoint import save_progress
 
 PARAMETERS_CELL = """\
@@ -137,8 +128,8 @@ def test_what_is_wrong_is_refused_and_named(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("seed: int = 0\nratio: float | None = 0.5", "parameter 'ratio' cannot be read"),
-        ("ratio = 0.5", "parameter 'ratio' has the type"),
+        ("seed: int = 0\nratio: float | None = 0.5", "parameter 'ratio' has the type"),
+        ("ratio = 0.5", "`ratio = 0.5` cannot be read; write each as one line"),
         ("ratio: float = 1 / 2", "must be a plain value"),
         ("ratio: float = 'x'", "'ratio'.*must be float, got 'x'"),
         ("", "takes no parameters"),
@@ -379,7 +370,7 @@ class Later(Executor):
 
 def test_a_run_that_cannot_be_started_has_failed_and_the_others_go_on(tmp_path):
     jobs = batch(tmp_path, GRID)
-    found = run_all(jobs, tmp_path / "b", Later())
+    found = run_batch(jobs, tmp_path / "b", Later())
     assert {s.state for s in found} == {"failed"}
     assert found[0].error == "OSError: no room for dsa"
     assert len((tmp_path / "b" / "batch.log").read_text().splitlines()) == 8
@@ -388,10 +379,10 @@ def test_a_run_that_cannot_be_started_has_failed_and_the_others_go_on(tmp_path):
 def test_two_processes_do_not_work_on_one_batch(tmp_path):
     (tmp_path / "b").mkdir()
     with (
-        run.only_one(tmp_path / "b"),
-        pytest.raises(ConfigError, match="another process works on"),
+        alone_in(tmp_path / "b"),
+        pytest.raises(ConfigError, match="another process is working in"),
     ):
-        run_all([], tmp_path / "b", Later())
+        run_batch([], tmp_path / "b", Later())
 
 
 STAMP = (
@@ -406,8 +397,8 @@ def test_a_failing_run_names_its_cell_and_leaves_the_others_alone(tmp_path):
     bad = "if method == 'uniform':\n    raise ValueError('no such thing\\nas this')"
     jobs = batch(tmp_path, "parameters: {method: [dsa, uniform]}\n", STAMP, bad, "1 + 1")
     home = tmp_path / "with {braces}"
-    with local_pool(2) as pool:
-        good, failed = run_all(jobs, home, pool)
+    with ThreadPoolExecutor(2) as pool:
+        good, failed = run_batch(jobs, home, pool)
     assert (good.state, failed.state) == ("done", "failed")
     assert "ValueError: no such thing" in failed.error
     assert "as this" in failed.traceback
@@ -417,8 +408,8 @@ def test_a_failing_run_names_its_cell_and_leaves_the_others_alone(tmp_path):
     executed = nbformat.read(home / good.id / "some.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].data["text/plain"] == "2"
     assert json.loads((home / good.id / PARAMETERS).read_text())["parameters"]["method"] == "dsa"
-    with local_pool(1) as pool:
-        run_all(jobs, home, pool)
+    with ThreadPoolExecutor(1) as pool:
+        run_batch(jobs, home, pool)
     calls = {s.id: len((home / s.id / "calls").read_text()) for s in (good, failed)}
     assert calls == {good.id: 1, failed.id: 2}  # done is skipped, failed runs again
     lines = (home / "batch.log").read_text().splitlines()
@@ -460,7 +451,7 @@ def test_runs_on_a_cluster_of_two(tmp_path):
         distributed.LocalCluster(**local) as cluster,
         pools.scheduler_pool(cluster.scheduler_address) as pool,
     ):
-        found = run_all(jobs, tmp_path / "b", pool)
+        found = run_batch(jobs, tmp_path / "b", pool)
     assert [s.state for s in found] == ["done", "done"]
     assert all((tmp_path / "b" / s.id / "calls").read_text() == "x" for s in found)
 

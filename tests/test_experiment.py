@@ -26,13 +26,13 @@ import dsa_core as dsa
 from dsa_core.budget import Budget
 from dsa_core.errors import BudgetError, ConfigError, DataError, TrainingError
 from dsa_core.lab.batch.state import epochs_in
+from dsa_core.lab.machine import git, versions
 from dsa_core.lab.record import Record
 from dsa_core.lab.record_files import FILE, read_record
 from dsa_core.lab.runs import PRESETS, RunConfig, configure, presets, run
 from dsa_core.lab.runs import onnx as runs_onnx
 from dsa_core.lab.runs.changes import changed
 from dsa_core.lab.runs.dense import read_dense
-from dsa_core.lab.runs.facts import git, versions
 from dsa_core.lab.runs.folder import alone_in
 from dsa_core.lab.runs.history import search_record
 from dsa_core.lab.runs.phases import ratio_training

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import dsa_core as dsa
-from dsa_core.lab.batch import jobs_of, read_spec, read_state
+from dsa_core.lab.batch.spec import jobs_of, read_spec
+from dsa_core.lab.batch.state import read_state
 from dsa_core.lab.record import Record
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "13_full_run.ipynb"

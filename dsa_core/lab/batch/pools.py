@@ -1,22 +1,15 @@
-"""Executors of runs: threads of this machine, or a dask cluster that shares its folders."""
+"""Executors of runs on a dask cluster that shares the folders of this machine."""
 
 import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any
 
 from dsa_core.errors import ConfigError
 
 START_TIMEOUT_S = 60.0
-
-
-@contextmanager
-def local_pool(workers: int) -> Iterator[Executor]:
-    """Run `workers` at a time here; each run is a process, the threads only wait."""
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        yield pool
 
 
 @contextmanager

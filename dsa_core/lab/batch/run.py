@@ -4,19 +4,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
 
-from dsa_core.errors import ConfigError
 from dsa_core.files import write_atomically
 from dsa_core.lab.batch.spec import Job
 from dsa_core.lab.batch.state import RunState, State, log, read_state, write_state
 from dsa_core.lab.batch.worker import PARAMETERS, kill_tree
+from dsa_core.lab.runs.folder import alone_in
 
 TICK_S = 1.0  # between two reads of the folders
 WORKER = "dsa_core.lab.batch.worker"
@@ -52,7 +51,7 @@ def run_batch(
         ConfigError: another process is running this batch.
         KeyboardInterrupt: after Ctrl-C; local runs are stopped.
     """
-    with only_one(batch):
+    with alone_in(batch):
         todo = [job for job in jobs if read_state(batch / job.id, job).state != "done"]
         futures = {
             pool.submit(run_job, job, batch / job.id, environment or {}): job for job in todo
@@ -146,22 +145,3 @@ def kill_workers() -> None:
         with suppress(psutil.NoSuchProcess):
             if WORKER in child.cmdline():
                 kill_tree(child, itself=True)
-
-
-@contextmanager
-def only_one(batch: Path) -> Iterator[None]:
-    """Lock a batch against a second process.
-
-    Raises:
-        ConfigError: another process holds it.
-    """
-    batch.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(batch / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"another process works on {batch}: wait for it, or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -1,8 +1,8 @@
 """The network a search starts from: trained here, reused, loaded from a file, or untrained."""
 
-import hashlib
 import json
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ from torch import nn
 
 from dsa_core.errors import ConfigError
 from dsa_core.files import write_atomically
-from dsa_core.lab.machine import device_name
+from dsa_core.lab.machine import device_name, git_commit, versions
 from dsa_core.lab.models.weights import file_digest, load_weights
 from dsa_core.lab.runs.context import RunContext
-from dsa_core.lab.runs.facts import git_commit, versions
 from dsa_core.lab.runs.folder import one_run_at_a_time
 from dsa_core.training import FP32, TrainConfig, place_model, train
 from dsa_core.training.processes import agreed
@@ -85,7 +84,8 @@ def read_dense(model: nn.Module, folder: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
         content = (folder / WEIGHTS).read_bytes()
-        if facts.get("sha256", found := sha256(content)) != found:  # absent in older folders
+        found = sha256(content).hexdigest()
+        if facts.get("sha256", found) != found:  # absent in older folders
             raise ValueError(f"{WEIGHTS} was changed after it was written")
         if not {"score", "seconds", "epochs"} <= facts.keys():
             raise ValueError(f"{FACTS} has no score, seconds or epochs")
@@ -96,11 +96,6 @@ def read_dense(model: nn.Module, folder: Path) -> dict[str, Any]:
             "train it again"
         ) from error
     return facts
-
-
-def sha256(content: bytes) -> str:
-    """Digest of a file's content, 64 hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def train_dense(context: RunContext, model: nn.Module, settings: TrainConfig, folder: Path) -> None:
@@ -147,7 +142,7 @@ def keep_dense(model: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     content = save_tensors(tensors)
     write_atomically(folder / WEIGHTS, content)
-    facts = facts | {"sha256": sha256(content)}
+    facts = facts | {"sha256": sha256(content).hexdigest()}
     write_atomically(folder / FACTS, json.dumps(facts, indent=1) + "\n")
 
 

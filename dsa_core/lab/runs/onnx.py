@@ -10,7 +10,6 @@ from dsa_core.lab.latency import onnx_latency
 from dsa_core.lab.record import OnnxRecord, Record
 from dsa_core.lab.record_files import write_record
 from dsa_core.lab.runs.context import RunContext
-from dsa_core.lab.runs.outcome import some_examples
 from dsa_core.surgery import OnnxNetwork, export_onnx, load
 from dsa_core.surgery.onnx_file import ADVICE, BLOCKS, require_onnx
 from dsa_core.surgery.sparse import FACTS
@@ -79,7 +78,7 @@ def written(
 ) -> OnnxRecord:
     """Write a network into the run's folder, and time it."""
     path: Path = context.folder / (FILE if int8 is None else INT8_FILE)
-    x = some_examples(context.dataset, context.example[0, 0].numel())
+    x = context.some_examples()
     check = export_onnx(network, path, x, int8=int8)
     return OnnxRecord(
         file=path.name,

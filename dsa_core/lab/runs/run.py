@@ -155,7 +155,6 @@ def run_phases(context: RunContext, *, force: bool = False) -> Record:
 
 def all_phases(context: RunContext, model: nn.Module, graph: ChannelGraph) -> Record:
     """Run the phases in order; each resumes from its own checkpoint."""
-    example = context.example
     dense = dense_network(context, model)
     searched = copy.deepcopy(dense.model)
     allocation = find_allocation(context, searched, graph)
@@ -164,7 +163,7 @@ def all_phases(context: RunContext, model: nn.Module, graph: ChannelGraph) -> Re
     watch = Stopwatch()
     pruned = cut_and_renew(context, source, graph, allocation)
     cutting = watch.read()
-    try_forward(pruned, example)
+    try_forward(pruned, context.example)
     loss = masked_loss(context, pruned)
     before = context.measure(pruned)
     print_score(context, before, "before fine-tuning")
@@ -173,7 +172,7 @@ def all_phases(context: RunContext, model: nn.Module, graph: ChannelGraph) -> Re
     print_score(context, after, "after fine-tuning")
     keep_pruned(context, pruned, graph, allocation)
     outcome = Outcome(dense, allocation, loss, pruned, before, after, tuned, cutting)
-    return record_of(context, outcome, example)
+    return record_of(context, outcome)
 
 
 def print_score(context: RunContext, found: EvalResult, when: str) -> None:
