@@ -156,8 +156,13 @@ def test_files_are_whole_or_not_there(tmp_path):
     path = tmp_path / "deep" / "file.txt"
     write_atomically(path, "first")
     write_atomically(path, b"second")
-    with pytest.raises(OSError, match="disk full"), atomic_file(path) as file:
-        file.write(b"thi")
-        raise OSError("disk full")
+
+    def half() -> None:
+        with atomic_file(path) as file:
+            file.write(b"thi")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        half()
     assert path.read_bytes() == b"second"
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
