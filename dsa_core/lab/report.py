@@ -186,16 +186,12 @@ def overview(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     rows["cell"] = rows["after"] + " (" + rows["seeds"] + ")" + missed
     rows["line"] = rows.groupby([*WORDS, "asked %"]).cumcount()
     line = [*WORDS, "line"]
-    dense = runs.merge(rows[[*SHARED, "line"]]).groupby(line)["dense"].agg(mean)
+    lines = runs.merge(rows[[*SHARED, "line"]]).groupby(line)
+    dense = lines["dense"].agg(lambda values: spread([values.mean(skipna=False)], 2))
     budgets = rows.sort_values(["resource", "less"], kind="stable")["asked %"].unique()
     cells = rows.pivot(index=line, columns="asked %", values="cell")[budgets].fillna("")
     wide = pd.concat([dense, cells.add_prefix("asked ")], axis=1)
     return wide.reset_index().drop(columns="line")
-
-
-def mean(values: pd.Series) -> str:
-    """The mean without the spread; a dash if a value is missing."""
-    return spread([values.mean(skipna=False)], 2)
 
 
 def cells(records: Sequence[Record], table: Columns = "results") -> list[list[str]]:

@@ -38,14 +38,11 @@ def run_batch(
     and finds the checkpoints left by its notebook.
 
     Args:
-        jobs: of the batch.
+        jobs: whose states are returned, in order.
         batch: folder of the batch; run `id` has the folder `batch/id`.
         pool: executor of the runs: threads, or a cluster that shares this folder.
         environment: variables of the runs, in addition to those of the starting process.
         on_tick: called about every second with the state of every job, in order.
-
-    Returns:
-        The state of every job, in order.
 
     Raises:
         ConfigError: another process is running this batch.
@@ -75,19 +72,16 @@ def follow(
     pending = set(futures)
     while pending:
         on_tick(states_of(jobs, batch))
-        ended, pending = wait(pending, timeout=TICK_S)
-        for future in ended:
-            log(batch, outcome(future, futures[future], batch))
+        over, pending = wait(pending, timeout=TICK_S)
+        for future in over:
+            job, error = futures[future], future.exception()
+            if error is None:
+                log(batch, future.result())
+            else:  # its process could not be started
+                told = f"{type(error).__name__}: {error}"
+                folder = batch / job.id
+                log(batch, ended(job, folder, time.time(), state="failed", error=told))
     on_tick(states_of(jobs, batch))
-
-
-def outcome(future: Future[RunState], job: Job, batch: Path) -> RunState:
-    """The result of a run; failed if its process could not be started."""
-    error = future.exception()
-    if error is None:
-        return future.result()
-    message = f"{type(error).__name__}: {error}"
-    return ended(job, batch / job.id, time.time(), state="failed", error=message)
 
 
 def states_of(jobs: Sequence[Job], batch: Path) -> States:
@@ -96,16 +90,7 @@ def states_of(jobs: Sequence[Job], batch: Path) -> States:
 
 
 def run_job(job: Job, folder: Path, environment: dict[str, str]) -> RunState:
-    """Run one job in its own process, with a time limit.
-
-    Args:
-        job: what to run.
-        folder: of the run; created if missing.
-        environment: additional variables.
-
-    Returns:
-        Its state: "done", "failed", "timeout"; "interrupted" if the process was killed.
-    """
+    """Run one job in its own process, with a time limit; "interrupted" if that was killed."""
     folder = folder.resolve()
     write_atomically(folder / PARAMETERS, job.model_dump_json(indent=1) + "\n")
     command = [sys.executable, "-m", WORKER, str(folder)]

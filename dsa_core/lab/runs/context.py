@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dsa_core.lab.data import AnyDataset, BatchSource, Task, generator, split, step_seed
 from dsa_core.lab.runs.config import RunConfig
-from dsa_core.training import EvalResult, TrainConfig, evaluate
+from dsa_core.training import EvalResult, evaluate
 
 EVAL_BATCH = 500  # examples, for images up to 64x64
 HELD_OUT = 0.9  # if nothing is held out, the loss of the cut is that of the rest of this split
@@ -49,13 +49,11 @@ class RunContext:
         """Folder of the checkpoints of the phases."""
         return self.folder / "checkpoints"
 
-    def training(
-        self, phase: str, settings: TrainConfig, indices: Tensor | None = None
-    ) -> BatchSource:
+    def training(self, phase: str, size: int, indices: Tensor | None = None) -> BatchSource:
         """Augmented training batches, whose order depends on seed and phase."""
         return self.dataset.batches(
             "train",
-            batch_size=settings.batch_size,
+            batch_size=size,
             indices=indices,
             seed=step_seed(self.config.seed, phase),
             drop_last=True,

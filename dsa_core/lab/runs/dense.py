@@ -104,7 +104,7 @@ def train_dense(context: RunContext, model: nn.Module, settings: TrainConfig, fo
     context.print(f"dense {config.model}: training {settings.epochs} epochs of {config.dataset}")
     result = train(
         model,
-        context.training("dense", settings),
+        context.training("dense", settings.batch_size),
         context.task,
         settings,
         seed=config.seed,
@@ -157,8 +157,12 @@ def load_start_weights(context: RunContext, model: nn.Module) -> None:
             the network; or the configuration names none.
     """
     wanted, path = context.config.weights, context.weights
-    if path is not None:
-        check_same(wanted, path)
+    if path is not None and (found := file_digest(path)) != wanted:
+        named = f"names weights of SHA-256 {wanted[:10]}..." if wanted else "names no weights"
+        raise ConfigError(
+            f"the configuration {named}, {path} has {found[:10]}...: pass the file to "
+            "configure as well, configure(..., weights=PATH)"
+        )
     if wanted is None or (context.out / "dense" / context.config.dense_folder / FACTS).exists():
         return
     if path is None:
@@ -167,21 +171,6 @@ def load_start_weights(context: RunContext, model: nn.Module) -> None:
             "holds no copy of them: pass the file, run(..., weights=PATH)"
         )
     load_weights(model, path)
-
-
-def check_same(wanted: str | None, path: Path) -> None:
-    """Compare a file with the digest in the configuration.
-
-    Raises:
-        ConfigError: the configuration names no weights, or others.
-    """
-    found = file_digest(path)
-    if found != wanted:
-        named = f"names weights of SHA-256 {wanted[:10]}..." if wanted else "names no weights"
-        raise ConfigError(
-            f"the configuration {named}, {path} has {found[:10]}...: pass the file to "
-            "configure as well, configure(..., weights=PATH)"
-        )
 
 
 def keep_start_weights(context: RunContext, model: nn.Module, folder: Path) -> None:

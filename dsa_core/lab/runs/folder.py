@@ -10,7 +10,6 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from dsa_core.errors import ConfigError, TrainingError, first_problem
-from dsa_core.files import write_atomically
 from dsa_core.lab.runs.config import RunConfig
 from dsa_core.training.processes import agreed, process_group, wait
 
@@ -71,11 +70,6 @@ def check_folder(out: Path) -> None:
             return
         if path.exists() or path.is_symlink():
             raise ConfigError(f"out: {path} is not a folder: give --out a folder, or a new name")
-
-
-def write_config(folder: Path, config: RunConfig) -> None:
-    """Write the configuration into the folder."""
-    write_atomically(folder / CONFIG, config.model_dump_json(indent=1) + "\n")
 
 
 def check_config(folder: Path, config: RunConfig) -> None:
