@@ -90,6 +90,8 @@ def test_run_then_again_then_report(tmp_path, monkeypatch, capsys):
         (["run", "--floor", "conv1"], "GROUP=RATIO"),
         (["run", "--set", "search.ratio_every"], "SETTING=VALUE"),
         (["run", "--floor", "conv1=5"], "must be in [0, 1]"),
+        (["run", "--floor", "conv9=0.5"], "no prunable group is named"),
+        (["run", "--model", "resnet20"], "images of digits, 1x8x8 (it is made for 3x32x32)"),
         (["run", "--model", "resnet20", "--dataset", "cifar10"], "DSA_DATA"),
         (["groups", "resnet21"], "did you mean 'resnet20'"),
         (["groups", "no.such:net"], "cannot be imported"),

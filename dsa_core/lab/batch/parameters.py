@@ -28,11 +28,7 @@ class Parameter(BaseModel):
     help: str
 
     def fit(self, value: object) -> Value:
-        """Validate a value strictly; the only conversion is from int to float.
-
-        Raises:
-            ConfigError: it is of another type.
-        """
+        """Check a value; ConfigError if it is of another type, but an int may be a float."""
         try:
             fitted: Value = TypeAdapter(TYPES[self.type]).validate_python(value, strict=True)
         except ValidationError:

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from dsa_core.errors import ConfigError
@@ -14,11 +15,7 @@ START_TIMEOUT_S = 60.0
 
 @contextmanager
 def scheduler_pool(address: str) -> Iterator[Executor]:
-    """Run on the workers of a dask scheduler, one run per thread.
-
-    Raises:
-        ConfigError: the extra `cluster` is not installed, or no scheduler answers.
-    """
+    """Run on the workers of a dask scheduler, one run per thread; ConfigError if none answers."""
     distributed = needed("distributed")
     try:
         client = distributed.Client(address, timeout=START_TIMEOUT_S)
@@ -30,11 +27,7 @@ def scheduler_pool(address: str) -> Iterator[Executor]:
 
 @contextmanager
 def slurm_pool(workers: int) -> Iterator[Executor]:
-    """Submit `workers` jobs to SLURM and run on them; queue, memory etc. are dask settings.
-
-    Raises:
-        ConfigError: the extra `cluster` is not installed, or the settings are insufficient.
-    """
+    """Submit `workers` jobs to SLURM and run on them; ConfigError if dask's settings lack some."""
     jobqueue = needed("dask_jobqueue")
     try:
         cluster = jobqueue.SLURMCluster()
@@ -50,9 +43,7 @@ def slurm_pool(workers: int) -> Iterator[Executor]:
 
 
 def needed(name: str) -> Any:
-    """Import a module of the extra `cluster`, or say how to get it."""
-    from importlib import import_module
-
+    """Import a module of the extra `cluster`; ConfigError says how to get it."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         return import_module(name)

@@ -78,8 +78,7 @@ def dense_network(context: RunContext, model: nn.Module) -> DenseNetwork:
 def read_dense(model: nn.Module, folder: Path) -> dict[str, Any]:
     """Load the weights of a folder into the model, in place; return the facts beside them.
 
-    Raises:
-        ConfigError: a file is damaged, or the weights have changed since they were written.
+    ConfigError if a file is damaged, or the weights have changed since they were written.
     """
     try:
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
@@ -149,8 +148,7 @@ def keep_dense(model: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
 def load_start_weights(context: RunContext, model: nn.Module) -> None:
     """Load the weights of `context.weights` into the model, in place, if the run starts from some.
 
-    Nothing is written yet: a file that does not fit is refused before anything else happens. If an
-    earlier run left a copy in `out/dense/`, no file is needed.
+    Nothing is written yet. If an earlier run left a copy in `out/dense/`, no file is needed.
 
     Raises:
         ConfigError: the file is missing, is not the one the configuration names, or does not fit

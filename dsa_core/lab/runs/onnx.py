@@ -20,11 +20,7 @@ INT8_IMAGES = 512  # training images that say how large activations are
 
 
 def check_onnx(context: RunContext, *, int8: bool) -> None:
-    """Refuse a run that asks for ONNX where it cannot be written, before anything is trained.
-
-    Raises:
-        ConfigError: a package is missing, or int8 is asked of several processes.
-    """
+    """Raise ConfigError, before anything is trained, where ONNX cannot be written."""
     require_onnx()
     if int8 and not process_group().is_single:
         raise ConfigError(
@@ -38,12 +34,8 @@ def check_onnx(context: RunContext, *, int8: bool) -> None:
 def with_onnx(context: RunContext, record: Record, *, int8: bool) -> Record:
     """Write `pruned.onnx` into the run's folder, and what was measured into its record.
 
-    A run that was complete before gets it too: the network is read from `pruned/`.
-
-    Args:
-        context: of the run.
-        record: of the run.
-        int8: write `pruned.int8.onnx` too, and score it.
+    A run that was complete before gets it too: the network is read from `pruned/`. With int8,
+    `pruned.int8.onnx` is written too, and scored.
 
     Raises:
         ConfigError: the run removed single weights; there is no smaller network to write.

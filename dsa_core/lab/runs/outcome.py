@@ -15,8 +15,6 @@ from dsa_core.methods import Allocation
 from dsa_core.surgery.verify import count_macs
 from dsa_core.training import FP32, EvalResult, TrainResult, place_model
 
-RESOURCES: tuple[Resource, ...] = ("macs", "params")
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -45,11 +43,9 @@ class Outcome:
 def record_of(context: RunContext, outcome: Outcome) -> Record:
     """The record of a run; costs are counted and latencies measured here."""
     config, dense, found = context.config, outcome.dense, outcome.allocation
-    costs = {r: cost_record(context, outcome, r) for r in RESOURCES}
     timed = time_both(context, outcome)
+    costs = costs_of(context, outcome, timed)
     epochs = dense.epochs, len(found.epochs), len(outcome.tuned.history)
-    if config.calibration is not None:
-        costs["latency"] = latency_record(outcome, timed, config.asked["latency"])
     return Record(
         config_hash=config.hash,
         series=config.series,
@@ -86,7 +82,7 @@ def record_of(context: RunContext, outcome: Outcome) -> Record:
         device=device_name(context.device),
         git_commit=git_commit(),
         notes=found.notes
-        | config.preset.cut.notes()
+        | {f"cut_{k}": v for k, v in config.preset.cut.model_dump(exclude_defaults=True).items()}
         | ({"weights": config.weights} if config.weights else {}),
         search=search_record(history_of(found), found.graph),
         config=config.model_dump(mode="json"),
@@ -125,32 +121,28 @@ def time_both(context: RunContext, outcome: Outcome) -> dict[str, Latency]:
     return {"dense": dense, "pruned": pruned}
 
 
-def latency_record(outcome: Outcome, timed: dict[str, Latency], asked: float) -> CostRecord:
-    """Asked, relaxed and predicted latency by the calibration; dense and pruned by the clock."""
-    found = outcome.allocation
-    return CostRecord(
-        dense=round(NS_PER_MS * timed["dense"].median_ms),
-        asked_ratio=asked,
-        relaxed_ratio=found.relaxed_cost("latency"),
-        whole=found.whole_cost("latency"),
-        counted=round(NS_PER_MS * timed["pruned"].median_ms),
-    )
-
-
-def cost_record(context: RunContext, outcome: Outcome, resource: Resource) -> CostRecord:
-    """Asked, relaxed, predicted and counted cost of one resource."""
+def costs_of(
+    context: RunContext, outcome: Outcome, timed: dict[str, Latency]
+) -> dict[Resource, CostRecord]:
+    """Asked, relaxed, predicted and counted cost of each resource; latency is by the clock."""
     config, found = context.config, outcome.allocation
-    if resource == "macs":
-        counted = count_macs(outcome.pruned, context.example)
-    else:
-        counted = count_parameters(outcome.pruned, found)
-    return CostRecord(
-        dense=Cost.of(found.graph, resource).dense,
-        asked_ratio=config.asked.get(resource),
-        relaxed_ratio=found.relaxed_cost(resource),
-        whole=found.whole_cost(resource),
-        counted=counted,
-    )
+    pairs: dict[Resource, tuple[int, int]] = {  # dense, counted on the pruned network
+        "macs": (Cost.of(found.graph, "macs").dense, count_macs(outcome.pruned, context.example)),
+        "params": (Cost.of(found.graph, "params").dense, count_parameters(outcome.pruned, found)),
+    }
+    if config.calibration is not None:
+        dense, pruned = (round(NS_PER_MS * timed[name].median_ms) for name in ("dense", "pruned"))
+        pairs["latency"] = dense, pruned
+    return {
+        resource: CostRecord(
+            dense=dense,
+            asked_ratio=config.asked.get(resource),
+            relaxed_ratio=found.relaxed_cost(resource),
+            whole=found.whole_cost(resource),
+            counted=counted,
+        )
+        for resource, (dense, counted) in pairs.items()
+    }
 
 
 def count_parameters(pruned: nn.Module, allocation: Allocation) -> int:

@@ -108,11 +108,7 @@ def run(
 
 
 def record_there(context: RunContext) -> Record:
-    """The record left by an earlier call.
-
-    Raises:
-        ConfigError: it belongs to another configuration.
-    """
+    """The record left by an earlier call; ConfigError if it is of another configuration."""
     record = read_record(context.folder / FILE)
     if record.config_hash != context.config.hash:
         raise ConfigError(
