@@ -21,7 +21,7 @@ from dsa_core.errors import ConfigError
 from dsa_core.lab.batch import pools, run, view
 from dsa_core.lab.batch import worker as worker_module
 from dsa_core.lab.batch.cli import whole_paths
-from dsa_core.lab.batch.parameters import parameters_of
+from dsa_core.lab.batch.parameters import parameters_in, parameters_of
 from dsa_core.lab.batch.run import run_batch, run_job
 from dsa_core.lab.batch.spec import BatchSpec, Job, config_hash, jobs_of, read_spec
 from dsa_core.lab.batch.state import RunState, read_state, write_state
@@ -38,7 +38,7 @@ fast: bool = True  # seconds
 seed: int = 0  # of everything
 method: str = "dsa"  # an allocator
 preset: str = ""  # "" is tiny
-model: str = ""  # "" is the preset's # one
+model: str = ""  # "" is the preset's
 ratio: float = 0.5  # of the dense cost
 widths: list[int] = [8, 16]  # of layers
 out: str = ""  # folder of this run"""
@@ -76,7 +76,7 @@ def test_every_parameter_is_seen_with_type_default_and_help(tmp_path):
         ("out", "str", ""),
     ]
     assert found["ratio"].help == "of the dense cost"
-    assert found["model"].help == '"" is the preset\'s # one'
+    assert parameters_in('a: str = "é#"  # b # c', "cell")["a"].help == "b # c"
 
 
 def test_the_grid_is_the_product_of_its_lists_and_seeds(tmp_path):
