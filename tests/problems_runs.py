@@ -155,6 +155,11 @@ def tiny_run(**changes: Any) -> RunConfig:
     return RunConfig(**settings | changes)
 
 
+def some_cost(dense: int, ratio: float, asked: float | None = None) -> CostRecord:
+    n = round(ratio * dense)
+    return CostRecord(dense=dense, asked_ratio=asked, relaxed_ratio=ratio, whole=n, counted=n)
+
+
 def some_record(**changes: Any) -> Record:
     """A record with round numbers: 50 of 100 M MACs, 0.4 of 1 M parameters."""
     milliseconds = {"repeats": 15, "batch": 128, "threads": 1, "device": "cpu"}
@@ -170,20 +175,8 @@ def some_record(**changes: Any) -> Record:
         "asked_ratio": 0.5,
         "budget_met": True,
         "costs": {
-            "macs": CostRecord(
-                dense=100_000_000,
-                asked_ratio=0.5,
-                relaxed_ratio=0.5,
-                whole=50_000_000,
-                counted=50_000_000,
-            ),
-            "params": CostRecord(
-                dense=1_000_000,
-                asked_ratio=None,
-                relaxed_ratio=0.4,
-                whole=400_000,
-                counted=400_000,
-            ),
+            "macs": some_cost(100_000_000, 0.5, asked=0.5),
+            "params": some_cost(1_000_000, 0.4),
         },
         "score_name": "accuracy",
         "scores": Scores(dense=0.9, pruned=0.7, fine_tuned=0.88, masked_loss=0.5),

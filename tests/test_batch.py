@@ -5,9 +5,10 @@ import os
 import signal
 import sys
 from collections import Counter
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import nbformat
 import psutil
@@ -16,36 +17,28 @@ from problems_runs import some_record, write_folder
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dsa_core.errors import BudgetError, ConfigError
-from dsa_core.lab import models
-from dsa_core.lab.batch import (
-    RunState,
-    jobs_of,
-    local_pool,
-    pools,
-    read_spec,
-    read_state,
-    run,
-    view,
-)
-from dsa_core.lab.batch import run_batch as run_all
+from dsa_core.errors import ConfigError
+from dsa_core.lab.batch import pools, run, view
 from dsa_core.lab.batch import worker as worker_module
 from dsa_core.lab.batch.cli import whole_paths
-from dsa_core.lab.batch.parameters import fit_all, parameters_of
-from dsa_core.lab.batch.run import run_job
-from dsa_core.lab.batch.spec import Job, config_hash
-from dsa_core.lab.batch.state import log, write_state
+from dsa_core.lab.batch.parameters import parameters_in, parameters_of
+from dsa_core.lab.batch.run import run_batch, run_job
+from dsa_core.lab.batch.spec import BatchSpec, Job, config_hash, jobs_of, read_spec
+from dsa_core.lab.batch.state import RunState, read_state, write_state
 from dsa_core.lab.batch.worker import PARAMETERS, work
 from dsa_core.lab.cli import app
 from dsa_core.lab.record_files import write_record
 from dsa_core.lab.runs import configure
 from dsa_core.lab.runs import run as run_one
+from dsa_core.lab.runs.folder import alone_in
 from dsa_core.training.checkpoint import save_progress
 
 PARAMETERS_CELL = """\
 fast: bool = True  # seconds
 seed: int = 0  # of everything
 method: str = "dsa"  # an allocator
+preset: str = ""  # "" is tiny
+model: str = ""  # "" is the preset's
 ratio: float = 0.5  # of the dense cost
 widths: list[int] = [8, 16]  # of layers
 out: str = ""  # folder of this run"""
@@ -76,11 +69,14 @@ def test_every_parameter_is_seen_with_type_default_and_help(tmp_path):
         ("fast", "bool", True),
         ("seed", "int", 0),
         ("method", "str", "dsa"),
+        ("preset", "str", ""),
+        ("model", "str", ""),
         ("ratio", "float", 0.5),
         ("widths", "list[int]", [8, 16]),
         ("out", "str", ""),
     ]
     assert found["ratio"].help == "of the dense cost"
+    assert parameters_in('a: str = "é#"  # b # c', "cell")["a"].help == "b # c"
 
 
 def test_the_grid_is_the_product_of_its_lists_and_seeds(tmp_path):
@@ -92,22 +88,17 @@ def test_the_grid_is_the_product_of_its_lists_and_seeds(tmp_path):
     assert all("out" not in j.parameters and j.takes_out for j in jobs)
     assert jobs[0].id.startswith("dsa-ratio0.5-seed0-")
     assert len({j.id for j in jobs}) == len(jobs) == 8
+    jobs = batch(tmp_path, "parameters: {widths: [[8], [8, 16]]}\n")  # a parameter that is a list
+    assert [j.parameters["widths"] for j in jobs] == [[8], [8, 16]]
 
 
 def test_the_hash_names_the_values_and_nothing_else(tmp_path):
-    one = batch(tmp_path, "parameters: {method: dsa, ratio: 1}\ntimeout_minutes: 1\n")[0]
-    same = batch(tmp_path, "parameters: {ratio: 1.0, fast: true, method: dsa}\nminutes_each: 2\n")[
-        0
-    ]
-    other = batch(tmp_path, "parameters: {method: dsa, ratio: 0.25}\n")[0]
+    (one,) = batch(tmp_path, "parameters: {method: dsa, ratio: 1}\ntimeout_minutes: 1\n")
+    (same,) = batch(tmp_path, "parameters: {ratio: 1.0, fast: true, method: dsa}\n")
+    (other,) = batch(tmp_path, "parameters: {method: dsa, ratio: 0.25}\n")
     assert one.config_hash == same.config_hash != other.config_hash
     turned = dict(reversed(one.parameters.items()))  # the notebook's lines in another order
     assert config_hash(one.notebook, turned) == one.config_hash
-
-
-def test_a_list_parameter_takes_a_list_of_lists(tmp_path):
-    jobs = batch(tmp_path, "parameters: {widths: [[8], [8, 16]]}\n")
-    assert [j.parameters["widths"] for j in jobs] == [[8], [8, 16]]
 
 
 @pytest.mark.parametrize(
@@ -116,17 +107,18 @@ def test_a_list_parameter_takes_a_list_of_lists(tmp_path):
         ("parameters: {ratoi: 0.5}", "no parameter 'ratoi': did you mean 'ratio'"),
         ("parameters: {ratio: half}", "'ratio'.*must be float, got 'half'"),
         ("parameters: {ratio: [0.5, true]}", "'ratio'.*must be float, got True"),
-        ("parameters: {fast: 1}", "'fast'.*must be bool, got 1"),
-        ("parameters: {method: 3}", "'method'.*must be str, got 3"),
         ("parameters: {widths: [8, 16]}", r"'widths'.*must be list\[int\], got 8"),
         ("parameters: {ratio: []}", "'ratio' has an empty list"),
         ("parameters: {ratio: [0.5, 0.5]}", "appears twice"),
         ("parameters: {seed: 3}", "give seeds as"),
         ("parameters: {out: here}", "no parameter 'out'"),
-        ("seeds: [1.5]", "seeds.0: "),
         ("seeds: []", "seeds: "),
         ("seed: [1]", "no entry 'seed': did you mean 'seeds'"),
         ("timeout_minutes: 0", "timeout_minutes: "),
+        ("parameters: {method: [dsa, unifrom]}", "did you mean 'uniform'"),  # as a run would
+        ("parameters: {ratio: [0.5, 1.5]}", "ratio: Input should be less"),
+        ("parameters: {model: resnet21}", "did you mean 'resnet20'"),
+        ("parameters: {preset: quik}", "did you mean 'quick'"),
     ],
 )
 def test_what_is_wrong_is_refused_and_named(tmp_path, text, message):
@@ -137,8 +129,8 @@ def test_what_is_wrong_is_refused_and_named(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("seed: int = 0\nratio: float | None = 0.5", "parameter 'ratio' cannot be read"),
-        ("ratio = 0.5", "parameter 'ratio' has the type"),
+        ("seed: int = 0\nratio: float | None = 0.5", "parameter 'ratio' has the type"),
+        ("ratio = 0.5", "`ratio = 0.5` cannot be read; write each as one line"),
         ("ratio: float = 1 / 2", "must be a plain value"),
         ("ratio: float = 'x'", "'ratio'.*must be float, got 'x'"),
         ("", "takes no parameters"),
@@ -157,26 +149,18 @@ def test_what_is_no_notebook(tmp_path, text):
         parameters_of(tmp_path / "a.ipynb")
 
 
-def test_files_that_are_missing_or_no_batch(tmp_path):
-    file = tmp_path / "b.yaml"
-    with pytest.raises(ConfigError, match="there is no batch"):
-        read_spec(file)
-    file.write_text("a: [")
-    with pytest.raises(ConfigError, match="is not YAML"):
-        read_spec(file)
-    file.write_text("- a\n")
-    with pytest.raises(ConfigError, match="must hold `notebook:`"):
-        read_spec(file)
-    file.write_text("notebook: none.ipynb\n")
-    with pytest.raises(ConfigError, match=r"cannot be read as a notebook: .*No such file"):
-        jobs_of(read_spec(file))
-
-
-def test_a_whole_number_is_a_float_and_nothing_else_is_converted(tmp_path):
-    known = parameters_of(notebook(tmp_path))
-    assert isinstance(fit_all(known, {"ratio": 1})["ratio"], float)
-    with pytest.raises(ConfigError, match="must be int"):
-        fit_all(known, {"seed": 1.0})
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not YAML"),
+        ("- a\n", "must hold `notebook:`"),
+        ("notebook: none.ipynb\n", r"cannot be read as a notebook: .*No such file"),
+    ],
+)
+def test_what_is_no_batch(tmp_path, text, message):
+    (tmp_path / "b.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        jobs_of(read_spec(tmp_path / "b.yaml"))
 
 
 BATCHES = Path(__file__).parents[1] / "notebooks" / "batches"
@@ -191,48 +175,29 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_the_batches_of_the_course_can_be_planned(name):
-    spec = read_spec(BATCHES / f"{name}.yaml")
-    jobs = jobs_of(spec)
-    assert len(jobs) == RUNS[name]
-    for job in jobs:
-        p = job.parameters
-        config = configure(p["preset"], method=p["method"], model=p["model"], ratio=p["ratio"])
-        assert config.model == (p["model"] or config.preset.model)
-        models.example_input(config.model)  # raises where the name is unknown
-        assert job.takes_out
+def test_the_batches_of_the_course_can_be_planned():
+    jobs = {path.stem: jobs_of(read_spec(path)) for path in BATCHES.glob("*.yaml")}
+    assert {name: len(found) for name, found in jobs.items()} == RUNS
+    assert all(job.takes_out for found in jobs.values() for job in found)
 
 
 @pytest.mark.slow
 def test_the_imagenet_batch_takes_its_first_steps(tmp_path):
     """Its settings on 16 images: plain epochs, masked epochs, the cut; batches of 4, no more."""
-    model, method = "resnet18", "dsa"
-    spec = read_spec(BATCHES / "paper_imagenet.yaml")
-    all_jobs = [job.parameters for job in jobs_of(spec)]
-    p = next(p for p in all_jobs if (p["model"], p["method"]) == (model, method))
+    jobs = [job.parameters for job in jobs_of(read_spec(BATCHES / "paper_imagenet.yaml"))]
+    p = next(p for p in jobs if (p["model"], p["method"]) == ("resnet18", "dsa"))
+    few = {"batch_size": "4", "precision": "fp32", "channels_last": "false"}
+    changes = {f"{phase}.{k}": v for phase in ("search.train", "fine_tune") for k, v in few.items()}
+    changes |= {"search.train.epochs": "3", "search.warmup_epochs": "1", "search.ratio_every": "1"}
+    changes |= {"fine_tune.epochs": "1", "weights_fraction": "0.7", "norm_batches": "2"}
     folder = f"folder:{write_folder(tmp_path / 'images', train=8)}"
-    config = configure(p["preset"], method=method, model=model, ratio=p["ratio"], dataset=folder)
-    settings = config.preset
-    few = {"batch_size": 4, "precision": "fp32", "channels_last": False}
-    masked = settings.search.train.model_copy(update=few | {"epochs": 3})
-    search = settings.search.model_copy(
-        update={"train": masked, "warmup_epochs": 1, "ratio_every": 1}
-    )
-    after = settings.fine_tune.model_copy(update=few | {"epochs": 1})
-    short = {"search": search, "fine_tune": after, "weights_fraction": 0.7, "norm_batches": 2}
-    preset = settings.model_copy(update=short)
-    record = run_one(
-        config.model_copy(update={"preset": preset}), tmp_path / "runs", progress=False
-    )
+    given = {name: p[name] for name in ("method", "model", "ratio")}
+    config = configure(p["preset"], dataset=folder, changes=changes, **given)
+    record = run_one(config, tmp_path / "runs", progress=False)
     assert record.epochs["search"] == 3
     assert record.dataset == folder
     assert record.costs["macs"].whole == record.costs["macs"].counted
     assert record.budget_met == (record.costs["macs"].ratio <= p["ratio"])
-
-
-def test_no_batch_is_forgotten():
-    assert {path.stem for path in BATCHES.glob("*.yaml")} == set(RUNS)
 
 
 def test_a_run_counts_as_done_only_with_its_hash_and_its_record(tmp_path):
@@ -256,18 +221,15 @@ def states(*names: str) -> list[RunState]:
     ]
 
 
-def test_the_estimate_is_the_rounds_left_times_the_median(tmp_path):
-    batch(tmp_path, "minutes_each: 7\n")
-    spec = read_spec(tmp_path / "grid.yaml")
+def test_the_estimate_is_the_rounds_left_times_the_median():
+    spec = BatchSpec(notebook=FULL_RUN, minutes_each=7)
     # 5 left by 2 at a time = 3 rounds
     assert "about 21 min" in view.estimate(spec, states(*["planned"] * 5), 2)
     found = view.estimate(spec, states("done", "done", "done", *["planned"] * 4, "failed"), 2)
     assert "5 of 8 runs" in found
-    assert "120 s" not in found
     assert "2 min each" in found  # the median of 1, 2, 3 minutes, not what the file says
     assert "about 6 min" in found
-    unknown = spec.model_copy(update={"minutes_each": None})
-    assert "not known yet" in view.estimate(unknown, states("planned"), 1)
+    assert "not known yet" in view.estimate(BatchSpec(notebook=FULL_RUN), states("planned"), 1)
 
 
 def rendered(what: object) -> str:
@@ -285,26 +247,14 @@ def test_the_table_shows_what_runs_and_failed_before_what_is_planned():
     assert text.count("planned") < 50  # not every row fits
 
 
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        ("method: [dsa, unifrom]", "did you mean 'uniform'"),
-        ("preset: [quick, quik]", "did you mean 'quick'"),
-        ("ratio: [0.5, 1.5]", "ratio"),
-        ("model: resnet21", "did you mean"),
-        ("dataset: [digits, cifar]", "did you mean 'cifar10"),
-        ("divisor: 0", "divisor"),
-    ],
-)
-def test_a_value_that_a_run_would_refuse_is_refused_before_any_starts(wrong, says, tmp_path):
-    (tmp_path / "grid.yaml").write_text(f"notebook: {FULL_RUN}\nparameters: {{{wrong}}}\n")
-    with pytest.raises((ConfigError, BudgetError), match=says):
+def test_an_unknown_dataset_is_refused_before_any_run_starts(tmp_path):
+    (tmp_path / "grid.yaml").write_text(f"notebook: {FULL_RUN}\nparameters: {{dataset: cifar}}\n")
+    with pytest.raises(ConfigError, match="unknown dataset 'cifar': did you mean 'cifar10"):
         jobs_of(read_spec(tmp_path / "grid.yaml"))
 
 
 def test_the_table_shows_epochs_done_and_the_time_left(tmp_path):
-    batch(tmp_path)
-    job = jobs_of(read_spec(tmp_path / "grid.yaml"))[0]
+    job = batch(tmp_path)[0]
     running = RunState(id=job.id, config_hash=job.config_hash, state="running")
     write_state(tmp_path, running)
     assert read_state(tmp_path, job) == running  # a notebook that says nothing of epochs
@@ -322,49 +272,23 @@ def test_the_table_shows_epochs_done_and_the_time_left(tmp_path):
     assert read_state(tmp_path, job) == running
 
 
-def test_the_plan_says_what_becomes_of_every_run(tmp_path):
-    batch(tmp_path)
-    spec = read_spec(tmp_path / "grid.yaml")
-    text = rendered(view.plan(spec, states("done", "failed", "running", "planned"), 1))
-    for word in ("skip, done", "run again", "resume", "3 of 4 runs"):
-        assert word in text
-
-
-def test_the_log_only_grows(tmp_path):
-    for state in states("done", "failed"):
-        log(tmp_path, state)
-    lines = (tmp_path / "batch.log").read_text().splitlines()
-    assert [line.split()[1] for line in lines] == ["done", "failed"]
-
-
-@pytest.fixture
-def prepared(tmp_path):
-    job = batch(tmp_path)[0]
-    (tmp_path / PARAMETERS).write_text(job.model_dump_json())
-    return job, tmp_path
-
-
-def test_a_done_run_is_not_run_again(prepared, monkeypatch):
-    calls = []
-    monkeypatch.setattr(worker_module, "execute", lambda *_: calls.append(1))
-    assert [work(prepared[1]).state, work(prepared[1]).state] == ["done", "done"]
-    assert len(calls) == 1
-
-
-def test_a_kernel_that_does_not_start_gets_a_second_try_and_no_third(prepared, monkeypatch):
-    errors = [RuntimeError("Kernel died before replying to kernel_info")]
+def test_a_done_run_is_not_run_again_and_a_dead_kernel_gets_a_second_try(tmp_path, monkeypatch):
+    (tmp_path / PARAMETERS).write_text(batch(tmp_path)[0].model_dump_json())
+    calls, errors = [], ["Kernel died before replying to kernel_info"]
 
     def execute(*_: object) -> None:
+        calls.append(1)
         if errors:
-            raise errors.pop()
+            raise RuntimeError(errors.pop())
 
     monkeypatch.setattr(worker_module, "execute", execute)
-    assert work(prepared[1]).state == "done"
-    (prepared[1] / "run.json").unlink()
-    errors += [RuntimeError("Kernel died before replying to kernel_info")] * 2
-    assert work(prepared[1]).state == "failed"
-    errors += [RuntimeError("something else")] * 2
-    state = work(prepared[1])
+    assert [work(tmp_path).state, work(tmp_path).state] == ["done", "done"]
+    assert len(calls) == 2
+    (tmp_path / "run.json").unlink()
+    errors += ["Kernel died before replying to kernel_info"] * 2
+    assert work(tmp_path).state == "failed"
+    errors += ["something else"] * 2
+    state = work(tmp_path)
     assert (state.state, state.error, len(errors)) == ("failed", "RuntimeError: something else", 1)
 
 
@@ -379,19 +303,15 @@ class Later(Executor):
 
 def test_a_run_that_cannot_be_started_has_failed_and_the_others_go_on(tmp_path):
     jobs = batch(tmp_path, GRID)
-    found = run_all(jobs, tmp_path / "b", Later())
+    found = run_batch(jobs, tmp_path / "b", Later())
     assert {s.state for s in found} == {"failed"}
     assert found[0].error == "OSError: no room for dsa"
     assert len((tmp_path / "b" / "batch.log").read_text().splitlines()) == 8
 
 
 def test_two_processes_do_not_work_on_one_batch(tmp_path):
-    (tmp_path / "b").mkdir()
-    with (
-        run.only_one(tmp_path / "b"),
-        pytest.raises(ConfigError, match="another process works on"),
-    ):
-        run_all([], tmp_path / "b", Later())
+    with alone_in(tmp_path), pytest.raises(ConfigError, match="another process is working in"):
+        run_batch([], tmp_path, Later())
 
 
 STAMP = (
@@ -406,8 +326,8 @@ def test_a_failing_run_names_its_cell_and_leaves_the_others_alone(tmp_path):
     bad = "if method == 'uniform':\n    raise ValueError('no such thing\\nas this')"
     jobs = batch(tmp_path, "parameters: {method: [dsa, uniform]}\n", STAMP, bad, "1 + 1")
     home = tmp_path / "with {braces}"
-    with local_pool(2) as pool:
-        good, failed = run_all(jobs, home, pool)
+    with ThreadPoolExecutor(2) as pool:
+        good, failed = run_batch(jobs, home, pool)
     assert (good.state, failed.state) == ("done", "failed")
     assert "ValueError: no such thing" in failed.error
     assert "as this" in failed.traceback
@@ -417,8 +337,8 @@ def test_a_failing_run_names_its_cell_and_leaves_the_others_alone(tmp_path):
     executed = nbformat.read(home / good.id / "some.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].data["text/plain"] == "2"
     assert json.loads((home / good.id / PARAMETERS).read_text())["parameters"]["method"] == "dsa"
-    with local_pool(1) as pool:
-        run_all(jobs, home, pool)
+    with ThreadPoolExecutor(1) as pool:
+        run_batch(jobs, home, pool)
     calls = {s.id: len((home / s.id / "calls").read_text()) for s in (good, failed)}
     assert calls == {good.id: 1, failed.id: 2}  # done is skipped, failed runs again
     lines = (home / "batch.log").read_text().splitlines()
@@ -460,7 +380,7 @@ def test_runs_on_a_cluster_of_two(tmp_path):
         distributed.LocalCluster(**local) as cluster,
         pools.scheduler_pool(cluster.scheduler_address) as pool,
     ):
-        found = run_all(jobs, tmp_path / "b", pool)
+        found = run_batch(jobs, tmp_path / "b", pool)
     assert [s.state for s in found] == ["done", "done"]
     assert all((tmp_path / "b" / s.id / "calls").read_text() == "x" for s in found)
 
@@ -475,37 +395,15 @@ def test_a_cluster_without_its_packages_or_its_scheduler(monkeypatch):
 
 
 def test_slurm_submits_one_job_for_each_worker(monkeypatch):
-    asked = {}
-
-    class Cluster:
-        scheduler_address = "tcp://there"
-
-        def scale(self, jobs):
-            asked["jobs"] = jobs
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            asked["closed"] = True
-
-    class Client:
-        def __init__(self, address, timeout):
-            asked["address"] = address
-
-        def get_executor(self, **_):
-            return Later()
-
-        __enter__, __exit__ = Cluster.__enter__, lambda *_: None
-
-    found = {
-        "dask_jobqueue": type("m", (), {"SLURMCluster": Cluster}),
-        "distributed": type("m", (), {"Client": Client}),
-    }
-    monkeypatch.setattr(pools, "needed", found.get)
+    modules = {"dask_jobqueue": MagicMock(), "distributed": MagicMock()}
+    monkeypatch.setattr(pools, "needed", modules.get)
     with pools.slurm_pool(3):
         pass
-    assert asked == {"jobs": 3, "address": "tcp://there", "closed": True}
+    cluster = modules["dask_jobqueue"].SLURMCluster()
+    cluster.scale.assert_called_once_with(jobs=3)
+    (address,) = modules["distributed"].Client.call_args.args
+    assert address is cluster.scheduler_address
+    cluster.__exit__.assert_called_once()
 
 
 def test_slurm_without_settings_says_where_they_go():
@@ -527,39 +425,41 @@ def test_threads_are_shared_among_workers(monkeypatch):
     assert pools.threads_of(3) == {}
 
 
-def test_dry_run_prints_the_plan_and_starts_nothing(tmp_path, monkeypatch):
-    batch(tmp_path, GRID + "minutes_each: 2\n")
-    monkeypatch.setattr(run, "run_job", None)
+def test_dry_run_prints_the_plan_and_starts_nothing(tmp_path):
+    jobs = batch(tmp_path, GRID + "minutes_each: 2\n")
     out = tmp_path / "runs"
+    for job, state in zip(jobs, ("done", "failed", "interrupted"), strict=False):
+        found = RunState(id=job.id, config_hash=job.config_hash, state=state, seconds=60.0)
+        write_state(out / "grid" / job.id, found)
+    before = sorted(out.rglob("*"))
     words = ["batch", str(tmp_path / "grid.yaml"), "--dry-run", "--out", str(out), "--workers", "2"]
     found = CliRunner().invoke(app, words)
     assert found.exit_code == 0
-    assert "8 of 8 runs to do, 2 at a time" in found.output
-    assert "about 8 min" in found.output  # 4 rounds of 2
-    assert not out.exists()
+    for told in ("skip, done", "run again", "resume", "7 of 8 runs to do, 2 at a time"):
+        assert told in found.output
+    assert "about 4 min" in found.output  # 4 rounds of the one minute that a finished run took
+    assert sorted(out.rglob("*")) == before
 
 
-def test_exit_code_1_and_the_traceback_where_a_run_fails(tmp_path, monkeypatch):
-    batch(tmp_path)
+@pytest.mark.parametrize("state", ["done", "failed"])
+def test_the_command_tells_of_each_run_and_its_exit_code_of_all(state, tmp_path, monkeypatch):
+    job = batch(tmp_path)[0]
 
-    def fail(job, folder, environment):
-        text = "cell 3: ValueError: x"
-        state = RunState(
-            id=job.id,
-            config_hash=job.config_hash,
-            state="failed",
-            error=text,
-            traceback="at line 7",
-        )
-        write_state(folder, state)
-        return state
+    def act(job, folder, environment):
+        ends = {"state": state, "error": "cell 3: ValueError: x", "traceback": "at line 7"}
+        found = RunState(id=job.id, config_hash=job.config_hash, **ends)
+        write_state(folder, found)
+        return found
 
-    monkeypatch.setattr(run, "run_job", fail)
+    monkeypatch.setattr(run, "run_job", act)
     words = ["batch", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "runs")]
     found = CliRunner().invoke(app, words)
-    assert found.exit_code == 1
-    assert "cell 3: ValueError: x" in found.output
-    assert "at line 7" in found.output
+    assert found.exit_code == (0 if state == "done" else 1)
+    assert f"1 {state}; dsa report" in found.output
+    assert f"{job.id} cell 3: ValueError: x" in found.output
+    assert ("at line 7" in found.output) == (state == "failed")
+    log = (tmp_path / "runs" / "grid" / "batch.log").read_text()
+    assert log.split()[1] == state
 
 
 def test_a_relative_data_folder_stays_the_same_folder(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from dsa_core.errors import BudgetError
 from dsa_core.lab.cli import app, main
-from dsa_core.lab.options import parse_budget, parse_floors
+from dsa_core.lab.options import parse_floors
 from dsa_core.lab.record_files import write_record
 from dsa_core.lab.runs import presets
 
@@ -29,29 +29,23 @@ def dsa(monkeypatch, capsys, *words: object) -> tuple[int, str, str]:
     return code, found.out, found.err
 
 
-@pytest.mark.parametrize("command", ["", "run", "report", "records", "groups", "check", "data"])
-def test_help(command):
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("", "run report records groups check data batch bench calibrate"),
+        ("run", "cpu-short macs=RATIO latency=RATIO DSA_DATA GROUP=RATIO resumes"),
+        ("report", "markdown csv overview"),
+        ("records", "pack"),
+        ("groups", "--json package.module:factory resnet20"),
+        ("check", "--zoo --keep masking"),
+        ("data", "--download DSA_DATA"),
+    ],
+)
+def test_help(command, words):
     terminal = {"COLUMNS": "100", "TERM": "dumb"}
     found = CliRunner().invoke(app, [*command.split(), "--help"], env=terminal)
     assert found.exit_code == 0
-    words = {
-        "run": [
-            "--preset",
-            "cpu-short",
-            "macs=RATIO",
-            "latency=RATIO",
-            "DSA_DATA",
-            "resumes where",
-            "GROUP=RATIO",
-        ],
-        "report": ["markdown", "csv", "dsa run --out"],
-        "records": ["pack"],
-        "groups": ["--json", "package.module:factory", "resnet20"],
-        "check": ["--zoo", "--keep", "masking"],
-        "data": ["--download", "DSA_DATA"],
-    }
-    names = words.get(command, list(words))
-    assert [w for w in names if w not in " ".join(found.output.split())] == []
+    assert [w for w in words.split() if w not in found.output] == []
 
 
 def test_run_then_again_then_report(tmp_path, monkeypatch, capsys):
@@ -80,12 +74,9 @@ def test_run_then_again_then_report(tmp_path, monkeypatch, capsys):
     [
         (["run", "--preset", "quik"], "did you mean 'quick'"),
         (["run", "--method", "unifrom"], "did you mean 'uniform'"),
-        (["run", "--model", "resnet21"], "did you mean 'resnet20'"),
         (["run", "--dataset", "CIFAR10"], "unknown dataset 'CIFAR10': did you mean 'cifar10'?"),
         (["run", "--set", "epochs=3"], "'search.train.epochs'"),
         (["run", "--seed", "-1"], "seed: Input should be greater than or equal to 0, got -1"),
-        (["run", "--seed", str(1 << 64)], "seed: Input should be less than"),
-        (["run", "--seed", "0", "--seed", "-3"], "seed: "),
         (["run", "--divisor", "3", "--budget", "macs=0.5", "--budget", "x=1"], "got 'x=1'"),
         (["run", "--model", "problems_runs:TASK"], "is a Task, not a function that makes"),
         (["run", "--model", "no.such:net"], "cannot be imported (ModuleNotFoundError"),
@@ -93,11 +84,14 @@ def test_run_then_again_then_report(tmp_path, monkeypatch, capsys):
         (["run", "--budget", "macs=1.5"], "RATIO in (0, 1]"),
         (["run", "--budget", "flops=0.5"], "got 'flops=0.5'"),
         (["run", "--budget", "macs=0.0001"], "cannot be reached"),
+        (["run", "--budget", "macs="], "got 'macs='"),
+        (["run", "--budget", "macs=0"], "RATIO in (0, 1]"),
+        (["run", "--budget", "macs=nan"], "RATIO in (0, 1]"),
         (["run", "--floor", "conv1"], "GROUP=RATIO"),
         (["run", "--set", "search.ratio_every"], "SETTING=VALUE"),
-        (["run", "--set", "search.ratio_evry=2"], "did you mean 'search.ratio_every'"),
-        (["run", "--floor", "conv9=0.5"], "no prunable group is named"),
         (["run", "--floor", "conv1=5"], "must be in [0, 1]"),
+        (["run", "--floor", "conv9=0.5"], "no prunable group is named"),
+        (["run", "--model", "resnet20"], "images of digits, 1x8x8 (it is made for 3x32x32)"),
         (["run", "--model", "resnet20", "--dataset", "cifar10"], "DSA_DATA"),
         (["groups", "resnet21"], "did you mean 'resnet20'"),
         (["groups", "no.such:net"], "cannot be imported"),
@@ -105,17 +99,20 @@ def test_run_then_again_then_report(tmp_path, monkeypatch, capsys):
         (["report", "nowhere"], "does not exist: give the folder"),
         (["data", "digit"], "did you mean 'digits'"),
         (["data", "cifar10"], "DSA_DATA"),
+        (["run", "--out", "file/deep/runs"], "file is not a folder: give --out a folder"),
+        (["batch", "none.yaml"], "there is no batch none.yaml"),
+        (["batch", "none.yaml", "--slurm", "--scheduler", "tcp://x:1"], "not both"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_two(words, told, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DSA_DATA", str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
     code, _, error = dsa(monkeypatch, capsys, *words)
     assert code == 2
     assert error.startswith("error: ")
     assert told in error
-    assert "Traceback" not in error
-    assert len(error.splitlines()) == 1
+    assert len(error.splitlines()) == 1  # and no traceback
     assert not (tmp_path / "runs").exists()
 
 
@@ -144,8 +141,7 @@ def test_groups_as_json(monkeypatch, capsys):
 
 
 def test_groups_as_text(monkeypatch, capsys):
-    code, out, _ = dsa(monkeypatch, capsys, "groups", "resnet8")
-    assert code == 0
+    _, out, _ = dsa(monkeypatch, capsys, "groups", "resnet8")
     assert "6 prunable groups" in out
     assert "layer2.0.conv1" in out
 
@@ -182,23 +178,8 @@ def test_data_lists_what_is_there(tmp_path, monkeypatch, capsys):
     assert "not there" in out
 
 
-def test_small_parsers():
-    assert parse_budget("params=0.25") == ("params", 0.25)
+def test_the_name_of_a_floor_may_hold_an_equals_sign():
     assert parse_floors(["a=b=0.5", "*=0"]) == {"a=b": 0.5, "*": 0.0}
-    for text in ("macs", "macs=", "macs=nan", "macs=0", "=0.5"):
-        with pytest.raises(BudgetError):
-            parse_budget(text)
-
-
-@pytest.mark.parametrize("below", ["", "runs", "deep/runs"])
-def test_a_folder_that_cannot_be_made_is_told_in_a_line(below, monkeypatch, capsys, tmp_path):
-    (tmp_path / "file").write_text("")
-    where = tmp_path / "file" / below
-    code, _, told = dsa(monkeypatch, capsys, "run", "--preset", "tiny", "--out", where, "--quiet")
-    assert code == 2
-    assert told.startswith("error: ")
-    assert f"out: {tmp_path / 'file'} is not a folder: give --out a folder" in told
-    assert "Traceback" not in told
 
 
 HEAVY = ("torch", "nbformat", "jsonschema", "pandas", "scipy", "numpy", "pydantic", "rich", "yaml")
@@ -218,52 +199,26 @@ def test_help_loads_next_to_nothing():
     assert [name for name in HEAVY if name in loaded] == []
 
 
-@pytest.fixture
-def asked(monkeypatch, tmp_path) -> list:
-    """The configurations that a command would run; each gives a record of made-up numbers."""
-    configs = []
+def test_seeds_methods_and_budgets_are_several_runs(monkeypatch, capsys, tmp_path):
+    asked = []
 
     def fake(config, out, **_):
-        configs.append(config)
+        asked.append(config)
         return some_record(seed=config.seed, method=config.method, asked_ratio=config.ratio)
 
     monkeypatch.setattr("dsa_core.lab.runs.run", fake)
-    return configs
-
-
-def test_several_seeds_methods_and_budgets_are_several_runs(asked, monkeypatch, capsys, tmp_path):
     words = ["run", "--preset", "tiny", "--out", tmp_path, "--seed", 0, "--seed", 3, "--seed", 0]
-    words += ["--method", "dsa", "--method", "uniform", "--method", "dsa"]
+    words += ["--method", "dsa", "--method", "uniform", "--method", "dsa", "--budget", "params=0.3"]
     words += ["--budget", "macs=0.5", "--budget", "macs=0.25", "--budget", "macs=.50"]
     code, out, _ = dsa(monkeypatch, capsys, *words)
     assert code == 0
-    found = [(c.ratio, c.method, c.seed) for c in asked]
-    wanted = [(r, m, s) for r in (0.5, 0.25) for m in ("dsa", "uniform") for s in (0, 3)]
-    assert found == wanted
-    assert all(c.also == {} for c in asked)
+    found = [(c.asked, c.method, c.seed) for c in asked]
+    budgets = [{"macs": macs, "params": 0.3} for macs in (0.5, 0.25)]
+    assert found == [(b, m, s) for b in budgets for m in ("dsa", "uniform") for s in (0, 3)]
     plots = sorted(p.name for p in tmp_path.glob("*.png"))
     assert len(plots) == 2  # one for each budget
     assert all("-dsa-uniform-macs0." in name and "-seed0-3-" in name for name in plots)
     assert out.count("record: ") == 8
-
-
-def test_budgets_of_several_resources_are_one(asked, monkeypatch, capsys, tmp_path):
-    words = ["run", "--preset", "tiny", "--out", tmp_path]
-    words += ["--budget", "params=0.3", "--budget", "macs=0.5", "--budget", "macs=0.4"]
-    assert dsa(monkeypatch, capsys, *words)[0] == 0
-    assert [c.asked for c in asked] == [{"macs": m, "params": 0.3} for m in (0.5, 0.4)]
-
-
-def test_a_damaged_record_does_not_stop_a_report(tmp_path, monkeypatch, capsys):
-    write_record(tmp_path / "a", some_record())
-    (tmp_path / "b" / "record.json").mkdir(parents=True)
-    code, out, error = dsa(monkeypatch, capsys, "report", tmp_path, "--format", "csv")
-    assert code == 0
-    assert len(out.splitlines()) == 2  # the head and the one that is whole
-    assert error.startswith(f"left out: {tmp_path / 'b'}/record.json: ")
-    code, _, error = dsa(monkeypatch, capsys, "report", tmp_path / "b")
-    assert code == 2
-    assert "no record that can be read" in error
 
 
 WATCHED = """

@@ -11,28 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsa_core.errors import ConfigError, DSAError
+from dsa_core.lab import help as texts
 from dsa_core.lab.batch.cli import batch_command
 from dsa_core.lab.bench.cli import bench_command, calibrate_command
-from dsa_core.lab.help import (
-    BUDGET_HELP,
-    CALIBRATION_HELP,
-    DATASET_HELP,
-    DIVISOR_HELP,
-    FLOOR_HELP,
-    FORCE_HELP,
-    INT8_HELP,
-    METHOD_HELP,
-    MODEL_HELP,
-    ONNX_HELP,
-    OUT_HELP,
-    PRESET_HELP,
-    ROOT_HELP,
-    SEED_HELP,
-    SET_HELP,
-    WEIGHTS_HELP,
-    WORKERS_HELP,
-    ZOO_HELP,
-)
 from dsa_core.lab.options import parse_budgets, parse_changes, parse_floors
 from dsa_core.lab.report_cli import records_app, report_command, show
 from dsa_core.lab.screen import console
@@ -55,23 +36,25 @@ RESUME = "Give the same `dsa run` command again to resume"
 
 @app.command("run")
 def run_command(
-    preset: Annotated[str, typer.Option(help=PRESET_HELP)] = "quick",
-    method: Annotated[list[str] | None, typer.Option(help=METHOD_HELP)] = None,
-    budget: Annotated[list[str] | None, typer.Option(help=BUDGET_HELP)] = None,
-    model: Annotated[str | None, typer.Option(help=f"{MODEL_HELP} (default: the preset's)")] = None,
-    dataset: Annotated[str | None, typer.Option(help=DATASET_HELP)] = None,
-    floor: Annotated[list[str] | None, typer.Option(help=FLOOR_HELP)] = None,
-    divisor: Annotated[int, typer.Option(min=1, help=DIVISOR_HELP)] = 1,
-    weights: Annotated[Path | None, typer.Option(help=WEIGHTS_HELP)] = None,
-    calibration: Annotated[Path | None, typer.Option(help=CALIBRATION_HELP)] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
-    seed: Annotated[list[int] | None, typer.Option(help=SEED_HELP)] = None,
-    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs"),
-    data: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
-    force: Annotated[bool, typer.Option("--force", help=FORCE_HELP)] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help=ONNX_HELP)] = False,
-    int8: Annotated[bool, typer.Option("--int8", help=INT8_HELP)] = False,
-    workers: Annotated[int | None, typer.Option(min=0, help=WORKERS_HELP)] = None,
+    preset: Annotated[str, typer.Option(help=texts.PRESET_HELP)] = "quick",
+    method: Annotated[list[str] | None, typer.Option(help=texts.METHOD_HELP)] = None,
+    budget: Annotated[list[str] | None, typer.Option(help=texts.BUDGET_HELP)] = None,
+    model: Annotated[
+        str | None, typer.Option(help=f"{texts.MODEL_HELP} (default: the preset's)")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help=texts.DATASET_HELP)] = None,
+    floor: Annotated[list[str] | None, typer.Option(help=texts.FLOOR_HELP)] = None,
+    divisor: Annotated[int, typer.Option(min=1, help=texts.DIVISOR_HELP)] = 1,
+    weights: Annotated[Path | None, typer.Option(help=texts.WEIGHTS_HELP)] = None,
+    calibration: Annotated[Path | None, typer.Option(help=texts.CALIBRATION_HELP)] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help=texts.SET_HELP)] = None,
+    seed: Annotated[list[int] | None, typer.Option(help=texts.SEED_HELP)] = None,
+    out: Annotated[Path, typer.Option(help=texts.OUT_HELP)] = Path("runs"),
+    data: Annotated[Path | None, typer.Option(help=texts.ROOT_HELP)] = None,
+    force: Annotated[bool, typer.Option("--force", help=texts.FORCE_HELP)] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help=texts.ONNX_HELP)] = False,
+    int8: Annotated[bool, typer.Option("--int8", help=texts.INT8_HELP)] = False,
+    workers: Annotated[int | None, typer.Option(min=0, help=texts.WORKERS_HELP)] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="no progress bars, only the table")
     ] = False,
@@ -156,7 +139,7 @@ def plot_name(configs: "Sequence[RunConfig]") -> str:
 
 @app.command("groups")
 def groups_command(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    model: Annotated[str, typer.Argument(help=texts.MODEL_HELP)],
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
     """Show the channel groups of a network: what is removed together, and what is frozen.
@@ -195,8 +178,8 @@ def groups_command(
 
 @app.command("check")
 def check_command(
-    names: Annotated[list[str] | None, typer.Argument(help=f"networks: {MODEL_HELP}")] = None,
-    zoo: Annotated[bool, typer.Option("--zoo", help=ZOO_HELP)] = False,
+    names: Annotated[list[str] | None, typer.Argument(help=f"networks: {texts.MODEL_HELP}")] = None,
+    zoo: Annotated[bool, typer.Option("--zoo", help=texts.ZOO_HELP)] = False,
     keep: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="share of every group to keep")
     ] = 0.5,
@@ -232,7 +215,7 @@ def check_command(
 @app.command("data")
 def data_command(
     name: Annotated[str | None, typer.Argument(help="a dataset (default: list all)")] = None,
-    root: Annotated[Path | None, typer.Option(help=ROOT_HELP)] = None,
+    root: Annotated[Path | None, typer.Option(help=texts.ROOT_HELP)] = None,
     download: Annotated[bool, typer.Option("--download", help="download it if missing")] = False,
 ) -> None:
     """Show which datasets are available, or download one."""

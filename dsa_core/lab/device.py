@@ -5,6 +5,8 @@ import os
 import torch
 from accelerate import PartialState
 
+from dsa_core.lab.machine import cores
+
 MOST_READERS = 8
 
 
@@ -15,7 +17,4 @@ def device_of() -> torch.device:
 
 def image_readers() -> int:
     """Worker processes for images: one a processor that is this rank's share, at most 8."""
-    here = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        here = len(os.sched_getaffinity(0))
-    return max(1, min(MOST_READERS, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return max(1, min(MOST_READERS, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -1,10 +1,14 @@
-"""Which machine this is; timings mean nothing without it."""
+"""Which machine and which code this is; results mean nothing without them."""
 
 import os
 import platform
+import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
+
+PACKAGES = ("dsa_core", "torch", "torchvision", "numpy")
 
 
 def device_name(device: torch.device) -> str:
@@ -16,16 +20,20 @@ def device_name(device: torch.device) -> str:
 
 def machine() -> dict[str, str | int]:
     """Processor, cores available to this process, threads, torch version, GPU."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    cores = len(allowed(0)) if allowed is not None else os.cpu_count() or 1
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "not run"
     return {
         "cpu": processor(),
-        "cores": cores,
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "gpu": gpu,
     }
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
 def processor() -> str:
@@ -36,3 +44,26 @@ def processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree, followed by "+" if it has changes; None outside a repository."""
+    ours = git("ls-files", "--error-unmatch", __file__)  # an installed copy is in no tree of ours
+    return ours and git("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
+
+
+def git(*words: str) -> str | None:
+    """Output of a git command run beside this file; None if it fails."""
+    command, here = ["git", *words], Path(__file__).parent
+    try:
+        found = subprocess.run(
+            command, cwd=here, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

@@ -87,3 +87,21 @@ def records_in(path: Path) -> Iterator[Record | ConfigError]:
         except ValidationError as error:
             place = f"{path}, line {number}" if several else str(path)
             yield ConfigError(f"{place}: {first_problem(error)}")
+
+
+def pack(folder: Path, into: Path) -> int:
+    """Add the records of all runs below a folder to a file, replacing runs already in it.
+
+    Returns:
+        Number of records in the file.
+
+    Raises:
+        ConfigError: there is no run, or a file is damaged; nothing is written.
+    """
+    runs = [read_record(path) for path in sorted(folder.rglob(FILE))]
+    if not runs:
+        raise ConfigError(f"no {FILE} below {folder}: give a folder written by `dsa run`")
+    before = find_records(into, strict=True) if into.exists() else []
+    records = {r.config_hash: r for r in (*before, *runs)}
+    write_lines(into, records.values())
+    return len(records)

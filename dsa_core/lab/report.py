@@ -100,26 +100,19 @@ TABLES: dict[Columns, list[str]] = {
     ],
 }
 BEGIN, END = "<!-- dsa report: begin -->", "<!-- dsa report: end -->"
-CAPTION = (
-    "before, after: test {score} before and after fine-tuning. MACs %, params %: counted on "
-    "the pruned network. ms: forward pass of {batch} examples. CPU s: search and fine-tuning."
-)
-COST_CAPTION = (
-    "before, after: test {score} before and after fine-tuning. latency: % of the dense network's. "
-    "CPU s: search and fine-tuning; search s, epochs: of all trials together; total s: dense "
-    "training, search and fine-tuning; x DSA: as a multiple of DSA's mean on the same device."
-)
-STATUS_CAPTION = (
-    "before, after: test {score} before and after fine-tuning; mean ± sample standard deviation "
-    "over seeds. latency: % of the dense network's, in the same run. CPU s: of search and "
-    "fine-tuning; they differ from day to day. met: whether the counted cost is within what was "
-    "asked."
-)
-OVERVIEW_CAPTION = (
-    "Test {score} after fine-tuning: mean ± sample standard deviation over seeds, and their number "
-    "in brackets; + marks a budget that a run missed. asked: % of the dense network."
-)
-CAPTIONS = {"cost": COST_CAPTION, "status": STATUS_CAPTION, "overview": OVERVIEW_CAPTION}
+SCORES = "before, after: test {score} before and after fine-tuning"
+CAPTIONS: dict[Columns, str] = {
+    "results": f"{SCORES}. MACs %, params %: counted on the pruned network. ms: forward pass of "
+    "{batch} examples. CPU s: search and fine-tuning.",
+    "cost": f"{SCORES}. latency: % of the dense network's. CPU s: search and fine-tuning; "
+    "search s, epochs: of all trials together; total s: dense training, search and fine-tuning; "
+    "x DSA: as a multiple of DSA's mean on the same device.",
+    "status": f"{SCORES}; mean ± sample standard deviation over seeds. latency: % of the dense "
+    "network's, in the same run. CPU s: of search and fine-tuning; they differ from day to day. "
+    "met: whether the counted cost is within what was asked.",
+    "overview": "Test {score} after fine-tuning: mean ± sample standard deviation over seeds, and "
+    "their number in brackets; + marks a budget that a run missed. asked: % of the dense network.",
+}
 PAPER_CAPTION = (
     " paper: accuracy in % at % of the FLOPs, as Ning et al. report it (arXiv:2004.02164), after "
     "300 epochs; * quoted there."
@@ -193,16 +186,12 @@ def overview(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     rows["cell"] = rows["after"] + " (" + rows["seeds"] + ")" + missed
     rows["line"] = rows.groupby([*WORDS, "asked %"]).cumcount()
     line = [*WORDS, "line"]
-    dense = runs.merge(rows[[*SHARED, "line"]]).groupby(line)["dense"].agg(mean)
+    lines = runs.merge(rows[[*SHARED, "line"]]).groupby(line)
+    dense = lines["dense"].agg(lambda values: spread([values.mean(skipna=False)], 2))
     budgets = rows.sort_values(["resource", "less"], kind="stable")["asked %"].unique()
     cells = rows.pivot(index=line, columns="asked %", values="cell")[budgets].fillna("")
     wide = pd.concat([dense, cells.add_prefix("asked ")], axis=1)
     return wide.reset_index().drop(columns="line")
-
-
-def mean(values: pd.Series) -> str:
-    """The mean without the spread; a dash if a value is missing."""
-    return spread([values.mean(skipna=False)], 2)
 
 
 def cells(records: Sequence[Record], table: Columns = "results") -> list[list[str]]:
@@ -214,11 +203,9 @@ def cells(records: Sequence[Record], table: Columns = "results") -> list[list[st
 def caption(records: Sequence[Record], table: Columns = "results") -> str:
     """What the columns mean."""
     scores = " or ".join(sorted({f"{each.score_name} in {each.score_unit}" for each in records}))
-    if table != "results":
-        return CAPTIONS[table].format(score=scores)
-    batches = sorted({each.latency["dense"].batch for each in records})
-    text = CAPTION.format(score=scores, batch=" or ".join(map(str, batches)))
-    return text + PAPER_CAPTION * any(map(paper, records))
+    batches = " or ".join(map(str, sorted({each.latency["dense"].batch for each in records})))
+    text = CAPTIONS[table].format(score=scores, batch=batches)
+    return text + PAPER_CAPTION * (table == "results" and any(map(paper, records)))
 
 
 def as_table(records: Sequence[Record], *, width: int, table: Columns = "results") -> Table:

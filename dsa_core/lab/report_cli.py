@@ -73,7 +73,7 @@ def pack_command(
 
     Example: dsa records pack runs/methods_digits --into data/records/methods_digits.jsonl
     """
-    from dsa_core.lab.runs.pack import pack
+    from dsa_core.lab.record_files import pack
 
     file = into or folder.with_name(f"{folder.name}.jsonl")
     print(f"{file}: {pack(folder, file)} records")

@@ -69,7 +69,7 @@ def start(seed: int) -> Session:
         ConfigError: no repository lies above the current folder, and DSA_ROOT names none; or
             papermill was given a parameter that the notebook does not take.
     """
-    from dsa_core.lab.runs.facts import versions
+    from dsa_core.lab.machine import versions
 
     if shell := get_ipython():
         check_injected(shell.user_ns["In"])
@@ -96,11 +96,9 @@ def check_injected(cells: Sequence[str]) -> None:
     """
     if len(cells) < 3 or not cells[2].startswith("# Parameters"):
         return
-    from nbformat.v4 import new_code_cell
-
     from dsa_core.lab.batch.parameters import fit_all, parameters_in
 
-    known = parameters_in(new_code_cell(cells[1]), Path("this notebook"))
+    known = parameters_in(cells[1], "this notebook")
     lines = [line for line in ast.parse(cells[2]).body if isinstance(line, ast.Assign)]
     fit_all(known, {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in lines})
 

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,8 +53,8 @@ def batch_command(
         return
     screen.print(view.estimate(spec, states_of(jobs, folder), workers))
     environment = whole_paths() | ({} if scheduler or slurm else threads_of(workers))
-    with pool_of(workers, scheduler, slurm) as pool, Progress(screen) as progress:
-        states = run_batch(jobs, folder, pool, environment=environment, on_tick=progress)
+    with pool_of(workers, scheduler, slurm) as pool, progress(screen) as tell:
+        states = run_batch(jobs, folder, pool, environment=environment, on_tick=tell)
     screen.print(f"{view.summary(states)}; dsa report {folder}")
     if any(s.state != "done" for s in states):
         print(view.failures(states), file=sys.stderr)
@@ -62,12 +62,14 @@ def batch_command(
 
 
 def pool_of(workers: int, scheduler: str | None, slurm: bool) -> "AbstractContextManager[Executor]":
-    """The executor of the runs."""
+    """The executor of the runs; here each run is a process, for which a thread waits."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from dsa_core.lab.batch import pools
 
     if scheduler:
         return pools.scheduler_pool(scheduler)
-    return pools.slurm_pool(workers) if slurm else pools.local_pool(workers)
+    return pools.slurm_pool(workers) if slurm else ThreadPoolExecutor(workers)
 
 
 def whole_paths() -> dict[str, str]:
@@ -76,34 +78,24 @@ def whole_paths() -> dict[str, str]:
     return {"DSA_DATA": str(Path(data).expanduser().resolve())} if data else {}
 
 
-class Progress:
-    """A live table on a terminal; elsewhere one line whenever the state of a run changes."""
+@contextmanager
+def progress(screen: "Console") -> "Iterator[Callable[[Sequence[RunState]], None]]":
+    """Show states: in a live table on a terminal; elsewhere a line whenever one changes."""
+    from rich.live import Live
 
-    def __init__(self, screen: "Console") -> None:
-        from rich.live import Live
+    from dsa_core.lab.batch import view
 
-        self.screen = screen
-        self.live = Live(console=screen, auto_refresh=False) if screen.is_terminal else None
-        self.seen: dict[str, str] = {}
+    if screen.is_terminal:
+        with Live(console=screen, auto_refresh=False) as live:
+            yield lambda states: live.update(view.live_table(states), refresh=True)
+        return
+    seen: dict[str, str] = {}
 
-    def __enter__(self) -> "Progress":
-        if self.live is not None:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live is not None:
-            self.live.stop()
-
-    def __call__(self, states: "Sequence[RunState]") -> None:
-        """Show the states."""
-        from dsa_core.lab.batch import view
-
-        if self.live is not None:
-            self.live.update(view.live_table(states), refresh=True)
-            return
+    def tell(states: "Sequence[RunState]") -> None:
         for s in states:
-            if self.seen.get(s.id, "planned") != s.state:
+            if seen.get(s.id, "planned") != s.state:
                 took = f" {view.duration(s.seconds)}" if s.state == "done" else ""
                 print(f"{s.state}{took}: {s.id} {s.error}".rstrip(), flush=True)
-            self.seen[s.id] = s.state
+            seen[s.id] = s.state
+
+    yield tell

@@ -28,11 +28,7 @@ class Parameter(BaseModel):
     help: str
 
     def fit(self, value: object) -> Value:
-        """Validate a value strictly; the only conversion is from int to float.
-
-        Raises:
-            ConfigError: it is of another type.
-        """
+        """Check a value; ConfigError if it is of another type, but an int may be a float."""
         try:
             fitted: Value = TypeAdapter(TYPES[self.type]).validate_python(value, strict=True)
         except ValidationError:
@@ -50,69 +46,48 @@ def parameters_of(notebook: Path) -> dict[str, Parameter]:
         ConfigError: the file is not a notebook, has no parameters, or one of them is not of the
             form `name: type = value  # help` with a type in `TYPES`.
     """
-    return parameters_in(parameters_cell(notebook), notebook)
-
-
-def parameters_in(cell: nbformat.NotebookNode, notebook: Path) -> dict[str, Parameter]:
-    """Read the parameters of a cell; errors are those of `parameters_of`, and name the notebook."""
-    from papermill.translators import PythonTranslator  # takes seconds to import
-
-    names = assigned(cell, notebook)
-    if not names:
-        raise ConfigError(f"{notebook.name} takes no parameters: tag one cell `parameters`, {LINE}")
-    found = {info.name: info for info in PythonTranslator.inspect(cell)}
-    for name in names:
-        if name not in found:
-            raise ConfigError(f"{notebook.name}: parameter {name!r} cannot be read; write {LINE}")
-    return {name: read(notebook, info) for name, info in found.items()}
-
-
-def parameters_cell(notebook: Path) -> nbformat.NotebookNode:
-    """The cell tagged `parameters`; an empty one if there is none.
-
-    Raises:
-        ConfigError: the file is not a notebook.
-    """
     try:
         cells = nbformat.read(notebook, as_version=4).cells
     except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise ConfigError(f"{notebook} cannot be read as a notebook: {reason}") from error
-    tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
-    return tagged[0] if tagged else nbformat.v4.new_code_cell("")
+    tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
+    return parameters_in(tagged[0] if tagged else "", notebook.name)
 
 
-def assigned(cell: nbformat.NotebookNode, notebook: Path) -> list[str]:
-    """Every name assigned in the cell; papermill skips lines it does not understand."""
+def parameters_in(source: str, notebook: str) -> dict[str, Parameter]:
+    """Read the parameters of a cell; errors are those of `parameters_of`, and name the notebook."""
     try:
-        lines = ast.parse(cell.source).body
+        lines = ast.parse(source).body
     except SyntaxError as error:
-        raise ConfigError(f"{notebook.name}: the parameters are not Python: {error}") from error
-    targets = [
-        target
-        for line in lines
-        if isinstance(line, ast.Assign | ast.AnnAssign)
-        for target in (line.targets if isinstance(line, ast.Assign) else [line.target])
-    ]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+        raise ConfigError(f"{notebook}: the parameters are not Python: {error}") from error
+    assignments = [line for line in lines if isinstance(line, ast.Assign | ast.AnnAssign)]
+    if not assignments:
+        raise ConfigError(f"{notebook} takes no parameters: tag one cell `parameters`, {LINE}")
+    found = [read(line, source, notebook) for line in assignments]
+    return {parameter.name: parameter for parameter in found}
 
 
-def read(notebook: Path, info: Any) -> Parameter:
-    """One parameter, from what papermill inspected (all as text)."""
-    name, kind = info.name, info.inferred_type_name
+def read(line: ast.Assign | ast.AnnAssign, source: str, notebook: str) -> Parameter:
+    """One parameter, from its line of the cell."""
+    if isinstance(line, ast.Assign) or line.value is None:
+        raise ConfigError(f"{notebook}: `{ast.unparse(line)}` cannot be read; write {LINE}")
+    name, kind = ast.unparse(line.target), ast.unparse(line.annotation)
     if kind not in TYPES:
         raise ConfigError(
-            f"{notebook.name}: parameter {name!r} has the type {kind!r}; give it one of "
+            f"{notebook}: parameter {name!r} has the type {kind!r}; give it one of "
             f"{', '.join(TYPES)}"
         )
     try:
-        default = ast.literal_eval(info.default)
-    except (ValueError, SyntaxError):
+        default = ast.literal_eval(line.value)
+    except ValueError:
         raise ConfigError(
-            f"{notebook.name}: the default of parameter {name!r} must be a plain value, "
-            f"got {info.default}"
+            f"{notebook}: the default of parameter {name!r} must be a plain value, "
+            f"got {ast.unparse(line.value)}"
         ) from None
-    bare = Parameter(name=name, type=kind, default="", help=info.help)
+    last = source.splitlines()[(line.end_lineno or 1) - 1].encode()
+    behind = last[line.end_col_offset :].decode()
+    bare = Parameter(name=name, type=kind, default="", help=behind.partition("#")[2].strip())
     return bare.model_copy(update={"default": bare.fit(default)})
 
 

@@ -1,10 +1,11 @@
-"""Executors of runs: threads of this machine, or a dask cluster that shares its folders."""
+"""Executors of runs on a dask cluster that shares the folders of this machine."""
 
 import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from dsa_core.errors import ConfigError
@@ -13,19 +14,8 @@ START_TIMEOUT_S = 60.0
 
 
 @contextmanager
-def local_pool(workers: int) -> Iterator[Executor]:
-    """Run `workers` at a time here; each run is a process, the threads only wait."""
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        yield pool
-
-
-@contextmanager
 def scheduler_pool(address: str) -> Iterator[Executor]:
-    """Run on the workers of a dask scheduler, one run per thread.
-
-    Raises:
-        ConfigError: the extra `cluster` is not installed, or no scheduler answers.
-    """
+    """Run on the workers of a dask scheduler, one run per thread; ConfigError if none answers."""
     distributed = needed("distributed")
     try:
         client = distributed.Client(address, timeout=START_TIMEOUT_S)
@@ -37,11 +27,7 @@ def scheduler_pool(address: str) -> Iterator[Executor]:
 
 @contextmanager
 def slurm_pool(workers: int) -> Iterator[Executor]:
-    """Submit `workers` jobs to SLURM and run on them; queue, memory etc. are dask settings.
-
-    Raises:
-        ConfigError: the extra `cluster` is not installed, or the settings are insufficient.
-    """
+    """Submit `workers` jobs to SLURM and run on them; ConfigError if dask's settings lack some."""
     jobqueue = needed("dask_jobqueue")
     try:
         cluster = jobqueue.SLURMCluster()
@@ -57,9 +43,7 @@ def slurm_pool(workers: int) -> Iterator[Executor]:
 
 
 def needed(name: str) -> Any:
-    """Import a module of the extra `cluster`, or say how to get it."""
-    from importlib import import_module
-
+    """Import a module of the extra `cluster`; ConfigError says how to get it."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         return import_module(name)

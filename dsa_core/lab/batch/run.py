@@ -4,19 +4,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
 
-from dsa_core.errors import ConfigError
 from dsa_core.files import write_atomically
 from dsa_core.lab.batch.spec import Job
 from dsa_core.lab.batch.state import RunState, State, log, read_state, write_state
 from dsa_core.lab.batch.worker import PARAMETERS, kill_tree
+from dsa_core.lab.runs.folder import alone_in
 
 TICK_S = 1.0  # between two reads of the folders
 WORKER = "dsa_core.lab.batch.worker"
@@ -39,20 +38,17 @@ def run_batch(
     and finds the checkpoints left by its notebook.
 
     Args:
-        jobs: of the batch.
+        jobs: whose states are returned, in order.
         batch: folder of the batch; run `id` has the folder `batch/id`.
         pool: executor of the runs: threads, or a cluster that shares this folder.
         environment: variables of the runs, in addition to those of the starting process.
         on_tick: called about every second with the state of every job, in order.
 
-    Returns:
-        The state of every job, in order.
-
     Raises:
         ConfigError: another process is running this batch.
         KeyboardInterrupt: after Ctrl-C; local runs are stopped.
     """
-    with only_one(batch):
+    with alone_in(batch):
         todo = [job for job in jobs if read_state(batch / job.id, job).state != "done"]
         futures = {
             pool.submit(run_job, job, batch / job.id, environment or {}): job for job in todo
@@ -76,19 +72,16 @@ def follow(
     pending = set(futures)
     while pending:
         on_tick(states_of(jobs, batch))
-        ended, pending = wait(pending, timeout=TICK_S)
-        for future in ended:
-            log(batch, outcome(future, futures[future], batch))
+        over, pending = wait(pending, timeout=TICK_S)
+        for future in over:
+            job, error = futures[future], future.exception()
+            if error is None:
+                log(batch, future.result())
+            else:  # its process could not be started
+                told = f"{type(error).__name__}: {error}"
+                folder = batch / job.id
+                log(batch, ended(job, folder, time.time(), state="failed", error=told))
     on_tick(states_of(jobs, batch))
-
-
-def outcome(future: Future[RunState], job: Job, batch: Path) -> RunState:
-    """The result of a run; failed if its process could not be started."""
-    error = future.exception()
-    if error is None:
-        return future.result()
-    message = f"{type(error).__name__}: {error}"
-    return ended(job, batch / job.id, time.time(), state="failed", error=message)
 
 
 def states_of(jobs: Sequence[Job], batch: Path) -> States:
@@ -97,16 +90,7 @@ def states_of(jobs: Sequence[Job], batch: Path) -> States:
 
 
 def run_job(job: Job, folder: Path, environment: dict[str, str]) -> RunState:
-    """Run one job in its own process, with a time limit.
-
-    Args:
-        job: what to run.
-        folder: of the run; created if missing.
-        environment: additional variables.
-
-    Returns:
-        Its state: "done", "failed", "timeout"; "interrupted" if the process was killed.
-    """
+    """Run one job in its own process, with a time limit; "interrupted" if that was killed."""
     folder = folder.resolve()
     write_atomically(folder / PARAMETERS, job.model_dump_json(indent=1) + "\n")
     command = [sys.executable, "-m", WORKER, str(folder)]
@@ -146,22 +130,3 @@ def kill_workers() -> None:
         with suppress(psutil.NoSuchProcess):
             if WORKER in child.cmdline():
                 kill_tree(child, itself=True)
-
-
-@contextmanager
-def only_one(batch: Path) -> Iterator[None]:
-    """Lock a batch against a second process.
-
-    Raises:
-        ConfigError: another process holds it.
-    """
-    batch.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(batch / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"another process works on {batch}: wait for it, or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()

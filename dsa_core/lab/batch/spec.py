@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,9 @@ def jobs_of(spec: BatchSpec) -> list[Job]:
     named = [name for name, values in axes.items() if len(values) > 1 or name == SEED]
     points = [dict(zip(axes, p, strict=True)) for p in itertools.product(*axes.values())]
     jobs = [job_of(spec, known, point, named=named) for point in points]
-    refuse_twins(jobs)
+    for name, times in Counter(job.id for job in jobs).items():
+        if times > 1:  # they would share a folder
+            raise ConfigError(f"the run {name} appears twice: is a value of the grid repeated?")
     for job in jobs:
         check_settings(job.parameters)
     return jobs
@@ -120,8 +123,7 @@ def check_settings(parameters: dict[str, Value]) -> None:
     """Refuse what `configure` would: a notebook that takes a method and a preset is a run of them.
 
     Raises:
-        ConfigError: there is no such method, preset, network or dataset, or a number is out of
-            range.
+        ConfigError: a name is unknown, or a number is out of range.
     """
     if not {"method", "preset"} <= parameters.keys():
         return
@@ -170,16 +172,3 @@ def spelled(parameter: Parameter, value: Value) -> str:
     """A value as part of a folder name: strings as they are, numbers after their name."""
     text = str(value) if parameter.type == "str" else f"{parameter.name}{value}"
     return "".join(c if c.isalnum() or c in "_." else "_" for c in text)
-
-
-def refuse_twins(jobs: list[Job]) -> None:
-    """Refuse two runs with the same parameters, which would share a folder.
-
-    Raises:
-        ConfigError: names the run.
-    """
-    seen: set[str] = set()
-    for job in jobs:
-        if job.id in seen:
-            raise ConfigError(f"the run {job.id} appears twice: is a value of the grid repeated?")
-        seen.add(job.id)

@@ -1,7 +1,7 @@
 """Change single settings of a preset by their path, such as search.ratio_every=10."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeGuard, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -52,16 +52,12 @@ def check_path(path: str) -> None:
 def paths(settings: type[BaseModel], above: str = "") -> Iterator[str]:
     """The paths of all settings of a model, including those of groups left at their defaults."""
     for name, field in settings.model_fields.items():
-        inner = [t for t in (field.annotation, *get_args(field.annotation)) if is_model(t)]
+        kinds = (field.annotation, *get_args(field.annotation))
+        inner = [t for t in kinds if isinstance(t, type) and issubclass(t, BaseModel)]
         for each in inner:
             yield from paths(each, f"{above}{name}.")
         if not inner:
             yield f"{above}{name}"
-
-
-def is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:
-    """Whether a field is itself a group of settings."""
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def read(path: str, text: str) -> Any:
@@ -77,8 +73,7 @@ def place(settings: dict[str, Any], path: str, value: Any) -> None:
     *above, name = path.split(".")
     here = settings
     for part in above:
-        inner = here.setdefault(part, {})
-        here[part] = here = {} if inner is None else inner
+        here[part] = here = here.get(part) or {}
         if not isinstance(here, dict):
             raise ConfigError(f"no setting {path!r}: {part} holds no settings")
     here[name] = value

@@ -195,26 +195,23 @@ def configure(
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
-    if method not in ALLOCATORS:
-        raise ConfigError(f"unknown method {method!r}{nearest(method, ALLOCATORS)}")
     chosen = changed(PRESETS[preset](), changes or {})
     check_calibrated({resource, *(also or {})}, calibration)
-    settings = {
-        "method": method,
-        "model": model or chosen.model,
-        "dataset": dataset or chosen.dataset,
-        "resource": resource,
-        "ratio": ratio,
-        "also": dict(also or {}),
-        "floors": floors or {},
-        "divisor": divisor,
-        "preset_name": named(preset, changes or {}),
-        "preset": chosen,
-        "seed": seed,
-        "weights": None if weights is None else file_digest(weights),
-        "calibration": None if calibration is None else read_calibration(calibration),
-    }
     try:
-        return RunConfig.model_validate(settings)
+        return RunConfig(
+            method=method,
+            model=model or chosen.model,
+            dataset=dataset or chosen.dataset,
+            resource=resource,
+            ratio=ratio,
+            also=dict(also or {}),
+            floors=floors or {},
+            divisor=divisor,
+            preset_name=named(preset, changes or {}),
+            preset=chosen,
+            seed=seed,
+            weights=None if weights is None else file_digest(weights),
+            calibration=None if calibration is None else read_calibration(calibration),
+        )
     except ValidationError as error:
         raise ConfigError(first_problem(error)) from None

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from dsa_core.lab.data import AnyDataset, BatchSource, Task, generator, split, step_seed
 from dsa_core.lab.runs.config import RunConfig
-from dsa_core.training import EvalResult, TrainConfig, evaluate
+from dsa_core.training import EvalResult, evaluate
 
 EVAL_BATCH = 500  # examples, for images up to 64x64
 HELD_OUT = 0.9  # if nothing is held out, the loss of the cut is that of the rest of this split
 EVAL_PIXELS = EVAL_BATCH * 64 * 64  # larger images are evaluated in smaller batches
+LATENCY_BATCH = 128
+LATENCY_PIXELS = LATENCY_BATCH * 32 * 32
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,11 @@ class RunContext:
         """Folder of the checkpoints of the phases."""
         return self.folder / "checkpoints"
 
-    def training(
-        self, phase: str, settings: TrainConfig, indices: Tensor | None = None
-    ) -> BatchSource:
+    def training(self, phase: str, size: int, indices: Tensor | None = None) -> BatchSource:
         """Augmented training batches, whose order depends on seed and phase."""
         return self.dataset.batches(
             "train",
-            batch_size=settings.batch_size,
+            batch_size=size,
             indices=indices,
             seed=step_seed(self.config.seed, phase),
             drop_last=True,
@@ -76,6 +76,13 @@ class RunContext:
         chosen = torch.randperm(self.dataset.count("train"), generator=drawn)[:n]
         return [x for x, _ in self.plain_batches(chosen).epoch(0)] if n else None
 
+    def some_examples(self, n: int | None = None) -> Tensor:
+        """The first n training examples, to time networks on; None: 128, or fewer if large."""
+        n = n or max(1, min(LATENCY_BATCH, LATENCY_PIXELS // self.pixels))
+        batches = self.dataset.batches("train", batch_size=n, augment="none", shuffle=False)
+        x, _ = next(iter(batches.epoch(0)))
+        return x
+
     @property
     def task(self) -> Task:
         """Loss and metrics."""
@@ -89,8 +96,12 @@ class RunContext:
     @property
     def eval_batch(self) -> int:
         """Examples in an evaluation batch: fewer if they are large."""
-        pixels = self.example[0, 0].numel()
-        return max(1, min(EVAL_BATCH, EVAL_PIXELS // max(1, pixels)))
+        return max(1, min(EVAL_BATCH, EVAL_PIXELS // self.pixels))
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of an example."""
+        return self.example[0, 0].numel()
 
     @cached_property
     def example(self) -> Tensor:
@@ -98,9 +109,7 @@ class RunContext:
 
         From the training set, because test images may differ in size.
         """
-        batches = self.dataset.batches("train", batch_size=1, augment="none", shuffle=False)
-        x, _ = next(iter(batches.epoch(0)))
-        return torch.zeros_like(x, device=self.device)
+        return torch.zeros_like(self.some_examples(1), device=self.device)
 
     def halves(self) -> tuple[Tensor, Tensor]:
         """The parts of the training set for the weights and for the keep ratios."""

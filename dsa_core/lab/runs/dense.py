@@ -1,8 +1,8 @@
 """The network a search starts from: trained here, reused, loaded from a file, or untrained."""
 
-import hashlib
 import json
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ from torch import nn
 
 from dsa_core.errors import ConfigError
 from dsa_core.files import write_atomically
-from dsa_core.lab.machine import device_name
+from dsa_core.lab.machine import device_name, git_commit, versions
 from dsa_core.lab.models.weights import file_digest, load_weights
 from dsa_core.lab.runs.context import RunContext
-from dsa_core.lab.runs.facts import git_commit, versions
 from dsa_core.lab.runs.folder import one_run_at_a_time
 from dsa_core.training import FP32, TrainConfig, place_model, train
 from dsa_core.training.processes import agreed
@@ -79,13 +78,13 @@ def dense_network(context: RunContext, model: nn.Module) -> DenseNetwork:
 def read_dense(model: nn.Module, folder: Path) -> dict[str, Any]:
     """Load the weights of a folder into the model, in place; return the facts beside them.
 
-    Raises:
-        ConfigError: a file is damaged, or the weights have changed since they were written.
+    ConfigError if a file is damaged, or the weights have changed since they were written.
     """
     try:
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
         content = (folder / WEIGHTS).read_bytes()
-        if facts.get("sha256", found := sha256(content)) != found:  # absent in older folders
+        found = sha256(content).hexdigest()
+        if facts.get("sha256", found) != found:  # absent in older folders
             raise ValueError(f"{WEIGHTS} was changed after it was written")
         if not {"score", "seconds", "epochs"} <= facts.keys():
             raise ValueError(f"{FACTS} has no score, seconds or epochs")
@@ -98,18 +97,13 @@ def read_dense(model: nn.Module, folder: Path) -> dict[str, Any]:
     return facts
 
 
-def sha256(content: bytes) -> str:
-    """Digest of a file's content, 64 hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
-
-
 def train_dense(context: RunContext, model: nn.Module, settings: TrainConfig, folder: Path) -> None:
     """Train the dense network in place, and write it to its folder."""
     config = context.config
     context.print(f"dense {config.model}: training {settings.epochs} epochs of {config.dataset}")
     result = train(
         model,
-        context.training("dense", settings),
+        context.training("dense", settings.batch_size),
         context.task,
         settings,
         seed=config.seed,
@@ -147,23 +141,26 @@ def keep_dense(model: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     content = save_tensors(tensors)
     write_atomically(folder / WEIGHTS, content)
-    facts = facts | {"sha256": sha256(content)}
+    facts = facts | {"sha256": sha256(content).hexdigest()}
     write_atomically(folder / FACTS, json.dumps(facts, indent=1) + "\n")
 
 
 def load_start_weights(context: RunContext, model: nn.Module) -> None:
     """Load the weights of `context.weights` into the model, in place, if the run starts from some.
 
-    Nothing is written yet: a file that does not fit is refused before anything else happens. If an
-    earlier run left a copy in `out/dense/`, no file is needed.
+    Nothing is written yet. If an earlier run left a copy in `out/dense/`, no file is needed.
 
     Raises:
         ConfigError: the file is missing, is not the one the configuration names, or does not fit
             the network; or the configuration names none.
     """
     wanted, path = context.config.weights, context.weights
-    if path is not None:
-        check_same(wanted, path)
+    if path is not None and (found := file_digest(path)) != wanted:
+        named = f"names weights of SHA-256 {wanted[:10]}..." if wanted else "names no weights"
+        raise ConfigError(
+            f"the configuration {named}, {path} has {found[:10]}...: pass the file to "
+            "configure as well, configure(..., weights=PATH)"
+        )
     if wanted is None or (context.out / "dense" / context.config.dense_folder / FACTS).exists():
         return
     if path is None:
@@ -172,21 +169,6 @@ def load_start_weights(context: RunContext, model: nn.Module) -> None:
             "holds no copy of them: pass the file, run(..., weights=PATH)"
         )
     load_weights(model, path)
-
-
-def check_same(wanted: str | None, path: Path) -> None:
-    """Compare a file with the digest in the configuration.
-
-    Raises:
-        ConfigError: the configuration names no weights, or others.
-    """
-    found = file_digest(path)
-    if found != wanted:
-        named = f"names weights of SHA-256 {wanted[:10]}..." if wanted else "names no weights"
-        raise ConfigError(
-            f"the configuration {named}, {path} has {found[:10]}...: pass the file to "
-            "configure as well, configure(..., weights=PATH)"
-        )
 
 
 def keep_start_weights(context: RunContext, model: nn.Module, folder: Path) -> None:

@@ -10,7 +10,6 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from dsa_core.errors import ConfigError, TrainingError, first_problem
-from dsa_core.files import write_atomically
 from dsa_core.lab.runs.config import RunConfig
 from dsa_core.training.processes import agreed, process_group, wait
 
@@ -61,11 +60,7 @@ def one_run_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def check_folder(out: Path) -> None:
-    """Refuse an output path that is a file, or below one.
-
-    Raises:
-        ConfigError: it is one.
-    """
+    """Raise ConfigError if an output path is a file, or below one."""
     for path in (out, *out.parents):
         if path.is_dir():
             return
@@ -73,17 +68,8 @@ def check_folder(out: Path) -> None:
             raise ConfigError(f"out: {path} is not a folder: give --out a folder, or a new name")
 
 
-def write_config(folder: Path, config: RunConfig) -> None:
-    """Write the configuration into the folder."""
-    write_atomically(folder / CONFIG, config.model_dump_json(indent=1) + "\n")
-
-
 def check_config(folder: Path, config: RunConfig) -> None:
-    """Compare with the configuration left by an earlier call, if there is one.
-
-    Raises:
-        ConfigError: it differs, or was edited.
-    """
+    """Raise ConfigError if a configuration left by an earlier call differs, or was edited."""
     path = folder / CONFIG
     if not path.exists():
         return
@@ -107,11 +93,7 @@ REMEDY = (
 
 
 def check_still_there(folder: Path) -> None:
-    """Refuse to complete a run whose folder was removed meanwhile.
-
-    Raises:
-        TrainingError: its configuration is gone.
-    """
+    """Raise TrainingError if the folder of a run was removed meanwhile."""
     if not (folder / CONFIG).exists():
         raise TrainingError(
             f"{folder} was removed or emptied during the run and holds only a part of it: remove "
@@ -121,11 +103,7 @@ def check_still_there(folder: Path) -> None:
 
 @contextmanager
 def disk_may_be_full(folder: Path) -> Iterator[None]:
-    """Turn a full disk into an error that names the folder and says how to resume.
-
-    Raises:
-        TrainingError: the disk is full.
-    """
+    """Turn a full disk into a TrainingError that names the folder and says how to resume."""
     try:
         yield
     except OSError as error:

@@ -1,10 +1,8 @@
 """The history of a search: every update of the keep ratios, and the part kept in a record."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ import torch
 from dsa_core.allocation import MET, falls
 from dsa_core.budget import Cost
 from dsa_core.channels import ChannelGraph
-from dsa_core.files import write_atomically
 from dsa_core.lab.record import SearchRecord
 from dsa_core.methods import Allocation
 
@@ -32,11 +29,6 @@ def history_of(allocation: Allocation) -> dict[str, Any]:
         "updates": {k: [rounded(u.get(k, math.nan)) for u in updates] for k in names},
         "epochs": list(allocation.epochs),
     }
-
-
-def write_history(folder: Path, history: Mapping[str, Any]) -> None:
-    """Write it as `history.json`."""
-    write_atomically(folder / HISTORY, json.dumps(history) + "\n")
 
 
 def rounded(value: float | int | tuple[float, ...]) -> float | int | list[float] | None:

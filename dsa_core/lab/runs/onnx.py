@@ -10,7 +10,6 @@ from dsa_core.lab.latency import onnx_latency
 from dsa_core.lab.record import OnnxRecord, Record
 from dsa_core.lab.record_files import write_record
 from dsa_core.lab.runs.context import RunContext
-from dsa_core.lab.runs.outcome import some_examples
 from dsa_core.surgery import OnnxNetwork, export_onnx, load
 from dsa_core.surgery.onnx_file import ADVICE, BLOCKS, require_onnx
 from dsa_core.surgery.sparse import FACTS
@@ -21,11 +20,7 @@ INT8_IMAGES = 512  # training images that say how large activations are
 
 
 def check_onnx(context: RunContext, *, int8: bool) -> None:
-    """Refuse a run that asks for ONNX where it cannot be written, before anything is trained.
-
-    Raises:
-        ConfigError: a package is missing, or int8 is asked of several processes.
-    """
+    """Raise ConfigError, before anything is trained, where ONNX cannot be written."""
     require_onnx()
     if int8 and not process_group().is_single:
         raise ConfigError(
@@ -39,12 +34,8 @@ def check_onnx(context: RunContext, *, int8: bool) -> None:
 def with_onnx(context: RunContext, record: Record, *, int8: bool) -> Record:
     """Write `pruned.onnx` into the run's folder, and what was measured into its record.
 
-    A run that was complete before gets it too: the network is read from `pruned/`.
-
-    Args:
-        context: of the run.
-        record: of the run.
-        int8: write `pruned.int8.onnx` too, and score it.
+    A run that was complete before gets it too: the network is read from `pruned/`. With int8,
+    `pruned.int8.onnx` is written too, and scored.
 
     Raises:
         ConfigError: the run removed single weights; there is no smaller network to write.
@@ -79,7 +70,7 @@ def written(
 ) -> OnnxRecord:
     """Write a network into the run's folder, and time it."""
     path: Path = context.folder / (FILE if int8 is None else INT8_FILE)
-    x = some_examples(context.dataset, context.example[0, 0].numel())
+    x = context.some_examples()
     check = export_onnx(network, path, x, int8=int8)
     return OnnxRecord(
         file=path.name,

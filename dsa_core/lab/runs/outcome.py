@@ -1,27 +1,19 @@
 """The outcome of a run, and its record."""
 
 from dataclasses import dataclass
-from typing import TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from dsa_core.budget import NS_PER_MS, Cost, Resource
-from dsa_core.lab.data import AnyDataset
 from dsa_core.lab.latency import Latency, latencies
-from dsa_core.lab.machine import device_name
-from dsa_core.lab.record import CostRecord, GroupRecord, Record, Scores
+from dsa_core.lab.machine import device_name, git_commit, versions
+from dsa_core.lab.record import PHASES, CostRecord, GroupRecord, Record, Scores
 from dsa_core.lab.runs.context import RunContext
 from dsa_core.lab.runs.dense import DenseNetwork
-from dsa_core.lab.runs.facts import git_commit, versions
 from dsa_core.lab.runs.history import history_of, search_record
 from dsa_core.methods import Allocation
 from dsa_core.surgery.verify import count_macs
 from dsa_core.training import FP32, EvalResult, TrainResult, place_model
-
-RESOURCES: tuple[Resource, ...] = ("macs", "params")
-LATENCY_BATCH = 128
-LATENCY_PIXELS = LATENCY_BATCH * 32 * 32
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,13 +40,12 @@ class Outcome:
     cutting: dict[str, float]
 
 
-def record_of(context: RunContext, outcome: Outcome, example: Tensor) -> Record:
+def record_of(context: RunContext, outcome: Outcome) -> Record:
     """The record of a run; costs are counted and latencies measured here."""
     config, dense, found = context.config, outcome.dense, outcome.allocation
-    costs = {r: cost_record(context, outcome, example, r) for r in RESOURCES}
-    timed = time_both(context, outcome, example)
-    if config.calibration is not None:
-        costs["latency"] = latency_record(outcome, timed, config.asked["latency"])
+    timed = time_both(context, outcome)
+    costs = costs_of(context, outcome, timed)
+    epochs = dense.epochs, len(found.epochs), len(outcome.tuned.history)
     return Record(
         config_hash=config.hash,
         series=config.series,
@@ -82,7 +73,7 @@ def record_of(context: RunContext, outcome: Outcome, example: Tensor) -> Record:
         groups=group_records(found),
         seconds=spent(outcome, "seconds"),
         processor_seconds=spent(outcome, "processor_seconds"),
-        epochs=phases(dense.epochs, len(found.epochs), len(outcome.tuned.history)),
+        epochs=dict(zip(PHASES, epochs, strict=True)),
         trials=found.trials,
         dense_reused=dense.reused,
         latency=timed,
@@ -91,22 +82,18 @@ def record_of(context: RunContext, outcome: Outcome, example: Tensor) -> Record:
         device=device_name(context.device),
         git_commit=git_commit(),
         notes=found.notes
-        | config.preset.cut.notes()
+        | {f"cut_{k}": v for k, v in config.preset.cut.model_dump(exclude_defaults=True).items()}
         | ({"weights": config.weights} if config.weights else {}),
         search=search_record(history_of(found), found.graph),
         config=config.model_dump(mode="json"),
     )
 
 
-def phases(dense: T, search: T, fine_tune: T) -> dict[str, T]:
-    """One value per phase, by name."""
-    return {"dense": dense, "search": search, "fine_tune": fine_tune}
-
-
 def spent(outcome: Outcome, unit: str) -> dict[str, float]:
     """Seconds or CPU seconds of every phase; the cut counts as search."""
-    found, tuned = getattr(outcome.allocation, unit), getattr(outcome.tuned, unit)
-    return phases(getattr(outcome.dense, unit), found + outcome.cutting[unit], tuned)
+    results = (outcome.dense, outcome.allocation, outcome.tuned)
+    found = {phase: getattr(result, unit) for phase, result in zip(PHASES, results, strict=True)}
+    return found | {"search": found["search"] + outcome.cutting[unit]}
 
 
 def extra_scores(outcome: Outcome) -> dict[str, dict[str, float]]:
@@ -119,12 +106,12 @@ def extra_scores(outcome: Outcome) -> dict[str, dict[str, float]]:
     }
 
 
-def time_both(context: RunContext, outcome: Outcome, example: Tensor) -> dict[str, Latency]:
+def time_both(context: RunContext, outcome: Outcome) -> dict[str, Latency]:
     """Time the dense and the pruned network in alternation, in the calibration's format if any."""
     calibration = context.config.calibration
     precision = FP32 if calibration is None else calibration.as_precision
     n = None if calibration is None else calibration.shape[0]
-    x = some_examples(context.dataset, example[0, 0].numel(), n).to(context.device)
+    x = context.some_examples(n).to(context.device)
     both = [outcome.dense.model, outcome.pruned]
     for model in both:
         place_model(model, precision)
@@ -134,50 +121,28 @@ def time_both(context: RunContext, outcome: Outcome, example: Tensor) -> dict[st
     return {"dense": dense, "pruned": pruned}
 
 
-def latency_record(outcome: Outcome, timed: dict[str, Latency], asked: float) -> CostRecord:
-    """Asked, relaxed and predicted latency by the calibration; dense and pruned by the clock."""
-    found = outcome.allocation
-    return CostRecord(
-        dense=round(NS_PER_MS * timed["dense"].median_ms),
-        asked_ratio=asked,
-        relaxed_ratio=found.relaxed_cost("latency"),
-        whole=found.whole_cost("latency"),
-        counted=round(NS_PER_MS * timed["pruned"].median_ms),
-    )
-
-
-def some_examples(dataset: AnyDataset, pixels: int, n: int | None = None) -> Tensor:
-    """A batch of examples to time the networks on.
-
-    From the training set, because test images may differ in size.
-
-    Args:
-        dataset: source of the examples.
-        pixels: in an example.
-        n: batch size; None for 128, or fewer if they exceed 32x32 pixels.
-    """
-    n = n or max(1, min(LATENCY_BATCH, LATENCY_PIXELS // pixels))
-    batches = dataset.batches("train", batch_size=n, augment="none", shuffle=False)
-    x, _ = next(iter(batches.epoch(0)))
-    return x
-
-
-def cost_record(
-    context: RunContext, outcome: Outcome, example: Tensor, resource: Resource
-) -> CostRecord:
-    """Asked, relaxed, predicted and counted cost of one resource."""
+def costs_of(
+    context: RunContext, outcome: Outcome, timed: dict[str, Latency]
+) -> dict[Resource, CostRecord]:
+    """Asked, relaxed, predicted and counted cost of each resource; latency is by the clock."""
     config, found = context.config, outcome.allocation
-    if resource == "macs":
-        counted = count_macs(outcome.pruned, example)
-    else:
-        counted = count_parameters(outcome.pruned, found)
-    return CostRecord(
-        dense=Cost.of(found.graph, resource).dense,
-        asked_ratio=config.asked.get(resource),
-        relaxed_ratio=found.relaxed_cost(resource),
-        whole=found.whole_cost(resource),
-        counted=counted,
-    )
+    pairs: dict[Resource, tuple[int, int]] = {  # dense, counted on the pruned network
+        "macs": (Cost.of(found.graph, "macs").dense, count_macs(outcome.pruned, context.example)),
+        "params": (Cost.of(found.graph, "params").dense, count_parameters(outcome.pruned, found)),
+    }
+    if config.calibration is not None:
+        dense, pruned = (round(NS_PER_MS * timed[name].median_ms) for name in ("dense", "pruned"))
+        pairs["latency"] = dense, pruned
+    return {
+        resource: CostRecord(
+            dense=dense,
+            asked_ratio=config.asked.get(resource),
+            relaxed_ratio=found.relaxed_cost(resource),
+            whole=found.whole_cost(resource),
+            counted=counted,
+        )
+        for resource, (dense, counted) in pairs.items()
+    }
 
 
 def count_parameters(pruned: nn.Module, allocation: Allocation) -> int:

@@ -1,20 +1,20 @@
 """The phases of a run after the dense network: the search, the cut, the fine-tuning."""
 
-from collections.abc import Mapping
+import json
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import nn
 
 from dsa_core.channels import ChannelGraph
+from dsa_core.files import write_atomically
 from dsa_core.lab.runs.context import RunContext
-from dsa_core.lab.runs.history import history_of, write_history
-from dsa_core.methods import ALLOCATORS, Allocation, SearchConfig, SearchData
+from dsa_core.lab.runs.history import HISTORY, history_of
+from dsa_core.methods import ALLOCATORS, Allocation, SearchData
 from dsa_core.ranking import importance
 from dsa_core.surgery import prune, save
 from dsa_core.surgery.sparse import held_zeros, save_sparse, zero_weights
 from dsa_core.training import (
     FP32,
-    TrainConfig,
     TrainResult,
     evaluate,
     place_model,
@@ -28,9 +28,10 @@ def find_allocation(context: RunContext, model: nn.Module, graph: ChannelGraph) 
     """Run the search, which trains the model in place."""
     config, settings = context.config, context.config.preset.search
     weights, ratios = context.halves()
+    size = settings.train.batch_size
     data = SearchData(
-        weights=context.training("weights", settings.train, weights),
-        ratios=context.training("ratios", ratio_training(settings), ratios),
+        weights=context.training("weights", size, weights),
+        ratios=context.training("ratios", settings.ratio_batch_size or size, ratios),
         task=context.task,
         checkpoint=context.checkpoints / "search.pt",
         progress=context.progress,
@@ -42,7 +43,7 @@ def find_allocation(context: RunContext, model: nn.Module, graph: ChannelGraph) 
     allocation = ALLOCATORS[config.method](
         model, graph, config.budget, data, settings, seed=config.seed
     )
-    write_history(context.folder, history_of(allocation))
+    write_atomically(context.folder / HISTORY, json.dumps(history_of(allocation)) + "\n")
     return allocation
 
 
@@ -52,12 +53,6 @@ def masked_loss(context: RunContext, pruned: nn.Module) -> float:
     The cut network computes just that, and its BatchNorm statistics are already renewed.
     """
     return evaluate(pruned, context.plain_batches(context.halves()[1]), context.task).loss
-
-
-def ratio_training(settings: SearchConfig) -> TrainConfig:
-    """The settings of the weights' training, with the batch size of the held-out batches."""
-    size = settings.ratio_batch_size or settings.train.batch_size
-    return settings.train.model_copy(update={"batch_size": size})
 
 
 def ranked(context: RunContext, model: nn.Module, allocation: Allocation) -> Allocation:
@@ -75,28 +70,23 @@ def cut_and_renew(
     preset = context.config.preset
     images = context.some_batches("reconstruction", preset.cut.reconstruct)
     pruned = prune(model, graph, allocation.keep, reconstruct=images, progress=context.progress)
-    zero_weights(pruned, masks_of(allocation))
+    zero_weights(pruned, allocation.weight_mask or {})
     if images:
         return pruned
-    batches = context.training("recalibration", preset.fine_tune)
+    batches = context.training("recalibration", preset.fine_tune.batch_size)
     recalibrate_batchnorm(pruned, batches, preset.norm_batches)
     average_buffers(pruned)  # each process has seen only its own rows
     return pruned
-
-
-def masks_of(allocation: Allocation) -> Mapping[str, Tensor]:
-    """Which single weights stay; empty for a method that removes channels."""
-    return allocation.weight_mask or {}
 
 
 def fine_tune(context: RunContext, pruned: nn.Module, allocation: Allocation) -> TrainResult:
     """Train the pruned network in place, on the whole training set; removed weights stay zero."""
     settings = context.config.preset.fine_tune
     context.print(f"{context.config.method}: fine-tuning {settings.epochs} epochs")
-    with held_zeros(pruned, masks_of(allocation)):
+    with held_zeros(pruned, allocation.weight_mask or {}):
         result = train(
             pruned,
-            context.training("fine-tune", settings),
+            context.training("fine-tune", settings.batch_size),
             context.task,
             settings,
             seed=context.config.seed,

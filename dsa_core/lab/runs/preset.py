@@ -32,12 +32,6 @@ class Cut(BaseModel):
     rank: SearchImportance | None = None
     reconstruct: int = Field(default=0, ge=0)
 
-    def notes(self) -> dict[str, Any]:
-        """The settings that differ from the defaults, for the record."""
-        return {
-            f"cut_{name}": value for name, value in self.model_dump(exclude_defaults=True).items()
-        }
-
 
 class Preset(BaseModel):
     """How a whole run trains.

@@ -30,31 +30,28 @@ AS_STATED: dict[str, Any] = {  # by the DSA paper, for 80 epochs of search; see 
 
 def tiny() -> Preset:
     """Seconds, for notebooks and tests: digits."""
-    train = TrainConfig(epochs=4, lr=0.1, batch_size=64, **PLAIN)
-    search = {"epochs": 6, "lr": 0.02, "schedule": "constant"}
-    return Preset(
-        model="resnet8",
-        dataset="digits",
-        dense=train,
-        search=SearchConfig(train=train.model_copy(update=search), ratio_every=1),
-        fine_tune=train.model_copy(update={"epochs": 3, "lr": 0.05}),
-        weights_fraction=0.8,
-        norm_batches=10,
-    )
+    return digits((4, 6, 3), norm_batches=10, channels_last=False)
 
 
 def quick() -> Preset:
     """Minutes on a laptop: digits."""
-    train = TrainConfig(epochs=10, lr=0.1, batch_size=64, precision="fp32", channels_last=True)
-    search = {"epochs": 20, "lr": 0.02, "schedule": "constant"}
+    return digits((10, 20, 8), norm_batches=20, channels_last=True)
+
+
+def digits(epochs: tuple[int, int, int], *, norm_batches: int, channels_last: bool) -> Preset:
+    """A run on digits: epochs of dense training, search and fine-tuning."""
+    dense, search, fine_tune = epochs
+    how: dict[str, Any] = {"precision": "fp32", "channels_last": channels_last}
+    train = TrainConfig(epochs=dense, lr=0.1, batch_size=64, **how)
+    given = {"epochs": search, "lr": 0.02, "schedule": "constant"}
     return Preset(
         model="resnet8",
         dataset="digits",
         dense=train,
-        search=SearchConfig(train=train.model_copy(update=search), ratio_every=1),
-        fine_tune=train.model_copy(update={"epochs": 8, "lr": 0.05}),
+        search=SearchConfig(train=train.model_copy(update=given), ratio_every=1),
+        fine_tune=train.model_copy(update={"epochs": fine_tune, "lr": 0.05}),
         weights_fraction=0.8,
-        norm_batches=20,
+        norm_batches=norm_batches,
     )
 
 
@@ -131,23 +128,14 @@ def paper() -> Preset:
     can end far above it: ratios that only shrink cannot undo a wrong step.
     """
     sgd = TrainConfig(
-        epochs=100,
-        lr=0.05,
-        weight_decay=4e-5,
-        nesterov=False,
-        schedule="constant",
-        **PLAIN,
+        epochs=100, lr=0.05, weight_decay=4e-5, nesterov=False, schedule="constant", **PLAIN
     )
     after = {"epochs": 200, "schedule": "multi_step", "milestones": (20, 80, 140), "gamma": 0.1}
     return Preset(
         model="resnet20",
         dataset="cifar10",
         dense=None,
-        search=SearchConfig(
-            train=sgd,
-            warmup_epochs=20,
-            **AS_STATED,
-        ),
+        search=SearchConfig(train=sgd, warmup_epochs=20, **AS_STATED),
         fine_tune=sgd.model_copy(update=after),
     )
 
@@ -177,11 +165,7 @@ def imagenet() -> Preset:
         model="resnet50",
         dataset="folder:data/imagenet",
         dense=None,
-        search=SearchConfig(
-            train=sgd,
-            warmup_epochs=15,
-            **AS_STATED,
-        ),
+        search=SearchConfig(train=sgd, warmup_epochs=15, **AS_STATED),
         fine_tune=sgd.model_copy(update=after),
     )
 

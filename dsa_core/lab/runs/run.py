@@ -7,7 +7,7 @@ from torch import nn
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
-from dsa_core.files import EPOCHS
+from dsa_core.files import EPOCHS, write_atomically
 from dsa_core.lab.data import load
 from dsa_core.lab.device import device_of, image_readers
 from dsa_core.lab.record import Record
@@ -16,12 +16,12 @@ from dsa_core.lab.runs.config import RunConfig
 from dsa_core.lab.runs.context import RunContext
 from dsa_core.lab.runs.dense import dense_network, load_start_weights
 from dsa_core.lab.runs.folder import (
+    CONFIG,
     alone_in,
     check_config,
     check_folder,
     check_still_there,
     disk_may_be_full,
-    write_config,
 )
 from dsa_core.lab.runs.onnx import check_onnx, with_onnx
 from dsa_core.lab.runs.outcome import Outcome, record_of
@@ -53,16 +53,14 @@ def run(
     int8: bool = False,
     workers: int | None = None,
 ) -> Record:
-    """Run one configuration, or resume it.
+    """Run one configuration, resume it, or read the record of a complete run.
 
     Writes `out/<run>/`, or `folder`, with config.json, record.json, history.json (keep ratios of
     every update), checkpoints/ and pruned/. The dense network goes to `out/dense/`, where other
-    runs find it.
-
-    In a group of processes (`training.processes`) the main one writes the record.
+    runs find it. In a group of processes (`training.processes`) the main one writes the record.
 
     Args:
-        config: the configuration.
+        config: what to run.
         out: folder of all runs.
         folder: of this run, to override `out / config.folder`.
         data_root: folder of the datasets; None for DSA_DATA, else ./data.
@@ -75,9 +73,6 @@ def run(
         workers: processes per rank that read and decode the images of `folder:PATH`; None for one
             per processor of the rank, at most 8. They are not part of the configuration: they
             change no number, and a run resumes with any count.
-
-    Returns:
-        The record; read from its file if the run was already complete.
 
     Raises:
         ConfigError, DataError, TraceError, BudgetError: before anything is trained, for example
@@ -113,11 +108,7 @@ def run(
 
 
 def record_there(context: RunContext) -> Record:
-    """The record left by an earlier call.
-
-    Raises:
-        ConfigError: it belongs to another configuration.
-    """
+    """The record left by an earlier call; ConfigError if it is of another configuration."""
     record = read_record(context.folder / FILE)
     if record.config_hash != context.config.hash:
         raise ConfigError(
@@ -145,7 +136,8 @@ def run_phases(context: RunContext, *, force: bool = False) -> Record:
             remove_earlier(context)
         elif agreed((context.folder / FILE).exists()):  # written by a process that has just ended
             return record_there(context)
-        write_config(context.folder, context.config)
+        text = context.config.model_dump_json(indent=1)
+        write_atomically(context.folder / CONFIG, text + "\n")
         record = all_phases(context, model, graph)
         if process_group().is_main:
             check_still_there(context.folder)
@@ -155,7 +147,6 @@ def run_phases(context: RunContext, *, force: bool = False) -> Record:
 
 def all_phases(context: RunContext, model: nn.Module, graph: ChannelGraph) -> Record:
     """Run the phases in order; each resumes from its own checkpoint."""
-    example = context.example
     dense = dense_network(context, model)
     searched = copy.deepcopy(dense.model)
     allocation = find_allocation(context, searched, graph)
@@ -164,7 +155,7 @@ def all_phases(context: RunContext, model: nn.Module, graph: ChannelGraph) -> Re
     watch = Stopwatch()
     pruned = cut_and_renew(context, source, graph, allocation)
     cutting = watch.read()
-    try_forward(pruned, example)
+    try_forward(pruned, context.example)
     loss = masked_loss(context, pruned)
     before = context.measure(pruned)
     print_score(context, before, "before fine-tuning")
@@ -173,7 +164,7 @@ def all_phases(context: RunContext, model: nn.Module, graph: ChannelGraph) -> Re
     print_score(context, after, "after fine-tuning")
     keep_pruned(context, pruned, graph, allocation)
     outcome = Outcome(dense, allocation, loss, pruned, before, after, tuned, cutting)
-    return record_of(context, outcome, example)
+    return record_of(context, outcome)
 
 
 def print_score(context: RunContext, found: EvalResult, when: str) -> None:

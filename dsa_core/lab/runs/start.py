@@ -54,11 +54,7 @@ def start(
 def try_task(
     config: RunConfig, dataset: AnyDataset, model: nn.Module, device: torch.device
 ) -> None:
-    """Compute the loss of one example: the network may be for another task than the dataset.
-
-    Raises:
-        ConfigError: the loss does not accept the outputs.
-    """
+    """Compute the loss of one example; ConfigError if the network is for another task."""
     batches = dataset.batches("train", batch_size=1, augment="none", shuffle=False, device=device)
     x, y = next(iter(batches.epoch(0)))
     with mode(model, training=False), torch.no_grad():
@@ -76,11 +72,7 @@ def try_task(
 
 
 def try_images(config: RunConfig, model: nn.Module, example: Tensor) -> None:
-    """Run the network once in evaluation mode.
-
-    Raises:
-        ConfigError: it does not accept images of this shape; names the shape it is made for.
-    """
+    """Run the network once; ConfigError if it does not accept images of this shape."""
     try:
         with mode(model, training=False), torch.no_grad():
             model(example)
@@ -94,11 +86,7 @@ def try_images(config: RunConfig, model: nn.Module, example: Tensor) -> None:
 
 
 def try_training(model: nn.Module, graph: ChannelGraph, example: Tensor) -> None:
-    """Run a cut copy on the CPU in training mode, which may use more layers than evaluation.
-
-    Raises:
-        SurgeryError: it fails; names the layers that evaluation never reads.
-    """
+    """Run a cut copy on the CPU in training mode, which may use more layers than evaluation."""
     pruned = prune(model, graph, random_channels(graph, TRIAL, 0)).cpu()
     try:
         with mode(pruned, training=True), torch.no_grad(), torch.random.fork_rng(devices=[]):
