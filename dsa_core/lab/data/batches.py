@@ -153,14 +153,9 @@ class Batches(BatchSource):
         Args:
             images: uint8, shape (N, C, H, W).
             labels: shape (N, ...), int64 for classes.
-            batch_size: examples in a batch.
             mean: mean of each channel, in [0, 1] (of pixel / 255).
             std: standard deviation of each channel, > 0, in the same unit.
-            augment: a name in `AUGMENTATIONS`.
-            seed: of order and augmentation.
-            shuffle: a new order each epoch.
-            drop_last: leave a smaller last batch out.
-            device: where batches are made and live.
+            batch_size, augment, seed, shuffle, drop_last, device: see `AnyDataset.batches`.
 
         Raises:
             DataError: shapes or types do not fit.
