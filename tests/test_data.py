@@ -28,21 +28,21 @@ def make_batches(n: int = 10, **settings) -> data.Batches:
 
 
 def test_digits_split_is_fixed_disjoint_complete_and_stratified():
-    of = digits()
-    assert of.train_images.shape == (1437, 1, 8, 8)
-    assert of.test_images.shape == (360, 1, 8, 8)
+    loaded = digits()
+    assert loaded.train_images.shape == (1437, 1, 8, 8)
+    assert loaded.test_images.shape == (360, 1, 8, 8)
     # scikit-learn's split with random_state 0, as it was when the first results were recorded
-    assert zlib.crc32(of.test_labels.numpy().tobytes()) == 0xB411CAE9
-    assert zlib.crc32(of.test_images.contiguous().numpy().tobytes()) == 0x9066F692
+    assert zlib.crc32(loaded.test_labels.numpy().tobytes()) == 0xB411CAE9
+    assert zlib.crc32(loaded.test_images.contiguous().numpy().tobytes()) == 0x9066F692
     raw = load_digits()
-    both = torch.cat([of.train_images, of.test_images]).flatten(1)
+    both = torch.cat([loaded.train_images, loaded.test_images]).flatten(1)
     wanted = torch.from_numpy(raw.images * 255 / 16).round().to(torch.uint8).flatten(1)
     assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, wanted.tolist()))
     in_class = np.bincount(raw.target)
-    assert np.abs(of.test_labels.bincount().numpy() - in_class / 5).max() < 1
-    pixels = of.train_images.float() / 255
-    assert of.mean[0] == pytest.approx(pixels.mean().item(), abs=1e-3)
-    assert of.std[0] == pytest.approx(pixels.std().item(), abs=2e-3)
+    assert np.abs(loaded.test_labels.bincount().numpy() - in_class / 5).max() < 1
+    pixels = loaded.train_images.float() / 255
+    assert loaded.mean[0] == pytest.approx(pixels.mean().item(), abs=1e-3)
+    assert loaded.std[0] == pytest.approx(pixels.std().item(), abs=2e-3)
 
 
 @given(st.integers(2, 300), st.floats(0.01, 0.99), st.integers(0, 5))
@@ -380,6 +380,7 @@ def test_classification_by_hand():
     torch.testing.assert_close(task.loss(outputs, targets), lost.mean().float())
     assert task.score(outputs, targets).item() == 2
     assert task.training_loss(0.0) is task.loss
+    assert (task.judged_by, task.show(0.5)) == ("accuracy", "50.00 %")
     # smoothing by a: (1 - a) of the loss at the target, a of its mean over all classes
     spread = -outputs.log_softmax(1).mean(1).mean()
     wanted = 0.9 * cross_entropy(outputs, targets) + 0.1 * spread

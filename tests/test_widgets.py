@@ -93,14 +93,6 @@ def network(folder: Path) -> Network:
     return read_networks(folder)[NAME]
 
 
-def test_a_network_knows_methods_budgets_and_costs(network: Network) -> None:
-    assert list(network.searches) == ["dsa", "uniform"]
-    assert [r.asked_ratio for r in network.searches["dsa"]] == [0.5, 0.75]
-    assert {r: c.dense for r, c in network.costs.items()} == {r: c.dense for r, c in COSTS.items()}
-    end = [g.keep_ratio for g in network.searches["dsa"][0].groups]
-    assert passed(network.searches["dsa"][0])[-1].tolist() == end
-
-
 @pytest.mark.parametrize("model", ["resnet8", "resnet20_a", "resnet56_a", "vit_digits"])
 def test_stored_costs_are_those_of_the_network(model: str) -> None:
     if model == "vit_digits":
@@ -172,6 +164,8 @@ def test_shipped_records_of_all_methods_answer_every_budget_down_to_a_quarter() 
 
 
 def test_at_its_own_budget_a_search_gives_its_own_answer(network: Network) -> None:
+    assert list(network.searches) == ["dsa", "uniform"]
+    assert [r.asked_ratio for r in network.searches["dsa"]] == [0.5, 0.75]
     for record in network.searches["dsa"]:
         view = look(network, State(ratio=record.asked_ratio))
         assert view.counts == tuple(g.kept for g in record.groups)
@@ -205,8 +199,10 @@ def test_the_score_lies_between_the_measured_ones_on_the_path_of_the_search(netw
 
 
 def test_divisor_and_floors_hold(network: Network) -> None:
-    name = COSTS["macs"].names[0]
-    view = look(network, State(ratio=0.6, divisor=8, floor=0.25, floors={name: 1.0}))
+    floors = {COSTS["macs"].names[0]: 1.0}
+    state = State(ratio=0.6, divisor=8, floor=0.25, floors=floors)
+    assert state.budget == Budget(macs=0.6, divisor=8, floors={"*": 0.25, **floors})
+    view = look(network, state)
     pairs = list(zip(view.counts, view.sizes, strict=True))
     assert all(k % 8 == 0 for k, _ in pairs)
     assert all(k >= 0.25 * n for k, n in pairs)
@@ -447,11 +443,6 @@ def test_an_error_in_the_thread_is_shown(monkeypatch) -> None:
     assert "ZeroDivisionError: a bug" in panel.problem.value
     assert panel.status.value == "failed"
     assert not panel.run.disabled
-
-
-def test_floors_of_a_state_become_those_of_a_budget() -> None:
-    state = State(resource="params", ratio=0.3, divisor=4, floor=0.1, floors={"a": 0.5})
-    assert state.budget == Budget(params=0.3, divisor=4, floors={"*": 0.1, "a": 0.5})
 
 
 def test_the_explorer_answers_a_slider_without_nagles_delay(monkeypatch):
