@@ -1,13 +1,13 @@
 """Images in a folder in ImageNet's layout, read from disk as they are needed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dsa_core.errors import DataError
@@ -100,8 +100,8 @@ class FolderBatches(BatchSource):
     def _read(self, plan: list[list[tuple[int, int]]]) -> Iterator[Batch]:
         """Yield the batches of a plan; the workers stay for the next one."""
         loader, self._idle = self._idle or self._loader(), None
-        assert isinstance(loader.batch_sampler, _Plan)
-        loader.batch_sampler.batches = plan
+        assert isinstance(loader.batch_sampler, list)
+        loader.batch_sampler[:] = plan
         try:
             for images, labels in loader:
                 yield (
@@ -114,7 +114,7 @@ class FolderBatches(BatchSource):
     def _loader(self) -> "DataLoader[tuple[Tensor, int]]":
         return DataLoader(
             self._images,
-            batch_sampler=_Plan(),
+            batch_sampler=[],  # `_read` fills it
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
             pin_memory=self._device.type == "cuda",
@@ -124,18 +124,6 @@ class FolderBatches(BatchSource):
     def fingerprint(self) -> dict[str, str]:
         """Describe what decides the numbers: a moved dataset is the same dataset."""
         return self._settings() | self._facts
-
-
-class _Plan(Sampler[list[tuple[int, int]]]):
-    """The batches of the epoch that is read."""
-
-    batches: Sequence[list[tuple[int, int]]] = ()
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 class _Images(TorchDataset[tuple[Tensor, int]]):
