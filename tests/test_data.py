@@ -3,6 +3,7 @@
 import pickle
 import struct
 import zlib
+from itertools import chain
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,17 +12,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems_runs import write_folder
+from problems_runs import digits, write_folder
+from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy, pad
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from dsa_core.errors import ConfigError, DataError
 from dsa_core.lab import data
-from dsa_core.lab.data.augment import crop
-
-
-@pytest.fixture(scope="module")
-def digits() -> data.Dataset:
-    return data.load("digits")
 
 
 def make_batches(n: int = 10, **settings) -> data.Batches:
@@ -30,30 +27,22 @@ def make_batches(n: int = 10, **settings) -> data.Batches:
     return data.Batches(images, torch.arange(n), **wanted)
 
 
-def test_digits_split_is_fixed(digits):
-    assert digits.train_images.shape == (1437, 1, 8, 8)
-    assert digits.test_images.shape == (360, 1, 8, 8)
-    assert digits.train_images.dtype == torch.uint8
+def test_digits_split_is_fixed_disjoint_complete_and_stratified():
+    loaded = digits()
+    assert loaded.train_images.shape == (1437, 1, 8, 8)
+    assert loaded.test_images.shape == (360, 1, 8, 8)
     # scikit-learn's split with random_state 0, as it was when the first results were recorded
-    assert zlib.crc32(digits.test_labels.numpy().tobytes()) == 0xB411CAE9
-    assert zlib.crc32(digits.test_images.contiguous().numpy().tobytes()) == 0x9066F692
-
-
-def test_digits_split_is_disjoint_complete_and_stratified(digits):
-    from sklearn.datasets import load_digits
-
+    assert zlib.crc32(loaded.test_labels.numpy().tobytes()) == 0xB411CAE9
+    assert zlib.crc32(loaded.test_images.contiguous().numpy().tobytes()) == 0x9066F692
     raw = load_digits()
-    both = torch.cat([digits.train_images, digits.test_images]).flatten(1)
+    both = torch.cat([loaded.train_images, loaded.test_images]).flatten(1)
     wanted = torch.from_numpy(raw.images * 255 / 16).round().to(torch.uint8).flatten(1)
     assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, wanted.tolist()))
     in_class = np.bincount(raw.target)
-    assert np.abs(digits.test_labels.bincount().numpy() - in_class / 5).max() < 1
-
-
-def test_digits_statistics_are_their_own(digits):
-    pixels = digits.train_images.float() / 255
-    assert digits.mean[0] == pytest.approx(pixels.mean().item(), abs=1e-3)
-    assert digits.std[0] == pytest.approx(pixels.std().item(), abs=2e-3)
+    assert np.abs(loaded.test_labels.bincount().numpy() - in_class / 5).max() < 1
+    pixels = loaded.train_images.float() / 255
+    assert loaded.mean[0] == pytest.approx(pixels.mean().item(), abs=1e-3)
+    assert loaded.std[0] == pytest.approx(pixels.std().item(), abs=2e-3)
 
 
 @given(st.integers(2, 300), st.floats(0.01, 0.99), st.integers(0, 5))
@@ -77,9 +66,9 @@ def epoch_of(batches: data.BatchSource, epoch: int, start: int = 0) -> list[list
 
 
 @pytest.mark.parametrize("augment", ["none", "crop_flip", "shift"])
-def test_batches_are_a_function_of_seed_and_epoch(digits, augment):
+def test_batches_are_a_function_of_seed_and_epoch(augment):
     def make(seed: int) -> data.Batches:
-        return digits.batches("train", batch_size=500, seed=seed, augment=augment)
+        return digits().batches("train", batch_size=500, seed=seed, augment=augment)
 
     first, again = make(1), make(1)
     list(again.epoch(0))  # what was read before, and torch's own state, do not matter
@@ -91,15 +80,10 @@ def test_batches_are_a_function_of_seed_and_epoch(digits, augment):
     assert not torch.equal(wanted[0][0], epoch_of(make(2), 3)[0][0])
 
 
-def test_each_epoch_draws_its_own_augmentation(digits):
-    batches = digits.batches("train", batch_size=500, shuffle=False)
-    assert not torch.equal(epoch_of(batches, 0)[0][0], epoch_of(batches, 1)[0][0])
-
-
-def test_batches_leave_torchs_random_state_alone(digits):
-    torch.manual_seed(5)
+def test_each_epoch_draws_its_own_augmentation_and_leaves_torchs_state_alone():
     before = torch.get_rng_state()
-    list(digits.batches("train", batch_size=700).epoch(0))
+    batches = digits().batches("train", batch_size=700, shuffle=False)
+    assert not torch.equal(epoch_of(batches, 0)[0][0], epoch_of(batches, 1)[0][0])
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -117,15 +101,11 @@ def test_an_epoch_shows_each_example_once(n, batch_size, drop_last, epoch):
     assert len(flat) == (n - n % batch_size if drop_last else n)
 
 
-def test_without_shuffle_the_order_is_kept():
-    assert torch.cat([y for _, y in make_batches(shuffle=False).epoch(4)]).tolist() == list(
-        range(10)
-    )
-
-
-def test_images_and_labels_stay_together():
+def test_images_and_labels_stay_together_and_in_order_if_so_asked():
     for x, y in make_batches(augment="shift", std=(1 / 255,)).epoch(0):
         assert x.amax((1, 2, 3)).tolist() == y.tolist()
+    labels = [y for _, y in make_batches(shuffle=False).epoch(4)]
+    assert torch.cat(labels).tolist() == list(range(10))
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 9])
@@ -147,9 +127,9 @@ def test_normalisation_by_formula():
     torch.testing.assert_close(x, (images / 255 - mean) / std, rtol=1e-5, atol=1e-5)
 
 
-def test_fingerprint_sees_what_matters(digits):
+def test_fingerprint_sees_what_matters():
     def entries(**settings) -> dict[str, str]:
-        return digits.batches("train", **({"batch_size": 64} | settings)).fingerprint()
+        return digits().batches("train", **({"batch_size": 64} | settings)).fingerprint()
 
     assert entries() == entries()
     changes = [
@@ -165,42 +145,20 @@ def test_fingerprint_sees_what_matters(digits):
         assert entries(**change) != entries(), change
 
 
-def slow_crop(image: torch.Tensor, padding: int, row: int, column: int) -> torch.Tensor:
-    padded = pad(image, (padding,) * 4)
-    return padded[:, row : row + image.shape[1], column : column + image.shape[2]]
-
-
-@pytest.mark.parametrize(
-    ("padding", "shape"), [(4, (6, 3, 32, 32)), (1, (5, 1, 8, 8)), (2, (1, 2, 5, 7))]
-)
-def test_crop_equals_the_slow_crop(padding, shape):
-    images = torch.randint(0, 256, shape, dtype=torch.uint8)
-    rows = torch.randint(0, 2 * padding + 1, shape[:1])
-    columns = torch.randint(0, 2 * padding + 1, shape[:1])
-    slow = [slow_crop(i, padding, r, c) for i, r, c in zip(images, rows, columns, strict=True)]
-    fast = crop(images, padding, rows=rows, columns=columns)
-    torch.testing.assert_close(fast, torch.stack(slow), rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("name", ["crop_flip", "shift", "none"])
 def test_augmentation_is_crop_then_flip_by_the_numbers_drawn(name):
-    images = torch.randint(0, 256, (32, 1, 8, 8), dtype=torch.uint8)
+    images = torch.randint(0, 256, (32, 3, 6, 9), dtype=torch.uint8)
     how = data.AUGMENTATIONS[name]
     got = data.augment_batch(images, how, data.generator(3, "test"))
-    draw = data.generator(3, "test")
-    wanted = images
+    draw, wanted = data.generator(3, "test"), list(images)
     if how.padding:
         rows, columns = (torch.randint(0, 2 * how.padding + 1, (32,), generator=draw) for _ in "rc")
-        moved = [
-            slow_crop(i, how.padding, r, c) for i, r, c in zip(images, rows, columns, strict=True)
-        ]
-        wanted = torch.stack(moved)
+        places = zip(pad(images, (how.padding,) * 4), rows, columns, strict=True)
+        wanted = [image[:, r : r + 6, c : c + 9] for image, r, c in places]
     if how.flip:
         mirrored = torch.rand(32, generator=draw) < 0.5
-        wanted = torch.stack(
-            [i.flip(-1) if m else i for i, m in zip(wanted, mirrored, strict=True)]
-        )
-    torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+        wanted = [i.flip(-1) if m else i for i, m in zip(wanted, mirrored, strict=True)]
+    torch.testing.assert_close(got, torch.stack(wanted), rtol=0, atol=0)
 
 
 def test_step_seed_is_stable_and_distinct():
@@ -213,51 +171,46 @@ def test_step_seed_is_stable_and_distinct():
     assert len(seeds) == 200
 
 
-def write_cifar(root: Path, classes: int, n: int = 4) -> dict[str, tuple[np.ndarray, list[int]]]:
-    if classes == 10:
-        folder, key = "cifar-10-batches-py", "labels"
-        names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-    else:
-        folder, key, names = "cifar-100-python", "fine_labels", ["train", "test"]
-    (root / folder).mkdir(parents=True)
-    rng, written = np.random.default_rng(0), {}
-    for name in names:
-        pixels = rng.integers(0, 256, (n, 3072), dtype=np.uint8)
-        labels = rng.integers(0, classes, n).tolist()
-        content = {"batch_label": name, key: labels, "data": pixels, "filenames": ["x.png"] * n}
-        (root / folder / name).write_bytes(pickle.dumps(content, protocol=2))
-        written[name] = (pixels, labels)
-    return written
-
-
-@pytest.mark.parametrize("classes", [10, 100])
-def test_cifar_in_the_official_format(tmp_path, classes, monkeypatch):
-    written = write_cifar(tmp_path, classes)
+@pytest.mark.parametrize(("kind", "key"), [(CIFAR10, "labels"), (CIFAR100, "fine_labels")])
+def test_cifar_in_the_official_format(tmp_path, kind, key, monkeypatch):
     monkeypatch.setenv("DSA_DATA", str(tmp_path))
-    cifar = data.load(f"cifar{classes}")
-    parts = list(written.values())
-    assert cifar.num_classes == classes
-    pixels = np.concatenate([p for p, _ in parts[:-1]]).reshape(-1, 3, 32, 32)
-    assert np.array_equal(cifar.train_images.numpy(), pixels)
-    assert cifar.train_labels.tolist() == [label for _, labels in parts[:-1] for label in labels]
-    assert np.array_equal(cifar.test_images.numpy(), parts[-1][0].reshape(-1, 3, 32, 32))
-    assert cifar.test_labels.tolist() == parts[-1][1]
-    assert cifar.count("train") == len(pixels)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    folder, rng, written = tmp_path / kind.base_folder, np.random.default_rng(0), []
+    folder.mkdir()
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: []}))
+    for name, _ in kind.train_list + kind.test_list:
+        part = {"data": rng.integers(0, 256, (4, 3072), np.uint8), key: rng.integers(0, 10, 4)}
+        (folder / name).write_bytes(pickle.dumps(part, protocol=2))
+        written.append((part["data"].reshape(-1, 3, 32, 32), part[key].tolist()))
+    cifar = data.load(kind.__name__.lower())
+    assert cifar.num_classes == int(kind.__name__[5:])
+    images, labels = zip(*written, strict=True)
+    assert np.array_equal(cifar.train_images.numpy(), np.concatenate(images[:-1]))
+    assert cifar.train_images.is_contiguous()
+    assert cifar.train_labels.tolist() == [*chain(*labels[:-1])]
+    assert np.array_equal(cifar.test_images.numpy(), images[-1])
+    assert cifar.test_labels.tolist() == labels[-1]
+    assert cifar.count("train") == 4 * len(kind.train_list)
 
 
-def test_cifar_missing_says_where(tmp_path):
-    with pytest.raises(DataError, match=r"cifar-10-batches-py.*DSA_DATA.*download=True"):
-        data.load("cifar10", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("cifar10", r"CIFAR-10 is not in .*cifar-10-batches-py"),
+        ("cifar100", r"CIFAR-100 is not in .*cifar-100-python"),
+        ("fashion_mnist", r"Fashion-MNIST is not in .*raw"),
+    ],
+)
+def test_files_that_are_missing_and_a_failed_download_say_where(tmp_path, name, says, monkeypatch):
+    with pytest.raises(DataError, match=rf"{says}.*DSA_DATA.*download=True"):
+        data.load(name, tmp_path)
 
-
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
-def test_no_network_says_where(tmp_path, name, monkeypatch):
     def offline(*args, **kwargs):
         raise URLError("no route to host")
 
     for dataset in ("CIFAR10", "CIFAR100", "FashionMNIST"):
-        monkeypatch.setattr(f"torchvision.datasets.{dataset}", offline)
-    with pytest.raises(DataError, match=r"download failed: .*no route.*DSA_DATA"):
+        monkeypatch.setattr(f"torchvision.datasets.{dataset}.download", offline)
+    with pytest.raises(DataError, match=rf"{says}.*download failed: .*no route.*DSA_DATA"):
         data.load(name, tmp_path, download=True)
 
 
@@ -266,27 +219,12 @@ class Evil:
         return print, ("this must never be printed",)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"not a pickle", "damaged"),
-        (pickle.dumps({"data": Evil(), "labels": []}), "plain data never"),
-        (pickle.dumps({"labels": [1]}), "KeyError"),
-        (pickle.dumps({"data": np.zeros((2, 10), np.uint8), "labels": [0, 1]}), r"\(N, 3072\)"),
-        (
-            pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}),
-            "1 labels do not fit 2",
-        ),
-        (
-            pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}),
-            "labels do not fit",
-        ),
-    ],
-)
-def test_damaged_cifar_is_refused(tmp_path, content, words, capsys):
-    write_cifar(tmp_path, 10)
-    (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(content)
-    with pytest.raises(DataError, match=f"data_batch_3.*{words}"):
+def test_cifar_of_another_checksum_is_not_read(tmp_path, capsys):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    for name, _ in CIFAR10.train_list + CIFAR10.test_list:
+        content = pickle.dumps({"data": Evil(), "labels": []})
+        (tmp_path / "cifar-10-batches-py" / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"damaged .*corrupted"):
         data.load("cifar10", tmp_path)
     assert capsys.readouterr().out == ""
 
@@ -313,11 +251,6 @@ def test_fashion_mnist_in_the_official_format(tmp_path):
         data.load("fashion_mnist", tmp_path)
 
 
-def test_fashion_mnist_missing_says_where(tmp_path):
-    with pytest.raises(DataError, match=r"Fashion-MNIST is not in .*raw.*DSA_DATA"):
-        data.load("fashion_mnist", tmp_path)
-
-
 def test_root_comes_from_argument_then_environment_then_default(monkeypatch):
     monkeypatch.setenv("DSA_DATA", "/from/environment")
     assert data.data_root("/given") == Path("/given")
@@ -336,12 +269,10 @@ def test_folder_has_the_same_interface(tmp_path):
     torch.testing.assert_close(epoch_of(batches, 1), wanted, rtol=0, atol=0)
     torch.testing.assert_close(epoch_of(batches, 1, 1), wanted[1:], rtol=0, atol=0)
     assert not torch.equal(epoch_of(batches, 2)[0][0], wanted[0][0])
-    assert torch.cat([y for _, y in dataset.batches("test", batch_size=3).epoch(0)]).tolist() == [
-        0,
-        0,
-        1,
-        1,
-    ]
+    labels = [y for _, y in dataset.batches("test", batch_size=3).epoch(0)]
+    assert torch.cat(labels).tolist() == [0, 0, 1, 1]
+    part = dataset.batches("train", batch_size=4, indices=torch.tensor([0, 5]), shuffle=False)
+    assert [y.tolist() for _, y in part.epoch(0)] == [[0, 1]]
 
 
 def test_workers_change_no_number_stay_and_draw_from_their_own_generator(tmp_path):
@@ -361,12 +292,6 @@ def test_workers_change_no_number_stay_and_draw_from_their_own_generator(tmp_pat
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_folder_takes_some_indices(tmp_path):
-    dataset = data.load(f"folder:{write_folder(tmp_path, train=3)}")
-    part = dataset.batches("train", batch_size=4, indices=torch.tensor([0, 5]), shuffle=False)
-    assert [y.tolist() for _, y in part.epoch(0)] == [[0, 1]]
-
-
 def test_folder_errors(tmp_path):
     with pytest.raises(DataError, match="ImageNet's layout"):
         data.load(f"folder:{tmp_path / 'absent'}")
@@ -375,6 +300,9 @@ def test_folder_errors(tmp_path):
         dataset.batches("train", batch_size=2, augment="shift")
     (tmp_path / "val" / "cow").mkdir()
     with pytest.raises(DataError, match=r"different classes: \['cow'\]"):
+        data.load(f"folder:{tmp_path}")
+    (tmp_path / "train" / "cow").mkdir()
+    with pytest.raises(DataError, match=r"train/cow holds no images"):
         data.load(f"folder:{tmp_path}")
 
 
@@ -386,27 +314,22 @@ def of_30000_pixels(whole: bytes) -> bytes:
 
 DAMAGED = {
     "truncated": lambda whole: whole[: len(whole) // 2],
-    "empty": lambda whole: b"",
     "text": lambda whole: b"no image",
-    "garbled": lambda whole: whole[:60] + bytes(20) + whole[80:],
     "huge": of_30000_pixels,
     "loop": None,
 }
 
 
-def spoil(path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_image_is_named_or_left_out_as_asked(tmp_path, damage):
+    whole = write_folder(tmp_path, train=3)
+    path = whole / "train" / "bee" / "1.png"
     content = path.read_bytes()
     path.unlink()
     if damage == "loop":
         path.symlink_to(path.name)
     else:
         path.write_bytes(DAMAGED[damage](content))
-
-
-@pytest.mark.parametrize("damage", DAMAGED)
-def test_a_damaged_image_is_named_or_left_out_as_asked(tmp_path, damage):
-    whole = write_folder(tmp_path, train=3)
-    spoil(whole / "train" / "bee" / "1.png", damage)
     batches = data.load(f"folder:{whole}").batches("train", batch_size=6)
     with pytest.raises(DataError, match=r"bee/1\.png cannot be read as an image.*@skip"):
         next(batches.epoch(0))
@@ -428,20 +351,13 @@ def test_links_to_folders_name_no_image_twice(tmp_path, to):
     assert data.load(f"folder:{whole}").count("train") == 6 + more
 
 
-def test_a_class_without_images_is_named(tmp_path):
-    whole = write_folder(tmp_path, train=1)
-    (whole / "train" / "bee" / "0.png").rename(whole / "train" / "bee" / "0.txt")
-    with pytest.raises(DataError, match=r"train/bee holds no images"):
-        data.load(f"folder:{whole}")
-
-
-def test_unknown_names(digits):
+def test_unknown_names():
     with pytest.raises(ConfigError, match="did you mean 'cifar10'"):
         data.load("cifar-10")
     with pytest.raises(ConfigError, match="'train' or 'test', got 'val'"):
-        digits.batches("val", batch_size=3)
+        digits().batches("val", batch_size=3)
     with pytest.raises(ConfigError, match="crop_flip, shift, flip_turn, got 'mixup'"):
-        digits.batches("train", batch_size=3, augment="mixup")
+        digits().batches("train", batch_size=3, augment="mixup")
 
 
 def test_wrong_shapes():
@@ -464,15 +380,8 @@ def test_classification_by_hand():
     torch.testing.assert_close(task.loss(outputs, targets), lost.mean().float())
     assert task.score(outputs, targets).item() == 2
     assert task.training_loss(0.0) is task.loss
+    assert (task.judged_by, task.show(0.5)) == ("accuracy", "50.00 %")
     # smoothing by a: (1 - a) of the loss at the target, a of its mean over all classes
     spread = -outputs.log_softmax(1).mean(1).mean()
     wanted = 0.9 * cross_entropy(outputs, targets) + 0.1 * spread
     torch.testing.assert_close(task.training_loss(0.1)(outputs, targets), wanted)
-
-
-def test_task_without_smoothing():
-    task = data.Task(
-        "regression", torch.nn.functional.mse_loss, torch.nn.functional.mse_loss, "error"
-    )
-    with pytest.raises(ConfigError, match="'regression' has no label smoothing"):
-        task.training_loss(0.1)

@@ -1,11 +1,7 @@
 """The frontier: points from records, and what lies between them."""
 
 import pytest
-from course.figures.frontier import (
-    Point,
-    between,
-    frontiers,
-)
+from course.figures.frontier import Point, between, frontiers
 from problems_runs import some_record
 
 from dsa_core.errors import ConfigError
@@ -19,14 +15,10 @@ def run(method: str, asked: float, score: float, seed: int = 0, **changes: objec
     macs = CostRecord(
         dense=dense, asked_ratio=asked, relaxed_ratio=asked, whole=counted, counted=counted
     )
-    settings = {
-        "method": method,
-        "asked_ratio": asked,
-        "seed": seed,
-        "costs": {"macs": macs, "params": some_record().costs["params"]},
-        "scores": Scores(dense=0.9 + 0.01 * seed, pruned=0.5, fine_tuned=score, masked_loss=1.0),
-    }
-    return some_record(**settings | changes)
+    costs = {"macs": macs, "params": some_record().costs["params"]}
+    scores = Scores(dense=0.9 + 0.01 * seed, pruned=0.5, fine_tuned=score, masked_loss=1.0)
+    settings = {"method": method, "asked_ratio": asked, "seed": seed}
+    return some_record(**settings | {"costs": costs, "scores": scores} | changes)
 
 
 RUNS = [
@@ -56,17 +48,11 @@ def test_runs_with_floors_a_divisor_or_another_resource_are_no_points() -> None:
         run("dsa", 0.4, 0.1, resource="params"),
     ]
     assert frontiers([*RUNS, *others]) == frontiers(RUNS)
-
-
-def test_other_networks_are_refused() -> None:
     with pytest.raises(ConfigError, match="one network"):
         frontiers([*RUNS, run("dsa", 0.5, 0.9, model="resnet56")])
-
-
-def test_no_dense_point_without_a_dense_network() -> None:
     untrained = Scores(dense=None, pruned=0.5, fine_tuned=0.7, masked_loss=1.0)
     (points,) = frontiers([run("dsa", 0.5, 0.7, scores=untrained)]).values()
-    assert [p.cost for p in points] == [0.49]
+    assert [p.cost for p in points] == [0.49]  # and no dense point
 
 
 def test_between_is_a_straight_line() -> None:

@@ -11,7 +11,6 @@ from course.figures.staircase import (
 )
 
 from dsa_core.errors import ConfigError
-from dsa_core.lab.plots import png
 
 
 def test_the_staircase_is_the_sum_of_its_slabs():
@@ -23,7 +22,6 @@ def test_the_staircase_is_the_sum_of_its_slabs():
     assert tops == pytest.approx([1.0, 0.8, 0.5, 0.5])
     assert [t.get_text() for t in right.texts] == ["1", "0.8", "0.5", "0.5"]
     assert right.get_ylabel() == "mask"
-    assert png(figure)[:4] == b"\x89PNG"
     with pytest.raises(ConfigError, match="2 for 3"):
         staircase_figure([0.5, 0.5], [1, 2, 4])
     with pytest.raises(ConfigError, match="at most 7"):

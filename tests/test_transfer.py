@@ -36,11 +36,7 @@ def test_all_allocations_keep_one_budget_and_differ_only_where_they_should(graph
     assert all(0.47 < cost.at(c) / cost.dense <= 0.5 for c in counts.values())
     uniform = counts["uniform"] / cost.sizes
     assert float(uniform.max() - uniform.min()) < 0.15
-    ranks = {
-        "searched on the task": own,
-        "carried over": other,
-    }
-    for name, ratios in ranks.items():
+    for name, ratios in {"searched on the task": own, "carried over": other}.items():
         kept = (counts[name] / cost.sizes)[: len(ratios)]
         free = kept < 1
         correlation = torch.corrcoef(torch.stack([kept[free], ratios[free].float()]))[0, 1]
@@ -67,25 +63,14 @@ def test_networks_are_drawn_from_the_seed_alone():
     assert torch.equal(a[0].head.weight, b[0].head.weight)
     assert not torch.equal(a[0].head.weight, c[0].head.weight)
     assert not torch.equal(a[0].stem[0].weight, a[1].stem[0].weight)
-    assert a[1](torch.zeros(2, 1, 16, 16)).shape == (2, 10)
-
-
-def test_digits_are_enlarged():
     digits = transfer.enlarged()
-    assert digits.train_images.shape[1:] == (1, 16, 16)
-    assert digits.train_images.dtype == torch.uint8
-    assert digits.count("test") == 360
+    assert (digits.train_images.dtype, digits.count("test")) == (torch.uint8, 360)
+    assert a[1](digits.train_images[:2].float()).shape == (2, 10)
 
 
 def test_comparisons_survive_the_file(tmp_path: Path):
-    one = Comparison(
-        seed=1,
-        ratio=0.25,
-        dense=0.5,
-        scores={"uniform": 0.4},
-        macs={"uniform": 0.249},
-        counts={"uniform": [1, 2]},
-    )
+    found = {"scores": {"uniform": 0.4}, "macs": {"uniform": 0.249}, "counts": {"uniform": [1, 2]}}
+    one = Comparison(seed=1, ratio=0.25, dense=0.5, **found)
     transfer.write([one, one], tmp_path / "some.json")
     assert transfer.read(tmp_path / "some.json") == [one, one]
 

@@ -81,18 +81,14 @@ def test_flip_turn_gives_four_forms():
 
 def test_photo_patches():
     dataset = photos()
-    assert dataset.patches.shape == (416, 3, 32, 32)
-    assert [tuple(p.shape) for p in dataset.images] == [(3, 426, 128)] * 2
     assert (dataset.count("train"), dataset.count("test"), dataset.num_classes) == (416, 2, 3)
     x, y = next(dataset.batches("train", batch_size=5).epoch(0))
     assert (x.shape, y.shape) == ((5, 3, 16, 16), (5, 3, 32, 32))
-    some = dataset.batches("train", batch_size=2, indices=torch.tensor([3, 5]), shuffle=False)
-    _, y = next(some.epoch(0))
-    assert some.n == 2
+    chosen = torch.tensor([3, 5])
+    some = dataset.batches("train", batch_size=2, indices=chosen, augment="none", shuffle=False)
+    torch.testing.assert_close(next(some.epoch(0))[1], dataset.patches[chosen] / 255)
     with pytest.raises(ConfigError, match="got 'dim'"):
         dataset.batches("train", batch_size=2, augment="dim")
-    with pytest.raises(ConfigError, match="'train' or 'test'"):
-        dataset.batches("val", batch_size=2)
 
 
 def test_no_pixel_is_in_both_parts():

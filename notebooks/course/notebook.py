@@ -7,8 +7,11 @@ import argparse
 import ast
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +22,7 @@ from IPython.display import Image, display
 from ipywidgets import HTML, Layout, VBox, Widget
 from ipywidgets import Image as ImageWidget
 
-from dsa_core.errors import ConfigError
+from dsa_core.errors import BudgetError, ConfigError
 from dsa_core.files import write_atomically
 from dsa_core.lab.device import device_of
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:  # they take seconds to load, and a notebook that runs needs n
 CELL_TIMEOUT_S = 1800
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 VIEW = "application/vnd.jupyter.widget-view+json"
+ALERT = "max-width:800px;padding:8px;border-left:4px solid #D55E00"
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,25 @@ def drawn(figure: "Figure", **options: Any) -> bytes:
     return png(figure, **options)
 
 
+@contextmanager
+def shown(problem: HTML) -> Iterator[None]:
+    """Run a block of a callback, and show in `problem` what it raises.
+
+    What cannot be had is an answer: its message is shown and nothing is raised. Any other error is
+    shown with its traceback, and raised again under test.
+    """
+    try:
+        yield
+        problem.value = ""
+    except (BudgetError, ConfigError) as error:
+        problem.value = f'<div role="alert" style="{ALERT}">{escape(str(error))}</div>'
+    except Exception:
+        text = escape(traceback.format_exc())
+        problem.value = f'<div role="alert" style="{ALERT}"><pre>{text}</pre></div>'
+        if "PYTEST_CURRENT_TEST" in os.environ:
+            raise
+
+
 class Panel(VBox):
     """Controls above a plot that follows them; what went wrong stands below it.
 
@@ -169,22 +192,21 @@ class Panel(VBox):
 
     def __init__(self, draw: "Callable[..., Figure]", controls: Mapping[str, Widget]) -> None:
         self.draw, self.controls = draw, dict(controls)
-        self.plot, self.problem = ImageWidget(format="png", layout=Layout(width="800px")), HTML()
+        picture = ImageWidget(value=self.png(), format="png", layout=Layout(width="800px"))
+        self.plot, self.problem = picture, HTML()
         super().__init__([*self.controls.values(), self.plot, self.problem])
-        self.redraw()
         for control in self.controls.values():
             control.observe(self.redraw, names="value")
 
-    def redraw(self, change: object = None) -> None:
-        """Redraw from the values of the controls; an error is shown, and raised under test."""
-        try:
-            values: dict[str, Any] = {name: c.value for name, c in self.controls.items()}
-            self.plot.value = drawn(self.draw(**values), dpi=100)
-            self.problem.value = ""
-        except Exception as error:
-            self.problem.value = f"<b>{type(error).__name__}</b>: {error}"
-            if change is None or "PYTEST_CURRENT_TEST" in os.environ:
-                raise
+    def png(self) -> bytes:
+        """The plot that the controls ask for."""
+        values: dict[str, Any] = {name: c.value for name, c in self.controls.items()}
+        return drawn(self.draw(**values), dpi=100)
+
+    def redraw(self, change: object) -> None:
+        """Redraw from the values of the controls."""
+        with shown(self.problem):
+            self.plot.value = self.png()
 
     def __repr__(self) -> str:
         return f"(sliders: {', '.join(self.controls)}; run this notebook to move them)"

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from course.gradient import ratio_gradient
 from dsa_core.channels import ChannelGraph, Group
 from dsa_core.errors import ConfigError
-from dsa_core.lab.data import BatchSource, Task, step_seed
-from dsa_core.masks import Estimator, masked, top_channels
-from dsa_core.ranking import Importance, importance
+from dsa_core.lab.data import BatchSource, Task
+from dsa_core.masks import masked, top_channels
+from dsa_core.ranking import importance
 from dsa_core.training import device_of_model, evaluate, mode, recalibrate_batchnorm
 
 Role = Literal["stem", "shortcut", "strided", "inner"]
+MOST_BATCHES = 20  # of a mean gradient
 
 
 @dataclass(frozen=True)
@@ -28,27 +29,11 @@ class Sensitivity:
 
     Attributes:
         names: of the prunable groups, K of them.
-        counts: channels that group k keeps when it is the one that is pruned, int64, shape (K,).
-        score, loss: of the whole network.
-        scores, losses: with group k alone pruned, float64, shape (K,).
+        rises: how much the loss rises with group k alone pruned, float64, shape (K,).
     """
 
     names: tuple[str, ...]
-    counts: Tensor
-    score: float
-    loss: float
-    scores: Tensor
-    losses: Tensor
-
-    @property
-    def drops(self) -> Tensor:
-        """How much score each group costs, shape (K,), in units of the score."""
-        return self.score - self.scores
-
-    @property
-    def rises(self) -> Tensor:
-        """How much the loss rises for each group, shape (K,): finer than the score."""
-        return self.losses - self.loss
+    rises: Tensor
 
 
 def sensitivity(
@@ -58,20 +43,18 @@ def sensitivity(
     task: Task,
     *,
     keep: float = 0.8,
-    kind: Importance = "l1",
     norms: BatchSource | None = None,
 ) -> Sensitivity:
     """Prune every group alone, and measure the network each time.
 
-    Group k keeps its ceil(keep C_k) most important channels, every other group all of them.
+    Group k keeps its ceil(keep C_k) channels of largest L1 norm, every other group all of them.
 
     Args:
         model: a trained network; it is not changed.
         graph: of the model.
         batches: epoch 0 of them is evaluated K + 1 times.
-        task: gives loss and score.
+        task: gives the loss.
         keep: keep ratio of the pruned group, in (0, 1].
-        kind: what ranks its channels, see `masks.importance`.
         norms: training batches; epoch 0 of them recalibrates BatchNorm after each
             cut. None leaves those of the whole network in place, as the paper has it ("no tuning").
 
@@ -82,26 +65,20 @@ def sensitivity(
     """
     if not 0 < keep <= 1:
         raise ConfigError(f"keep must be a ratio in (0, 1], got {keep}")
-    whole = evaluate(model, batches, task)
-    b = importance(model, graph, kind)
+    whole = evaluate(model, batches, task).loss
+    b = importance(model, graph, "l1")
     sizes, device = graph.sizes, device_of_model(model)
     counts = (keep * sizes.double() - 1e-9).ceil().long()
-    results = []
+    losses = []
     for k in range(len(sizes)):
         alone = torch.where(torch.arange(len(sizes)) == k, counts, sizes)
         mask = top_channels(b, alone, graph).float().to(device)
         with masked(copy.deepcopy(model), graph, mask) as cut:
             if norms is not None:
                 recalibrate_batchnorm(cut, norms, len(norms))
-            results.append(evaluate(cut, batches, task))
-    return Sensitivity(
-        names=tuple(g.name for g in graph.prunable),
-        counts=counts,
-        score=whole.score,
-        loss=whole.loss,
-        scores=torch.tensor([r.score for r in results], dtype=torch.float64),
-        losses=torch.tensor([r.loss for r in results], dtype=torch.float64),
-    )
+            losses.append(evaluate(cut, batches, task).loss)
+    rises = torch.tensor(losses, dtype=torch.float64) - whole
+    return Sensitivity(tuple(g.name for g in graph.prunable), rises)
 
 
 @dataclass(frozen=True)
@@ -111,12 +88,10 @@ class RatioGradient:
     Attributes:
         mean: dL/dalpha, float64, shape (K,).
         error: standard error of the mean over the batches, shape (K,); NaN for one batch.
-        n: batches.
     """
 
     mean: Tensor
     error: Tensor
-    n: int
 
 
 def mean_ratio_gradient(
@@ -127,46 +102,30 @@ def mean_ratio_gradient(
     *,
     alpha: Tensor,
     sharpness: float = 5.0,
-    n_batches: int = 20,
-    estimator: Estimator = "mean_field",
-    kind: Importance = "gamma_first",
-    seed: int = 0,
 ) -> RatioGradient:
     """Average `ratio_gradient` over some batches, at fixed weights and keep ratios.
 
     Args:
         model: its weights, statistics and mode are not changed.
         graph: of the model.
-        batches: the first `n_batches` of epoch 0, or fewer if it has fewer.
+        batches: the first twenty of epoch 0, or fewer if it has fewer.
         task: gives the loss.
         alpha: keep ratios, shape (K,). At exactly 1 every probability is 1 and the gradient only
             says what the least important channels are worth; a search looks a little below.
         sharpness: beta2.
-        n_batches: how many, at least 1.
-        estimator: see `masks.estimator_mask`.
-        kind: what ranks the channels.
-        seed: of the masks, for an estimator that samples.
-
-    Raises:
-        ConfigError: n_batches is less than 1.
     """
-    if n_batches < 1:
-        raise ConfigError(f"n_batches must be at least 1, got {n_batches}")
-    b, device = importance(model, graph, kind), device_of_model(model)
-    draw = torch.Generator(device).manual_seed(step_seed(seed, "ratio gradient"))
+    b, device = importance(model, graph), device_of_model(model)
     found = []
     with mode(model, training=True):
-        for x, y in islice(batches.epoch(0), n_batches):
-            gradient = ratio_gradient(
-                model, graph, alpha, b, (x.to(device), y.to(device)), task=task,
-                sharpness=sharpness, estimator=estimator, generator=draw,
-            )  # fmt: skip
+        for x, y in islice(batches.epoch(0), MOST_BATCHES):
+            batch = x.to(device), y.to(device)
+            gradient = ratio_gradient(model, graph, alpha, b, batch, task=task, sharpness=sharpness)
             found.append(gradient.double().cpu())
     each = torch.stack(found)
     mean, n = each.mean(0), len(each)
     squares = (each - mean).square().sum(0)
     error = (squares / (n * (n - 1))).sqrt() if n > 1 else torch.full_like(mean, torch.nan)
-    return RatioGradient(mean, error, n)
+    return RatioGradient(mean, error)
 
 
 def softmax_scaled(values: Tensor) -> Tensor:
@@ -184,11 +143,10 @@ def softmax_scaled(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Correlation:
-    """How two lists of n values agree: Pearson's r, and Spearman's r of the ranks; in [-1, 1]."""
+    """How two lists agree: Pearson's r, and Spearman's r of the ranks; in [-1, 1]."""
 
     pearson: float
     spearman: float
-    n: int
 
 
 def correlate(first: Sequence[float] | Tensor, second: Sequence[float] | Tensor) -> Correlation:
@@ -203,7 +161,7 @@ def correlate(first: Sequence[float] | Tensor, second: Sequence[float] | Tensor)
         raise ConfigError(f"wanted two lists of three values or more, got {x.shape} and {y.shape}")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ConfigError("one of the lists is constant: it ranks nothing, so nothing correlates")
-    return Correlation(float(pearsonr(x, y)[0]), float(spearmanr(x, y)[0]), len(x))
+    return Correlation(float(pearsonr(x, y)[0]), float(spearmanr(x, y)[0]))
 
 
 def role(model: nn.Module, graph: ChannelGraph, group: Group) -> Role:

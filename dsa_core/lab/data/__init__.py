@@ -1,8 +1,8 @@
 """Datasets, batches and tasks: `load("digits").batches("train", batch_size=64)`."""
 
 from dsa_core.lab.data.augment import AUGMENTATIONS, augment_batch
-from dsa_core.lab.data.batches import Batches, split
-from dsa_core.lab.data.datasets import AnyDataset, Dataset, data_root, load, names
+from dsa_core.lab.data.batches import AnyDataset, Batches, split
+from dsa_core.lab.data.datasets import Dataset, data_root, load, names
 from dsa_core.lab.data.folder import FolderBatches, FolderDataset
 from dsa_core.lab.data.maps import MAP_AUGMENTATIONS, MapBatches, augment_maps
 from dsa_core.lab.data.segment_task import VOID, segmentation

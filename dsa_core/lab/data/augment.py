@@ -65,12 +65,16 @@ def augment_batch(images: Tensor, how: Augmentation, draw: torch.Generator) -> T
         columns = torch.randint(0, 2 * how.padding + 1, (n,), generator=draw)
         images = crop(images, how.padding, rows=rows, columns=columns)
     if how.flip:
-        mirrored = torch.rand(n, generator=draw) < 0.5
-        images = flip(images, mirrored)
+        images = for_half(images, images.flip(3), draw)
     if how.turn:
-        turned = torch.rand(n, generator=draw) < 0.5
-        images = torch.where(turned.to(images.device).view(-1, 1, 1, 1), images.mT, images)
+        images = for_half(images, images.mT, draw)
     return images
+
+
+def for_half(images: Tensor, changed: Tensor, draw: torch.Generator) -> Tensor:
+    """Take half of the images, drawn at random, from those that are changed."""
+    chosen = torch.rand(len(images), generator=draw) < 0.5
+    return torch.where(chosen.to(images.device).view(-1, 1, 1, 1), changed, images)
 
 
 def crop(images: Tensor, padding: int, *, rows: Tensor, columns: Tensor) -> Tensor:
@@ -94,8 +98,3 @@ def crop(images: Tensor, padding: int, *, rows: Tensor, columns: Tensor) -> Tens
     device = images.device
     image = torch.arange(n, device=device)
     return windows[image, :, rows.to(device), columns.to(device)]
-
-
-def flip(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirror the images where `mirrored`, shape (N,), is true, left to right."""
-    return torch.where(mirrored.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)

@@ -1,8 +1,10 @@
 """Batches as a pure function of (seed, epoch, position): what makes an exact resume possible."""
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -11,6 +13,9 @@ from dsa_core.errors import ConfigError, DataError
 from dsa_core.lab.data.augment import AUGMENTATIONS, augment_batch, augmentation
 from dsa_core.training.batches import Batch, BatchSource
 from dsa_core.training.seeds import generator
+from dsa_core.training.task import Task, classification
+
+Device = torch.device | str
 
 
 def split(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -50,6 +55,79 @@ def check_part(part: str) -> str:
     return part
 
 
+class Order(TypedDict):
+    """What a `BatchSource` is told of size and order."""
+
+    batch_size: int
+    seed: int
+    shuffle: bool
+    drop_last: bool
+
+
+@dataclass(frozen=True)
+class AnyDataset(ABC):
+    """A dataset with its task.
+
+    Attributes:
+        name: as `load` knows it.
+        num_classes: labels are in 0 .. num_classes - 1; for images to be enlarged, 3 colours.
+        augment: the augmentation its training batches get by default.
+        task: loss and score.
+    """
+
+    name: str
+    num_classes: int
+    augment: str = field(kw_only=True)
+    task: Task = field(default_factory=classification, kw_only=True)
+
+    @abstractmethod
+    def count(self, part: str) -> int:
+        """Count the examples of "train" or "test"."""
+
+    def batches(
+        self,
+        part: str,
+        *,
+        batch_size: int,
+        indices: Tensor | None = None,
+        augment: str | None = None,
+        seed: int = 0,
+        shuffle: bool | None = None,
+        drop_last: bool = False,
+        device: Device = "cpu",
+    ) -> BatchSource:
+        """Make batches of one part, or of some of its examples.
+
+        Args:
+            part: "train" or "test"; test images to be enlarged come one by one.
+            batch_size: examples in a batch.
+            indices: only these examples, such as one half of `split`; None = all.
+            augment: None = the dataset's own for "train", "none" for "test".
+            seed: of order and augmentation.
+            shuffle: None = shuffle "train" only.
+            drop_last: leave a smaller last batch out.
+            device: where batches are made and live.
+
+        Raises:
+            ConfigError: the part or the augmentation is unknown.
+        """
+        training = check_part(part) == "train"
+        default = self.augment if training else "none"
+        order: Order = {
+            "batch_size": batch_size,
+            "seed": seed,
+            "shuffle": training if shuffle is None else shuffle,
+            "drop_last": drop_last,
+        }
+        return self.make(part, indices, default if augment is None else augment, device, order)
+
+    @abstractmethod
+    def make(
+        self, part: str, indices: Tensor | None, augment: str, device: Device, order: Order
+    ) -> BatchSource:
+        """What `batches` returns, its defaults filled in."""
+
+
 class Batches(BatchSource):
     """Batches from one uint8 tensor held in memory, augmented and normalised batch by batch."""
 
@@ -68,21 +146,16 @@ class Batches(BatchSource):
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
-        device: torch.device | str = "cpu",
+        device: Device = "cpu",
     ) -> None:
         """Set up; the images move to `device` at once, where all later work is done.
 
         Args:
             images: uint8, shape (N, C, H, W).
             labels: shape (N, ...), int64 for classes.
-            batch_size: examples in a batch.
             mean: mean of each channel, in [0, 1] (of pixel / 255).
             std: standard deviation of each channel, > 0, in the same unit.
-            augment: a name in `AUGMENTATIONS`.
-            seed: of order and augmentation.
-            shuffle: a new order each epoch.
-            drop_last: leave a smaller last batch out.
-            device: where batches are made and live.
+            batch_size, augment, seed, shuffle, drop_last, device: see `AnyDataset.batches`.
 
         Raises:
             DataError: shapes or types do not fit.

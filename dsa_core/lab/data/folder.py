@@ -1,96 +1,60 @@
 """Images in a folder in ImageNet's layout, read from disk as they are needed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dsa_core.errors import DataError
 from dsa_core.lab.data.augment import augmentation
-from dsa_core.lab.data.batches import Batch, BatchSource, check_part
+from dsa_core.lab.data.batches import AnyDataset, Device, Order, check_part
 from dsa_core.lab.data.images import images_below, read_all, read_image
+from dsa_core.training.batches import Batch, BatchSource
 from dsa_core.training.processes import my_turns, share_list
 from dsa_core.training.seeds import step_seed
-from dsa_core.training.task import Task, classification
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+SIZE = 224  # side of the square image, in pixels
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixel / 255
 PARTS = {"train": "train", "test": "val"}  # folder of each part
-RESIZE_RATIO = 256 / 224  # shorter side before the centre crop, over the side of the crop
 
 
 @dataclass(frozen=True)
-class FolderDataset:
+class FolderDataset(AnyDataset):
     """Images below PATH/train and PATH/val, one folder a class.
 
     Training images get a random resized crop and a flip, test images a centre crop.
 
     Attributes:
-        name: "folder:PATH".
-        num_classes: folders below PATH/train.
         files: path and class of every image of "train" and "test"; both are listed once, as
             ImageNet's 1.3 million files in 1000 folders take their time.
-        size: side of the square image, in pixels.
-        mean: of each channel (ImageNet's), of pixel / 255.
-        std: standard deviation of each channel, in the same unit.
-        augment: the augmentation its training batches get by default.
         workers: processes that read and decode images; 0 = this one does. They decide no number.
-        task: classification.
     """
 
-    name: str
-    num_classes: int
     files: Mapping[str, list[tuple[str, int]]] = field(repr=False)
-    size: int = 224
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    augment: str = "resized_crop_flip"
+    augment: str = field(default="resized_crop_flip", kw_only=True)
     workers: int = 0
-    task: Task = field(default_factory=classification)
 
     def count(self, part: str) -> int:
         """Count the examples of "train" or "test"."""
         return len(self.files[check_part(part)])
 
-    def batches(
-        self,
-        part: str,
-        *,
-        batch_size: int,
-        indices: Tensor | None = None,
-        augment: str | None = None,
-        seed: int = 0,
-        shuffle: bool | None = None,
-        drop_last: bool = False,
-        device: torch.device | str = "cpu",
+    def make(
+        self, part: str, indices: Tensor | None, augment: str, device: Device, order: Order
     ) -> "FolderBatches":
-        """Make batches of one part, as `Dataset.batches` does.
-
-        Raises:
-            ConfigError: the part or the augmentation is unknown.
-        """
-        training = check_part(part) == "train"
-        chosen = augment or (self.augment if training else "none")
+        """Make batches that read the files of one part."""
         files = self.files[part]
         files = files if indices is None else [files[i] for i in indices.tolist()]
-        return FolderBatches(
-            _Images(files, _transform(chosen, self.size, self.mean, self.std)),
-            batch_size=batch_size,
-            seed=seed,
-            shuffle=training if shuffle is None else shuffle,
-            drop_last=drop_last,
-            device=device,
-            workers=self.workers,
-            facts={
-                "folder": f"{PARTS[part]}: {len(files)} images, {self.num_classes} classes",
-                "augment": f"{chosen} {self.size}",
-            },
-        )
+        facts = {
+            "folder": f"{PARTS[part]}: {len(files)} images, {self.num_classes} classes",
+            "augment": f"{augment} {SIZE}",
+        }
+        images = _Images(files, _transform(augment))
+        return FolderBatches(images, order, device=device, workers=self.workers, facts=facts)
 
 
 class FolderBatches(BatchSource):
@@ -99,18 +63,13 @@ class FolderBatches(BatchSource):
     def __init__(
         self,
         images: "_Images",
+        order: Order,
         *,
-        batch_size: int,
-        seed: int,
-        shuffle: bool,
-        drop_last: bool,
-        device: torch.device | str,
+        device: Device,
         workers: int,
         facts: dict[str, str],
     ) -> None:
-        super().__init__(
-            len(images), batch_size=batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last
-        )
+        super().__init__(len(images), **order)
         self._images = images
         self._device = torch.device(device)
         self._workers = workers
@@ -141,8 +100,8 @@ class FolderBatches(BatchSource):
     def _read(self, plan: list[list[tuple[int, int]]]) -> Iterator[Batch]:
         """Yield the batches of a plan; the workers stay for the next one."""
         loader, self._idle = self._idle or self._loader(), None
-        assert isinstance(loader.batch_sampler, _Plan)
-        loader.batch_sampler.batches = plan
+        assert isinstance(loader.batch_sampler, list)
+        loader.batch_sampler[:] = plan
         try:
             for images, labels in loader:
                 yield (
@@ -155,7 +114,7 @@ class FolderBatches(BatchSource):
     def _loader(self) -> "DataLoader[tuple[Tensor, int]]":
         return DataLoader(
             self._images,
-            batch_sampler=_Plan(),
+            batch_sampler=[],  # `_read` fills it
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
             pin_memory=self._device.type == "cuda",
@@ -165,18 +124,6 @@ class FolderBatches(BatchSource):
     def fingerprint(self) -> dict[str, str]:
         """Describe what decides the numbers: a moved dataset is the same dataset."""
         return self._settings() | self._facts
-
-
-class _Plan(Sampler[list[tuple[int, int]]]):
-    """The batches of the epoch that is read."""
-
-    batches: Sequence[list[tuple[int, int]]] = ()
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 class _Images(TorchDataset[tuple[Tensor, int]]):
@@ -197,10 +144,11 @@ class _Images(TorchDataset[tuple[Tensor, int]]):
             return self._transform(image), label
 
 
-def open_folder(path: str, *, skip: bool = False) -> FolderDataset:
+def open_folder(name: str, path: str, *, skip: bool) -> FolderDataset:
     """Open `path` in ImageNet's layout.
 
     Args:
+        name: of the dataset.
         path: the folder.
         skip: read every image once, and leave out those that cannot be read; otherwise none is
             read before it is needed.
@@ -220,7 +168,7 @@ def open_folder(path: str, *, skip: bool = False) -> FolderDataset:
         every = [pair for pairs in files.values() for pair in pairs]
         whole = set(read_all(every, lambda pair: read_image(Path(pair[0])) and pair, skip=True))
         files = {part: [p for p in pairs if p in whole] for part, pairs in files.items()}
-    return FolderDataset(f"folder:{path}", len(train), files)
+    return FolderDataset(name, len(train), files)
 
 
 def class_folders(part: Path) -> list[Path]:
@@ -245,11 +193,11 @@ def labelled(folders: list[Path]) -> list[tuple[str, int]]:
     return found
 
 
-def _transform(augment: str, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
+def _transform(augment: str) -> Any:
     from torchvision import transforms
 
-    random = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
-    fixed = [transforms.Resize(round(size * RESIZE_RATIO)), transforms.CenterCrop(size)]
-    ways = {"none": fixed, "resized_crop_flip": random}
-    chosen = augmentation(augment, ways, "a folder")
-    return transforms.Compose([*chosen, transforms.ToTensor(), transforms.Normalize(mean, std)])
+    random = [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip()]
+    fixed = [transforms.Resize(256), transforms.CenterCrop(SIZE)]
+    chosen = augmentation(augment, {"none": fixed, "resized_crop_flip": random}, "a folder")
+    normalised = [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    return transforms.Compose([*chosen, *normalised])

@@ -1,7 +1,8 @@
 """Images and their smaller selves: batches of patches to train on, whole images to test on."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ from torch.nn.functional import interpolate
 
 from dsa_core.errors import ConfigError, DataError
 from dsa_core.lab.data.augment import augment_batch
-from dsa_core.lab.data.batches import Batch, Batches, BatchSource, check_part, checksum
+from dsa_core.lab.data.batches import AnyDataset, Batches, Device, Order, check_part, checksum
 from dsa_core.lab.data.images import SUFFIXES, read_all, read_image
+from dsa_core.lab.data.upscale_task import super_resolution
+from dsa_core.training.batches import Batch, BatchSource
 from dsa_core.training.task import Task
 
 SCALE = 2
 COLOURS = 3
-PLAIN = {"mean": (0.0,) * COLOURS, "std": (1.0,) * COLOURS}  # colours stay in [0, 1]
+MEAN, STD = (0.0,) * COLOURS, (1.0,) * COLOURS  # colours stay in [0, 1]
 PHOTO_PATCH, FOLDER_PATCH = 32, 48  # sides of a training patch, in pixels of the large image
 PHOTO_TEST = 256, 384  # columns of each photograph: its middle, where it is sharp
 
@@ -51,7 +54,7 @@ class UpscaleBatches(Batches):
 class WholeImages(BatchSource):
     """Images one by one, because they differ in size; never shuffled."""
 
-    def __init__(self, images: Sequence[Tensor], device: torch.device | str) -> None:
+    def __init__(self, images: Sequence[Tensor], device: Device) -> None:
         super().__init__(len(images), batch_size=1, seed=0, shuffle=False, drop_last=False)
         self._images = images
         self._device = device
@@ -68,61 +71,33 @@ class WholeImages(BatchSource):
 
 
 @dataclass(frozen=True)
-class UpscaleDataset:
+class UpscaleDataset(AnyDataset):
     """Patches to train on and whole images to test on; the network's input is half their size.
 
     Attributes:
-        name: of the dataset.
-        task: of enlarging by 2.
         patches: uint8, shape (N, 3, S, S), large ones.
         images: of the test, uint8, each (3, H, W), H and W even.
-        num_classes: 3, the colours that the network outputs.
-        augment: the augmentation of the patches by default.
     """
 
-    name: str
-    task: Task
     patches: Tensor
     images: tuple[Tensor, ...]
-    num_classes: int = COLOURS
-    augment: str = "flip_turn"
+    augment: str = field(default="flip_turn", kw_only=True)
+    task: Task = field(default_factory=partial(super_resolution, SCALE), kw_only=True)
 
     def count(self, part: str) -> int:
         """Count the patches of "train", or the images of "test"."""
         return len(self.patches if check_part(part) == "train" else self.images)
 
-    def batches(
-        self,
-        part: str,
-        *,
-        batch_size: int,
-        indices: Tensor | None = None,
-        augment: str | None = None,
-        seed: int = 0,
-        shuffle: bool | None = None,
-        drop_last: bool = False,
-        device: torch.device | str = "cpu",
+    def make(
+        self, part: str, indices: Tensor | None, augment: str, device: Device, order: Order
     ) -> BatchSource:
-        """Make batches of one part, as `Dataset.batches` does; test images come one by one.
-
-        Raises:
-            ConfigError: the part or the augmentation is unknown.
-        """
-        if check_part(part) == "test":
+        """Make batches of patches, or give the images of the test one by one."""
+        if part == "test":
             chosen = range(len(self.images)) if indices is None else indices.tolist()
             return WholeImages([self.images[i] for i in chosen], device)
         patches = self.patches if indices is None else self.patches[indices]
         return UpscaleBatches(
-            patches,
-            patches,
-            batch_size=batch_size,
-            mean=PLAIN["mean"],
-            std=PLAIN["std"],
-            augment=self.augment if augment is None else augment,
-            seed=seed,
-            shuffle=True if shuffle is None else shuffle,
-            drop_last=drop_last,
-            device=device,
+            patches, patches, mean=MEAN, std=STD, augment=augment, device=device, **order
         )
 
 

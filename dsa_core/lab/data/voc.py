@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from dsa_core.errors import ConfigError, DataError
+from dsa_core.lab.data.files import Parts
 from dsa_core.lab.data.images import read_all, read_image
 from dsa_core.lab.data.segment_task import VOID
 
 YEAR = "2012"
-Parts = tuple[Tensor, Tensor, Tensor, Tensor]  # train images, maps, test images, maps
 
 
 def read_voc(where: str, root: Path, *, skip: bool = False) -> Parts:
@@ -86,34 +86,29 @@ def read_part(
     return images.permute(0, 3, 1, 2).contiguous(), maps
 
 
-def paths_of(folder: Path, part: str) -> Sequence[tuple[str, str]]:
+def paths_of(folder: Path, part: str) -> list[tuple[Path, Path]]:
     """Paths of image and map of each entry of a list.
 
     Raises:
-        DataError: a folder, the list or a file of it is missing, or it is empty.
+        DataError: the list is missing or empty.
     """
-    from torchvision.datasets import VOCSegmentation
-
-    # torchvision does not know a list "test" of 2012: then the paths of "train" show the folders
-    known = part if part != "test" else "train"
     try:
-        data = VOCSegmentation(str(folder), YEAR, known)
-        if part == "test":
-            names = (lists(folder) / "test.txt").read_text().split()
-        else:
-            names = [Path(path).stem for path in data.images]
-        image, label = Path(data.images[0]), Path(data.targets[0])
-    except (RuntimeError, OSError, IndexError) as error:
+        names = (lists(folder) / f"{part}.txt").read_text().split()
+    except OSError as error:
         raise DataError(
             f"{folder} is not in the layout of VOC {YEAR} ({error}): wanted are VOCdevkit/VOC{YEAR}"
             "/JPEGImages, SegmentationClass and ImageSets/Segmentation/train.txt and val.txt"
         ) from error
     if not names:
         raise DataError(f"the list {lists(folder) / part}.txt is empty")
-    return [(str(image.with_stem(n)), str(label.with_stem(n))) for n in names]
+    base = lists(folder).parents[1]
+    return [
+        (base / "JPEGImages" / f"{name}.jpg", base / "SegmentationClass" / f"{name}.png")
+        for name in names
+    ]
 
 
-def read_pair(image: str, labels: str, size: tuple[int, int] | None) -> tuple[Any, Any]:
+def read_pair(image: Path, labels: Path, size: tuple[int, int] | None) -> tuple[Any, Any]:
     """Read one image, uint8 (H, W, 3), and its map, uint8 (H, W).
 
     Raises:
@@ -122,7 +117,7 @@ def read_pair(image: str, labels: str, size: tuple[int, int] | None) -> tuple[An
     from PIL import Image
 
     # the map is a palette's indices: the numbers are the classes
-    pair = read_image(Path(image)), read_image(Path(labels), mode=None)
+    pair = read_image(image), read_image(labels, mode=None)
     if pair[0].size != pair[1].size:
         raise DataError(f"{image} and {labels} differ in size")
     if size is not None:

@@ -1,6 +1,6 @@
 """Figures from data: pure functions that return a matplotlib `Figure`; one family a file."""
 
-from dsa_core.lab.plots.allocation import allocation_figure, draw_allocation, label
+from dsa_core.lab.plots.allocation import allocation_figure, label
 from dsa_core.lab.plots.style import COLOURS, DENSE, blank_figure, open_axes, png
 
 __all__ = [
@@ -8,7 +8,6 @@ __all__ = [
     "DENSE",
     "allocation_figure",
     "blank_figure",
-    "draw_allocation",
     "label",
     "open_axes",
     "png",

@@ -34,14 +34,12 @@ def allocation_figure(records: Sequence[Record]) -> "Figure":
     every = figure.subplots(rows, 1, squeeze=False)[:, 0]
     each = -(-n // rows)  # rows of equal length; the last may be shorter
     for i, axes in enumerate(every):
-        draw_allocation(axes, records, shown=range(i * each, min((i + 1) * each, n)))
+        draw_allocation(axes, records, range(i * each, min((i + 1) * each, n)))
         axes.set_xlim(-0.6, each - 0.4)
     every[-1].set_xlabel("channel group, named by its first layer")
     asked = f"{100 * first.asked_ratio:g} % of the {UNITS[first.resource]} asked"
-    drawn, names = every[0].get_legend_handles_labels()
     figure.legend(
-        drawn,
-        names,
+        *every[0].get_legend_handles_labels(),
         title=f"{first.model} on {first.dataset}, {asked}",
         loc="outside upper center",
         ncols=2,
@@ -64,9 +62,8 @@ def check_groups(records: Sequence[Record]) -> None:
             )
 
 
-def draw_allocation(axes: "Axes", records: Sequence[Record], *, shown: range | None = None) -> None:
-    """Draw the bars of all or some groups on given axes."""
-    shown = range(len(records[0].groups)) if shown is None else shown
+def draw_allocation(axes: "Axes", records: Sequence[Record], shown: range) -> None:
+    """Draw the bars of some groups on given axes."""
     groups, places = [records[0].groups[k] for k in shown], range(len(shown))
     axes.bar(places, [g.size for g in groups], width=0.9, color=DENSE, label="dense")
     width = 0.86 / len(records)

@@ -10,8 +10,8 @@ if TYPE_CHECKING:  # it takes a second to load, and who needs the colours alone 
 # Okabe and Ito's palette for colour-blind readers
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 DENSE = "#BBBBBB"
-METHODS = ("dsa", "uniform", "dcss", "dtp", "ssl", "morphnet", "amc")
-OTHER = "#333333"  # for methods without their own colour
+METHODS = ("dsa", "uniform", "dcss", "dtp", "ssl", "morphnet", "amc")  # in order of `COLOURS`
+INK = "#333333"
 
 
 def blank_figure(width: float, height: float) -> "Figure":
@@ -22,11 +22,6 @@ def blank_figure(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
-
-
-def colour_of(method: str) -> str:
-    """The colour of a method, the same in every figure."""
-    return COLOURS[METHODS.index(method)] if method in METHODS else OTHER
 
 
 def open_axes(axes: "Axes") -> None:

@@ -10,9 +10,7 @@ from scipy.interpolate import interpn
 from torch import Tensor
 
 from dsa_core.errors import ConfigError
-from dsa_core.lab.plots.style import COLOURS, DENSE, blank_figure
-
-INK = "#333333"
+from dsa_core.lab.plots.style import COLOURS, DENSE, INK, blank_figure
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,6 @@ def landscape_figure(
     *,
     paths: Mapping[str, Tensor] | None = None,
     optimum: Tensor | None = None,
-    levels: int = 14,
 ) -> Figure:
     """Level lines of the loss, the budget as a curve, what is too expensive in grey, and paths.
 
@@ -62,13 +59,12 @@ def landscape_figure(
         title: what it shows.
         paths: label -> keep ratios over the steps, shape (T, 2); starts at a ring, ends at a dot.
         optimum: drawn as a star, shape (2,); the level line through it is dashed.
-        levels: lines of the loss, at its quantiles on the grid.
     """
     figure = blank_figure(6.8, 4.7)
     axes = figure.add_subplot()
     a, loss, cost = ground.ratios.numpy(), ground.loss.T.numpy(), ground.cost.T.numpy()
     axes.contourf(a, a, cost, levels=[budget, float(cost.max()) + 1], colors=[DENSE], alpha=0.35)
-    places = torch.linspace(0.01, 0.99, levels, dtype=torch.float64)
+    places = torch.linspace(0.01, 0.99, 14, dtype=torch.float64)
     lines = axes.contour(
         a, a, loss, levels=ground.loss.flatten().quantile(places).unique().numpy(),
         colors="#999999", linewidths=0.8,

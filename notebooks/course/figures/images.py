@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dsa_core.errors import ConfigError
+from dsa_core.lab.data import VOID
 from dsa_core.lab.plots.style import blank_figure
 
-VOID = 255
 # twelve that differ in lightness too, the first for the background; after Okabe and Ito
 CLASSES = (
     "#1A1A1A", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9",
@@ -31,15 +31,18 @@ def maps_figure(columns: Mapping[str, Tensor]) -> Figure:
     rows = {len(stack) for stack in columns.values()}
     if len(rows) != 1:
         raise ConfigError(f"every column needs as many images, got {sorted(rows)}")
-    (n,) = rows
-    figure = blank_figure(1.6 * len(columns), 1.6 * n + 0.3)
+    return grid({title: [painted(i) for i in stack] for title, stack in columns.items()}, 1.6)
+
+
+def grid(columns: Mapping[str, Sequence[Tensor]], side: float) -> Figure:
+    """Images in columns under their titles; `side` of each in inches."""
+    n = len(next(iter(columns.values())))
+    figure = blank_figure(side * len(columns), side * n + 0.3)
     panels = figure.subplots(n, len(columns), squeeze=False)
-    for (title, stack), column in zip(columns.items(), panels.T, strict=True):
+    for (title, images), column in zip(columns.items(), panels.T, strict=True):
         column[0].set_title(title, fontsize=9)
-        for axes, image in zip(column, stack, strict=True):
-            axes.imshow(
-                painted(image).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
-            )
+        for axes, image in zip(column, images, strict=True):
+            axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_axis_off()
     return figure
 
@@ -73,12 +76,15 @@ def crops_figure(
     height, width = next(iter(shapes))[1:]
     if len(shapes) != 1 or any(r + side > height or c + side > width for r, c in corners):
         raise ConfigError(f"crops of {side} at {list(corners)} do not fit in {sorted(shapes)}")
-    figure = blank_figure(1.9 * len(images), 1.9 * len(corners) + 0.3)
-    panels = figure.subplots(len(corners), len(images), squeeze=False)
-    for (title, image), column in zip(images.items(), panels.T, strict=True):
-        column[0].set_title(title, fontsize=9)
-        for axes, (row, left) in zip(column, corners, strict=True):
-            crop = image[:, row : row + side, left : left + side].clamp(0, 1)
-            axes.imshow(crop.permute(1, 2, 0).numpy(), interpolation="nearest")
-            axes.set_axis_off()
-    return figure
+    return grid(
+        {
+            title: [crop(image, *corner, side) for corner in corners]
+            for title, image in images.items()
+        },
+        1.9,
+    )
+
+
+def crop(image: Tensor, row: int, column: int, side: int) -> Tensor:
+    """A square of an image (3, H, W), colours last, (side, side, 3), in [0, 1]."""
+    return image[:, row : row + side, column : column + side].clamp(0, 1).permute(1, 2, 0)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dsa_core.errors import ConfigError
-from dsa_core.lab.plots.style import COLOURS, blank_figure, open_axes
+from dsa_core.lab.plots.style import COLOURS, INK, blank_figure, open_axes
 
 
 def staircase_figure(pi: Sequence[float], counts: Sequence[int]) -> Figure:
@@ -40,12 +40,8 @@ def staircase_figure(pi: Sequence[float], counts: Sequence[int]) -> Figure:
     for place, height in zip(places, base, strict=True):
         right.text(place, height + 0.02, f"{height:.2g}", ha="center", fontsize=8)
     left.invert_xaxis()
-    left.set_xlabel("candidate: channels kept")
-    left.set_ylabel("probability")
-    left.set_ylim(0, 1)
-    right.set_xlabel("channel, the most important first")
-    right.set_ylabel("mask")
-    right.set_ylim(0, 1.12)
+    left.set(xlabel="candidate: channels kept", ylabel="probability", ylim=(0, 1))
+    right.set(xlabel="channel, the most important first", ylabel="mask", ylim=(0, 1.12))
     right.set_xticks(list(places) if len(base) <= 20 else [1, *range(8, len(base) + 1, 8)])
     for axes in (left, right):
         open_axes(axes)
@@ -65,10 +61,9 @@ def choices_figure(choices: Mapping[str, Tensor], ratios: Sequence[float]) -> Fi
     for axes, (title, pi), colour in zip(panels, choices.items(), COLOURS, strict=False):
         axes.bar(list(ratios), pi.tolist(), width=width, color=colour)
         expected = sum(p * r for p, r in zip(pi.tolist(), ratios, strict=True))
-        axes.axvline(expected, color="#333333", linestyle="--", linewidth=1)
+        axes.axvline(expected, color=INK, linestyle="--", linewidth=1)
         axes.set_title(title, fontsize=9)
-        axes.set_xlabel("keep ratio of the candidate")
-        axes.set_ylim(0, 1)
+        axes.set(xlabel="keep ratio of the candidate", ylim=(0, 1))
         open_axes(axes)
     panels[0].set_ylabel("probability (dashed: expected)")
     return figure
@@ -85,10 +80,10 @@ def budgets_figure(paths: Mapping[str, Sequence[float]], budget: float) -> Figur
     axes = figure.add_subplot()
     for (name, costs), colour in zip(paths.items(), COLOURS, strict=False):
         axes.plot(range(1, len(costs) + 1), list(costs), color=colour, label=name)
-    axes.axhline(budget, color="#333333", linestyle="--", linewidth=1, label="budget")
-    axes.set_xlabel("update of the choices")
-    axes.set_ylabel("expected MACs, of the dense network")
-    axes.set_ylim(0, 1.05)
+    axes.axhline(budget, color=INK, linestyle="--", linewidth=1, label="budget")
+    axes.set(
+        xlabel="update of the choices", ylabel="expected MACs, of the dense network", ylim=(0, 1.05)
+    )
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     open_axes(axes)
     return figure
@@ -108,7 +103,7 @@ def methods_figure(scores: Mapping[str, Sequence[float]], *, label: str, dense: 
         mean = sum(values) / len(values)
         axes.plot(list(values), [place] * len(values), "o", color=colour, ms=5, alpha=0.75)
         axes.plot([mean, mean], [place - 0.3, place + 0.3], color=colour, linewidth=2.5)
-    axes.axvline(dense, color="#333333", linestyle="--", linewidth=1, label="dense, mean")
+    axes.axvline(dense, color=INK, linestyle="--", linewidth=1, label="dense, mean")
     axes.set_yticks(range(len(scores)), list(scores))
     axes.invert_yaxis()
     axes.set_xlabel(label)

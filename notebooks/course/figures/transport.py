@@ -7,10 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
-from dsa_core.lab.plots.style import COLOURS, DENSE, blank_figure, open_axes
+from dsa_core.lab.plots.style import COLOURS, DENSE, INK, blank_figure, open_axes
 
 BINS = ("dropped", "kept")
-INK = "#333333"
 
 
 def plan_figure(scores: Tensor, plan: Tensor) -> Figure:
@@ -57,8 +56,7 @@ def masks_figure(scores: Tensor, masks: Mapping[str, Tensor]) -> Figure:
             scores[order].tolist(), mask[order].tolist(), "o-", ms=3.5, color=colour, label=name
         )
     axes.axhline(1.0, color=DENSE, linewidth=1.0, linestyle="--")
-    axes.set_xlabel("score s")
-    axes.set_ylabel("mask m")
+    axes.set(xlabel="score s", ylabel="mask m")
     axes.legend(frameon=False, fontsize=8)
     open_axes(axes)
     return figure

@@ -11,7 +11,7 @@ from html import escape
 from itertools import groupby
 
 from course.figures.frontier import Frontier, Point
-from dsa_core.lab.plots.style import OTHER, colour_of
+from dsa_core.lab.plots.style import COLOURS, METHODS
 
 WIDTH = 440  # of both drawings; they grow and shrink with their place on the page
 TALLEST, FLOOR, LETTERS = 84, 100, 46  # columns of a network, where they stand, room for names
@@ -22,8 +22,7 @@ TICKS = 5
 
 def ink(method: str) -> str:
     """The colour of a method; of one without, that of the page's letters."""
-    colour = colour_of(method)
-    return "currentColor" if colour == OTHER else colour
+    return COLOURS[METHODS.index(method)] if method in METHODS else "currentColor"
 
 
 def svg(height: int, label: str, *parts: str) -> str:

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from ipywidgets import HTML, Accordion, Dropdown, FloatSlider, HBox, ToggleButtons, VBox
 
+from course.notebook import shown
 from course.widgets.explore import State, answer
 from course.widgets.networks import Network
 from course.widgets.page import STYLE, page, take_away
-from course.widgets.problems import shown
 from dsa_core.errors import ConfigError
 
 RESOURCES = [("MACs", "macs"), ("parameters", "params")]

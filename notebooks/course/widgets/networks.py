@@ -132,14 +132,13 @@ def traced_costs(model: str) -> dict[Resource, Cost]:
     return {resource: Cost.of(graph, resource) for resource in RESOURCES}
 
 
-def store_costs(*names: str, path: Path = STORED) -> None:
+def store_costs(*names: str) -> None:
     """Trace networks, and write what their channels cost where `costs_of` finds it."""
-    traced = {name: traced_costs(name) for name in names}
     content = {
-        name: {resource: as_json(cost) for resource, cost in costs.items()}
-        for name, costs in traced.items()
+        name: {resource: as_json(cost) for resource, cost in traced_costs(name).items()}
+        for name in names
     }
-    write_atomically(path, json.dumps(content) + "\n")
+    write_atomically(STORED, json.dumps(content) + "\n")
 
 
 def as_json(cost: Cost) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from ipywidgets import HTML, Button, Dropdown, FloatProgress, HBox, Layout, VBox
 
+from course.notebook import shown
 from course.widgets.explore import State
 from course.widgets.live import NETWORK, LiveJob, LiveResult, Progress, prune_live
 from course.widgets.page import STYLE, live_page
-from course.widgets.problems import shown
 
 NOTE = f"Run trains {NETWORK} and prunes it to the budget and limits set above, in seconds."
 CANNOT = (
@@ -26,13 +26,13 @@ class RunPanel(VBox):
         run, stop: buttons; only one of them can be pressed at a time.
         bar, status: how far it is; status is text for people.
         sheet: an HTML widget with the result; problem: what went wrong, empty if nothing did.
-        result: of the last run that was not stopped, or None.
+        thread: of the last run; result: of the last that was not stopped; None before.
 
     Args:
         state: what the controls say.
         job: how long to train.
         network: the control that chooses a network; on another than `NETWORK` Run says that it
-            cannot. None for a panel that stands alone.
+            cannot.
     """
 
     def __init__(
@@ -40,12 +40,11 @@ class RunPanel(VBox):
         state: Callable[[], State],
         job: LiveJob | None = None,
         *,
-        network: Dropdown | None = None,
+        network: Dropdown,
     ) -> None:
         self._state, self._job = state, job or LiveJob()
         self._halt = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self.thread: threading.Thread | None = None
         self.result: LiveResult | None = None
         self.run = Button(description="Run", icon="play", button_style="primary")
         self.stop = Button(description="Stop", icon="stop", disabled=True)
@@ -54,9 +53,8 @@ class RunPanel(VBox):
         buttons = HBox([self.run, self.stop, self.bar])
         super().__init__([HTML(STYLE), buttons, self.status, self.problem, self.sheet])
         self._network = network
-        if network is not None:
-            network.observe(lambda _: self._take_network(), names="value")
-            self._take_network()
+        network.observe(lambda _: self._take_network(), names="value")
+        self._take_network()
         self.run.on_click(lambda _: self.begin())
         self.stop.on_click(lambda _: self._halt.set())
 
@@ -68,42 +66,24 @@ class RunPanel(VBox):
 
     def _offer(self, *, going: bool) -> None:
         """Only one of the buttons can be pressed, and Run only where it works."""
-        works = self._network is None or self._network.value.startswith(NETWORK)
+        works = self._network.value.startswith(NETWORK)
         self.run.disabled, self.stop.disabled = going or not works, not going
 
     def begin(self) -> None:
         """Start a run in its thread, unless one is going."""
-        if self._thread is not None and self._thread.is_alive():
+        if self.thread is not None and self.thread.is_alive():
             return
         self._halt.clear()
-        self._error = None
         self._offer(going=True)
         self.sheet.value = ""
         job = replace(self._job, state=self._state())
-        self._thread = threading.Thread(target=self._work, args=(job,), daemon=True)
-        self._thread.start()
-
-    def wait(self, timeout_s: float | None = None) -> None:
-        """Wait for the run to end, and raise what it raised.
-
-        Raises:
-            TimeoutError: it is still going.
-        """
-        if self._thread is None:
-            return
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            raise TimeoutError(f"the run still goes on after {timeout_s} s")
-        if self._error is not None:
-            raise self._error
+        self.thread = threading.Thread(target=self._work, args=(job,), daemon=True)
+        self.thread.start()
 
     def _work(self, job: LiveJob) -> None:
         try:
             with shown(self.problem):
-                result = prune_live(job, report=self._report, stop=self._halt.is_set)
-                self._finish(result)
-        except Exception as error:  # under test: `wait` raises it
-            self._error = error
+                self._finish(prune_live(job, report=self._report, stop=self._halt.is_set))
         finally:
             if self.problem.value:
                 self.status.value = "failed"
