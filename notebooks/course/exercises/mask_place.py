@@ -152,7 +152,7 @@ def loss_before_the_relu(probe: Probe, mask: Tensor, batch: Batch) -> Tensor:
     state = {name: value.detach() for name, value in probe.model.named_parameters()}
     extended = torch.cat([mask, mask.new_ones(1)])  # place -1: channels that always stay
     for norm in probe.graph.norms:
-        for name in (norm.weight, norm.bias):
+        for name in filter(None, (norm.weight, norm.bias)):
             state[name] = state[name] * extended[norm.channels]
     outputs = functional_call(probe.model, state | buffers(probe.model), (batch[0],))
     return probe.task.loss(outputs, batch[1])

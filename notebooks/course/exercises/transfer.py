@@ -59,14 +59,14 @@ class Comparison:
 class DigitClassifier(nn.Module):
     """The encoder of a `SmallSegNet`, the mean over its pixels, and a linear layer."""
 
-    def __init__(self, segmenter: SmallSegNet, num_classes: int = 10) -> None:
+    def __init__(self, segmenter: SmallSegNet) -> None:
         super().__init__()
         self.stem, self.down1, self.block1 = segmenter.stem, segmenter.down1, segmenter.block1
         self.down2, self.block2 = segmenter.down2, segmenter.block2
-        self.linear = nn.Linear(segmenter.block2.conv2.out_channels, num_classes)
+        self.linear = nn.Linear(segmenter.block2.conv2.out_channels, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, 1, H, W) to logits (N, num_classes)."""
+        """Map (N, 1, H, W) to logits (N, 10)."""
         features = self.block2(self.down2(self.block1(self.down1(self.stem(x)))))
         return self.linear(features.mean((2, 3)))
 
