@@ -15,7 +15,7 @@ from course.sensitivity import correlate
 from torch import nn
 
 from dsa_core.budget import shift_to_budget
-from dsa_core.methods.dcss_choice import Candidates
+from dsa_core.methods.dcss_choice import Candidates, staircase
 from dsa_core.methods.dcss_tilt import tilt
 from dsa_core.surgery.verify import count_macs
 
@@ -156,6 +156,10 @@ def tilt_by_library(pi, x, target):
     ("check", "answer"),
     [
         (n00.check_conv_macs, counted),
+        (
+            n08.check_staircase,
+            lambda pi, c, n: staircase(pi[None], c[None], torch.arange(n), torch.zeros(n).long()),
+        ),
         (n08.check_tilt, tilt_by_library),
         # a - its projection onto the ball of radius lambda / h (Moreau)
         (n10.check_shrink, lambda a, h, lam: a - (a * h[:, None]).renorm(2, 0, lam) / h[:, None]),

@@ -30,7 +30,7 @@ def undone(x: Tensor) -> Tensor:
 def test_a_right_answer_in_another_form_passes(capsys) -> None:
     for learner in (lambda x: (x + x).double(), lambda x: (2 * x).tolist()):
         grade_twice(learner)
-        assert "twice: right on all 2" in capsys.readouterr().out
+        assert capsys.readouterr().out == "twice: right on all 2 inputs\n"
     graded(6.0, torch.tensor(6.0))
 
 
