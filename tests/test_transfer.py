@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from course.exercises import transfer
-from course.exercises.transfer import Comparison
 
 from dsa_core.budget import Budget, Cost
 from dsa_core.tracing import trace
@@ -51,8 +50,6 @@ def test_elsewhere_the_mean_of_the_backbone(graphs):
     assert [by_name[name] for name in names] == list(backbone.values())
     others = [ratio for name, ratio in by_name.items() if name not in backbone]
     assert others == pytest.approx([0.5, 0.5])  # (1/4 * 1 * 1/2^3)^(1/5) = (1/32)^(1/5)
-    with pytest.raises(KeyError, match="no groups"):
-        transfer.spread(graphs[0], {"conv9": 0.5})
 
 
 def test_networks_are_drawn_from_the_seed_alone():
@@ -66,13 +63,6 @@ def test_networks_are_drawn_from_the_seed_alone():
     digits = transfer.enlarged()
     assert (digits.train_images.dtype, digits.count("test")) == (torch.uint8, 360)
     assert a[1](digits.train_images[:2].float()).shape == (2, 10)
-
-
-def test_comparisons_survive_the_file(tmp_path: Path):
-    found = {"scores": {"uniform": 0.4}, "macs": {"uniform": 0.249}, "counts": {"uniform": [1, 2]}}
-    one = Comparison(seed=1, ratio=0.25, dense=0.5, **found)
-    transfer.write([one, one], tmp_path / "some.json")
-    assert transfer.read(tmp_path / "some.json") == [one, one]
 
 
 def test_the_record_that_is_shipped_keeps_its_budget(graphs):

@@ -1,30 +1,26 @@
-"""A browser for the tests of this folder; they skip, with the reason, where there is none."""
+"""Browser tests: one browser for all of them; skipped, with the reason, where there is none."""
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browser_tools import FLAGS, PATIENCE_S, ROOT, executable, missing, only_here
+from browser_tools import PATIENCE_S
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    reason = missing()
-    for item in items:
-        if item.path.is_relative_to(ROOT / "tests" / "browser"):
-            item.add_marker(pytest.mark.slow)
-            if reason:
-                item.add_marker(pytest.mark.skip(reason=reason))
+NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A browser without a screen."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=executable(), args=FLAGS)
-        yield started
-        started.close()
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip(f"no browser ({', '.join(NAMES)}): run tests/browser/install.sh")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=path)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture
@@ -35,3 +31,9 @@ def page(browser: Any) -> Iterator[Any]:
     opened.route("**/*", only_here)
     yield opened
     opened.close()
+
+
+def only_here(route: Any) -> None:
+    """Let requests to this machine pass, and abort all others."""
+    here = route.request.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:"))
+    route.continue_() if here else route.abort()

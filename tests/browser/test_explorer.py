@@ -1,16 +1,15 @@
 """Voila serves the explorer: sliders move bars and numbers, a bad wish gets an answer, Run runs."""
 
-import os
 import re
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser_tools import PATIENCE_S, ROOT, TOKEN, serving
 
+pytestmark = pytest.mark.slow
 MAKE = re.search(r"/(voila .*)", (ROOT / "Makefile").read_text().replace("\\\n", ""))
 WORDS = MAKE[1].replace("notebooks", f"{ROOT}/notebooks").replace("8866", "{port}").split()
 MOVES = 20
@@ -29,52 +28,13 @@ WATCH = """() => {
 }"""
 
 
-@pytest.fixture
-def explorer(page: Any, tmp_path: Path) -> Iterator[Any]:
-    """The page of the explorer, ready."""
-    began = time.monotonic()
-    with serving(tmp_path, *WORDS) as address:
-        page.goto(f"{address}/?token={TOKEN}")
-        page.locator(".noUi-handle").first.wait_for()
-        print(f"make explore to the first slider: {time.monotonic() - began:.1f} s")
-        page.locator("g[data-group]").first.wait_for()
-        yield page
-        page.goto("about:blank")
+def budget_slider(page: Any) -> Any:
+    return page.locator(".widget-slider", has=page.get_by_text("budget, %", exact=True))
 
 
-def kept(page: Any) -> dict[str, int]:
-    """Channels of every group that the first method keeps, as its columns say."""
-    rows = (
-        page.locator("svg")
-        .first.locator("g[data-group]")
-        .evaluate_all("rows => rows.map(r => [r.dataset.group, Number(r.dataset.kept)])")
-    )
-    return dict(rows)
-
-
-def heights(page: Any) -> list[float]:
-    """How high the filled columns are drawn, in pixels."""
-    found = page.locator("g[data-group] rect[fill]").evaluate_all(
-        "columns => columns.map(c => c.getBoundingClientRect().height)"
-    )
-    return [round(w, 1) for w in found]
-
-
-def macs(page: Any) -> str:
-    return page.locator('tr[data-row="MACs"]').first.inner_text()
-
-
-def shoot(page: Any, name: str) -> None:
-    """Keep a screenshot where DSA_SCREENSHOTS names a folder."""
-    folder = os.environ.get("DSA_SCREENSHOTS")
-    if folder:
-        page.screenshot(path=Path(folder) / f"{name}.png")
-
-
-def budget_handle(page: Any) -> Any:
-    """The handle of the slider called budget; its page is focused."""
-    slider = page.locator(".widget-slider", has=page.get_by_text("budget, %", exact=True))
-    return slider.locator(".noUi-handle").first
+def press(page: Any, key: str) -> None:
+    """Press a key on the handle of the budget's slider."""
+    budget_slider(page).locator(".noUi-handle").first.press(key)
 
 
 def test_the_token_is_asked_for_and_on_no_command_line(page: Any, tmp_path: Path) -> None:
@@ -85,23 +45,29 @@ def test_the_token_is_asked_for_and_on_no_command_line(page: Any, tmp_path: Path
         assert answer.status in (302, 403) or "login" in page.url
 
 
-def test_explorer(explorer: Any) -> None:
-    it_fits_two_screens(explorer)
-    every_handle_has_a_name(explorer)
-    it_reads_in_the_dark(explorer)
-    slider_moves_bars_and_numbers(explorer)
-    a_typed_percentage_is_taken(explorer)
-    a_wish_that_cannot_be_met_clears_the_answer(explorer)
-    redraws_are_quick(explorer)
-    run_trains_and_stop_stops(explorer)
-    run_ends_with_a_result(explorer)
+def test_explorer(page: Any, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with serving(tmp_path, *WORDS) as address:
+        page.goto(f"{address}/?token={TOKEN}")
+        page.locator(".noUi-handle").first.wait_for()
+        print(f"make explore to the first slider: {time.monotonic() - began:.1f} s")
+        page.locator("g[data-group]").first.wait_for()
+        it_fits_two_screens(page)
+        every_handle_has_a_name(page)
+        it_reads_in_the_dark(page)
+        slider_moves_bars_and_numbers(page)
+        a_typed_percentage_is_taken(page)
+        a_wish_that_cannot_be_met_clears_the_answer(page)
+        redraws_are_quick(page)
+        run_trains_and_stop_stops(page)
+        run_ends_with_a_result(page)
+        page.goto("about:blank")
 
 
 def it_fits_two_screens(page: Any) -> None:
     for width in (1440, 800):
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(500)
-        shoot(page, f"explorer_{width}")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         sheet = page.locator(".dsa-sheet").first.bounding_box()
         assert sheet["y"] + sheet["height"] <= 900
@@ -117,7 +83,6 @@ def every_handle_has_a_name(page: Any) -> None:
 
 def it_reads_in_the_dark(page: Any) -> None:
     page.emulate_media(color_scheme="dark")
-    shoot(page, "explorer_dark")
     assert light(page, "body", "backgroundColor") < 60
     for letters in (".widget-label", ".widget-readout", "select", ".dsa-sheet", "h1"):
         assert light(page, letters, "color") > 150
@@ -133,9 +98,7 @@ def light(page: Any, what: str, kind: str) -> float:
 
 def typed(page: Any, text: str) -> None:
     """Write into the number beside the budget's slider."""
-    slider = page.locator(".widget-slider", has=page.get_by_text("budget, %", exact=True))
-    readout = slider.locator(".widget-readout")
-    readout.click()
+    budget_slider(page).locator(".widget-readout").click()
     page.keyboard.press("Control+A")
     page.keyboard.type(text)
     page.keyboard.press("Enter")
@@ -153,35 +116,39 @@ def a_wish_that_cannot_be_met_clears_the_answer(page: Any) -> None:
     page.get_by_role("alert").first.wait_for()
     assert "Ask for that or more" in page.get_by_role("alert").first.inner_text()
     assert page.locator("g[data-group]").count() == 0
-    shoot(page, "explorer_infeasible")
     typed(page, "60")
     page.locator("g[data-group]").first.wait_for()
 
 
+def bars(page: Any) -> tuple[list[int], list[float]]:
+    """Channels that every group keeps, as its columns say, and how high columns are, in pixels."""
+    kept = "rows => rows.map(r => Number(r.dataset.kept))"
+    high = "columns => columns.map(c => Math.round(c.getBoundingClientRect().height))"
+    groups = page.locator("g[data-group]")
+    return groups.evaluate_all(kept), groups.locator("rect[fill]").evaluate_all(high)
+
+
 def slider_moves_bars_and_numbers(page: Any) -> None:
-    shoot(page, "explorer_before")
-    before = kept(page), heights(page), macs(page)
-    handle = budget_handle(page)
-    handle.focus()
+    macs = page.locator('tr[data-row="MACs"]').first
+    (kept, heights), before = bars(page), macs.inner_text()
     for _ in range(10):
-        page.keyboard.press("ArrowLeft")
+        press(page, "ArrowLeft")
     page.wait_for_function(
-        "text => document.querySelector('tr[data-row=MACs]').innerText != text", arg=before[2]
+        "text => document.querySelector('tr[data-row=MACs]').innerText != text", arg=before
     )
     page.wait_for_timeout(1000)
-    shoot(page, "explorer_after")
-    assert sum(kept(page).values()) < sum(before[0].values())
-    assert heights(page) != before[1]
-    share = re.search(r"([\d.]+)%", macs(page))
+    now, new_heights = bars(page)
+    assert sum(now) < sum(kept)
+    assert new_heights != heights
+    share = re.search(r"([\d.]+)%", macs.inner_text())
     assert share is not None
     assert float(share[1]) <= 40.01  # from 50 % ten steps of one percent down
 
 
 def redraws_are_quick(page: Any) -> None:
     page.evaluate(WATCH)
-    budget_handle(page).focus()
     for i in range(MOVES):
-        page.keyboard.press("ArrowRight")
+        press(page, "ArrowRight")
         page.wait_for_function("n => window.redraws.length == n", arg=i + 1)
     times = page.evaluate("window.redraws")
     print(f"slider to redraw, n={len(times)}: median {statistics.median(times):.0f} ms, ", end="")
@@ -203,7 +170,6 @@ def run_trains_and_stop_stops(page: Any) -> None:
     run.click()
     page.get_by_text(re.compile(r"training the dense network: \d+%")).wait_for()
     page.wait_for_function("() => /network: [1-9]\\d*%/.test(document.body.innerText)")
-    shoot(page, "explorer_running")
     stop.click()
     page.get_by_text("stopped; nothing was kept").wait_for()
     page.wait_for_timeout(500)
@@ -214,5 +180,4 @@ def run_trains_and_stop_stops(page: Any) -> None:
 def run_ends_with_a_result(page: Any) -> None:
     button(page, "Run").click()
     page.get_by_text("after fine-tuning").wait_for(timeout=4000 * PATIENCE_S)
-    shoot(page, "explorer_done")
     assert page.locator('[role="alert"]').count() == 0

@@ -5,9 +5,8 @@ A module of exercises, one for each notebook, is built like this:
     def solution_double(x: Tensor) -> Tensor:
         return 2 * x
 
-    def check_double(learner: Callable[[Tensor], Tensor]) -> None:
-        inputs = [(torch.randn(4),) for _ in range(5)]
-        grade("double", learner, solution_double, inputs, hint="twice x, not x squared")
+    INPUTS = [(torch.randn(4),) for _ in range(5)]
+    check_double = partial(grade, solution_double, INPUTS, hint="twice x, not x squared")
 
 and the notebook says `try_it(check_double, double)`. An exercise that is an experiment says
 `predict("", measure, "more", "fewer")`: the learner writes a guess, then runs.
@@ -16,7 +15,7 @@ and the notebook says `try_it(check_double, double)`. An exercise that is an exp
 import copy
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,10 +25,9 @@ RTOL, ATOL = 1e-4, 1e-6  # wide enough for float32 and for another order of summ
 
 
 def grade(
-    name: str,
-    learner: Callable[..., Any],
     reference: Callable[..., Any],
     inputs: Sequence[tuple[Any, ...]],
+    learner: Callable[..., Any],
     *,
     hint: str,
     rtol: float = RTOL,
@@ -37,14 +35,13 @@ def grade(
 ) -> None:
     """Call both functions on every input and compare what they return.
 
-    Numbers and tensors are compared within |wanted - got| <= atol + rtol |wanted|; tuples, lists
-    and dicts entry by entry; everything else by ==. Each call gets a copy of the input.
+    Answers are None, or numbers: one, a list or tuple of them, or a tensor, compared within
+    |wanted - got| <= atol + rtol |wanted|. Each call gets a copy of the input.
 
     Args:
-        name: of the exercise, for the message.
+        reference: the right answer; its name, less `solution_`, is that of the exercise.
+        inputs: the arguments of each call, at least one.
         learner: the function to judge.
-        reference: the right answer.
-        inputs: the arguments of each call.
         hint: what to think about when the answer is wrong.
         rtol: relative tolerance.
         atol: absolute tolerance, in the unit of the answer.
@@ -54,17 +51,27 @@ def grade(
             came, and the hint.
         NotImplementedError: the learner has not begun yet.
     """
+    name = reference.__name__.removeprefix("solution_")
     if not inputs:
         raise ValueError(f"exercise {name!r} has no inputs: nothing would be compared")
     for number, arguments in enumerate(inputs, start=1):
         wanted = reference(*copy.deepcopy(arguments))
         given = copy.deepcopy(arguments)
-        got = call(name, learner, given, hint)
+        shown = ", ".join(map(brief, arguments))
+        try:
+            got = learner(*given)
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            raise AssertionError(
+                f"{name}: your function raised {type(error).__name__}: {error}\n"
+                f"  input: {shown}\n  hint: {hint}"
+            ) from error
         problem = difference(wanted, got, rtol, atol) or changed(arguments, given)
         if problem:
             raise AssertionError(
                 f"{name}: not yet right, on input {number} of {len(inputs)}\n"
-                f"  input:  {', '.join(brief(a) for a in arguments)}\n"
+                f"  input:  {shown}\n"
                 f"  wanted: {brief(wanted)}\n"
                 f"  got:    {brief(got)}\n"
                 f"  {problem}\n"
@@ -106,67 +113,34 @@ def predict(guess: str, measure: Callable[[], str], *choices: str) -> None:
     print(f"{measure.__name__}: {found}; {verdict}")
 
 
-def call(name: str, learner: Callable[..., Any], arguments: tuple[Any, ...], hint: str) -> Any:
-    """The learner's answer; whatever it raises becomes an AssertionError that shows the input."""
-    try:
-        return learner(*arguments)
-    except NotImplementedError:
-        raise
-    except Exception as error:
-        shown = ", ".join(brief(a) for a in arguments)
-        raise AssertionError(
-            f"{name}: your function raised {type(error).__name__}: {error}\n"
-            f"  input: {shown}\n  hint: {hint}"
-        ) from error
-
-
 def difference(wanted: Any, got: Any, rtol: float, atol: float) -> str:
     """What differs between two answers, in words; empty if nothing does."""
-    if got is None and wanted is not None:
+    if wanted is None:
+        return "" if got is None else "the answers differ"
+    if got is None:
         return "your function returned None: is the `return` missing?"
-    if isinstance(wanted, Tensor):
-        return tensor_difference(wanted, got, rtol, atol)
-    if isinstance(wanted, bool | str) or wanted is None:
-        return "" if wanted == got else "the answers differ"
-    if isinstance(wanted, int | float):
-        return number_difference(wanted, got, rtol, atol)
-    if isinstance(wanted, Mapping):
-        return mapping_difference(wanted, got, rtol, atol)
-    if isinstance(wanted, tuple | list):
-        return sequence_difference(wanted, got, rtol, atol)
-    return "" if wanted == got else "the answers differ"
-
-
-def tensor_difference(wanted: Tensor, got: Any, rtol: float, atol: float) -> str:
-    """Compare with a tensor, or with anything that converts to one."""
-    if not isinstance(got, Tensor):
-        try:
-            got = torch.as_tensor(got)
-        except (TypeError, ValueError, RuntimeError):
-            return f"wanted is a tensor, your function returned a {type(got).__name__}"
-    if got.shape != wanted.shape:
-        return f"the shapes differ: wanted {tuple(wanted.shape)}, got {tuple(got.shape)}"
-    a, b = wanted.detach().double(), got.detach().to(wanted.device).double()
+    a = numbers(wanted)
+    try:
+        b = numbers(got)
+    except (TypeError, ValueError, RuntimeError):
+        return f"wanted: {type(wanted).__name__}, your function returned a {type(got).__name__}"
+    if b.shape != a.shape:
+        return f"the shapes differ: wanted {tuple(a.shape)}, got {tuple(b.shape)}"
     if bool(b.isnan().any()) and not bool(a.isnan().any()):
         return "your answer holds nan: was something divided by 0, or the logarithm of 0 taken?"
     bad = ~torch.isclose(b, a, rtol=rtol, atol=atol, equal_nan=True)
     if not bool(bad.any()):
         return ""
-    worst = float((a - b).abs()[bad].max())
-    return f"{int(bad.sum())} of {bad.numel()} entries differ, by up to {worst:.3g}{slip(a, b)}"
+    many = f"{int(bad.sum())} of {bad.numel()} entries differ, by up to"
+    which = many if bad.numel() > 1 else "the numbers differ by"
+    whole = not torch.as_tensor(wanted).is_floating_point()
+    few = whole and float(a.abs().max()) < 100  # of an id or a few, factors say nothing
+    return f"{which} {float((a - b).abs()[bad].max()):.3g}{'' if few else slip(a, b)}"
 
 
-def number_difference(wanted: float, got: Any, rtol: float, atol: float) -> str:
-    """Compare with a number, or with a tensor that holds one."""
-    try:
-        value = float(got)
-    except (TypeError, ValueError, RuntimeError):
-        return f"wanted is one number, your function returned a {type(got).__name__}"
-    if math.isclose(value, wanted, rel_tol=rtol, abs_tol=atol):
-        return ""
-    a, b = torch.tensor([wanted]).double(), torch.tensor([value]).double()
-    count = isinstance(wanted, int) and abs(wanted) < 100  # of an id or a few, factors say nothing
-    return f"the numbers differ by {abs(value - wanted):.3g}{'' if count else slip(a, b)}"
+def numbers(answer: Any) -> Tensor:
+    """A number, a list of numbers or a tensor, as a tensor in float64."""
+    return torch.as_tensor(answer, dtype=torch.float64).detach().cpu()
 
 
 def slip(wanted: Tensor, got: Tensor) -> str:
@@ -182,24 +156,6 @@ def slip(wanted: Tensor, got: Tensor) -> str:
     return f": {factor:.4g} times yours would be right" if telling else ""
 
 
-def mapping_difference(wanted: Mapping[Any, Any], got: Any, rtol: float, atol: float) -> str:
-    """Compare with a dict of the same keys, in any order."""
-    if not isinstance(got, Mapping) or set(got) != set(wanted):
-        return f"wanted is a dict with the keys {', '.join(map(repr, wanted))}"
-    found = ((key, difference(value, got[key], rtol, atol)) for key, value in wanted.items())
-    return next((f"at key {key!r}: {text}" for key, text in found if text), "")
-
-
-def sequence_difference(wanted: Sequence[Any], got: Any, rtol: float, atol: float) -> str:
-    """Compare with a tuple or list of the same length."""
-    if not isinstance(got, tuple | list):
-        return f"wanted are {len(wanted)} values, your function returned a {type(got).__name__}"
-    if len(got) != len(wanted):
-        return f"wanted are {len(wanted)} values, your function returned {len(got)}"
-    found = (difference(w, g, rtol, atol) for w, g in zip(wanted, got, strict=True))
-    return next((f"at place {i}: {text}" for i, text in enumerate(found) if text), "")
-
-
 def changed(before: tuple[Any, ...], after: tuple[Any, ...]) -> str:
     """Whether the learner changed a tensor that it was given."""
     pairs = zip(before, after, strict=True)
@@ -210,12 +166,10 @@ def changed(before: tuple[Any, ...], after: tuple[Any, ...]) -> str:
 def brief(value: Any, most: int = 300) -> str:
     """A value in few characters, on one line."""
     if isinstance(value, Tensor):
-        numbers = value.detach().cpu().flatten()
-        shown = ", ".join(f"{x:.4g}" for x in numbers[:8].tolist())
+        entries = value.detach().cpu().flatten()
+        shown = ", ".join(f"{x:.4g}" for x in entries[:8].tolist())
         more = f", ... {value.numel()} in all" if value.numel() > 8 else ""
         return f"tensor of shape {tuple(value.shape)}: [{shown}{more}]"
-    if isinstance(value, tuple) and any(isinstance(entry, Tensor) for entry in value):
-        return "; ".join(map(brief, value))
     text = f"{value:.6g}" if isinstance(value, float) else " ".join(repr(value).split())
     text = getattr(value, "__name__", text)  # of a function
     return text if len(text) <= most else text[: most - 4] + " ..."

@@ -4,8 +4,7 @@ Used by notebook 03. What is compared is the gradient of the loss with respect t
 every group, at one network, with one importance and one sharpness.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,36 +52,28 @@ class Probe:
         return float(torch.stack(losses).mean())
 
 
-def prepare(
-    seed: int, *, ratio: float = 0.35, sharpness: float = 20.0, epochs: tuple[int, int] = (3, 6)
-) -> Probe:
+def prepare(seed: int) -> Probe:
     """A network of nine groups that learns the digits, then lives under masks for some epochs.
 
-    Three stages of two basic blocks, 8, 16 and 32 wide; uniform keep ratios at `ratio` of the MACs.
-    The gradient is to be asked for on 400 training images that its weights never saw.
+    Three stages of two basic blocks, 8, 16 and 32 wide; uniform keep ratios at .35 of the MACs. The
+    gradient is to be asked for at beta2 = 20, on 400 training images that its weights never saw.
 
     Args:
         seed: of weights, order and masks.
-        ratio: share of the MACs, in (0, 1].
-        sharpness: beta2 at which the gradient is asked for.
-        epochs: of plain training, and under masks.
     """
     torch.manual_seed(seed)
-    model, task, digits = (
-        resnet((2, 2, 2), (8, 16, 32), in_channels=1),
-        classification(),
-        load("digits"),
-    )
+    model, task = resnet((2, 2, 2), (8, 16, 32), in_channels=1), classification()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    digits = load("digits")
     weights, held = split(digits.count("train"), 0.7, seed)
     batches = digits.batches("train", indices=weights, seed=seed, batch_size=64, drop_last=True)
-    plain = TrainConfig(epochs=epochs[0], lr=0.1, precision="fp32", channels_last=False)
+    plain = TrainConfig(epochs=3, lr=0.1, precision="fp32", channels_last=False)
     train(model, batches, task, plain, seed=seed, progress=False)
-    under = plain.model_copy(update={"epochs": epochs[1], "lr": 0.05, "schedule": "constant"})
+    under = plain.model_copy(update={"epochs": 6, "lr": 0.05, "schedule": "constant"})
     pruner = Pruner(
-        model, torch.zeros(1, 1, 8, 8), Budget(macs=ratio), steps=epochs[1] * len(batches),
+        model, torch.zeros(1, 1, 8, 8), Budget(macs=0.35), steps=6 * len(batches),
         method=Uniform(), seed=seed,
     )  # fmt: skip
     train(model, batches, task, under, seed=seed, progress=False, pruner=pruner)
@@ -91,7 +82,7 @@ def prepare(
         "train", indices=held, batch_size=400, augment="none", seed=9, drop_last=True
     )
     both = [*look.epoch(0), *look.epoch(1)]
-    return Probe(model.train(), graph, alpha, importance(model, graph), both, task, sharpness)
+    return Probe(model.train(), graph, alpha, importance(model, graph), both, task, sharpness=20.0)
 
 
 def finite_difference(probe: Probe) -> Tensor:
@@ -151,27 +142,20 @@ def before_the_relu(probe: Probe, *, passes: int, seed: int) -> Tensor:
         alpha = probe.alpha.detach().requires_grad_()
         p = keep_probs(probe.b, alpha, probe.graph, sharpness=probe.sharpness)
         mask = estimator_mask(p, "straight_through", generator=draw)
-        with masked_norms(probe.model, probe.graph, mask) as model:
-            outputs = functional_call(model, buffers(model), (batch[0],))
-            return torch.autograd.grad(probe.task.loss(outputs, batch[1]), alpha)[0]
+        return torch.autograd.grad(loss_before_the_relu(probe, mask, batch), alpha)[0]
 
     return average(gradient, probe.batches, passes)
 
 
-@contextmanager
-def masked_norms(model: nn.Module, graph: ChannelGraph, mask: Tensor) -> Iterator[nn.Module]:
-    """The network with every BatchNorm's output times its mask (n,), for the length of a block."""
+def loss_before_the_relu(probe: Probe, mask: Tensor, batch: Batch) -> Tensor:
+    """The loss on one batch with every BatchNorm's output, its scale and shift, times mask (n,)."""
+    state = {name: value.detach() for name, value in probe.model.named_parameters()}
     extended = torch.cat([mask, mask.new_ones(1)])  # place -1: channels that always stay
-    modules, hooks = dict(model.named_modules()), []
-    for norm in graph.norms:
-        here = extended[norm.channels].view(1, -1, 1, 1)
-        module = modules[norm.weight.removesuffix(".weight")]
-        hooks.append(module.register_forward_hook(lambda _m, _x, out, here=here: out * here))
-    try:
-        yield model
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for norm in probe.graph.norms:
+        for name in filter(None, (norm.weight, norm.bias)):
+            state[name] = state[name] * extended[norm.channels]
+    outputs = functional_call(probe.model, state | buffers(probe.model), (batch[0],))
+    return probe.task.loss(outputs, batch[1])
 
 
 def average(gradient: Callable[[Batch], Tensor], batches: Sequence[Batch], passes: int) -> Tensor:

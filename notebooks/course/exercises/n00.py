@@ -1,7 +1,7 @@
 """The exercise of notebook 00: what a convolution costs."""
 
 import math
-from collections.abc import Callable
+from functools import partial
 
 from course.exercises.core import grade
 
@@ -14,11 +14,10 @@ def solution_conv_macs(
     return c_in // groups * c_out * kernel**2 * places
 
 
-def check_conv_macs(learner: Callable[..., int]) -> None:
-    """Compare on layers whose numbers all differ."""
-    inputs = [(3, 16, 5, 32, 24, 1, 1), (16, 4, 3, 7, 9, 2, 1), (12, 12, 3, 8, 10, 3, 12)]
-    hint = (
-        "each computed place of each of the c_out channels is a sum over c_in / groups channels "
-        "and a window of kernel x kernel; with stride 2, 7 rows become 4"
-    )
-    grade("conv_macs", learner, solution_conv_macs, inputs, hint=hint)
+check_conv_macs = partial(
+    grade,
+    solution_conv_macs,
+    [(3, 16, 5, 32, 24, 1, 1), (16, 4, 3, 7, 9, 2, 1), (12, 12, 3, 8, 10, 3, 12)],
+    hint="each computed place of each of the c_out channels is a sum over c_in / groups channels "
+    "and a window of kernel x kernel; with stride 2, 7 rows become 4",
+)

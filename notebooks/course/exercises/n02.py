@@ -1,11 +1,13 @@
 """Checks and answers of notebook 02, channel groups."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 from course.exercises.core import grade
 
 Pairs = list[tuple[int, int]]
+DRAW = random.Random(2)
 
 
 def united(n: int, pairs: Pairs) -> list[int]:
@@ -20,18 +22,18 @@ def united(n: int, pairs: Pairs) -> list[int]:
     return label
 
 
-def check_united(learner: Callable[[int, Pairs], list[int]]) -> None:
-    """Grade exercise 1."""
-    draw = random.Random(2)
-    inputs: list[tuple[int, Pairs]] = [
-        (4, []),
-        (4, [(3, 2), (2, 1)]),
-        (6, [(0, 1), (2, 3), (3, 0)]),
-    ]
-    for n in (5, 9, 16):
-        inputs.append((n, [(draw.randrange(n), draw.randrange(n)) for _ in range(n // 2)]))
-    hint = "if a meets b, and b meets c, then a and c are one channel as well, in whatever order"
-    grade("united", learner, united, inputs, hint=hint)
+SMALL: list[tuple[int, Pairs]] = [
+    (4, []),
+    (4, [(3, 2), (2, 1)]),
+    (6, [(0, 1), (2, 3), (3, 0)]),
+]
+RANDOM = [(n, [(DRAW.randrange(n), DRAW.randrange(n)) for _ in range(n // 2)]) for n in (5, 9, 16)]
+check_united = partial(
+    grade,
+    united,
+    SMALL + RANDOM,
+    hint="if a meets b, and b meets c, then a and c are one channel as well, in whatever order",
+)
 
 
 def kept_after_concat(sizes: Sequence[int], kept: Sequence[Sequence[int]]) -> list[int]:
@@ -40,14 +42,13 @@ def kept_after_concat(sizes: Sequence[int], kept: Sequence[Sequence[int]]) -> li
     return [start + channel for start, part in zip(starts, kept, strict=True) for channel in part]
 
 
-def check_kept_after_concat(
-    learner: Callable[[Sequence[int], Sequence[Sequence[int]]], list[int]],
-) -> None:
-    """Grade exercise 2."""
-    inputs = [
+check_kept_after_concat = partial(
+    grade,
+    kept_after_concat,
+    [
         ([4, 2], [[0, 3], [1]]),
         ([3, 3, 3], [[0, 1, 2], [], [2]]),
         ([1, 5, 2, 4], [[0], [1, 4], [0, 1], [0, 3]]),
-    ]
-    hint = "part i begins behind all channels that its forerunners had *before* anything was cut"
-    grade("kept_after_concat", learner, kept_after_concat, inputs, hint=hint)
+    ],
+    hint="part i begins behind all channels that its forerunners had *before* anything was cut",
+)

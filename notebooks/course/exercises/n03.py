@@ -1,6 +1,6 @@
 """The exercise of notebook 03: the expectation condition."""
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,11 +8,7 @@ from torch import Tensor
 from course.exercises.core import grade
 from dsa_core.kernels import solve_threshold
 
-
-def importances(seed: int, *sizes: int) -> list[Tensor]:
-    """Positive random numbers, float64, one vector for each size."""
-    draw = torch.Generator().manual_seed(seed)
-    return [torch.randn(n, generator=draw, dtype=torch.float64).exp() for n in sizes]
+DRAW = torch.Generator().manual_seed(2)
 
 
 def log_threshold(b: Tensor, k: float, beta2: float) -> float:
@@ -21,9 +17,14 @@ def log_threshold(b: Tensor, k: float, beta2: float) -> float:
     return float(solve_threshold(b.log(), count, bounds, temperature=1 / beta2).root)
 
 
-def check_log_threshold(learner: Callable[[Tensor, float, float], float]) -> None:
-    """Grade exercise 1."""
-    some = importances(2, 2, 4, 9, 16)
-    inputs = list(zip(some, (1.0, 2.5, 1.0, 15.0), (1.0, 2.0, 5.0, 0.5), strict=True))
-    hint = "the sum of p falls as the threshold rises: halve an interval that holds the root"
-    grade("log_threshold", learner, log_threshold, inputs, hint=hint, rtol=1e-3, atol=1e-3)
+check_log_threshold = partial(
+    grade,
+    log_threshold,
+    [
+        (torch.randn(n, generator=DRAW, dtype=torch.float64).exp(), k, beta2)
+        for n, k, beta2 in ((2, 1.0, 1.0), (4, 2.5, 2.0), (9, 1.0, 5.0), (16, 15.0, 0.5))
+    ],
+    hint="the sum of p falls as the threshold rises: halve an interval that holds the root",
+    rtol=1e-3,
+    atol=1e-3,
+)

@@ -33,4 +33,4 @@ def check_shift_to_all(learner: Callable[[Tensor, Forms, Sequence[float]], Tenso
     asked = [[0.5, 0.4], [0.5, 0.9], [0.25, 0.3], [0.1, 0.05]]
     inputs = [(v, forms, budgets) for v, budgets in zip(rows, asked, strict=True)]
     hint = "each budget asks for a shift of its own; the largest of them is within every budget"
-    grade("shift_to_all", learner, solution_shift_to_all, inputs, hint=hint)
+    grade(solution_shift_to_all, inputs, learner, hint=hint)

@@ -1,6 +1,6 @@
 """The exercise of notebook 07: the frontier read backwards."""
 
-from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 from course.exercises.core import grade
@@ -22,13 +22,12 @@ def solution_cost_for(costs: list[float], scores: list[float], wanted: float) ->
     return None
 
 
-def check_cost_for(learner: Callable[[list[float], list[float], float], float | None]) -> None:
-    """Compare at measured scores, between them, above all of them, and on a line that dips."""
-    rising, dipping = [0.8, 0.9, 0.92], [0.8, 0.75, 0.92]
-    inputs = [([0.25, 0.5, 1.0], rising, s) for s in (0.9, 0.85, 0.91, 0.7, 0.95)]
-    inputs += [([0.25, 0.5, 1.0], dipping, s) for s in (0.78, 0.85)]
-    hint = (
-        "go up the line from the left: the first point may be enough; else the first stretch that "
-        "rises to the score; above the best measured score nobody knows: None"
-    )
-    grade("cost_for", learner, solution_cost_for, inputs, hint=hint)
+BUDGETS, RISING, DIPPING = [0.25, 0.5, 1.0], [0.8, 0.9, 0.92], [0.8, 0.75, 0.92]
+WANTED = (0.9, 0.85, 0.91, 0.7, 0.95)  # at a measured score, between them, below and above all
+check_cost_for = partial(
+    grade,
+    solution_cost_for,
+    [*((BUDGETS, RISING, w) for w in WANTED), *((BUDGETS, DIPPING, w) for w in (0.78, 0.85))],
+    hint="go up the line from the left: the first point may be enough; else the first stretch that "
+    "rises to the score; above the best measured score nobody knows: None",
+)

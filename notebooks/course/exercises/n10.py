@@ -1,13 +1,13 @@
 """The exercise of notebook 10: what a group lasso leaves."""
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from course.exercises.core import grade
 
-DTYPE = torch.float64
+DRAW = torch.Generator().manual_seed(10)
 
 
 def solution_shrink(best: Tensor, stiffness: Tensor, strength: float) -> Tensor:
@@ -16,22 +16,17 @@ def solution_shrink(best: Tensor, stiffness: Tensor, strength: float) -> Tensor:
     return best * (1 - strength / (stiffness * norms)).clamp(min=0)[:, None]
 
 
-def check_shrink(learner: Callable[..., Tensor]) -> None:
-    """Grade `shrink(best, stiffness, strength)`."""
-    draw = torch.Generator().manual_seed(10)
-    inputs = [
+check_shrink = partial(
+    grade,
+    solution_shrink,
+    [
         (
-            torch.randn(n, 3, generator=draw, dtype=DTYPE),
-            torch.rand(n, generator=draw, dtype=DTYPE) + 0.5,
+            torch.randn(n, 3, generator=DRAW, dtype=torch.float64),
+            torch.rand(n, generator=DRAW, dtype=torch.float64) + 0.5,
             strength,
         )
         for n, strength in ((4, 0.0), (4, 0.5), (6, 1.5), (5, 50.0))
-    ]
-    grade(
-        "shrink",
-        learner,
-        solution_shrink,
-        inputs,
-        hint="w_i points where a_i does: only its length is open, and it is h (|w| - |a|) + lambda"
-        " = 0 that gives it; where that length would be negative, 0 is the best",
-    )
+    ],
+    hint="w_i points where a_i does: only its length is open, and it is h (|w| - |a|) + lambda"
+    " = 0 that gives it; where that length would be negative, 0 is the best",
+)

@@ -1,6 +1,6 @@
 """The exercise of notebook 11: how far to prune for a speed-up."""
 
-from collections.abc import Callable
+from functools import partial
 
 from course.exercises.core import grade
 
@@ -11,13 +11,10 @@ def solution_macs_for(share: float, speedup: float) -> float | None:
     return left if left > 0 else None
 
 
-def check_macs_for(learner: Callable[..., float | None]) -> None:
-    """Grade `macs_for(share, speedup)`."""
-    grade(
-        "macs_for",
-        learner,
-        solution_macs_for,
-        [(1.0, 2.0), (0.8, 1.5), (0.9, 3.0), (0.5, 2.5), (0.7, 1.0)],
-        hint="the time left is share * macs_left + (1 - share), relative to the dense network; it"
-        " must be 1 / speedup. Can the first part be as small as that asks?",
-    )
+check_macs_for = partial(
+    grade,
+    solution_macs_for,
+    [(1.0, 2.0), (0.8, 1.5), (0.9, 3.0), (0.5, 2.5), (0.7, 1.0)],
+    hint="the time left is share * macs_left + (1 - share), relative to the dense network; it"
+    " must be 1 / speedup. Can the first part be as small as that asks?",
+)

@@ -1,7 +1,7 @@
 """The exercise of notebook 12: how many seeds."""
 
 import math
-from collections.abc import Callable
+from functools import partial
 
 from scipy.special import ndtri
 
@@ -14,13 +14,10 @@ def solution_seeds(distance: float, spread: float) -> int:
     return math.floor(2 * (z * spread / distance) ** 2) + 1
 
 
-def check_seeds(learner: Callable[..., int]) -> None:
-    """Grade `seeds(distance, spread)`."""
-    grade(
-        "seeds",
-        learner,
-        solution_seeds,
-        [(0.7, 0.2), (0.2, 0.2), (0.1, 0.2), (0.5, 1.0), (3.0, 0.1)],
-        hint="a mean of n runs has the standard error spread / sqrt(n), a difference of two such"
-        " means sqrt(2) times that; 1.96 of these must be less than the distance; round up",
-    )
+check_seeds = partial(
+    grade,
+    solution_seeds,
+    [(0.7, 0.2), (0.2, 0.2), (0.1, 0.2), (0.5, 1.0), (3.0, 0.1)],
+    hint="a mean of n runs has the standard error spread / sqrt(n), a difference of two such"
+    " means sqrt(2) times that; 1.96 of these must be less than the distance; round up",
+)

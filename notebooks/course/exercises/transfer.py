@@ -9,7 +9,7 @@ differs is how many channels each group keeps.
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,6 @@ from torch.nn.functional import interpolate
 from dsa_core.allocation import Allocation
 from dsa_core.budget import Budget, Cost, round_to_channels, shift_to_budget, uniform_ratio
 from dsa_core.channels import ChannelGraph
-from dsa_core.files import write_atomically
 from dsa_core.lab.data import AnyDataset, BatchSource, Dataset, load
 from dsa_core.lab.models.segmentation import SmallSegNet
 from dsa_core.masks import top_channels
@@ -31,6 +30,7 @@ from dsa_core.tracing import trace
 from dsa_core.training import TrainConfig, evaluate, recalibrate_batchnorm, train
 
 NARROW, WIDE = 8, 16
+RATIO = 0.25  # MACs allowed, of each dense network
 METHODS = ("searched on the task", "its backbone alone", "carried over", "uniform")
 ENLARGED = 16  # side of a digit for the classifier, in pixels: as large as in the scenes
 
@@ -59,47 +59,43 @@ class Comparison:
 class DigitClassifier(nn.Module):
     """The encoder of a `SmallSegNet`, the mean over its pixels, and a linear layer."""
 
-    def __init__(self, segmenter: SmallSegNet, num_classes: int = 10) -> None:
+    def __init__(self, segmenter: SmallSegNet) -> None:
         super().__init__()
         self.stem, self.down1, self.block1 = segmenter.stem, segmenter.down1, segmenter.block1
         self.down2, self.block2 = segmenter.down2, segmenter.block2
-        self.linear = nn.Linear(segmenter.block2.conv2.out_channels, num_classes)
+        self.linear = nn.Linear(segmenter.block2.conv2.out_channels, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, 1, H, W) to logits (N, num_classes)."""
+        """Map (N, 1, H, W) to logits (N, 10)."""
         features = self.block2(self.down2(self.block1(self.down1(self.stem(x)))))
         return self.linear(features.mean((2, 3)))
 
 
-def compare(
-    seed: int, *, ratio: float = 0.25, epochs: tuple[int, int, int] = (40, 10, 12)
-) -> Comparison:
+def compare(seed: int) -> Comparison:
     """Search on both tasks, prune the segmenter by every allocation, fine-tune, and score.
 
     Args:
         seed: of everything random.
-        ratio: MACs allowed, of the dense network; of the classifier too.
-        epochs: of the dense training, of a search, of the fine-tuning.
     """
-    scenes, digits, budget = load("digit_scenes"), enlarged(), Budget(macs=ratio)
+    scenes, digits, budget = load("digit_scenes"), enlarged(), Budget(macs=RATIO)
     segmenter, classifier = networks(seed, scenes.num_classes)
     ratios, graphs = [], []
     for model, dataset, side in ((segmenter, scenes, 32), (classifier, digits, ENLARGED)):
-        fit(model, dataset, settings(epochs[0], 0.1), seed)
+        fit(model, dataset, settings(40, 0.1), seed)
         graph = trace(model, torch.zeros(1, 1, side, side))
-        found = searched(model, graph, dataset, budget, settings(epochs[1], 0.1), seed=seed)
+        found = searched(model, graph, dataset, budget, settings(10, 0.1), seed=seed)
         ratios.append(found.counts / graph.sizes.double())
         graphs.append(graph)
     graph, cost = graphs[0], Cost.of(graphs[0], "macs")
     allocations = dict(zip(METHODS, allocate(graphs, ratios, budget), strict=True))
-    tuning = settings(epochs[2], 0.05)
+    tuning = settings(12, 0.05)
     tuned = {
         name: cut_and_tuned(segmenter, graph, counts, scenes, tuning, seed=seed)
         for name, counts in allocations.items()
     }
     return Comparison(
         seed=seed,
-        ratio=ratio,
+        ratio=RATIO,
         dense=score(segmenter, scenes),
         scores={name: score(model, scenes) for name, model in tuned.items()},
         macs={name: cost.at(counts) / cost.dense for name, counts in allocations.items()},
@@ -137,14 +133,7 @@ def allocate(
 
 
 def spread(graph: ChannelGraph, backbone: dict[str, float]) -> Tensor:
-    """Ratios of all groups from those of the backbone: its geometric mean elsewhere, (K,).
-
-    Raises:
-        KeyError: a group of the backbone is none of the graph's.
-    """
-    missing = set(backbone) - {g.name for g in graph.prunable}
-    if missing:
-        raise KeyError(f"the segmenter has no groups {sorted(missing)}")
+    """Ratios of all groups from those of the backbone: its geometric mean elsewhere, (K,)."""
     mean = torch.tensor(list(backbone.values()), dtype=torch.float64).log().mean().exp()
     ratios = [backbone.get(g.name, float(mean)) for g in graph.prunable]
     return torch.tensor(ratios, dtype=torch.float64)
@@ -241,11 +230,6 @@ def score(model: nn.Module, dataset: AnyDataset) -> float:
     return evaluate(model, dataset.batches("test", batch_size=300), dataset.task).score
 
 
-def write(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Save comparisons as JSON."""
-    write_atomically(path, json.dumps([asdict(c) for c in comparisons], indent=1) + "\n")
-
-
 def read(path: Path) -> list[Comparison]:
-    """Read what `write` saved."""
+    """Read a JSON list of comparisons."""
     return [Comparison(**entry) for entry in json.loads(path.read_text())]
