@@ -14,13 +14,13 @@ from small_search import (
     ends_well,
     exact,
     loss_of,
-    network,
     pruner,
     sgd,
     shows_the_cut,
     step,
+    trained,
+    without_norms,
 )
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -28,26 +28,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ddp")]
 accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
 
 
-def plain_network(*, frozen: bool = False) -> nn.Module:
-    """Without BatchNorm, whose statistics would be those of a share."""
-    model = network()
-    for block in (model.a, model.b, model.c):
-        block[1] = nn.Identity()
-    model.b[0].weight.requires_grad_(not frozen)
-    return model
-
-
-def trained(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def shares(n: int, rank: int, size: int):
-    return ((x[rank::size], y[rank::size]) for x, y in batches(n))
-
-
 def ddp(rank: int, size: int, *, frozen: bool, early: bool):
     """The network is wrapped before or after the pruner is attached."""
-    model = plain_network(frozen=frozen)
+    model = without_norms()
+    model.b[0].weight.requires_grad_(not frozen)
     optimizer = torch.optim.SGD(trained(model), lr=0.05)
     found = pruner(model)
     if early:
@@ -55,8 +39,8 @@ def ddp(rank: int, size: int, *, frozen: bool, early: bool):
     called = DistributedDataParallel(model) if size > 1 else model
     if not early:
         found = pruner(called).attach(optimizer)
-    for batch in shares(STEPS, rank, size):
-        step(called, batch, optimizer)
+    for x, y in batches(STEPS):
+        step(called, (x[rank::size], y[rank::size]), optimizer)
     shows_the_cut(found, called)
     return model, found
 
@@ -65,7 +49,7 @@ def accelerated(rank: int, size: int):
     """Model, optimizer and loader as Accelerate prepares them; two local batches for each step."""
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
     rows = [row for batch in batches(STEPS) for row in zip(*batch, strict=True)]
-    model = plain_network()
+    model = without_norms()
     called, optimizer, loader = accelerator.prepare(
         model, sgd(model), DataLoader(rows, batch_size=16 // size)
     )
