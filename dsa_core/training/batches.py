@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from itertools import islice, starmap
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -83,7 +83,7 @@ class BatchSource(ABC):
 
     def mine(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this process's rows of the batches of an epoch, see `processes.share`."""
-        return starmap(share, self.epoch(epoch, start))
+        return ((share(x), share(y)) for x, y in self.epoch(epoch, start))
 
     def in_turn(self) -> Iterator[Batch]:
         """Yield this process's batches of epoch 0: of n processes, each takes every n-th."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dsa_core.errors import ConfigError
 from dsa_core.training.batches import Batch, examples_in
 from dsa_core.training.config import TrainConfig
+from dsa_core.training.optimizer import trainable
 from dsa_core.training.precision import FP32, Precision, autocast, choose_precision, place
 from dsa_core.training.task import Task
 
@@ -168,7 +169,7 @@ class LossObjective:
 
 def reaches(loss: Tensor, model: nn.Module) -> bool:
     """Whether a loss has a gradient in some parameter of a network."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = trainable(model)
     if not (parameters and loss.requires_grad):
         return False
     found = torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -1,13 +1,10 @@
 """Two processes, by torch's DistributedDataParallel and by Accelerate, find the same as one."""
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import in_processes
 from small_search import (
     STEPS,
     batches,
@@ -76,34 +73,20 @@ SEARCHES = {
 }
 
 
-def work(rank: int, size: int, port: int, out: Path) -> None:
-    torch.set_num_threads(1)
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank,
-               "WORLD_SIZE": size, "ACCELERATE_USE_CPU": "true"}  # fmt: skip
-    os.environ.update({name: str(value) for name, value in address.items()})
-    if size > 1:
-        dist.init_process_group("gloo")
+def work(rank: int, size: int, out: Path) -> dict:
     seen = {}
     for name, search in SEARCHES.items():
         model, found = search(rank, size)
         ends_well(found)
         seen[name] = {"keep_ratios": found.keep_ratios, "weights": exact(model),
                       "counts": found.allocation.counts}  # fmt: skip
-    torch.save(seen, out / f"{size}-{rank}.pt")
-    if size > 1:
-        dist.destroy_process_group()
+    return seen
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     out = tmp_path_factory.mktemp("processes")
-    for size in (1, 2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        mp.spawn(work, args=(size, port, out), nprocs=size)
-    files = ("1-0", "2-0", "2-1")
-    return [torch.load(out / f"{name}.pt", weights_only=True) for name in files]
+    return in_processes(work, 1, out) + in_processes(work, 2, out)
 
 
 @pytest.mark.parametrize("search", SEARCHES)

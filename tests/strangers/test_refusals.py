@@ -37,7 +37,7 @@ def test_wrong_arguments(changes, word):
 
 
 def test_a_budget_below_the_floors():
-    with pytest.raises(BudgetError):
+    with pytest.raises(BudgetError, match=r"cannot be reached.*Ask for 0\.\d+ or more"):
         made(budget=Budget(macs=1e-4))
 
 

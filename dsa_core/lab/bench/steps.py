@@ -9,7 +9,6 @@ from dsa_core.dsa import DSA
 from dsa_core.lab import data, models
 from dsa_core.lab.bench.figures import Figure, figure
 from dsa_core.lab.bench.images import made_up, normalised
-from dsa_core.lab.latency import in_turn
 from dsa_core.pruner import Pruner
 from dsa_core.training import (
     BF16,
@@ -21,6 +20,7 @@ from dsa_core.training import (
     place,
     place_model,
 )
+from dsa_core.training.stopwatch import in_turn
 
 STEPS = 1_000_000  # of a search that does not end while it is timed
 
