@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dsa_core.channels import ChannelGraph
+from dsa_core.channels import ChannelGraph, check_fits
 from dsa_core.errors import ConfigError
 from dsa_core.example import Call
 from dsa_core.kernels import soft_topk
@@ -104,7 +104,11 @@ def masked_parameters(
 
     The mask may have any values; gradients reach it and the parameters, which are not changed.
     """
-    check_mask(parameters, graph, mask)
+    if mask.shape != (graph.n_channels,):
+        raise ValueError(
+            f"mask must have shape ({graph.n_channels},), one entry for each prunable channel; "
+            f"got {tuple(mask.shape)}"
+        )
     sites = consumer_sites(graph)
     if not sites:
         return {}
@@ -115,28 +119,12 @@ def masked_parameters(
     return {site.name: w * part.to(w.dtype).reshape(site.shape) for site, w, part in pairs}
 
 
-def check_mask(parameters: Mapping[str, Tensor], graph: ChannelGraph, mask: Tensor) -> None:
-    """Refuse a mask or a network that does not fit the graph."""
-    if mask.shape != (graph.n_channels,):
-        raise ValueError(
-            f"mask must have shape ({graph.n_channels},), one entry for each prunable channel; "
-            f"got {tuple(mask.shape)}"
-        )
-    for name, axis, channels in graph.consumers:
-        weight = parameters.get(name)
-        if weight is None or weight.shape[axis] != len(channels):
-            raise ValueError(
-                f"{name}: the graph has {len(channels)} positions on axis {axis}, the network has "
-                f"{'no such parameter' if weight is None else weight.shape[axis]}: it is not the "
-                "one that was traced, or it was pruned since"
-            )
-
-
 def masked_call(model: nn.Module, graph: ChannelGraph, mask: Tensor, example: Any) -> Any:
     """Run the network on an example, in any form that `trace` takes, under a mask (n,).
 
     Differentiable in the mask and the weights.
     """
+    check_fits(model, graph)
     masked = masked_parameters(dict(model.named_parameters()), graph, mask)
     call = Call.of(example)
     return functional_call(model, masked, call.args, call.kwargs)
@@ -148,8 +136,8 @@ def masked(model: nn.Module, graph: ChannelGraph, mask: Tensor) -> Iterator[nn.M
 
     The unmasked weights come back at the end, also when the body raises.
     """
+    check_fits(model, graph)
     parameters = dict(model.named_parameters())
-    check_mask(parameters, graph, mask)
     weights = MaskedWeights(parameters, consumer_sites(graph), graph.n_channels)
     try:
         weights.put_on(mask)

@@ -8,7 +8,7 @@ from problems_networks import chain, conv
 from torch import Tensor, nn
 
 from dsa_core.channels import ChannelGraph
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, SurgeryError
 from dsa_core.lab import models
 from dsa_core.masks import (
     estimator_mask,
@@ -224,7 +224,7 @@ def test_masks_and_networks_that_do_not_fit_are_refused(small):
         masked_call(model, graph, torch.ones(3), torch.randn(1, 1, 8, 8))
     other = chain(4, a=conv(1, 4))
     with (
-        pytest.raises(ValueError, match="no such parameter"),
+        pytest.raises(SurgeryError, match="not the one that was traced"),
         masked(other, graph, torch.ones(graph.n_channels)),
     ):
         pass

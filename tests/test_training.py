@@ -124,25 +124,20 @@ def test_silent_and_with_a_bar(capsys):
     assert "accuracy=" in shown
 
 
-def test_multi_step_is_the_papers():
-    # DSA: lr 0.05, a tenth at epochs 120, 180, 240; here 10 steps an epoch
-    config = TrainConfig(epochs=300, lr=0.05, schedule="multi_step", milestones=(120, 180, 240))
-    for epoch, power in ((0, 0), (119, 0), (120, 1), (179, 1), (180, 2), (240, 3), (299, 3)):
-        for step in (10 * epoch, 10 * epoch + 9):
-            assert lr_at(step, 3000, 10, config) == pytest.approx(0.05 * 0.1**power)
-
-
-def test_cosine_by_formula():
-    config = TrainConfig(epochs=1, lr=0.2, schedule="cosine")
-    rates = [lr_at(t, 8, 8, config) for t in range(8)]
-    assert rates == pytest.approx([0.1 * (1 + math.cos(math.pi * t / 8)) for t in range(8)])
-
-
-def test_one_cycle_by_hand():
-    # T = 10, W = 4: up by fifths of the peak, 1/5 .. 4/5, the peak at 4, down by sixths to 1/6
-    config = TrainConfig(epochs=1, lr=1.0, schedule="one_cycle", warmup=0.4)
-    rates = [lr_at(t, 10, 10, config) for t in range(10)]
-    assert rates == pytest.approx([1/5, 2/5, 3/5, 4/5, 1, 5/6, 4/6, 3/6, 2/6, 1/6])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        # T = 10, W = 4: up by fifths of the peak, which is at 4, then down by sixths
+        ({"warmup": 0.4}, [1/5, 2/5, 3/5, 4/5, 1, 5/6, 4/6, 3/6, 2/6, 1/6]),
+        ({"schedule": "cosine"}, [(1 + math.cos(math.pi * t / 8)) / 2 for t in range(8)]),
+        # a tenth at each milestone, of two steps an epoch
+        ({"schedule": "multi_step", "milestones": (1, 3)}, [1, 1, .1, .1, .1, .1, .01, .01]),
+    ],
+)  # fmt: skip
+def test_rates_by_formula(settings, rates):
+    config = TrainConfig(epochs=1, lr=0.2, **settings)
+    found = [lr_at(t, len(rates), 2, config) for t in range(len(rates))]
+    assert found == pytest.approx([0.2 * rate for rate in rates])
 
 
 @given(

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,27 +39,12 @@ class Measured:
     n: int
 
 
-class Objective(Protocol):
-    """What a training minimises and reports; the only code that knows the contents of a batch.
+class TaskObjective:
+    """The loss and the score of a task, on pairs (x, y).
 
     Attributes:
-        score_name: name of the score; "" for none.
+        score_name: name of the score.
     """
-
-    score_name: str
-
-    def precision(self, model: nn.Module, batch: Any, config: TrainConfig) -> Precision:
-        """Choose what the configuration leaves open, measured on a first batch."""
-
-    def measure(self, model: nn.Module, batch: Any, precision: Precision) -> Measured:
-        """Run the network on a batch."""
-
-    def loss(self, model: nn.Module, batch: Any, precision: Precision) -> Tensor:
-        """The plain loss of a batch, shape (), with its gradient."""
-
-
-class TaskObjective:
-    """The loss and the score of a task, on pairs (x, y)."""
 
     def __init__(self, task: Task, label_smoothing: float = 0.0) -> None:
         self.task, self.score_name = task, task.score_name
@@ -111,7 +96,7 @@ class LossObjective:
         ConfigError: it is neither of them.
     """
 
-    score_name = ""
+    score_name = ""  # nothing is scored
 
     def __init__(self, loss: Callable[..., Tensor]) -> None:
         if not callable(loss) or isinstance(loss, type):
@@ -165,6 +150,9 @@ class LossObjective:
                 "is a copy of yours: use the `model` that the loss is given, and neither detach() "
                 "nor no_grad()"
             )
+
+
+Objective = TaskObjective | LossObjective  # the only code that knows the contents of a batch
 
 
 def reaches(loss: Tensor, model: nn.Module) -> bool:
