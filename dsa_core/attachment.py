@@ -24,10 +24,8 @@ class Attachment:
     """A network and its optimizers, from `Pruner.attach` to `Pruner.detach`.
 
     Args:
-        model: the network itself.
         called: the modules whose forward calls are hooked.
-        optimizers: all that train its weights.
-        weights: of the network, to mask.
+        optimizers: all that train the network's weights.
         draw: returns the mask of a new step, shape (n,); None trains the exact weights.
         cut: returns the mask of the network as it would be cut now; None: uncut.
         learn: called with dL/dm at the end of a step, shape (n,), or (0,) without a mask.
@@ -120,9 +118,7 @@ class Attachment:
     def collect(self, optimizer: Any = None, *, again: bool = False) -> None:
         """Restore the exact weights and convert the gradients; the first time, learn from them.
 
-        Args:
-            optimizer: the one that steps.
-            again: whether the step may continue under the same mask.
+        With `again` the step may continue under the same mask.
         """
         if not self.open:
             self.count_unseen()

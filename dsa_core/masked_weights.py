@@ -150,11 +150,7 @@ class MaskedWeights:
         return {id(weight): exact for weight, exact in pairs} if self.on else {}
 
     def copy_exact(self, memo: dict[int, Any]) -> None:
-        """Called while the network is deep-copied: unmasked weights and the original flags for it.
-
-        Args:
-            memo: of that `copy.deepcopy`.
-        """
+        """Called with the memo of a deep copy: unmasked weights and the original flags for it."""
         for weight in self.frozen:
             copy.deepcopy(weight, memo).requires_grad_(False)
         for weight, exact in zip(self.weights, self.exact, strict=True):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dsa_core.channels import ChannelGraph
+from dsa_core.channels import ChannelGraph, check_fits
 from dsa_core.errors import ConfigError
 from dsa_core.example import Call
 from dsa_core.kernels import soft_topk
@@ -23,6 +23,7 @@ from dsa_core.kernels.segments import places, segment_ids
 from dsa_core.masked_weights import MaskedWeights, consumer_sites
 
 Estimator = Literal["mean_field", "straight_through", "mixed", "relaxed"]
+RELAXATION = 0.5  # temperature of relaxed masks
 
 
 def keep_probs(
@@ -56,11 +57,7 @@ def sample_mask(p: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 def estimator_mask(
-    p: Tensor,
-    estimator: Estimator,
-    *,
-    generator: torch.Generator | None = None,
-    temperature: float = 0.5,
+    p: Tensor, estimator: Estimator, *, generator: torch.Generator | None = None
 ) -> Tensor:
     """A mask through which a loss sends its gradient to p.
 
@@ -73,8 +70,7 @@ def estimator_mask(
             "mixed": each channel flips a coin between the two above. A channel is worth
                 L(m = 1) - L(m = 0), the integral of the slope; the mean field reads it in the
                 middle, straight-through at the ends, and where the loss is curved each is biased;
-            "relaxed": the concrete distribution, sigmoid((logit p + logistic noise) / temperature).
-        temperature: of the relaxation, > 0.
+            "relaxed": the concrete distribution, sigmoid((logit p + logistic noise) / 0.5).
     """
     if estimator == "mean_field":
         return p
@@ -87,7 +83,7 @@ def estimator_mask(
         uniform = torch.rand(p.shape, generator=generator, device=p.device, dtype=p.dtype)
         eps = torch.finfo(p.dtype).eps
         logit = p.clamp(eps, 1 - eps).logit() + uniform.clamp(eps, 1 - eps).logit()
-        return torch.sigmoid(logit / temperature)
+        return torch.sigmoid(logit / RELAXATION)
     raise ConfigError(f"estimator must be one of {get_args(Estimator)}, got {estimator!r}")
 
 
@@ -108,36 +104,19 @@ def masked_parameters(
 
     The mask may have any values; gradients reach it and the parameters, which are not changed.
     """
-    check_mask(parameters, graph, mask)
-    if not graph.consumers:
-        return {}
-    extended = torch.cat([mask, mask.new_ones(1)])  # place -1: channels that always stay
-    lines = [channels for _, _, channels in graph.consumers]
-    values = extended[torch.cat(lines).to(mask.device)].split([len(line) for line in lines])
-    masked = {}
-    for (name, axis, _), value in zip(graph.consumers, values, strict=True):
-        weight = parameters[name]
-        view = [1] * weight.ndim
-        view[axis] = -1
-        masked[name] = weight * value.to(weight.dtype).reshape(view)
-    return masked
-
-
-def check_mask(parameters: Mapping[str, Tensor], graph: ChannelGraph, mask: Tensor) -> None:
-    """Refuse a mask or a network that does not fit the graph."""
     if mask.shape != (graph.n_channels,):
         raise ValueError(
             f"mask must have shape ({graph.n_channels},), one entry for each prunable channel; "
             f"got {tuple(mask.shape)}"
         )
-    for name, axis, channels in graph.consumers:
-        weight = parameters.get(name)
-        if weight is None or weight.shape[axis] != len(channels):
-            raise ValueError(
-                f"{name}: the graph has {len(channels)} positions on axis {axis}, the network has "
-                f"{'no such parameter' if weight is None else weight.shape[axis]}: it is not the "
-                "one that was traced, or it was pruned since"
-            )
+    sites = consumer_sites(graph)
+    if not sites:
+        return {}
+    extended = torch.cat([mask, mask.new_ones(1)])  # place -1: channels that always stay
+    index = torch.cat([site.index for site in sites]).to(mask.device)
+    parts = extended[index].split([len(site.index) for site in sites])
+    pairs = [(site, parameters[site.name], part) for site, part in zip(sites, parts, strict=True)]
+    return {site.name: w * part.to(w.dtype).reshape(site.shape) for site, w, part in pairs}
 
 
 def masked_call(model: nn.Module, graph: ChannelGraph, mask: Tensor, example: Any) -> Any:
@@ -145,6 +124,7 @@ def masked_call(model: nn.Module, graph: ChannelGraph, mask: Tensor, example: An
 
     Differentiable in the mask and the weights.
     """
+    check_fits(model, graph)
     masked = masked_parameters(dict(model.named_parameters()), graph, mask)
     call = Call.of(example)
     return functional_call(model, masked, call.args, call.kwargs)
@@ -156,8 +136,8 @@ def masked(model: nn.Module, graph: ChannelGraph, mask: Tensor) -> Iterator[nn.M
 
     The unmasked weights come back at the end, also when the body raises.
     """
+    check_fits(model, graph)
     parameters = dict(model.named_parameters())
-    check_mask(parameters, graph, mask)
     weights = MaskedWeights(parameters, consumer_sites(graph), graph.n_channels)
     try:
         weights.put_on(mask)

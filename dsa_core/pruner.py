@@ -174,9 +174,7 @@ class Pruner(SearchState):
     ) -> Allocation:
         """End the search without a cut: which channels stay, under the whole budget.
 
-        Args:
-            source: network by whose weights channels are ranked; None for the searched one.
-            rank: importance to rank by; None: that of the search.
+        Channels are ranked by the weights of `source`, see `finish`; None for the searched network.
         """
         self.detach()
         if self.steps_done < self.problem.steps:

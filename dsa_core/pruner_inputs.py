@@ -1,4 +1,4 @@
-"""Checks of what is passed to a Pruner: networks, optimizers, saved states."""
+"""Checks of what is passed to a Pruner: networks and optimizers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from dsa_core.attachment import Hook, nothing
-from dsa_core.errors import ConfigError, differences
+from dsa_core.errors import ConfigError
 from dsa_core.surgery.cut import duplicate
 
 
@@ -96,15 +96,6 @@ def check_optimizers(
             f"requires_grad_(False) ({len(left)} parameters)"
         )
     return found
-
-
-def check_state(state: Mapping[str, Any], wanted: int, mine: Mapping[str, str]) -> None:
-    """Refuse a saved state of another search; the ConfigError names the differences."""
-    saved = state.get("fingerprint", {})
-    if state.get("format") != wanted or not isinstance(saved, Mapping):
-        raise ConfigError("load_state_dict: wanted what Pruner.state_dict() returned")
-    if wrong := differences(saved, mine):
-        raise ConfigError(f"load_state_dict: the state is of another search: {wrong}")
 
 
 def weights_of(model: nn.Module, wanted: Any, dense: Mapping[str, Tensor]) -> nn.Module:

@@ -38,39 +38,39 @@ def importance(model: nn.Module, graph: ChannelGraph, kind: Importance = "gamma_
         return taylor(state, graph)
     if kind in ("l1", "l2"):
         return weight_norm(state, graph, 1 if kind == "l1" else 2)
-    return scales(state, graph, first=kind == "gamma_first")
+    gamma, found = first_scale(state, graph) if kind == "gamma_first" else mean_scale(state, graph)
+    if not bool(found.all()):
+        gamma = torch.where(found, gamma, weight_norm(state, graph, 1))
+    return gamma.clamp_min(TINY)
 
 
-def scales(state: Mapping[str, Tensor], graph: ChannelGraph, *, first: bool) -> Tensor:
-    """|gamma| of every channel: of its first BatchNorm, or the mean over all."""
-    if first and bool((graph.first_scales >= 0).all()):
-        scale = torch.cat([state[norm.weight].detach() for norm in graph.norms])
-        places = graph.first_scales.to(scale.device)
-        return scale.index_select(0, places).abs().float().clamp_min(TINY)
-    return scales_one_by_one(state, graph, first=first)
+def first_scale(state: Mapping[str, Tensor], graph: ChannelGraph) -> tuple[Tensor, Tensor]:
+    """|gamma| of every channel's first BatchNorm, and whether it passes one."""
+    none = zeros(state, graph)[:1]  # place -1
+    scale = torch.cat([*(state[norm.weight].detach() for norm in graph.norms), none])
+    places = graph.first_scales.to(scale.device)
+    return scale[places].abs().float(), places >= 0
 
 
-def scales_one_by_one(state: Mapping[str, Tensor], graph: ChannelGraph, *, first: bool) -> Tensor:
-    """The same, one BatchNorm at a time; channels without one use "l1"."""
-    some = next(iter(state.values()))
-    total = torch.zeros(graph.n_channels, device=some.device, dtype=torch.float32)
-    times = torch.zeros_like(total)
+def mean_scale(state: Mapping[str, Tensor], graph: ChannelGraph) -> tuple[Tensor, Tensor]:
+    """The mean of |gamma| over all of a channel's BatchNorms, and whether it passes one."""
+    total, times = zeros(state, graph), zeros(state, graph)
     for norm in graph.norms:
         gamma = state[norm.weight].detach().abs().float()
-        here = norm.channels.to(total.device)
-        use = here >= 0
-        if first:
-            use &= times[here.clamp_min(0)] == 0
-        total.index_add_(0, here[use], gamma[use])
-        times.index_add_(0, here[use], torch.ones_like(gamma[use]))
-    fallback = weight_norm(state, graph, 1) if bool((times == 0).any()) else total
-    return torch.where(times > 0, total / times.clamp_min(1), fallback).clamp_min(TINY)
+        add_at(total, norm.channels, gamma)
+        add_at(times, norm.channels, torch.ones_like(gamma))
+    return total / times.clamp_min(1), times > 0
+
+
+def zeros(state: Mapping[str, Tensor], graph: ChannelGraph) -> Tensor:
+    """A zero for every channel, where the weights are."""
+    device = next(iter(state.values())).device
+    return torch.zeros(graph.n_channels, device=device, dtype=torch.float32)
 
 
 def weight_norm(state: Mapping[str, Tensor], graph: ChannelGraph, order: int) -> Tensor:
     """The norm of all weights that produce each channel (order 1 or 2)."""
-    some = next(iter(state.values()))
-    total = torch.zeros(graph.n_channels, device=some.device, dtype=torch.float32)
+    total = zeros(state, graph)
     for name, axis, channels in graph.producers:
         powers = state[name].detach().float().abs() ** order
         add_at(total, channels, powers.movedim(axis, 0).flatten(1).sum(1))
@@ -79,8 +79,7 @@ def weight_norm(state: Mapping[str, Tensor], graph: ChannelGraph, order: int) ->
 
 def taylor(state: Mapping[str, Tensor], graph: ChannelGraph) -> Tensor:
     """|sum over consumers of weight * gradient|: the first-order loss of removing a channel."""
-    some = next(iter(state.values()))
-    total = torch.zeros(graph.n_channels, device=some.device, dtype=torch.float32)
+    total = zeros(state, graph)
     for name, axis, channels in graph.consumers:
         weight = state[name]
         if weight.grad is None:

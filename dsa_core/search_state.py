@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dsa_core.allocation import Allocation, Update
 from dsa_core.budget import Budget, Resource
-from dsa_core.pruner_inputs import check_state
+from dsa_core.errors import ConfigError, differences
 from dsa_core.scheme import Figures, Problem, Scheme
 
 FORMAT = 1
@@ -84,7 +84,11 @@ class SearchState:
         Raises:
             ConfigError: it belongs to another search; names the differences.
         """
-        check_state(state, FORMAT, self.fingerprint())
+        saved = state.get("fingerprint", {})
+        if state.get("format") != FORMAT or not isinstance(saved, Mapping):
+            raise ConfigError("load_state_dict: wanted what Pruner.state_dict() returned")
+        if wrong := differences(saved, self.fingerprint()):
+            raise ConfigError(f"load_state_dict: the state is of another search: {wrong}")
         self.steps_done, self.last_held_out = int(state["steps_done"]), int(state["last_held_out"])
         self.scheme.load_state_dict(state["scheme"])
         self.history = [Update(**update) for update in state["history"]]

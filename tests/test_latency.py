@@ -5,8 +5,9 @@ import time
 import torch
 from torch import nn
 
-from dsa_core.lab.latency import WARM_UP, latencies, latency
+from dsa_core.lab.latency import latencies, latency
 from dsa_core.training import Precision
+from dsa_core.training.stopwatch import WARM_UP
 
 
 class Sleeper(nn.Module):

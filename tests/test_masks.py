@@ -8,7 +8,7 @@ from problems_networks import chain, conv
 from torch import Tensor, nn
 
 from dsa_core.channels import ChannelGraph
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, SurgeryError
 from dsa_core.lab import models
 from dsa_core.masks import (
     estimator_mask,
@@ -19,7 +19,7 @@ from dsa_core.masks import (
     sample_mask,
     top_channels,
 )
-from dsa_core.ranking import TINY, importance, scales, scales_one_by_one
+from dsa_core.ranking import TINY, importance
 from dsa_core.tracing import trace
 
 
@@ -40,14 +40,14 @@ def sums(p: Tensor, graph: ChannelGraph) -> Tensor:
 
 
 @pytest.mark.parametrize("sharpness", [0.05, 1.0, 20.0, 1e3])
-def test_keep_probabilities_sum_to_the_kept_channels(small, sharpness: float) -> None:  # type: ignore[no-untyped-def]
+def test_keep_probabilities_sum_to_the_kept_channels(small, sharpness: float):
     model, graph = small
     alpha = torch.rand(len(graph.prunable), dtype=torch.float64) * 0.9 + 0.05
     p = keep_probs(importance(model, graph).double(), alpha, graph, sharpness=sharpness)
     torch.testing.assert_close(sums(p, graph), alpha * graph.sizes, rtol=1e-9, atol=1e-9)
 
 
-def test_keep_probabilities_are_the_sigmoid_log_function(small) -> None:  # type: ignore[no-untyped-def]
+def test_keep_probabilities_are_the_sigmoid_log_function(small):
     """p = 1 / (1 + (b / beta1)^-beta2): the odds over b^beta2 are one number for a whole group."""
     model, graph = small
     b = importance(model, graph).double()
@@ -58,7 +58,7 @@ def test_keep_probabilities_are_the_sigmoid_log_function(small) -> None:  # type
         torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-8, atol=0)
 
 
-def test_gradient_of_keep_probabilities_to_the_ratios(small) -> None:  # type: ignore[no-untyped-def]
+def test_gradient_of_keep_probabilities_to_the_ratios(small):
     """sum over a group of dp_i / dalpha = C (the sum is alpha C)."""
     model, graph = small
     alpha = torch.full((6,), 0.4, dtype=torch.float64, requires_grad=True)
@@ -66,7 +66,7 @@ def test_gradient_of_keep_probabilities_to_the_ratios(small) -> None:  # type: i
     torch.testing.assert_close(alpha.grad, graph.sizes.double(), rtol=1e-9, atol=1e-9)
 
 
-def test_floor_raises_only_what_lies_below(small) -> None:  # type: ignore[no-untyped-def]
+def test_floor_raises_only_what_lies_below(small):
     model, graph = small
     b, alpha = importance(model, graph).double(), torch.full((6,), 0.3).double()
     plain = keep_probs(b, alpha, graph, sharpness=30.0)
@@ -75,14 +75,10 @@ def test_floor_raises_only_what_lies_below(small) -> None:  # type: ignore[no-un
     torch.testing.assert_close(floored, torch.where(plain < 0.01, 0.01, plain))
 
 
-def test_mean_field_is_the_probability_itself() -> None:
-    p = torch.rand(5, requires_grad=True)
-    assert estimator_mask(p, "mean_field") is p
-
-
-def test_straight_through_is_a_sample_with_the_gradient_of_p() -> None:
+def test_straight_through_is_a_sample_with_the_gradient_of_p():
     g = torch.Generator().manual_seed(0)
     p = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=torch.float64, requires_grad=True)
+    assert estimator_mask(p, "mean_field") is p
     n = 4000
     masks = torch.stack([estimator_mask(p, "straight_through", generator=g) for _ in range(n)])
     assert set(masks.detach().unique().tolist()) <= {0.0, 1.0}
@@ -93,41 +89,31 @@ def test_straight_through_is_a_sample_with_the_gradient_of_p() -> None:
     torch.testing.assert_close(gradient, weights)
 
 
-def test_relaxed_masks_sharpen_to_samples_and_flatten_to_a_half() -> None:
-    """P(mask > 1/2) = p at every temperature; temperature to 0 gives 0 or 1, to infinity 1/2."""
+def test_relaxed_masks_by_formula():
+    """P(mask > 1/2) = p; d sigmoid((logit p + l) / T) / dp = m (1 - m) / (T p (1 - p))."""
     p = torch.full((20_000,), 0.3, dtype=torch.float64, requires_grad=True)
-    for temperature in (1e-4, 0.5, 1e4):
-        g = torch.Generator().manual_seed(1)
-        mask = estimator_mask(p, "relaxed", generator=g, temperature=temperature)
-        assert float((mask > 0.5).double().mean()) == pytest.approx(0.3, abs=0.015)
-        if temperature == 1e-4:
-            assert float(torch.minimum(mask, 1 - mask).detach().max()) < 0.5
-            assert float((mask * (1 - mask)).detach().mean()) < 1e-3
-        if temperature == 1e4:
-            torch.testing.assert_close(mask, torch.full_like(mask, 0.5), rtol=0, atol=1e-2)
-    # d sigmoid((logit p + l) / T) / dp = m (1 - m) / (T p (1 - p))
-    g = torch.Generator().manual_seed(2)
-    mask = estimator_mask(p, "relaxed", generator=g, temperature=0.5)
+    mask = estimator_mask(p, "relaxed", generator=torch.Generator().manual_seed(1))
+    assert float((mask > 0.5).double().mean()) == pytest.approx(0.3, abs=0.015)
     (gradient,) = torch.autograd.grad(mask.sum(), p)
     torch.testing.assert_close(gradient, mask * (1 - mask) / (0.5 * p * (1 - p)))
 
 
-def test_relaxed_masks_are_finite_at_the_ends() -> None:
+def test_relaxed_masks_are_finite_at_the_ends():
     p = torch.tensor([0.0, 1.0], requires_grad=True)
     mask = estimator_mask(p, "relaxed")
     assert bool(torch.isfinite(mask).all())
     torch.testing.assert_close(mask, torch.tensor([0.0, 1.0]), rtol=0, atol=1e-5)
 
 
-def test_unknown_names_are_refused() -> None:
+def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match="straight_through"):
-        estimator_mask(torch.rand(3), "gumbel")  # type: ignore[arg-type]
+        estimator_mask(torch.rand(3), "gumbel")
     model = models.build("resnet8")
     with pytest.raises(ConfigError, match="gamma_first"):
-        importance(model, trace(model, models.example_input("resnet8")), "gama")  # type: ignore[arg-type]
+        importance(model, trace(model, models.example_input("resnet8")), "gama")
 
 
-def test_samples_have_no_gradient_and_follow_the_generator() -> None:
+def test_samples_have_no_gradient_and_follow_the_generator():
     p = torch.full((50,), 0.5, requires_grad=True)
     one, two = (sample_mask(p, torch.Generator().manual_seed(7)) for _ in range(2))
     assert not one.requires_grad
@@ -165,7 +151,7 @@ class Hand(nn.Module):
         ("taylor", [abs(1 - 3) / 2, (2 + 4) / 2], [5 / 2, 6 / 2]),
     ],
 )
-def test_importance_by_hand(kind, first, second) -> None:  # type: ignore[no-untyped-def]
+def test_importance_by_hand(kind, first, second):
     model = Hand().eval()
     graph = trace(model, torch.randn(1, 1, 4, 4))
     assert [g.members for g in graph.prunable] == [("a", "b"), ("c",)]
@@ -176,32 +162,16 @@ def test_importance_by_hand(kind, first, second) -> None:  # type: ignore[no-unt
     assert not found.requires_grad
 
 
-@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "densenet121"])
-def test_first_scales_are_those_found_one_by_one(name: str) -> None:
-    model = models.build(name)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.uniform_(-1, 1)
-    graph, state = trace(model, models.example_input(name)), dict(model.named_parameters())
-    found = scales(state, graph, first=True)
-    assert bool((found > TINY).all())
-    assert torch.equal(found, scales_one_by_one(state, graph, first=True))
-
-
-def test_importance_is_positive_also_for_dead_channels() -> None:
+def test_importance_is_positive_for_dead_channels_and_taylor_needs_gradients():
     model = Hand()
     nn.init.zeros_(model.na.weight)
     graph = trace(model, torch.randn(1, 1, 4, 4))
     assert importance(model, graph)[:2].tolist() == pytest.approx([TINY, TINY])
-
-
-def test_taylor_without_gradients_says_what_to_do() -> None:
-    model = Hand()
     with pytest.raises(ValueError, match="call backward"):
-        importance(model, trace(model, torch.randn(1, 1, 4, 4)), "taylor")
+        importance(model, graph, "taylor")
 
 
-def test_top_channels_takes_the_largest_and_on_ties_the_first(small) -> None:  # type: ignore[no-untyped-def]
+def test_top_channels_takes_the_largest_and_on_ties_the_first(small):
     _, graph = small
     b = torch.ones(graph.n_channels)
     b[graph.prunable[1].start + 5] = 2.0
@@ -213,52 +183,31 @@ def test_top_channels_takes_the_largest_and_on_ties_the_first(small) -> None:  #
     assert sums(keep, graph).tolist() == counts.tolist()
 
 
-def test_mask_of_ones_changes_nothing(small) -> None:  # type: ignore[no-untyped-def]
+def test_mask_of_ones_changes_nothing(small):
     model, graph = small
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
     ones = torch.ones(graph.n_channels, dtype=torch.float64)
     torch.testing.assert_close(masked_call(model, graph, ones, x), model(x), rtol=0, atol=0)
 
 
-def test_gradient_to_the_mask_by_finite_differences(small) -> None:  # type: ignore[no-untyped-def]
-    model, graph = small
-    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
-    target = torch.randn(2, 10, dtype=torch.float64)
-    g = torch.Generator().manual_seed(0)
-    mask = torch.rand(graph.n_channels, generator=g, dtype=torch.float64, requires_grad=True)
-
-    def loss(m: Tensor) -> Tensor:
-        return ((masked_call(model, graph, m, x) - target) ** 2).mean()
-
-    (gradient,) = torch.autograd.grad(loss(mask), mask)
-    for i in range(0, graph.n_channels, 37):
-        step = torch.zeros_like(mask)
-        step[i] = 1e-6
-        with torch.no_grad():
-            slope = (loss(mask + step) - loss(mask - step)) / 2e-6
-        torch.testing.assert_close(gradient[i], slope, rtol=1e-5, atol=1e-7)
-
-
-def test_masked_parameters_touch_consumers_only(small) -> None:  # type: ignore[no-untyped-def]
+def test_masked_parameters_touch_consumers_only(small):
     model, graph = small
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    found = masked_parameters(
-        dict(model.named_parameters()), graph, torch.zeros(graph.n_channels).double()
-    )
+    mask = torch.zeros(graph.n_channels).double()
+    found = masked_parameters(dict(model.named_parameters()), graph, mask)
     assert set(found) == {name for name, _, _ in graph.consumers}
     assert "conv1.weight" not in found  # it reads the image
     assert all(bool((value == 0).all()) for value in found.values())
-    for key, value in model.state_dict().items():
-        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
 
 
-def test_weights_come_back_to_the_bit_also_when_the_body_raises(small) -> None:  # type: ignore[no-untyped-def]
+def test_weights_come_back_to_the_bit_also_when_the_body_raises(small):
     model, graph = small
     before = {k: v.clone() for k, v in model.state_dict().items()}
     mask = torch.rand(graph.n_channels, dtype=torch.float64)
     given = mask.clone()
 
-    def fail() -> None:
+    def fail():
         with masked(model, graph, mask):
             assert not torch.equal(model.linear.weight, before["linear.weight"])
             raise KeyError("body")
@@ -269,13 +218,13 @@ def test_weights_come_back_to_the_bit_also_when_the_body_raises(small) -> None: 
     torch.testing.assert_close(mask, given, rtol=0, atol=0)
 
 
-def test_masks_and_networks_that_do_not_fit_are_refused(small) -> None:  # type: ignore[no-untyped-def]
+def test_masks_and_networks_that_do_not_fit_are_refused(small):
     model, graph = small
     with pytest.raises(ValueError, match=rf"mask must have shape \({graph.n_channels},\)"):
         masked_call(model, graph, torch.ones(3), torch.randn(1, 1, 8, 8))
     other = chain(4, a=conv(1, 4))
     with (
-        pytest.raises(ValueError, match="no such parameter"),
+        pytest.raises(SurgeryError, match="not the one that was traced"),
         masked(other, graph, torch.ones(graph.n_channels)),
     ):
         pass

@@ -45,10 +45,7 @@ def test_blocks_come_from_memory_that_was_freed() -> None:
     assert kept < PAGES / 50 < PAGES / 10 < fresh
 
 
-def test_nothing_is_told_where_the_user_has_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_told_for_another_device_or_where_the_user_has_chosen(monkeypatch) -> None:
+    assert keep_freed_memory(torch.device("meta")) is False
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     assert _configure_malloc.__wrapped__() is False
-
-
-def test_nothing_is_told_for_another_device() -> None:
-    assert keep_freed_memory(torch.device("meta")) is False

@@ -5,16 +5,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from problems_runs import write_folder
-from safetensors.torch import load_file
-from torch import nn
+from problems_runs import TASK, digits, write_folder
+from processes import in_processes
+from torch import Tensor, nn
 
+from dsa_core.budget import Budget
 from dsa_core.errors import ConfigError
+from dsa_core.lab.data import load, split
 from dsa_core.lab.record_files import read_record
+from dsa_core.methods import ALLOCATORS, SearchConfig, SearchData
+from dsa_core.tracing import trace
+from dsa_core.training import TrainConfig, evaluate, train
 from dsa_core.training import processes as parallel
 from dsa_core.training.processes import (
     ProcessGroup,
@@ -26,15 +32,60 @@ from dsa_core.training.processes import (
     wait,
 )
 
-SCRIPT = Path(__file__).with_name("processes_search.py")
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+PLAIN = {"lr": 0.05, "batch_size": 64}
 
 
-def run(out: Path, *, processes: int) -> None:
-    out.mkdir()
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    start = [] if processes == 1 else launch
-    subprocess.run([sys.executable, *start, SCRIPT, out], check=True, env=QUIET, timeout=300)
+def network(channels: int = 1) -> nn.Module:
+    """A small network without BatchNorm, whose statistics would differ between shares."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(24, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+
+
+def trained_on(path: Path) -> dict[str, Tensor]:
+    """Train on a folder of images, and test on five of them: batches of 2, 2 and 1."""
+    folder = replace(load(f"folder:{path}", workers=1), size=16)
+    model = network(3)
+    config = TrainConfig(epochs=2, ema=0.5, **PLAIN)
+    train(model, folder.batches("train", batch_size=4), TASK, config, seed=0, progress=False)
+    test = folder.batches("test", batch_size=2, indices=torch.arange(5))
+    found = evaluate(model, test, TASK)
+    measured = {"tested": torch.tensor([found.loss, found.score, found.n])}
+    return measured | {f"images.{name}": value for name, value in model.state_dict().items()}
+
+
+def searched(rank: int, size: int, out: Path) -> dict[str, Tensor]:
+    """Train one epoch, search one, and train on images: what comes out on this rank."""
+    model = network()
+    graph = trace(model, torch.zeros(1, 1, 8, 8))
+    some = {"batch_size": 64, "drop_last": True}
+    weights, ratios = split(digits().count("train"), 0.8, seed=0)
+    every, fitted, held_out = (
+        digits().batches("train", indices=indices, seed=seed, **some)
+        for seed, indices in enumerate((None, weights, ratios), start=1)
+    )
+    dense = train(
+        model, every, TASK, TrainConfig(epochs=1, **PLAIN), seed=0, progress=False,
+        checkpoint=out / f"dense{size}.pt",
+    )  # fmt: skip
+    data = SearchData(fitted, held_out, TASK, checkpoint=out / f"search{size}.pt", progress=False)
+    config = SearchConfig(train=TrainConfig(epochs=1, **PLAIN), ratio_every=2)
+    found = ALLOCATORS["dsa"](model, graph, Budget(macs=0.5), data, config, seed=0)
+    tensors = {**model.state_dict(), "keep_ratios": found.keep_ratios, "counts": found.counts}
+    history = [*dense.history, *found.epochs]
+    tensors["losses"] = torch.tensor([e["train_loss"] for e in history])
+    tensors["scores"] = torch.tensor([e["train_score"] for e in history])
+    return tensors | trained_on(out / "images")
 
 
 one_outcome = pytest.mark.xdist_group("processes")
@@ -42,12 +93,9 @@ one_outcome = pytest.mark.xdist_group("processes")
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("process_group")
-    write_folder(folder / "images", train=4, val=3)
-    run(folder / "one", processes=1)
-    run(folder / "two", processes=2)
-    files = ["one/rank0", "two/rank0", "two/rank1"]
-    return [load_file(folder / f"{f}.safetensors") for f in files]
+    out = tmp_path_factory.mktemp("process_group")
+    write_folder(out / "images", train=4, val=3)
+    return in_processes(searched, 1, out) + in_processes(searched, 2, out)
 
 
 @one_outcome
@@ -129,32 +177,31 @@ def test_batchnorm_on_gpus_is_synced_in_a_training_and_then_as_it_was(monkeypatc
 
 
 def test_alone_nothing_happens():
-    x, y = torch.arange(5.0), torch.arange(5)
+    x = torch.arange(5.0)
     assert process_group() == ProcessGroup(0, 1)
     assert process_group().is_main
     assert process_group().is_single
-    assert torch.equal(share(x, y)[0], x)
+    assert torch.equal(share(x), x)
     assert agreed("fp32") == "fp32"
-    assert mean_and_sum(x, y) == (x, y)
-    average([x, None])
+    assert mean_and_sum(x, x) == (x, x)
+    average([x])
     wait()
     assert torch.equal(x, torch.arange(5.0))
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_shares_are_even_and_make_up_the_batch(monkeypatch, size):
-    x, y = torch.arange(12), torch.arange(12) * 10
-    rows = []
+    x, rows = torch.arange(12), []
     for rank in range(size):
         monkeypatch.setattr(parallel, "process_group", lambda rank=rank: ProcessGroup(rank, size))
-        mine, theirs = share(x, y)
-        assert torch.equal(theirs, mine * 10)
+        mine = share(x).tolist()
+        assert share(x.tolist()) == mine
         assert len(mine) == 12 // size
-        rows += mine.tolist()
+        rows += mine
     assert sorted(rows) == x.tolist()
 
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
     monkeypatch.setattr(parallel, "process_group", lambda: ProcessGroup(0, 2))
     with pytest.raises(ConfigError, match=r"batch of 5 .* 2 processes"):
-        share(torch.arange(5), torch.arange(5))
+        share(torch.arange(5))

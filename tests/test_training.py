@@ -4,7 +4,6 @@ import hashlib
 import io
 import math
 import signal
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems_runs import same, write_folder
+from problems_runs import TASK, digits, fresh, same
 from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -20,11 +19,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dsa_core.budget import Budget
 from dsa_core.errors import ConfigError, TrainingError
-from dsa_core.lab import data, models
-from dsa_core.lab.device import device_of
+from dsa_core.lab import data
 from dsa_core.pruner import Pruner
 from dsa_core.training import (
-    FP32,
     Precision,
     TrainConfig,
     TrainResult,
@@ -41,22 +38,9 @@ from dsa_core.training import (
 )
 from dsa_core.training.optimizer import make_optimizer
 
-TASK = data.classification()
-PLAIN = {"precision": "fp32", "channels_last": False}  # nothing measured: the same on every machine
 
-
-@pytest.fixture(scope="module")
-def digits() -> data.Dataset:
-    return data.load("digits")
-
-
-def small(digits: data.Dataset, n: int = 300, **settings) -> data.Batches:
-    return digits.batches("train", **({"batch_size": 64, "indices": torch.arange(n)} | settings))
-
-
-def resnet8(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return models.build("resnet8")
+def small(n: int = 300, **settings) -> data.Batches:
+    return digits().batches("train", **({"batch_size": 64, "indices": torch.arange(n)} | settings))
 
 
 def with_dropout(seed: int = 0) -> nn.Module:
@@ -79,11 +63,11 @@ def fit(
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_digits_are_learnt(digits, channels_last):
-    model = resnet8()
-    config = TrainConfig(epochs=4, precision="fp32", channels_last=channels_last)
-    result = fit(model, small(digits, 1437), config)
-    assert evaluate(model, digits.batches("test", batch_size=100), TASK).score > 0.9
+def test_digits_are_learnt(channels_last):
+    model = fresh()
+    config = TrainConfig(epochs=4, channels_last=channels_last)
+    result = fit(model, small(1437), config)
+    assert evaluate(model, digits().batches("test", batch_size=100), TASK).score > 0.9
     assert [record["epoch"] for record in result.history] == [0, 1, 2, 3]
     assert result.history[-1]["train_score"] > 0.9 > result.history[0]["train_score"]
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
@@ -92,15 +76,15 @@ def test_digits_are_learnt(digits, channels_last):
     assert found == ("fp32", channels_last, False)
 
 
-def test_one_step_by_hand(digits):
+def test_one_step_by_hand():
     # momentum buffer = g + wd w; Nesterov step = lr (g' + momentum buffer) = 1.9 lr g'
-    batches = small(digits, 64, batch_size=64)
+    batches = small(64, batch_size=64)
     model, twin = with_dropout().eval(), with_dropout()
     nn.Module.train(model)
     model[4], twin[4] = nn.Identity(), nn.Identity()
     # a rate of 0.3 that only the schedule knows: a milestone at epoch 0 takes a tenth of 3
     schedule = {"lr": 3.0, "schedule": "multi_step", "milestones": (0,)}
-    config = TrainConfig(epochs=1, weight_decay=0.01, **schedule, **PLAIN)
+    config = TrainConfig(epochs=1, weight_decay=0.01, **schedule)
     fit(model, batches, config)
     ((x, y),) = batches.epoch(0)
     cross_entropy(twin(x), y).backward()
@@ -111,56 +95,49 @@ def test_one_step_by_hand(digits):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_gradient_is_clipped(digits):
-    batches = small(digits, 64, batch_size=64)
-    config = {"epochs": 1, "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
-    before, after = resnet8(), resnet8()
-    clipped = TrainConfig(**config, clip_norm=0.01, **PLAIN)
-    fit(after, batches, clipped)
+def test_gradient_is_clipped():
+    batches = small(64, batch_size=64)
+    plain = {"lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
+    before, after = fresh(), fresh()
+    fit(after, batches, TrainConfig(epochs=1, clip_norm=0.01, **plain))
     pairs = zip(before.parameters(), after.parameters(), strict=True)
     moved = math.sqrt(sum((a - b).square().sum().item() for a, b in pairs))
     assert moved == pytest.approx(0.01, rel=1e-3)  # float32 differences of weights of size 0.1
 
 
-def test_label_smoothing_trains_but_does_not_report(digits):
-    batches = small(digits, 64, batch_size=64)
-    config = {"epochs": 1, "lr": 0.1, **PLAIN}
-    plain, smooth = resnet8(), resnet8()
-    a = fit(plain, batches, TrainConfig(**config))
-    b = fit(smooth, batches, TrainConfig(**config, label_smoothing=0.2))
+def test_label_smoothing_trains_but_does_not_report():
+    batches = small(64, batch_size=64)
+    plain, smooth = fresh(), fresh()
+    a = fit(plain, batches, TrainConfig(epochs=1))
+    b = fit(smooth, batches, TrainConfig(epochs=1, label_smoothing=0.2))
     assert b.history[0]["train_loss"] == pytest.approx(a.history[0]["train_loss"], rel=1e-5)
     assert not torch.equal(plain[0].weight, smooth[0].weight)
 
 
-def test_silent_and_with_a_bar(digits, capsys):
-    config = TrainConfig(epochs=1, **PLAIN)
-    fit(resnet8(), small(digits), config)
+def test_silent_and_with_a_bar(capsys):
+    config = TrainConfig(epochs=1)
+    fit(fresh(), small(), config)
     assert capsys.readouterr() == ("", "")
-    fit(resnet8(), small(digits), config, progress=True)
+    fit(fresh(), small(), config, progress=True)
     shown = capsys.readouterr().err
     assert "loss=" in shown
     assert "accuracy=" in shown
 
 
-def test_multi_step_is_the_papers():
-    # DSA: lr 0.05, a tenth at epochs 120, 180, 240; here 10 steps an epoch
-    config = TrainConfig(epochs=300, lr=0.05, schedule="multi_step", milestones=(120, 180, 240))
-    for epoch, power in ((0, 0), (119, 0), (120, 1), (179, 1), (180, 2), (240, 3), (299, 3)):
-        for step in (10 * epoch, 10 * epoch + 9):
-            assert lr_at(step, 3000, 10, config) == pytest.approx(0.05 * 0.1**power)
-
-
-def test_cosine_by_formula():
-    config = TrainConfig(epochs=1, lr=0.2, schedule="cosine")
-    rates = [lr_at(t, 8, 8, config) for t in range(8)]
-    assert rates == pytest.approx([0.1 * (1 + math.cos(math.pi * t / 8)) for t in range(8)])
-
-
-def test_one_cycle_by_hand():
-    # T = 10, W = 4: up by fifths of the peak, 1/5 .. 4/5, the peak at 4, down by sixths to 1/6
-    config = TrainConfig(epochs=1, lr=1.0, schedule="one_cycle", warmup=0.4)
-    rates = [lr_at(t, 10, 10, config) for t in range(10)]
-    assert rates == pytest.approx([1/5, 2/5, 3/5, 4/5, 1, 5/6, 4/6, 3/6, 2/6, 1/6])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        # T = 10, W = 4: up by fifths of the peak, which is at 4, then down by sixths
+        ({"warmup": 0.4}, [1/5, 2/5, 3/5, 4/5, 1, 5/6, 4/6, 3/6, 2/6, 1/6]),
+        ({"schedule": "cosine"}, [(1 + math.cos(math.pi * t / 8)) / 2 for t in range(8)]),
+        # a tenth at each milestone, of two steps an epoch
+        ({"schedule": "multi_step", "milestones": (1, 3)}, [1, 1, .1, .1, .1, .1, .01, .01]),
+    ],
+)  # fmt: skip
+def test_rates_by_formula(settings, rates):
+    config = TrainConfig(epochs=1, lr=0.2, **settings)
+    found = [lr_at(t, len(rates), 2, config) for t in range(len(rates))]
+    assert found == pytest.approx([0.2 * rate for rate in rates])
 
 
 @given(
@@ -181,33 +158,28 @@ def test_step_out_of_range(step):
         lr_at(step, 10, 10, TrainConfig(epochs=1))
 
 
-def test_the_rate_is_set_at_every_step(digits):
-    config = TrainConfig(epochs=2, lr=0.1, schedule="multi_step", milestones=(1,), **PLAIN)
-    result = fit(resnet8(), small(digits, 128), config)
+def test_the_rate_is_set_at_every_step():
+    config = TrainConfig(epochs=2, schedule="multi_step", milestones=(1,))
+    result = fit(fresh(), small(128), config)
     assert [record["lr"] for record in result.history] == pytest.approx([0.1, 0.01])
 
 
 def test_vectors_can_be_spared_from_decay():
-    model = resnet8()
-    everything = make_sgd(model, TrainConfig(epochs=1, weight_decay=0.1))
+    model = fresh()
+    config = TrainConfig(epochs=1, lr=0.01, weight_decay=0.1, momentum=0.8)
+    everything = make_sgd(model, config)
     assert [group["weight_decay"] for group in everything.param_groups] == [0.1]
-    spared = make_sgd(model.parameters(), TrainConfig(epochs=1, weight_decay=0.1, decay_norm=False))
-    assert [group["weight_decay"] for group in spared.param_groups] == [0.1, 0.0]
-    assert all(p.ndim > 1 for p in spared.param_groups[0]["params"])
-    assert all(p.ndim == 1 for p in spared.param_groups[1]["params"])
-    held = sum(len(group["params"]) for group in spared.param_groups)
-    assert held == len(list(model.parameters()))
-
-
-def test_adamw_takes_the_same_settings():
-    config = TrainConfig(epochs=1, lr=0.01, weight_decay=0.1, decay_norm=False, momentum=0.8)
-    made = make_optimizer(resnet8(), config.model_copy(update={"optimizer": "adamw"}), None)
-    assert type(made) is torch.optim.AdamW
-    assert type(make_optimizer(resnet8(), config, None)) is torch.optim.SGD
-    assert [(g["lr"], g["betas"][0], g["weight_decay"]) for g in made.param_groups] == [
-        (0.01, 0.8, 0.1),
-        (0.01, 0.8, 0.0),
-    ]
+    config = config.model_copy(update={"decay_norm": False})
+    adamw = config.model_copy(update={"optimizer": "adamw"})
+    made = [make_optimizer(model, each, None) for each in (config, adamw)]
+    assert [type(optimizer) for optimizer in made] == [torch.optim.SGD, torch.optim.AdamW]
+    for optimizer in made:
+        decays, vectors = (group["params"] for group in optimizer.param_groups)
+        assert all(p.ndim > 1 for p in decays)
+        assert all(p.ndim == 1 for p in vectors)
+        assert len(decays) + len(vectors) == len(list(model.parameters()))
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    assert {(group["lr"], group["betas"][0]) for group in made[1].param_groups} == {(0.01, 0.8)}
 
 
 def test_wrong_settings_are_errors():
@@ -218,26 +190,20 @@ def test_wrong_settings_are_errors():
         TrainConfig(epochs=1).lr = 0.5
 
 
-def test_evaluate_by_hand_over_uneven_batches(digits):
-    model = with_dropout()
+def test_evaluate_by_hand_over_uneven_batches():
+    model, twin = with_dropout(), with_dropout()
     model[4].eval()  # a mixture of modes, to see that each comes back
-    batches = digits.batches("test", batch_size=77)  # 360 = 4 * 77 + 52
+    batches = digits().batches("test", batch_size=77)  # 360 = 4 * 77 + 52
     result = evaluate(model, batches, TASK)
-    assert model.training
-    assert not model[4].training
+    assert [module.training for module in model] == [True] * 4 + [False, True]
+    same(model, twin)
     model.eval()
     with torch.no_grad():
-        x = (digits.test_images / 255 - digits.mean[0]) / digits.std[0]
-        outputs = model(x)
+        whole = digits()
+        outputs = model((whole.test_images / 255 - whole.mean[0]) / whole.std[0])
     assert result.n == 360
-    assert result.score == (outputs.argmax(1) == digits.test_labels).sum().item() / 360
-    assert result.loss == pytest.approx(cross_entropy(outputs, digits.test_labels).item(), rel=1e-5)
-
-
-def test_evaluate_changes_nothing(digits):
-    model, twin = resnet8(), resnet8()
-    evaluate(model, digits.batches("test", batch_size=77), TASK)
-    same(model, twin)
+    assert result.score == (outputs.argmax(1) == whole.test_labels).sum().item() / 360
+    assert result.loss == pytest.approx(cross_entropy(outputs, whole.test_labels).item(), rel=1e-5)
 
 
 def test_mode_is_restored_after_an_error():
@@ -247,11 +213,11 @@ def test_mode_is_restored_after_an_error():
     assert all(module.training for module in model.modules())
 
 
-def test_recalibration_by_hand(digits):
-    model = resnet8()
+def test_recalibration_by_hand():
+    model = fresh()
     model.bn1.running_mean.fill_(9.0)
     weights = [p.clone() for p in model.parameters()]
-    batches = small(digits)  # 5 batches an epoch, the last of 44
+    batches = small()  # 5 batches an epoch, the last of 44
     recalibrate_batchnorm(model.eval(), batches, 7)
     with torch.no_grad():
         seen = [model.conv1(x) for x, _ in islice(batches.forever(), 7)]
@@ -262,16 +228,13 @@ def test_recalibration_by_hand(digits):
     assert model.bn1.momentum == 0.1
     assert not any(module.training for module in model.modules())
     torch.testing.assert_close(list(model.parameters()), weights, rtol=0, atol=0)
-
-
-def test_recalibration_needs_a_batch(digits):
     with pytest.raises(ConfigError, match="n_batches must be at least 1, got 0"):
-        recalibrate_batchnorm(resnet8(), small(digits), 0)
+        recalibrate_batchnorm(model, batches, 0)
 
 
-def test_precision_is_measured_and_leaves_no_trace(digits):
+def test_precision_is_measured_and_leaves_no_trace():
     model, twin = with_dropout(), with_dropout()
-    x, _ = next(small(digits).epoch(0))
+    x, _ = next(small().epoch(0))
     before = torch.get_rng_state()
     chosen = choose_precision(model, x)
     assert torch.equal(before, torch.get_rng_state())
@@ -283,42 +246,28 @@ def test_precision_is_measured_and_leaves_no_trace(digits):
     assert best == chosen.name + " channels_last" * chosen.channels_last
 
 
-def test_precision_given_is_not_measured(digits):
-    x, _ = next(small(digits).epoch(0))
-    chosen = choose_precision(resnet8(), x, precision="bf16", channels_last=True)
+def test_precision_given_is_not_measured():
+    chosen = choose_precision(fresh(), torch.zeros(0), precision="bf16", channels_last=True)
     assert chosen == Precision("bf16", channels_last=True)
-    assert chosen.dtype == torch.bfloat16
+    with pytest.raises(ConfigError, match="'fp32' or 'bf16' here, got 'auto'"):
+        autocast(Precision("auto", channels_last=False), torch.device("cpu"))
 
 
-def test_bf16_trains_with_float32_weights(digits):
-    model = resnet8()
+def test_bf16_trains_with_float32_weights():
+    model = fresh()
     config = TrainConfig(epochs=3, precision="bf16", channels_last=False)
-    result = fit(model, small(digits, 1437), config)
+    result = fit(model, small(1437), config)
     assert result.precision == "bf16"
     assert all(p.dtype == torch.float32 for p in model.parameters())
-    bf16 = evaluate(
-        model, digits.batches("test", batch_size=90), TASK, precision=Precision("bf16", False)
-    )
-    fp32 = evaluate(model, digits.batches("test", batch_size=90), TASK)
+    test = digits().batches("test", batch_size=90)
+    bf16 = evaluate(model, test, TASK, precision=Precision("bf16", False))
+    fp32 = evaluate(model, test, TASK)
     assert fp32.score > 0.85
     assert bf16.score == pytest.approx(fp32.score, abs=0.03)
     assert bf16.loss != fp32.loss
 
 
-def test_autocast_names():
-    with autocast(FP32, torch.device("cpu")):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-    with autocast("bf16", torch.device("cpu")):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-    with pytest.raises(ConfigError, match="'fp32' or 'bf16' here, got 'auto'"):
-        autocast("auto", torch.device("cpu"))
-
-
-def test_device_is_a_device():
-    assert device_of().type in {"cpu", "cuda", "mps", "xpu"}
-
-
-def test_nan_names_the_place_and_the_checkpoint(digits, tmp_path):
+def test_nan_names_the_place_and_the_checkpoint(tmp_path):
     path = tmp_path / "run.pt"
     broken = data.Task("broken", lambda o, y: TASK.loss(o, y) * scale[0], TASK.score, "accuracy")
     scale, steps = [1.0], iter(range(100))
@@ -327,43 +276,44 @@ def test_nan_names_the_place_and_the_checkpoint(digits, tmp_path):
         scale[0] = math.nan if next(steps) == 7 else 1.0  # 5 steps an epoch: epoch 1, step 2
         return False
 
-    config = TrainConfig(epochs=3, lr=0.1, schedule="constant", **PLAIN)
+    config = TrainConfig(epochs=3, schedule="constant")
     with pytest.raises(TrainingError, match=r"epoch 1, step 2 of 5, lr 0\.1\. .*run\.pt"):
-        fit(resnet8(), small(digits), config, task=broken, checkpoint=path, stop=poison)
+        fit(fresh(), small(), config, task=broken, checkpoint=path, stop=poison)
     state = torch.load(path, weights_only=True)
     assert len(state["history"]) == 1
     assert all(bool(torch.isfinite(value).all()) for value in state["model"].values())
 
 
-def test_weights_broken_by_the_last_step_never_reach_a_checkpoint(digits, tmp_path):
-    path, model = tmp_path / "run.pt", resnet8()
+def test_weights_broken_by_the_last_step_never_reach_a_checkpoint(tmp_path):
+    path, model = tmp_path / "run.pt", fresh()
     # one step: its loss is finite, but 3e38 * (gradient + 100 weight) is beyond float32's 3.4e38
-    config = TrainConfig(epochs=1, lr=3e38, weight_decay=100, schedule="constant", **PLAIN)
-    batches = small(digits, 64)
+    config = TrainConfig(epochs=1, lr=3e38, weight_decay=100, schedule="constant")
+    batches = small(64)
     with pytest.raises(TrainingError, match=r"not finite after epoch 0.*run\.pt"):
         fit(model, batches, config, checkpoint=path)
     assert not torch.load(path, weights_only=True)["history"]
 
 
-def test_checkpoint_of_another_run_is_refused(digits, tmp_path):
+def test_checkpoint_of_another_run_is_refused(tmp_path):
     path = tmp_path / "run.pt"
-    config = TrainConfig(epochs=1, **PLAIN)
+    config = TrainConfig(epochs=1)
 
-    def go(model=None, batches=None, config=config, seed=0, **kwargs):
-        batches = batches or small(digits, 64)
-        return fit(model or resnet8(), batches, config, seed=seed, checkpoint=path, **kwargs)
+    def go(**changes):
+        given = {"model": fresh(), "batches": small(64), "config": config, "checkpoint": path}
+        return fit(**given | changes)
 
     go()
     assert len(go().history) == 1
-    with pytest.raises(TrainingError, match=r"lr was '0\.1' and is now '0\.2'.*resume=False"):
-        go(config=config.model_copy(update={"lr": 0.2}))
-    with pytest.raises(TrainingError, match="seed was '0' and is now '1'"):
-        go(seed=1)
-    with pytest.raises(TrainingError, match="data labels was"):
-        go(batches=small(digits, indices=torch.arange(64, 128)))
-    with pytest.raises(TrainingError, match="model was"):
-        go(model=with_dropout())
-    assert len(go(config=config.model_copy(update={"lr": 0.2}), resume=False).history) == 1
+    other = config.model_copy(update={"lr": 0.2})
+    for changes, words in (
+        ({"config": other}, r"lr was '0\.1' and is now '0\.2'.*resume=False"),
+        ({"seed": 1}, "seed was '0' and is now '1'"),
+        ({"batches": small(indices=torch.arange(64, 128))}, "data labels was"),
+        ({"model": with_dropout()}, "model was"),
+    ):
+        with pytest.raises(TrainingError, match=words):
+            go(**changes)
+    assert len(go(config=other, resume=False).history) == 1
 
 
 class Evil:
@@ -404,50 +354,32 @@ def test_checkpoint_comes_back(tmp_path):
         load_checkpoint(tmp_path / "absent.pt", {})
 
 
-@pytest.mark.parametrize("make", [resnet8, with_dropout])
+@pytest.mark.parametrize("make", [fresh, with_dropout])
 @pytest.mark.parametrize("at", [0, 3, 5, 12])  # 5 steps an epoch
-def test_stop_and_resume_changes_no_bit(digits, tmp_path, make, at):
-    config = TrainConfig(epochs=4, lr=0.1, **PLAIN)
+def test_stop_and_resume_changes_no_bit(tmp_path, make, at):
+    config = TrainConfig(epochs=4, ema=0.9 if make is fresh else None)
     whole = make()
-    undisturbed = fit(whole, small(digits), config, seed=5)
+    undisturbed = fit(whole, small(), config, seed=5)
     part, steps = make(), iter(range(100))
     path = tmp_path / "run.pt"
     common = {"seed": 5, "checkpoint": path}
-    first = fit(part, small(digits), config, stop=lambda: next(steps) == at, **common)
+    first = fit(part, small(), config, stop=lambda: next(steps) == at, **common)
     assert first.stopped
     assert len(first.history) == math.ceil(at / 5)
     torch.manual_seed(123)  # torch's own random state does not matter
-    second = fit(part, small(digits), config, **common)
+    second = fit(part, small(), config, **common)
     same(part, whole)
     for a, b in zip(second.history, undisturbed.history, strict=True):
         timed = {"seconds": 0, "processor_seconds": 0}
         assert {**a, **timed} == {**b, **timed}
 
 
-@pytest.mark.parametrize(("first", "then"), [(0, 2), (2, 0)])
-def test_images_read_by_workers_and_an_average_resume_to_the_same_bits(tmp_path, first, then):
-    folder = data.load(f"folder:{write_folder(tmp_path, train=4)}")
-    config, path = TrainConfig(epochs=3, lr=0.1, ema=0.9, **PLAIN), tmp_path / "run.pt"
-
-    def go(workers: int, **more: Any) -> nn.Module:
-        torch.manual_seed(0)
-        front = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16**2, 64))
-        model = nn.Sequential(front, with_dropout())
-        made = replace(folder, size=16, workers=workers).batches("train", batch_size=3)
-        fit(model, made, config, seed=5, **more)
-        return model
-
-    steps = iter(range(100))
-    go(first, checkpoint=path, stop=lambda: next(steps) == 4)  # 3 steps an epoch
-    same(go(then, checkpoint=path), go(0))
-
-
-def test_the_average_of_the_weights_by_hand_takes_their_place(digits):
+def test_the_average_of_the_weights_by_hand_takes_their_place():
     model, seen = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), []
     task = data.Task("falling", lambda x, y: x.mean(), lambda x, y: x.sum(), "sum")
     wanted = model[1].bias.detach().clone()
     note = register_optimizer_step_post_hook(lambda *_: seen.append(model[1].bias.detach().clone()))
-    fit(model, small(digits), TrainConfig(epochs=1, ema=0.5, **PLAIN), task=task)
+    fit(model, small(), TrainConfig(epochs=1, ema=0.5), task=task)
     note.remove()
     for t, bias in enumerate(seen, start=1):
         decay = min(0.5, (1 + t) / (10 + t))
@@ -472,8 +404,8 @@ def test_a_compiled_search_is_the_same_search(monkeypatch):
     def go(**settings: Any) -> tuple[nn.Module, Any]:
         model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
         pruner = Pruner(model, torch.zeros(1, 1, 8, 8), Budget(macs=0.5), steps=10)
-        config = TrainConfig(epochs=2, lr=0.1, **settings, **PLAIN)
-        fit(model, small(data.load("digits")), config, pruner=pruner)
+        config = TrainConfig(epochs=2, **settings)
+        fit(model, small(), config, pruner=pruner)
         assert pruner.steps_done == 10
         return model, pruner.conclude().keep_ratios
 
@@ -489,59 +421,28 @@ def test_a_compiled_search_is_the_same_search(monkeypatch):
     torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_seed_matters(digits):
-    config = TrainConfig(epochs=1, **PLAIN)
+def test_the_seed_matters():
+    config = TrainConfig(epochs=1)
     a, b = with_dropout(), with_dropout()
-    fit(a, small(digits), config, seed=1)
-    fit(b, small(digits), config, seed=2)
+    fit(a, small(), config, seed=1)
+    fit(b, small(), config, seed=2)
     assert not torch.equal(a[1].weight, b[1].weight)
 
 
-def test_resume_keeps_the_measured_precision(digits, tmp_path):
+def test_resume_keeps_the_measured_precision(tmp_path):
     path, steps = tmp_path / "run.pt", iter(range(100))
     config = TrainConfig(epochs=1, precision="auto", channels_last="auto")
-    first = fit(resnet8(), small(digits), config, stop=lambda: next(steps) == 2, checkpoint=path)
-    second = fit(resnet8(), small(digits), config, checkpoint=path)
+    first = fit(fresh(), small(), config, stop=lambda: next(steps) == 2, checkpoint=path)
+    second = fit(fresh(), small(), config, checkpoint=path)
     assert len(first.milliseconds) == 4
     assert second.milliseconds == first.milliseconds
     assert (second.precision, second.channels_last) == (first.precision, first.channels_last)
 
 
-def test_on_epoch_sees_saved_epochs(digits, tmp_path):
-    path, seen = tmp_path / "run.pt", []
-
-    def look(record: dict[str, float]) -> None:
-        seen.append((record["epoch"], len(torch.load(path, weights_only=True)["history"])))
-
-    config = TrainConfig(epochs=2, **PLAIN)
-    fit(resnet8(), small(digits, 64), config, checkpoint=path, on_epoch=look)
-    assert seen == [(0, 1), (1, 2)]
-
-
-@pytest.mark.parametrize("at", [2, 7])
-def test_ctrl_c_leaves_a_checkpoint(digits, tmp_path, at):
-    config = TrainConfig(epochs=3, **PLAIN)
-    path, steps, whole, part = tmp_path / "run.pt", iter(range(100)), resnet8(), resnet8()
-
-    def press() -> bool:
-        if next(steps) == at:
-            signal.raise_signal(signal.SIGINT)
-        return False
-
-    with pytest.raises(KeyboardInterrupt, match=rf"{at // 5} of 3 epochs.*resumes from .*run\.pt"):
-        fit(part, small(digits), config, checkpoint=path, stop=press)
-    fit(part, small(digits), config, checkpoint=path)
-    fit(whole, small(digits), config)
-    same(part, whole)
-
-
-def test_ctrl_c_without_a_checkpoint(digits):
+def test_ctrl_c_without_a_checkpoint():
     def press() -> bool:
         signal.raise_signal(signal.SIGINT)
         return False
 
     with pytest.raises(KeyboardInterrupt, match="starts over"):
-        fit(resnet8(), small(digits), TrainConfig(epochs=1), stop=press)
-
-
-# Imported once, by the server, and not by each of the five processes of the test.
+        fit(fresh(), small(), TrainConfig(epochs=1), stop=press)

@@ -1,7 +1,6 @@
 """Measure how long a forward pass takes on this machine."""
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -12,9 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from dsa_core.surgery.onnx_file import onnx_session
-from dsa_core.training import FP32, Precision, autocast, keep_freed_memory, mode, place
-
-WARM_UP = 3  # untimed passes
+from dsa_core.training import FP32, Precision, autocast, mode, place
+from dsa_core.training.stopwatch import in_turn
 
 
 class Latency(BaseModel):
@@ -99,35 +97,6 @@ def onnx_call(path: Path, x: Tensor) -> Callable[[], object]:
     return lambda: session.run(None, feed)
 
 
-def in_turn(
-    runs: Sequence[Callable[[], object]],
-    device: torch.device,
-    *,
-    repeats: int,
-    warm_up: int = WARM_UP,
-) -> list[list[float]]:
-    """Time calls in alternation; the first rounds are not counted.
-
-    On a CPU freed memory is kept, as in training; otherwise much of the time goes into the system
-    clearing pages for every output (see `keep_freed_memory`).
-
-    Returns:
-        Milliseconds: for each call, its time in every round.
-    """
-    keep_freed_memory(device)
-    rounds = [[milliseconds(run, device) for run in runs] for _ in range(warm_up + repeats)]
-    return [list(times) for times in zip(*rounds[warm_up:], strict=True)]
-
-
-def milliseconds(run: Callable[[], object], device: torch.device) -> float:
-    """Time one call, including the work it queues on the device."""
-    synchronise(device)
-    start = time.perf_counter()
-    run()
-    synchronise(device)
-    return 1e3 * (time.perf_counter() - start)
-
-
 def summary(times: Sequence[float], x: Tensor, precision: Precision) -> Latency:
     """Summarise the times of some passes."""
     return Latency(
@@ -140,9 +109,3 @@ def summary(times: Sequence[float], x: Tensor, precision: Precision) -> Latency:
         precision=precision.name,
         channels_last=precision.channels_last,
     )
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for queued work, on devices that queue."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -2,34 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from itertools import islice, starmap
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dsa_core.errors import ConfigError, DataError
 from dsa_core.example import tensors_in
+from dsa_core.training.loader import Loader
 from dsa_core.training.processes import my_turns, share
 from dsa_core.training.seeds import generator
 
 Batch = tuple[Tensor, Tensor]
-
-
-class Feed(Protocol):
-    """Epochs of batches, as a training reads them: a `BatchSource` or a `Loader`."""
-
-    def __len__(self) -> int:
-        """Batches of one epoch."""
-
-    def mine(self, epoch: int) -> Iterator[Any]:
-        """Yield this process's part of the batches of an epoch."""
-
-    def forever(self, start_step: int = 0) -> Iterator[Any]:
-        """Yield batches without end."""
-
-    def fingerprint(self) -> dict[str, str]:
-        """What a checkpoint must agree with."""
 
 
 class BatchSource(ABC):
@@ -83,7 +68,7 @@ class BatchSource(ABC):
 
     def mine(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this process's rows of the batches of an epoch, see `processes.share`."""
-        return starmap(share, self.epoch(epoch, start))
+        return ((share(x), share(y)) for x, y in self.epoch(epoch, start))
 
     def in_turn(self) -> Iterator[Batch]:
         """Yield this process's batches of epoch 0: of n processes, each takes every n-th."""
@@ -108,6 +93,9 @@ class BatchSource(ABC):
             "shuffle": str(self.shuffle),
             "drop_last": str(self.drop_last),
         }
+
+
+Feed = BatchSource | Loader
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -13,10 +14,12 @@ from dsa_core.training.objective import Objective, TaskObjective
 from dsa_core.training.optimizer import Factory
 from dsa_core.training.precision import Precision
 from dsa_core.training.processes import process_group, synced_batchnorm
-from dsa_core.training.pruner_like import PrunerLike
 from dsa_core.training.stopwatch import total_time
 from dsa_core.training.task import Task
 from dsa_core.training.trainer import EpochRecord, Trainer
+
+if TYPE_CHECKING:
+    from dsa_core.pruner import Pruner
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,9 @@ def train(
     resume: bool = True,
     progress: bool = True,
     phase: str = "",
-    on_epoch: Callable[[EpochRecord], None] | None = None,
     stop: Callable[[], bool] | None = None,
     precision: Precision | None = None,
-    pruner: PrunerLike | None = None,
+    pruner: "Pruner | None" = None,
     held_out: Feed | None = None,
     optimizer: Factory | None = None,
     fingerprint: Mapping[str, str] | None = None,
@@ -81,7 +83,6 @@ def train(
         resume: False = start over, and overwrite.
         progress: show a bar.
         phase: label of this training in the bar.
-        on_epoch: called with each finished epoch's record, after its checkpoint is written.
         stop: called before each step; True ends the training at once, without an error. The steps
             of the unfinished epoch stay in the model, but not in the checkpoint.
         precision: number format and memory order; None: from the configuration. A checkpoint has
@@ -126,8 +127,6 @@ def train(
                 if stopped:
                     break
                 run.save()
-                if on_epoch is not None:
-                    on_epoch(run.history[-1])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(run.interrupted()) from None
     finally:

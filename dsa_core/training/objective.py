@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dsa_core.errors import ConfigError
 from dsa_core.training.batches import Batch, examples_in
 from dsa_core.training.config import TrainConfig
+from dsa_core.training.optimizer import trainable
 from dsa_core.training.precision import FP32, Precision, autocast, choose_precision, place
 from dsa_core.training.task import Task
 
@@ -38,27 +39,12 @@ class Measured:
     n: int
 
 
-class Objective(Protocol):
-    """What a training minimises and reports; the only code that knows the contents of a batch.
+class TaskObjective:
+    """The loss and the score of a task, on pairs (x, y).
 
     Attributes:
-        score_name: name of the score; "" for none.
+        score_name: name of the score.
     """
-
-    score_name: str
-
-    def precision(self, model: nn.Module, batch: Any, config: TrainConfig) -> Precision:
-        """Choose what the configuration leaves open, measured on a first batch."""
-
-    def measure(self, model: nn.Module, batch: Any, precision: Precision) -> Measured:
-        """Run the network on a batch."""
-
-    def loss(self, model: nn.Module, batch: Any, precision: Precision) -> Tensor:
-        """The plain loss of a batch, shape (), with its gradient."""
-
-
-class TaskObjective:
-    """The loss and the score of a task, on pairs (x, y)."""
 
     def __init__(self, task: Task, label_smoothing: float = 0.0) -> None:
         self.task, self.score_name = task, task.score_name
@@ -110,7 +96,7 @@ class LossObjective:
         ConfigError: it is neither of them.
     """
 
-    score_name = ""
+    score_name = ""  # nothing is scored
 
     def __init__(self, loss: Callable[..., Tensor]) -> None:
         if not callable(loss) or isinstance(loss, type):
@@ -166,9 +152,12 @@ class LossObjective:
             )
 
 
+Objective = TaskObjective | LossObjective  # the only code that knows the contents of a batch
+
+
 def reaches(loss: Tensor, model: nn.Module) -> bool:
     """Whether a loss has a gradient in some parameter of a network."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = trainable(model)
     if not (parameters and loss.requires_grad):
         return False
     found = torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -1,7 +1,7 @@
 """SGD or AdamW, and the learning rate as a pure function of the step."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,13 +13,8 @@ from dsa_core.training.config import TrainConfig
 Factory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
-def make_sgd(model: nn.Module | Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.SGD:
-    """Make SGD with momentum for the parameters of a model, or for some.
-
-    Args:
-        model: a module, or its parameters.
-        config: lr, momentum, nesterov, weight_decay, decay_norm are read.
-    """
+def make_sgd(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+    """Make SGD with momentum for a model's parameters."""
     return torch.optim.SGD(
         with_decay(model, config),
         lr=config.lr,
@@ -29,20 +24,22 @@ def make_sgd(model: nn.Module | Iterable[nn.Parameter], config: TrainConfig) -> 
     )
 
 
-def with_decay(
-    model: nn.Module | Iterable[nn.Parameter], config: TrainConfig
-) -> list[dict[str, Any]]:
+def with_decay(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """The trainable parameters in groups; with `decay_norm=False` those of one axis or none
     (BatchNorm's scale and shift, biases) do not decay."""
-    given = model.parameters() if isinstance(model, nn.Module) else model
-    parameters = [p for p in given if p.requires_grad]
-    free = [] if config.decay_norm else [p for p in parameters if p.ndim <= 1]
-    spared = {id(p) for p in free}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if id(p) not in spared]},
-        {"params": free, "weight_decay": 0.0},
-    ]
+    parameters = trainable(model)
+    groups: list[dict[str, Any]] = [{"params": parameters}]
+    if not config.decay_norm:
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
     return [group for group in groups if group["params"]]
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen."""
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def make_optimizer(
@@ -65,7 +62,7 @@ def make_optimizer(
             betas=(config.momentum, 0.999),
             weight_decay=config.weight_decay,
         )
-    made = factory([p for p in model.parameters() if p.requires_grad])
+    made = factory(trainable(model))
     if not isinstance(made, torch.optim.Optimizer):
         raise ConfigError(
             "optimizer: wanted a function of the parameters that returns an optimizer, such as "

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 
 from dsa_core.errors import ConfigError
 from dsa_core.training.config import PrecisionName
+from dsa_core.training.seeds import isolated_rng
+from dsa_core.training.stopwatch import in_turn
 
 REPEATS = 3  # timed passes of each candidate
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -32,11 +33,6 @@ class Precision:
     channels_last: bool
     milliseconds: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the products."""
-        return DTYPES[self.name]
-
     @staticmethod
     def from_notes(notes: Mapping[str, Any]) -> "Precision":
         """Read it back from the notes of an allocation, without the times."""
@@ -48,19 +44,18 @@ BF16 = Precision("bf16", channels_last=True)
 
 
 def autocast(
-    precision: Precision | str, device: torch.device
+    precision: Precision, device: torch.device
 ) -> contextlib.AbstractContextManager[object]:
     """The context for running a network in `precision`: autocast for bf16, nothing for fp32.
 
     Raises:
         ConfigError: the name is neither "fp32" nor "bf16".
     """
-    name = precision if isinstance(precision, str) else precision.name
-    if name not in DTYPES:
-        raise ConfigError(f"precision must be 'fp32' or 'bf16' here, got {name!r}")
-    if name == "fp32":
+    if precision.name not in DTYPES:
+        raise ConfigError(f"precision must be 'fp32' or 'bf16' here, got {precision.name!r}")
+    if precision.name == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=DTYPES[name])
+    return torch.autocast(device.type, dtype=DTYPES[precision.name])
 
 
 def place(x: Tensor, precision: Precision) -> Tensor:
@@ -102,9 +97,9 @@ def choose_precision(
     candidates = [Precision(name, order) for name in names for order in orders]
     if len(candidates) == 1:
         return candidates[0]
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        times = _best_times(model, x, loss or (lambda y: y.float().square().mean()), candidates)
+    passes = [_trial(model, x, loss or _mean_square, candidate) for candidate in candidates]
+    with isolated_rng(x.device):
+        times = [min(each) for each in in_turn(passes, x.device, repeats=REPEATS, warm_up=1)]
     measured = {
         c.name + " channels_last" * c.channels_last: round(ms, 3)
         for c, ms in zip(candidates, times, strict=True)
@@ -113,33 +108,20 @@ def choose_precision(
     return Precision(best.name, best.channels_last, measured)
 
 
-def _best_times(
-    model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], candidates: list[Precision]
-) -> list[float]:
-    """Time the candidates in alternation, so that a busy moment does not hit only one."""
-    trials = [copy.deepcopy(model) for _ in candidates]
-    pairs = list(zip(trials, candidates, strict=True))
-    for trial, candidate in pairs:
-        place_model(trial, candidate)
-    rounds = [
-        [_milliseconds(trial, place(x, candidate), loss, candidate) for trial, candidate in pairs]
-        for _ in range(REPEATS + 1)
-    ]
-    return [min(times) for times in zip(*rounds[1:], strict=True)]  # the first round warms up
-
-
-def _milliseconds(
+def _trial(
     model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], candidate: Precision
-) -> float:
-    _wait(x.device)
-    start = time.perf_counter()
-    with autocast(candidate, x.device):
-        value = loss(model(x))
-    value.backward()
-    _wait(x.device)
-    return 1e3 * (time.perf_counter() - start)
+) -> Callable[[], None]:
+    """A forward and backward pass of a copy of the model."""
+    trial, placed = copy.deepcopy(model), place(x, candidate)
+    place_model(trial, candidate)
+
+    def run() -> None:
+        with autocast(candidate, x.device):
+            value = loss(trial(placed))
+        value.backward()
+
+    return run
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _mean_square(outputs: Tensor) -> Tensor:
+    return outputs.float().square().mean()

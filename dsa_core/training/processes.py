@@ -15,7 +15,7 @@ its own rows, and running statistics are averaged over the ranks.
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dsa_core.errors import ConfigError, TrainingError
 
 T = TypeVar("T")
+Rows = TypeVar("Rows", Tensor, list[Any])
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -58,26 +59,19 @@ def process_group() -> ProcessGroup:
     return ProcessGroup(dist.get_rank(), dist.get_world_size())
 
 
-def share(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """This rank's rows of a global batch: every size-th one, so that all ranks have as many."""
-    rows = my_rows(len(x))
-    return x[rows], y[rows]
+def share(rows: Rows) -> Rows:
+    """This rank's rows of a global batch: every size-th one, so that all ranks have as many.
 
-
-def share_list(items: list[T]) -> list[T]:
-    """The same of a list, such as the names of a batch's images."""
-    return items[my_rows(len(items))]
-
-
-def my_rows(n: int) -> slice:
-    """Which rows of n are this rank's; ConfigError if n does not divide among the ranks."""
-    ranks = process_group()
-    if n % ranks.size:
+    Raises:
+        ConfigError: they do not divide among the ranks.
+    """
+    size = process_group().size
+    if len(rows) % size:
         raise ConfigError(
-            f"batch_size: a batch of {n} does not divide among {ranks.size} processes; take a "
-            f"multiple of {ranks.size}, and drop_last=True for the batches"
+            f"batch_size: a batch of {len(rows)} does not divide among {size} processes; take a "
+            f"multiple of {size}, and drop_last=True for the batches"
         )
-    return my_turns()
+    return rows[my_turns()]
 
 
 def my_turns() -> slice:
@@ -87,21 +81,15 @@ def my_turns() -> slice:
 
 
 @torch.no_grad()
-def average(tensors: Iterable[Tensor | None]) -> None:
-    """Replace tensors by their mean over the ranks, in place, in one exchange a number format."""
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by their mean over the ranks, in place."""
     ranks = process_group()
     if ranks.is_single:
         return
-    kinds: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
-        if tensor is not None:
-            kinds.setdefault(tensor.dtype, []).append(tensor)
-    for group in kinds.values():
-        flat = torch.cat([t.flatten() for t in group])
-        add_up(flat)
-        flat /= ranks.size
-        for tensor, mean in zip(group, flat.split([t.numel() for t in group]), strict=True):
-            tensor.copy_(mean.view_as(tensor))
+        total = tensor.contiguous()
+        add_up(total)
+        tensor.copy_(total / ranks.size)
 
 
 def add_up(x: Tensor) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -30,10 +30,12 @@ from dsa_core.training.processes import (
     mean_and_sum,
     process_group,
 )
-from dsa_core.training.pruner_like import PrunerLike
 from dsa_core.training.seeds import isolated_rng, step_seed
 from dsa_core.training.stopwatch import Stopwatch
 from dsa_core.training.weight_average import WeightAverage
+
+if TYPE_CHECKING:
+    from dsa_core.pruner import Pruner
 
 EpochRecord = dict[str, float]
 REMEDY = "Try a smaller lr, a clip_norm, or precision='fp32'"
@@ -49,7 +51,7 @@ class Trainer:
     config: TrainConfig
     seed: int
     path: Path | None
-    pruner: PrunerLike | None
+    pruner: "Pruner | None"
     held_out: Feed | None
     make: Factory | None
     fingerprint: Mapping[str, str]

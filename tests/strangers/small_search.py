@@ -1,7 +1,6 @@
 """A small network on the digits, and what every loop around a Pruner must leave behind."""
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from dsa_core.lab.data import load
 from dsa_core.pruner import Pruner
 from dsa_core.surgery.cut import prune
 from dsa_core.surgery.verify import count_macs
+from dsa_core.training import mode
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 BUDGET = Budget(macs=0.5)
@@ -29,6 +29,18 @@ def network(*, seed: int = 0) -> nn.Sequential:
     """Three convolutions with BatchNorm; all groups as wide, so that uniform is no accident."""
     torch.manual_seed(seed)
     return chain(16, a=cbr(1, 16), b=cbr(16, 16), c=cbr(16, 16))
+
+
+def without_norms() -> nn.Module:
+    """Without BatchNorm, whose statistics would be those of a part of a batch."""
+    model = network()
+    for block in (model.a, model.b, model.c):
+        block[1] = nn.Identity()
+    return model
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def batches(n: int, *, size: int = 32, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -53,11 +65,34 @@ def step(
 
 
 def sgd(model: nn.Module, lr: float = 0.05) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
+    return torch.optim.SGD(trained(model), lr=lr, momentum=0.9, weight_decay=1e-4)
 
 
 def pruner(model: nn.Module, *, steps: int = STEPS, **settings: object) -> Pruner:
     return Pruner(model, EXAMPLE, BUDGET, steps=steps, **{"method": FREE, **settings})
+
+
+def started(
+    model: nn.Module, make: Callable[[Any], torch.optim.Optimizer] = sgd, **settings: object
+) -> tuple[torch.optim.Optimizer, Pruner]:
+    """An optimizer of a network, and a pruner that is attached to both."""
+    optimizer = make(model)
+    return optimizer, pruner(model, **settings).attach(optimizer)
+
+
+def search(
+    found: Pruner,
+    called: nn.Module,
+    *optimizers: torch.optim.Optimizer,
+    steps: int = STEPS,
+    take: Callable[..., None] = step,
+) -> None:
+    """A loop of steps, with an evaluation now and then."""
+    for i, batch in enumerate(batches(steps)):
+        take(called, batch, *optimizers)
+        assert not masked(found.model)
+        if i % 8 == 0:
+            shows_the_cut(found, called)
 
 
 def exact(model: nn.Module) -> dict[str, Tensor]:
@@ -81,12 +116,8 @@ def masked(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def evaluated(model: nn.Module, *inputs: Tensor, **named: Tensor) -> Any:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    out = model(*inputs, **named)
-    for module, mode in modes.items():
-        module.training = mode
-    return out
+    with mode(model, training=False):
+        return model(*inputs, **named)
 
 
 def shows_the_cut(found: Pruner, called: nn.Module, x: Tensor = X[:8]) -> None:
@@ -99,7 +130,8 @@ def shows_the_cut(found: Pruner, called: nn.Module, x: Tensor = X[:8]) -> None:
 
 
 def macs(model: nn.Module, example: object) -> int:
-    return count_macs(copy.deepcopy(model).eval(), example)
+    with mode(model, training=False):
+        return count_macs(model, example)
 
 
 def ends_well(

@@ -13,8 +13,10 @@ from small_search import (
     network,
     pruner,
     same,
+    search,
     sgd,
     shows_the_cut,
+    started,
     step,
     values,
 )
@@ -25,15 +27,6 @@ from torch.utils.checkpoint import checkpoint
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     torch.compiler.reset()
-
-
-def search(model, called, found, *, steps: int = STEPS) -> None:
-    optimizer = sgd(model)
-    found.attach(optimizer)
-    for i, batch in enumerate(batches(steps)):
-        step(called, batch, optimizer)
-        if i % 8 == 0:
-            shows_the_cut(found, called)
 
 
 class Own(nn.Module):
@@ -63,10 +56,11 @@ def test_a_compiled_network_is_searched_like_a_plain_one(backend, build, first):
     called = torch.compile(model, backend=backend, fullgraph=whole)
     if first == "compile":
         compiled_first(model, called, plain.state_dict())
-    found = pruner(called if first == "compile" else model)
-    search(model, called, found)
-    other = pruner(plain)
-    search(plain, plain, other)
+    optimizer = sgd(model)
+    found = pruner(called if first == "compile" else model).attach(optimizer)
+    search(found, called, optimizer)
+    optimizer, other = started(plain)
+    search(other, plain, optimizer)
     assert found.keep_ratios == pytest.approx(other.keep_ratios, rel=1e-3)
     assert type(ends_well(found)) is type(model)
     assert torch.equal(evaluated(called, X[:8]), evaluated(called, X[:8]))
@@ -76,8 +70,8 @@ def test_a_compiled_network_is_searched_like_a_plain_one(backend, build, first):
 def test_a_network_compiled_in_place():
     model = network()
     model.compile(backend="eager")
-    found = pruner(model)
-    search(model, model, found)
+    optimizer, found = started(model)
+    search(found, model, optimizer)
     ends_well(found)
     model(X[:8])
     assert not masked(model)
@@ -103,34 +97,30 @@ class Recomputed(nn.Module):
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointed_parts_see_the_mask_of_their_step(reentrant):
     """Even where an evaluation comes between the forward and the backward pass."""
-    plain, model = network(), Recomputed(reentrant=reentrant)
-    one, two = sgd(plain), sgd(model)
-    wanted = pruner(plain).attach(one)
-    found = pruner(model).attach(two)
-    for batch in batches(STEPS):
-        for net, optimizer, search_ in ((plain, one, wanted), (model, two, found)):
-            net.train()
-            loss = loss_of(net, batch)
-            under = values(net)
-            shows_the_cut(search_, net)
-            assert same(values(net), under)
+    searches = []
+    for model in (network(), Recomputed(reentrant=reentrant)):
+        optimizer, found = started(model)
+        for batch in batches(STEPS):
+            loss = loss_of(model, batch)
+            under = values(model)
+            shows_the_cut(found, model)
+            assert same(values(model), under)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    assert [*found.keep_ratios.values()] == pytest.approx([*wanted.keep_ratios.values()], rel=1e-3)
+        searches.append([*found.keep_ratios.values()])
+    assert searches[0] == pytest.approx(searches[1], rel=1e-3)
     ends_well(found)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_network_that_is_checkpointed_as_a_whole(reentrant):
     model = network()
-    optimizer = sgd(model)
-    found = pruner(model).attach(optimizer)
-    for x, y in batches(STEPS):
-        x = x.clone().requires_grad_()
-        out = checkpoint(model, x, use_reentrant=reentrant)
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(out, y).backward()
-        optimizer.step()
-        shows_the_cut(found, model)
+    optimizer, found = started(model)
+
+    def take(called, batch, optimizer) -> None:
+        x = batch[0].clone().requires_grad_()
+        step(lambda x: checkpoint(called, x, use_reentrant=reentrant), (x, batch[1]), optimizer)
+
+    search(found, model, optimizer, take=take)
     ends_well(found)

@@ -1,26 +1,23 @@
 """Two processes, by torch's DistributedDataParallel and by Accelerate, find the same as one."""
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import in_processes
 from small_search import (
     STEPS,
     batches,
     ends_well,
     exact,
     loss_of,
-    network,
     pruner,
     sgd,
     shows_the_cut,
     step,
+    trained,
+    without_norms,
 )
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -28,26 +25,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ddp")]
 accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
 
 
-def plain_network(*, frozen: bool = False) -> nn.Module:
-    """Without BatchNorm, whose statistics would be those of a share."""
-    model = network()
-    for block in (model.a, model.b, model.c):
-        block[1] = nn.Identity()
-    model.b[0].weight.requires_grad_(not frozen)
-    return model
-
-
-def trained(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def shares(n: int, rank: int, size: int):
-    return ((x[rank::size], y[rank::size]) for x, y in batches(n))
-
-
 def ddp(rank: int, size: int, *, frozen: bool, early: bool):
     """The network is wrapped before or after the pruner is attached."""
-    model = plain_network(frozen=frozen)
+    model = without_norms()
+    model.b[0].weight.requires_grad_(not frozen)
     optimizer = torch.optim.SGD(trained(model), lr=0.05)
     found = pruner(model)
     if early:
@@ -55,8 +36,8 @@ def ddp(rank: int, size: int, *, frozen: bool, early: bool):
     called = DistributedDataParallel(model) if size > 1 else model
     if not early:
         found = pruner(called).attach(optimizer)
-    for batch in shares(STEPS, rank, size):
-        step(called, batch, optimizer)
+    for x, y in batches(STEPS):
+        step(called, (x[rank::size], y[rank::size]), optimizer)
     shows_the_cut(found, called)
     return model, found
 
@@ -65,7 +46,7 @@ def accelerated(rank: int, size: int):
     """Model, optimizer and loader as Accelerate prepares them; two local batches for each step."""
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
     rows = [row for batch in batches(STEPS) for row in zip(*batch, strict=True)]
-    model = plain_network()
+    model = without_norms()
     called, optimizer, loader = accelerator.prepare(
         model, sgd(model), DataLoader(rows, batch_size=16 // size)
     )
@@ -92,34 +73,20 @@ SEARCHES = {
 }
 
 
-def work(rank: int, size: int, port: int, out: Path) -> None:
-    torch.set_num_threads(1)
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank,
-               "WORLD_SIZE": size, "ACCELERATE_USE_CPU": "true"}  # fmt: skip
-    os.environ.update({name: str(value) for name, value in address.items()})
-    if size > 1:
-        dist.init_process_group("gloo")
+def work(rank: int, size: int, out: Path) -> dict:
     seen = {}
     for name, search in SEARCHES.items():
         model, found = search(rank, size)
         ends_well(found)
         seen[name] = {"keep_ratios": found.keep_ratios, "weights": exact(model),
                       "counts": found.allocation.counts}  # fmt: skip
-    torch.save(seen, out / f"{size}-{rank}.pt")
-    if size > 1:
-        dist.destroy_process_group()
+    return seen
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     out = tmp_path_factory.mktemp("processes")
-    for size in (1, 2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        mp.spawn(work, args=(size, port, out), nprocs=size)
-    files = ("1-0", "2-0", "2-1")
-    return [torch.load(out / f"{name}.pt", weights_only=True) for name in files]
+    return in_processes(work, 1, out) + in_processes(work, 2, out)
 
 
 @pytest.mark.parametrize("search", SEARCHES)

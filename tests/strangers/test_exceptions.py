@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_search import EXAMPLE, X, batches, loss_of, network, pruner, same, sgd, step, values
+from small_search import EXAMPLE, X, batches, loss_of, network, same, search, started, values
 
 
 class BrokenError(Exception):
@@ -48,11 +48,9 @@ def in_evaluation(model, batch) -> None:
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_the_exact_weights_come_back(breaks, goes_on):
     model = network()
-    optimizer = sgd(model)
-    found = pruner(model).attach(optimizer)
-    for batch in batches(14):
-        step(model, batch, optimizer)
-    weights = values(model)
+    optimizer, found = started(model)
+    search(found, model, optimizer, steps=14)
+    weights, (batch,) = values(model), batches(1)
     with pytest.raises(BrokenError):
         breaks(model, batch)
     if goes_on:
@@ -70,7 +68,7 @@ def test_the_exact_weights_come_back(breaks, goes_on):
 
 def test_an_evaluation_that_fails_leaves_the_mask_of_the_step():
     model = network()
-    found = pruner(model, steps=2).attach(sgd(model))
+    _, found = started(model, steps=2)
     loss_of(model, next(batches(1)))
     under = values(model)
     with pytest.raises(BrokenError):
@@ -81,7 +79,7 @@ def test_an_evaluation_that_fails_leaves_the_mask_of_the_step():
 
 def test_a_network_can_be_exported_while_it_is_searched():
     model = network()
-    found = pruner(model, steps=2).attach(sgd(model))
+    _, found = started(model, steps=2)
     loss_of(model, next(batches(1)))
     under = values(model)
     exported = torch.export.export(model.eval(), (EXAMPLE,), strict=False)

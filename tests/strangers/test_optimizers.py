@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from small_search import (
     network,
     pruner,
     same,
-    sgd,
+    search,
     shows_the_cut,
+    started,
     step,
     values,
 )
@@ -34,11 +36,8 @@ def test_two_optimizers_and_a_frozen_layer():
     body = torch.optim.SGD([*model.a.parameters(), *model.c.parameters()], lr=0.05)
     rest = torch.optim.Adam([*model.b[1].parameters(), *model.head.parameters()], lr=1e-3)
     found = pruner(model, warmup_steps=2).attach(body, rest)
-    for i, batch in enumerate(batches(STEPS)):
-        step(model, batch, body, rest)
-        assert model.b[0].weight.grad is None
-        if i % 8 == 0:
-            shows_the_cut(found, model)
+    search(found, model, body, rest)
+    assert model.b[0].weight.grad is None
     ends_well(found)
     assert not model.b[0].weight.requires_grad
     assert torch.equal(model.b[0].weight, frozen)
@@ -61,8 +60,8 @@ def test_a_frozen_layer_moves_the_keep_ratios_as_a_trained_one_of_rate_zero():
 
 def test_lbfgs_calls_its_closure_often_under_one_mask():
     model = network()
-    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
-    found = pruner(model, steps=12).attach(optimizer)
+    make = partial(torch.optim.LBFGS, lr=0.1, max_iter=3)
+    optimizer, found = started(model, lambda m: make(m.parameters()), steps=12)
     dropped = []
     for i, batch in enumerate(batches(12, size=128)):
         here = []
@@ -87,8 +86,7 @@ def test_lbfgs_calls_its_closure_often_under_one_mask():
 
 def test_an_average_of_the_weights_can_be_cut():
     model = network()
-    optimizer = sgd(model)
-    found = pruner(model).attach(optimizer)
+    optimizer, found = started(model)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
     for batch in batches(STEPS):
         step(model, batch, optimizer)
@@ -106,11 +104,9 @@ def test_a_copy_or_a_state_dict_under_a_mask_is_exact():
     model = network()
     model.c[0].weight = model.b[0].weight  # one by two names
     model.head.weight.requires_grad_(False)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
-    found = pruner(model).attach(optimizer)
-    for batch in batches(15):
-        step(model, batch, optimizer)
-    weights = values(model)
+    optimizer, found = started(model)
+    search(found, model, optimizer, steps=15)
+    weights, (batch,) = values(model), batches(1)
     loss_of(model, batch).backward()
     assert masked(model)
     state, twin = exact(model), copy.deepcopy(model)
@@ -127,19 +123,17 @@ def test_a_copy_or_a_state_dict_under_a_mask_is_exact():
 
 def test_a_module_that_is_pickled_between_two_steps_takes_no_hook_along():
     model = network()
-    optimizer = sgd(model)
-    found = pruner(model).attach(optimizer)
-    for batch in batches(15):
-        step(model, batch, optimizer)
+    optimizer, found = started(model)
+    search(found, model, optimizer, steps=15)
     twin = pickle.loads(pickle.dumps(model))
-    twin(batch[0])
+    twin(X[:8])
     assert same(values(twin), values(model))
     assert not found.attachment.open
 
 
 def test_loaded_weights_are_not_lost_under_a_mask():
     model = network()
-    found = pruner(model, steps=2).attach(sgd(model))
+    _, found = started(model, steps=2)
     loss_of(model, next(batches(1))).backward()  # and the loop breaks off
     other = network(seed=1)
     model.load_state_dict(other.state_dict())
@@ -149,8 +143,7 @@ def test_loaded_weights_are_not_lost_under_a_mask():
 
 def test_a_backward_pass_through_a_finished_step_is_refused():
     model = network()
-    optimizer = sgd(model)
-    found = pruner(model).attach(optimizer)
+    _, found = started(model)
     loss = loss_of(model, next(batches(1)))
     loss.backward(retain_graph=True)
     found.collect()

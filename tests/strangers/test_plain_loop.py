@@ -4,18 +4,20 @@ import pytest
 import torch
 from small_search import (
     EXAMPLE,
-    STEPS,
     batches,
     ends_well,
     evaluated,
     loss_of,
     masked,
     network,
-    pruner,
     same,
+    search,
     sgd,
     shows_the_cut,
+    started,
+    step,
     values,
+    without_norms,
 )
 from torch import nn
 
@@ -23,24 +25,22 @@ from torch import nn
 @pytest.mark.parametrize("make", [sgd, lambda m: torch.optim.AdamW(m.parameters(), lr=3e-3)])
 def test_a_plain_loop(make):
     model = network()
-    optimizer = make(model)
-    found = pruner(model).attach(optimizer)
-    for i, batch in enumerate(batches(STEPS)):
-        loss = loss_of(model, batch)
-        assert masked(model) or i < 4  # nothing is dropped before the budget falls
+    optimizer, found = started(model, make)
+
+    def take(called, batch, optimizer) -> None:
+        loss = loss_of(called, batch)
+        assert masked(model) or found.steps_done < 4  # nothing is dropped before the budget falls
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        assert not masked(model)
-        if i % 8 == 0:
-            shows_the_cut(found, model)
+
+    search(found, model, optimizer, take=take)
     ends_well(found)
 
 
 def test_a_loop_that_goes_on_after_the_search_and_evaluates_in_inference_mode():
     model = network()
-    optimizer = sgd(model)
-    found = pruner(model, steps=8).attach(optimizer)
+    optimizer, found = started(model, steps=8)
     for batch in batches(12):
         with torch.inference_mode():  # the first pass of the step, and one before its backward pass
             model(batch[0])
@@ -54,18 +54,9 @@ def test_a_loop_that_goes_on_after_the_search_and_evaluates_in_inference_mode():
     ends_well(found, steps=12)
 
 
-def without_statistics() -> nn.Module:
-    """BatchNorm sees one part of a batch at a time: here there is none."""
-    model = network()
-    for block in (model.a, model.b, model.c):
-        block[1] = nn.Identity()
-    return model
-
-
 def test_accumulated_gradients_are_those_of_one_big_batch():
-    one, two = without_statistics(), without_statistics()
-    slow, fast = sgd(one), sgd(two)
-    parts, whole = pruner(one, seed=3).attach(slow), pruner(two, seed=3).attach(fast)
+    one, two = without_norms(), without_norms()
+    (slow, parts), (fast, whole) = started(one, seed=3), started(two, seed=3)
     for x, y in batches(8):
         slow.zero_grad(), fast.zero_grad()
         held = []
@@ -86,41 +77,35 @@ def test_accumulated_gradients_are_those_of_one_big_batch():
 @pytest.mark.parametrize("early", [False, True])
 def test_clipping_before_or_after_the_gradients_are_turned(early):
     model = network()
-    optimizer = sgd(model, lr=0.2)
-    found = pruner(model).attach(optimizer)
-    for batch in batches(STEPS):
+    optimizer, found = started(model, lambda m: sgd(m, lr=0.2))
+
+    def take(called, batch, optimizer) -> None:
         optimizer.zero_grad()
-        loss_of(model, batch).backward()
+        loss_of(called, batch).backward()
         if early:
             found.collect()
         nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
         norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
         assert float(norm) <= 0.5 + 1e-5
-        shows_the_cut(found, model)
+
+    search(found, model, optimizer, take=take)
     ends_well(found)
 
 
 def test_a_network_that_changes_its_number_format_after_attach():
     model = network()
-    optimizer = sgd(model)
-    found = pruner(model).attach(optimizer)
+    optimizer, found = started(model, steps=8)
     model.double()
-    for x, y in batches(STEPS):
-        loss = loss_of(model, (x.double(), y))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    for x, y in batches(8):
+        step(lambda x: model(x.double()), (x, y), optimizer)
     assert not masked(model)
-    found.detach()
-    assert next(model.parameters()).dtype == torch.float64
-    assert found.finish().head.weight.dtype == torch.float64
+    assert found.finish().head.weight.dtype == model.head.weight.dtype == torch.float64
 
 
 def test_steps_of_a_network_that_nobody_calls_are_noticed():
     model, other = network(), network()
-    optimizer = sgd(model)
-    pruner(model).attach(optimizer)
+    optimizer, _ = started(model)
     for _ in range(19):
         optimizer.step()
     other(EXAMPLE)

@@ -1,5 +1,7 @@
 """Autocast and gradient scalers, as far as a CPU has them."""
 
+from functools import partial
+
 import pytest
 import torch
 from small_search import (
@@ -13,8 +15,10 @@ from small_search import (
     network,
     pruner,
     same,
-    sgd,
+    search,
     shows_the_cut,
+    started,
+    trained,
     values,
 )
 from torch import Tensor
@@ -22,7 +26,11 @@ from torch import Tensor
 from dsa_core.surgery.cut import prune
 
 
-def scaled_step(model, batch, scaler, *optimizers, dtype=torch.bfloat16, times=1.0) -> None:
+def adamw(*, fused: bool):
+    return lambda model: torch.optim.AdamW(model.parameters(), lr=3e-3, fused=fused)
+
+
+def scaled_step(model, batch, *optimizers, scaler, dtype=torch.bfloat16, times=1.0) -> None:
     for optimizer in optimizers:
         optimizer.zero_grad()
     with torch.autocast("cpu", dtype=dtype):
@@ -37,25 +45,20 @@ def scaled_step(model, batch, scaler, *optimizers, dtype=torch.bfloat16, times=1
 @pytest.mark.parametrize("fused", [False, True])
 def test_autocast_with_a_scaler(dtype, fused):
     model = network()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=fused)
+    optimizer, found = started(model, adamw(fused=fused))
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    found = pruner(model).attach(optimizer)
-    for i, batch in enumerate(batches(STEPS)):
-        scaled_step(model, batch, scaler, optimizer, dtype=dtype)
-        if i % 8 == 0:
-            shows_the_cut(found, model)
+    search(found, model, optimizer, take=partial(scaled_step, scaler=scaler, dtype=dtype))
     ends_well(found)
 
 
 def test_an_evaluation_under_autocast_is_of_the_cut_network_too():
     model = network()
-    optimizer = sgd(model)
-    found = pruner(model).attach(optimizer)
+    optimizer, found = started(model)
     for batch in batches(STEPS):
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = loss_of(model, batch)
-            seen = evaluated(model, X[:8])  # between forward and backward, one cast cache
+            evaluated(model, X[:8])  # between forward and backward, one cast cache
         loss.backward()
         optimizer.step()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -67,23 +70,22 @@ def test_an_evaluation_under_autocast_is_of_the_cut_network_too():
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_step_that_the_scaler_skips_leaves_nothing_masked(fused):
     model = network()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=fused)
+    optimizer, found = started(model, adamw(fused=fused))
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    found = pruner(model).attach(optimizer)
-    for batch in batches(14):
-        scaled_step(model, batch, scaler, optimizer)
-    weights, ratios = values(model), found.keep_ratios
-    scaled_step(model, batch, scaler, optimizer, times=float("inf"))
+    take = partial(scaled_step, scaler=scaler)
+    search(found, model, optimizer, steps=14, take=take)
+    weights, ratios, (batch,) = values(model), found.keep_ratios, batches(1)
+    take(model, batch, optimizer, times=float("inf"))
     assert scaler.get_scale() == 512.0  # it did skip
     assert found.steps_done == 14
     assert found.keep_ratios == ratios
     shows_the_cut(found, model)
     under = values(model)
     assert not same(under, weights)
-    scaled_step(model, batch, scaler, optimizer)
+    take(model, batch, optimizer)
     assert found.steps_done == 15
     assert not masked(model)
-    scaled_step(model, batch, scaler, optimizer, times=float("inf"))
+    take(model, batch, optimizer, times=float("inf"))
     weights = {name: value for name, value in model.state_dict().items() if name in weights}
     found.detach()
     assert same(values(model), weights)
@@ -94,16 +96,16 @@ def slopes(*, scaled: bool, fused: bool, frozen: bool, two: bool, skip: bool) ->
     scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=scaled)
     model = network()
     model.b[0].weight.requires_grad_(not frozen)
-    weights = [p for p in model.parameters() if p.requires_grad]
+    weights = trained(model)
     parts = [weights[:6], weights[6:]] if two else [weights]  # each has consumers of channels
     optimizers = [torch.optim.Adam(part, lr=1e-3, fused=fused) for part in parts]
     found = pruner(model).attach(*optimizers, scaler=scaler)
     seen, step = [], found.scheme.step
     found.scheme.step = lambda i, slope, lr: seen.append(slope.clone()) or step(i, slope, lr)
     for i, batch in enumerate(batches(6)):
-        scaled_step(model, batch, scaler, *optimizers)
+        scaled_step(model, batch, *optimizers, scaler=scaler)
         if skip and i == 3 and scaled:
-            scaled_step(model, batch, scaler, *optimizers, times=float("inf"))
+            scaled_step(model, batch, *optimizers, scaler=scaler, times=float("inf"))
     return torch.stack(seen)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_search import BUDGET, EXAMPLE, network, pruner, sgd
+from small_search import BUDGET, EXAMPLE, network, pruner, same, sgd, started, values
 from torch import nn
 
 from dsa_core.budget import Budget
@@ -37,7 +37,7 @@ def test_wrong_arguments(changes, word):
 
 
 def test_a_budget_below_the_floors():
-    with pytest.raises(BudgetError):
+    with pytest.raises(BudgetError, match=r"cannot be reached.*Ask for 0\.\d+ or more"):
         made(budget=Budget(macs=1e-4))
 
 
@@ -74,8 +74,7 @@ def test_optimizers_of_something_else(give, word):
 
 def test_two_pruners_do_not_hold_one_network():
     model = network()
-    optimizer = sgd(model)
-    first = pruner(model).attach(optimizer)
+    optimizer, first = started(model)
     for other in (lambda: first.attach(optimizer), lambda: pruner(model)):
         with pytest.raises(ConfigError, match="attached to this network already"):
             other()
@@ -91,15 +90,13 @@ def test_weights_that_were_never_kept():
 
 def test_a_gradient_that_is_not_finite():
     model = network()
-    optimizer = sgd(model)
-    found = pruner(model).attach(optimizer)
-    ratios = found.keep_ratios
-    before = {name: p.clone() for name, p in model.named_parameters()}
+    optimizer, found = started(model)
+    ratios, before = found.keep_ratios, values(model)
     (model(torch.rand(8, 1, 8, 8)).sum() * float("nan")).backward()
     with pytest.raises(DSAError, match="the gradient is not finite"):
         optimizer.step()
     assert found.keep_ratios == ratios
-    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert same(values(model), before)
 
 
 @pytest.mark.parametrize(

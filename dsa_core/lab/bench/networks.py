@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from dsa_core.budget import Budget, Cost, round_to_channels, uniform_ratio
 from dsa_core.lab import models
 from dsa_core.lab.bench.figures import Figure, figure, ratios
-from dsa_core.lab.latency import Latency, forward_times, in_turn, onnx_call, summary
+from dsa_core.lab.latency import Latency, forward_times, onnx_call, summary
 from dsa_core.masks import top_channels
 from dsa_core.ranking import importance
 from dsa_core.surgery import export_onnx, prune
 from dsa_core.tracing import trace
 from dsa_core.training import FP32, Precision, place_model
+from dsa_core.training.stopwatch import in_turn
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from dsa_core.lab import data
 from dsa_core.lab.bench.figures import Figure, figure, ratios
 from dsa_core.lab.bench.images import made_up, normalised
 from dsa_core.lab.bench.networks import fresh
-from dsa_core.lab.latency import in_turn
 from dsa_core.pruner import Pruner
 from dsa_core.training import (
     BF16,
@@ -22,6 +21,7 @@ from dsa_core.training import (
     place,
     place_model,
 )
+from dsa_core.training.stopwatch import in_turn
 
 STEPS = 1_000_000  # of a search that does not end while it is timed
 

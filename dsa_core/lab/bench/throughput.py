@@ -13,8 +13,8 @@ from dsa_core.lab.bench.figures import Figure, figure, ratios
 from dsa_core.lab.bench.images import MEAN, STD, made_up, normalised
 from dsa_core.lab.bench.networks import fresh
 from dsa_core.lab.device import device_of
-from dsa_core.lab.latency import synchronise
 from dsa_core.training import TrainConfig, train
+from dsa_core.training.stopwatch import synchronise
 
 BATCH, WORKERS = 128, 2
 LR, MOMENTUM, DECAY = 0.01, 0.9, 5e-4

@@ -15,7 +15,7 @@ from dsa_core.lab.data.augment import augmentation
 from dsa_core.lab.data.batches import AnyDataset, Device, Order, check_part
 from dsa_core.lab.data.images import images_below, read_all, read_image
 from dsa_core.training.batches import Batch, BatchSource
-from dsa_core.training.processes import my_turns, share_list
+from dsa_core.training.processes import my_turns, share
 from dsa_core.training.seeds import step_seed
 
 SIZE = 224  # side of the square image, in pixels
@@ -82,7 +82,7 @@ class FolderBatches(BatchSource):
 
     def mine(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this process's rows; it reads no other images."""
-        return self._read([share_list(batch) for batch in self._plan(epoch, start)])
+        return self._read([share(batch) for batch in self._plan(epoch, start)])
 
     def in_turn(self) -> Iterator[Batch]:
         """Yield this process's batches of epoch 0; it reads no other images."""
