@@ -63,7 +63,7 @@ def test_start_seeds_and_prints_two_lines(capsys, monkeypatch) -> None:
     assert os.environ["DSA_DATA"] == str(ROOT / "data")
 
 
-OURS = ["", "fast: bool = True  # quick\nratio: float = 0.5  # of the MACs"]
+OURS = ["", "fast: bool = True  # quick\nratio: float = 0.5  # of the MACs\nn: int = 0  # images"]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,9 @@ OURS = ["", "fast: bool = True  # quick\nratio: float = 0.5  # of the MACs"]
         ("rati = 0.25", "takes no parameter 'rati': did you mean 'ratio'"),
         ('ratio = "much"', "'ratio' .* must be float, got 'much'"),
         ("fast = 1", "'fast' .* must be bool"),
+        ("ratio = -0.3", r"'ratio' is a share: wanted one in \(0, 1\], got -0.3"),
+        ("ratio = 1.5", "'ratio' is a share"),
+        ("n = -1", "'n' must be 0 or more, got -1"),
     ],
 )
 def test_what_papermill_was_given_is_checked_at_the_start(given: str, says: str, monkeypatch):

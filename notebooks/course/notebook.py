@@ -96,7 +96,8 @@ def check_injected(cells: Sequence[str]) -> None:
             papermill was given some, those in a cell that begins with "# Parameters".
 
     Raises:
-        ConfigError: the notebook has no parameter of this name, or it is of another type.
+        ConfigError: the notebook has no parameter of this name, it is of another type, a whole
+            number is negative, or a share (every float of the course is one) lies outside (0, 1].
     """
     if len(cells) < 3 or not cells[2].startswith("# Parameters"):
         return
@@ -104,7 +105,12 @@ def check_injected(cells: Sequence[str]) -> None:
 
     known = parameters_in(cells[1], "this notebook")
     lines = [line for line in ast.parse(cells[2]).body if isinstance(line, ast.Assign)]
-    fit_all(known, {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in lines})
+    given = {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in lines}
+    for name, value in fit_all(known, given).items():
+        if type(value) is int and value < 0:
+            raise ConfigError(f"parameter {name!r} must be 0 or more, got {value}")
+        if type(value) is float and not 0 < value <= 1:
+            raise ConfigError(f"parameter {name!r} is a share: wanted one in (0, 1], got {value}")
 
 
 def find_root(here: Path) -> Path:
