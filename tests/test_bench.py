@@ -66,6 +66,7 @@ def test_peers_compute_the_same(temperature: float):
 
 
 def test_speedup_is_the_peers_time_over_ours(monkeypatch):
+    assert soft_topk.seconds(by_scipy, problem(0.2), 1) > 0
     costs = {by_scipy: 3.0, by_operator: 2.0}
     monkeypatch.setattr(soft_topk, "seconds", lambda solve, *_: costs[solve])
     found = speedup(by_scipy, temperature=0.2, rounds=3)
