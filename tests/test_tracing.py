@@ -177,6 +177,7 @@ MATRICES: dict[str, tuple[Between, tuple[int, int]]] = {
     "x @ W": (lambda n, x: x @ n.w, (6, 8)),
     "x @ W.t()": (lambda n, x: x @ n.w.t(), (8, 6)),
     "addmm": (lambda n, x: torch.addmm(n.bias, x.flatten(0, 1), n.w).view(2, 5, -1), (6, 8)),
+    "one bias": (lambda n, x: F.linear(x, n.w, n.one), (8, 6)),
     "einsum": (lambda n, x: torch.einsum("bnd,df->bnf", x, n.w), (6, 8)),
     "einsum, turned": (lambda n, x: torch.einsum("bnd,fd->bnf", x, n.w), (8, 6)),
     "linear(x, W.T)": (lambda n, x: F.linear(x, n.w.T), (6, 8)),
@@ -188,7 +189,7 @@ def test_a_product_with_a_matrix_is_a_layer(name: str) -> None:
     product, shape = MATRICES[name]
     model = Net(
         lambda n, x: n.c(product(n, n.a(x).tanh()).tanh()).tanh().mean(1), 5, a=nn.Linear(4, 6),
-        w=torch.rand(shape), bias=torch.rand(8), c=nn.Linear(8, 5),
+        w=torch.rand(shape), bias=torch.rand(8), one=torch.rand(1), c=nn.Linear(8, 5),
     )  # fmt: skip
     x = torch.zeros(2, 5, 4)
     graph = trace(model, x)
@@ -205,6 +206,7 @@ PER_CHANNEL: dict[str, Between] = {
     "sort": lambda n, y: y.flatten(2).sort(2)[0].unflatten(2, (8, 8)),
     "topk": lambda n, y: y.flatten(2).topk(16)[0].unflatten(2, (4, 4)),
     "repeat_interleave": lambda n, y: y.repeat_interleave(2, 2),
+    "computed slopes": lambda n, y: F.prelu(y - 0.5, n.w.exp()),
     "fractional_max_pool": lambda n, y: F.fractional_max_pool2d(
         y, 2, 4, _random_samples=y.new_full((len(y), y.shape[1], 2), 0.3)),
     "rot90": lambda n, y: y.rot90(1, (2, 3)),
@@ -219,7 +221,7 @@ PER_CHANNEL: dict[str, Between] = {
 
 @pytest.mark.parametrize("name", PER_CHANNEL)
 def test_operators_that_act_on_each_channel_by_itself(name: str) -> None:
-    model = between(PER_CHANNEL[name])
+    model = between(PER_CHANNEL[name], w=torch.rand(8))
     graph = trace(model, X)
     assert {g.name: g.size for g in graph.prunable} == {"a": 8, "b": 5}
     agrees(model, graph, X)
