@@ -5,7 +5,7 @@ import torch
 from course.exercises import mask_place
 from course.exercises.mask_place import Probe
 from problems_networks import cbr, chain
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from dsa_core import data, masked_call, trace
@@ -16,6 +16,8 @@ TASK = data.classification()
 def probe(alpha: tuple[float, float] = (0.5, 0.5)) -> Probe:
     torch.manual_seed(0)
     model = chain(8, a=cbr(3, 8), b=cbr(8, 8)).train()
+    for block in (model.a, model.b):
+        nn.init.normal_(block[1].bias)
     graph = trace(model, torch.zeros(1, 3, 8, 8))
     batches = [(torch.randn(16, 3, 8, 8), torch.randint(3, (16,))) for _ in range(2)]
     b = torch.rand(16) + 0.1

@@ -35,6 +35,8 @@ def test_all_allocations_keep_one_budget_and_differ_only_where_they_should(graph
     assert all(0.47 < cost.at(c) / cost.dense <= 0.5 for c in counts.values())
     uniform = counts["uniform"] / cost.sizes
     assert float(uniform.max() - uniform.min()) < 0.15
+    decoder = (counts["its backbone alone"] / cost.sizes)[len(other) :]
+    assert float(decoder.max() - decoder.min()) < 0.15
     for name, ratios in {"searched on the task": own, "carried over": other}.items():
         kept = (counts[name] / cost.sizes)[: len(ratios)]
         free = kept < 1

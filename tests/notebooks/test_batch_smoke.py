@@ -18,7 +18,10 @@ from dsa_core.lab.batch.state import read_state
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "13_full_run.ipynb"
 GRID = f"notebook: {NOTEBOOK}\nparameters: {{preset: tiny}}\n"
-WHOLE = "import dsa_core as dsa; dsa.run(dsa.configure('tiny'), 'whole', progress=False)"
+WHOLE = """
+import dsa_core as dsa, pathlib
+dsa.run(dsa.configure("tiny"), pathlib.Path("whole"), progress=False)
+"""
 # what differs from one run to the next
 MEASURED = {
     **dict.fromkeys(("seconds", "processor_seconds", "latency", "git_commit"), True),
