@@ -16,7 +16,8 @@ from dsa_core.masked_weights import MaskedWeights, Site, consumer_sites
 from dsa_core.masks import masked_parameters
 from dsa_core.tracing import trace
 
-NAMES = ["slice and pad", "depthwise", "one dimension"]  # the last reads three places a channel
+# slices that always stay; several slices a channel
+NAMES = ["slice and pad by one", "depthwise", "one dimension"]
 
 
 @cache
@@ -114,7 +115,7 @@ def test_whatever_is_put_on_the_bits_come_back(name, seed, order):
 
 
 def test_a_mask_swapped_between_forward_and_backward_disturbs_nothing():
-    plain, swapped = Case("slice and pad"), Case("slice and pad")
+    plain, swapped = Case("slice and pad by one"), Case("slice and pad by one")
     wanted = plain.in_place()
     swapped.weights.put_on(swapped.mask)
     loss = swapped.loss(swapped.model(swapped.x))
