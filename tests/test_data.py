@@ -84,6 +84,8 @@ def test_each_epoch_draws_its_own_augmentation_and_leaves_torchs_state_alone():
     before = torch.get_rng_state()
     batches = digits().batches("train", batch_size=700, shuffle=False)
     assert not torch.equal(epoch_of(batches, 0)[0][0], epoch_of(batches, 1)[0][0])
+    test = digits().batches("test", batch_size=360)  # neither shuffled nor augmented
+    torch.testing.assert_close(epoch_of(test, 0), epoch_of(test, 1), rtol=0, atol=0)
     assert torch.equal(before, torch.get_rng_state())
 
 

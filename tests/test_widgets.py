@@ -385,7 +385,9 @@ def test_run_and_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     assert going.wait(10)
     assert (panel.run.disabled, panel.stop.disabled) == (True, False)
     assert "searching: 25%" in panel.status.value
-    panel.begin()  # a second run is not begun
+    thread = panel.thread
+    panel.begin()
+    assert panel.thread is thread  # a second run is not begun
     panel.stop.click()
     panel.thread.join(10)
     assert "stopped" in panel.status.value
