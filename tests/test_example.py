@@ -42,6 +42,9 @@ def test_every_form_is_read_and_passed_on(form: str) -> None:
     call = Call.of(example)
     assert repr(call(Told())) == repr((args, kwargs))
     assert Call.of(call) is call
+    turned = call.map(torch.neg).tensors
+    assert list(turned) == list(call.tensors)
+    assert all(torch.equal(turned[name], -t) for name, t in call.tensors.items())
 
 
 @pytest.mark.parametrize("form", FORMS)

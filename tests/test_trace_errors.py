@@ -212,6 +212,8 @@ def test_a_graph_fits_its_network_and_copies_of_it_only() -> None:
     graph = trace(model, models.example_input("resnet8"))
     check_fits(model, graph)
     check_fits(copy.deepcopy(model), graph)
+    with pytest.raises(SurgeryError, match=r"parameter '.*': the graph has .*, the model none"):
+        check_fits(models.build("vgg16_cifar"), graph)
     with pytest.raises(SurgeryError, match="got ChannelGraph"):
         check_fits(graph, model)  # type: ignore[arg-type]
     with pytest.raises(SurgeryError, match=r"graph must be the ChannelGraph .*got Tensor"):
