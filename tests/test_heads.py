@@ -244,3 +244,11 @@ def test_networks_with_fewer_heads_are_exported(name: str, tmp_path: Path) -> No
     dense, x = build().eval(), torch.randn(shape)
     graph = trace(dense, x)
     export_onnx(prune(dense, graph, random_channels(graph, 0.5, 1)), tmp_path / "it.onnx", x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit_b_16", "swin_t"])
+def test_large_vision_transformers_can_be_cut_to_a_tenth(name: str) -> None:
+    graph = trace(getattr(torchvision.models, name)().eval(), torch.randn(1, 3, 224, 224))
+    cost = Cost.of(graph, "macs")
+    assert cost.at(torch.ones_like(cost.sizes)) <= 0.1 * cost.dense
