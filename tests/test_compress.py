@@ -406,10 +406,11 @@ class DiesAt:
 @pytest.mark.parametrize("at", [6, 9, 15])
 def test_killed_and_resumed_changes_no_bit(tmp_path, at):
     shuffled = DataLoader(TensorDataset(X, Y), SIZE, shuffle=True)
-    wanted = compressed(network(dropout=0.5), shuffled, epochs=4)
+    given = {"epochs": 4, "weights": "searched"}
+    wanted = compressed(network(dropout=0.5), shuffled, **given)
     torch.manual_seed(77)  # torch's own random state does not matter
     loss = DiesAt(at)
-    given = {"loss": loss, "epochs": 4, "checkpoint": tmp_path}
+    given |= {"loss": loss, "checkpoint": tmp_path}
     with pytest.raises(KilledError):
         compressed(network(dropout=0.5), shuffled, **given)
     found = compressed(network(dropout=0.5), shuffled, **given)
