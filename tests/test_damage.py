@@ -6,6 +6,7 @@ checked by its range.
 
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from dsa_core.errors import ConfigError, SurgeryError, TrainingError
 from dsa_core.lab.models.weights import load_weights
 from dsa_core.lab.record_files import FILE, read_record, write_record
-from dsa_core.lab.runs.dense import read_dense, sha256
+from dsa_core.lab.runs.dense import read_dense
 from dsa_core.surgery import load
 from dsa_core.surgery.sparse import load_sparse
 from dsa_core.training import load_checkpoint, save_checkpoint
@@ -34,7 +35,7 @@ def checkpoint(folder: Path) -> None:
 
 def dense(folder: Path) -> None:
     pickled_and_not(folder)
-    digest = sha256((folder / "model.safetensors").read_bytes())
+    digest = sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     facts = {"score": 0.9, "seconds": 1.0, "epochs": 2, "sha256": digest}
     (folder / "dense.json").write_text(json.dumps(facts))
     (folder / "model.pt").unlink()

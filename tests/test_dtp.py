@@ -19,11 +19,11 @@ from problems_runs import (
     write_folder,
 )
 from pydantic import ValidationError
-from test_data import write_cifar
 from torch import nn
 
 from dsa_core.budget import Budget, Cost, uniform_ratio
 from dsa_core.errors import BudgetError
+from dsa_core.lab.data import Dataset, datasets
 from dsa_core.lab.runs import run
 from dsa_core.masks import masked_call
 from dsa_core.methods import DTP, Allocation, SearchConfig
@@ -187,13 +187,25 @@ def test_scores_begin_when_the_warm_up_ends():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet56", "resnet18_cifar", "vgg16_cifar", "mobilenet_v2"])
-def test_networks_of_the_paper_run_on_files_of_cifar_or_imagenet(model, tmp_path):
+def test_networks_of_the_paper_run_on_images_like_cifars_or_imagenets(model, tmp_path, monkeypatch):
     """One epoch of each phase, in batches of two."""
     own: dict[str, Any] = {"dataset": "cifar10"}
     if model == "mobilenet_v2":
         own = {"dataset": f"folder:{write_folder(tmp_path)}", "resource": "params", "ratio": 0.6}
     else:
-        write_cifar(tmp_path, 10, n=2)
+        images, labels = torch.randint(256, (10, 3, 32, 32), dtype=torch.uint8), torch.arange(10)
+        some = Dataset(
+            "cifar10",
+            10,
+            images,
+            labels,
+            images,
+            labels,
+            (0.5,) * 3,
+            (0.3,) * 3,
+            augment="crop_flip",
+        )
+        monkeypatch.setitem(datasets.LOADERS, "cifar10", lambda *_, **__: some)
     one = TrainConfig(epochs=1, lr=0.01, batch_size=2, **PLAIN)
     search = SearchConfig(train=one, ratio_every=1, anneal_fraction=0.3)
     preset = tiny_preset(dense=None, search=search, fine_tune=one, weights_fraction=0.7)

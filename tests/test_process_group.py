@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,7 +53,7 @@ def network(channels: int = 1) -> nn.Module:
 
 def trained_on(path: Path) -> dict[str, Tensor]:
     """Train on a folder of images, and test on five of them: batches of 2, 2 and 1."""
-    folder = replace(load(f"folder:{path}", workers=1), size=16)
+    folder = load(f"folder:{path}", workers=1)
     model = network(3)
     config = TrainConfig(epochs=2, ema=0.5, **PLAIN)
     train(model, folder.batches("train", batch_size=4), TASK, config, seed=0, progress=False)

@@ -31,7 +31,7 @@ def few(name: str) -> data.AnyDataset:
     whole = data.load(name)
     if isinstance(whole, data.UpscaleDataset):
         small = tuple(p[:, :40, :44] for p in whole.images)
-        return data.UpscaleDataset(name, whole.task, whole.patches[::4], small)
+        return data.UpscaleDataset(name, whole.num_classes, whole.patches[::4], small)
     return data.Dataset(
         name, whole.num_classes, whole.train_images[:96], whole.train_labels[:96],
         whole.test_images[:40], whole.test_labels[:40],
@@ -51,7 +51,7 @@ def finished(request, tmp_path_factory) -> tuple[Path, RunConfig, Record, data.A
     out, config = tmp_path_factory.mktemp("runs"), config_of(request.param)
     dataset = few(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(datasets.LOADERS, request.param, lambda root, download: dataset)
+        patch.setitem(datasets.LOADERS, request.param, lambda *_, **__: dataset)
         record = run(config, out, progress=False)
     return out, config, record, dataset
 
