@@ -24,7 +24,6 @@ TOLERANCES = {
     torch.float64: {"rtol": 1e-9, "atol": 1e-10},
     torch.float32: {"rtol": 1e-5, "atol": 1e-6},
     torch.bfloat16: {"rtol": 2e-2, "atol": 1e-2},
-    torch.float16: {"rtol": 2e-3, "atol": 1e-3},
 }
 
 

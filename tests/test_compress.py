@@ -403,10 +403,12 @@ class DiesAt:
 
 
 # 1 trial, search 2 epochs of 3, recalibration 3, tuning 2 epochs of 3
-@pytest.mark.parametrize("at", [6, 9, 15])
-def test_killed_and_resumed_changes_no_bit(tmp_path, at):
+@pytest.mark.parametrize(
+    ("at", "weights"), [(6, None), (9, "searched"), (15, "searched"), (15, None)]
+)
+def test_killed_and_resumed_changes_no_bit(tmp_path, at, weights):
     shuffled = DataLoader(TensorDataset(X, Y), SIZE, shuffle=True)
-    given = {"epochs": 4, "weights": "searched"}
+    given = {"epochs": 4, "weights": weights}
     wanted = compressed(network(dropout=0.5), shuffled, **given)
     torch.manual_seed(77)  # torch's own random state does not matter
     loss = DiesAt(at)
@@ -451,3 +453,5 @@ def test_bars_name_their_phase(capsys):
     shown = capsys.readouterr().err
     assert "search, epoch 0" in shown
     assert "fine-tune, epoch 0" in shown
+    compressed(network())
+    assert capsys.readouterr().err == ""

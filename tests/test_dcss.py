@@ -361,3 +361,10 @@ def test_the_gradient_is_that_of_the_loss_under_the_mixture():
 def test_fractions_rise_to_one(fractions):
     with pytest.raises(ValidationError, match="fractions"):
         DCSS(fractions=fractions)
+
+
+def test_slope_of_a_decided_group_is_that_to_its_neighbour():
+    some = rows([1, 2, 4], sizes=[4])
+    pi = choice_probs(tilt(torch.zeros(1, 3, dtype=F64), some, some.most, 1.0), some, 1.0)
+    slope = ratio_slope(torch.tensor([[9.0, 5.0, 2.0]], dtype=F64), pi, some)
+    assert float(slope) == pytest.approx((2 - 5) / (1 - 0.5), rel=0.01)

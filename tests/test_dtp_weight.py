@@ -115,3 +115,9 @@ def test_the_history_has_the_cost_of_the_weights():
     assert [u.cost for u in updates] == pytest.approx([u.budget for u in updates], rel=1e-9)
     assert updates[-1].cost == pytest.approx(0.3)
     assert {u.keep_ratios for u in updates} == {(1.0,) * 6}
+
+
+def test_a_floor_for_all_tensors():
+    config = search_config(dtp=DTP(score_lr=3000))
+    allocation = allocate("dtp-weight", trained(), Budget(params=0.3, floors={"*": 0.28}), config)
+    assert min(float(m.double().mean()) for m in allocation.weight_mask.values()) >= 0.28

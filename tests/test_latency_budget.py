@@ -57,6 +57,8 @@ def test_a_run_elsewhere_is_refused_before_anything_is_trained(tmp_path: Path):
     other = calibration().model_copy(update={"device": "CPU, 64 threads, another"})
     with pytest.raises(ConfigError, match="64 threads"):
         run(tiny_run(resource="latency", calibration=other), tmp_path, progress=False)
+    with pytest.raises(ConfigError, match="divisor was 1, and is 8"):
+        run(tiny_run(resource="latency", calibration=calibration(), divisor=8), tmp_path)
     assert not list(tmp_path.glob("**/*.pt"))
 
 

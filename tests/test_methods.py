@@ -1,5 +1,6 @@
 """Every method runs in a stranger's loop, ends on its budget, and goes on from a state."""
 
+import copy
 import io
 from typing import Any
 
@@ -146,6 +147,17 @@ def test_the_weights_that_are_cut_can_be_refitted():
     assert torch.equal(pruner.allocation.importance, importance(dense, pruner.graph, "l2"))
     wanted = prune(dense, pruner.graph, keep, reconstruct=xs, progress=False).state_dict()
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert not torch.equal(found["3.weight"], prune(dense, pruner.graph, keep)[3].weight)
+
+
+@pytest.mark.parametrize("method", [DSA(estimator="mixed"), DCSS(estimator="held_out")])
+def test_a_held_out_batch_moves_no_weight_gradient_or_statistic(method):
+    loop = Loop(method, MACS)
+    before = copy.deepcopy(loop.model.state_dict())
+    loop.pruner.held_out_step(lambda: loop.loss(0))
+    torch.testing.assert_close(loop.model.state_dict(), before, rtol=0, atol=0)
+    assert all(p.grad is None for p in loop.model.parameters())
+    assert (len(loop.pruner.history), loop.pruner.history[-1].step) == (2, 0)
 
 
 @pytest.mark.parametrize("name", [*FALLING, *PENALISED])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from problems_networks import TOYS, Toy, conv
-from problems_runs import same, save_pruned
+from problems_runs import same, save_pruned, save_sparse8
 from torch import Tensor, nn
 
 from dsa_core.budget import Cost
@@ -256,3 +256,23 @@ def test_what_is_given_for_keep_is_named_with_the_remedy(given: Any, words: str)
     keep = torch.ones(graph.n_channels, dtype=torch.bool)
     with pytest.raises(SurgeryError, match=words):
         prune(model, graph, given(keep))
+
+
+def test_a_network_with_more_than_the_graph_is_refused() -> None:
+    _, graph, _ = prepared(TOYS[0])
+    other = TOYS[0].build()
+    other.add_module("more", nn.Linear(2, 2))
+    with pytest.raises(SurgeryError, match=r"'more\.weight': the graph has none"):
+        prune(other, graph, torch.ones(graph.n_channels, dtype=torch.bool))
+
+
+def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError("disk full")
+
+    save_sparse8(tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_sparse8(tmp_path, 0.9)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
