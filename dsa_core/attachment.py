@@ -24,8 +24,10 @@ class Attachment:
     """A network and its optimizers, from `Pruner.attach` to `Pruner.detach`.
 
     Args:
+        model: the network itself.
         called: the modules whose forward calls are hooked.
         optimizers: all that train the network's weights.
+        weights: of the network, to mask.
         draw: returns the mask of a new step, shape (n,); None trains the exact weights.
         cut: returns the mask of the network as it would be cut now; None: uncut.
         learn: called with dL/dm at the end of a step, shape (n,), or (0,) without a mask.

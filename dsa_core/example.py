@@ -72,7 +72,7 @@ class Call:
     def leaves(self) -> Iterator[tuple[str, Any]]:
         """Every plain value with its place, such as "args[0]" or "boxes['left'][1]"."""
         for name, value in (("args", self.args), *self.kwargs.items()):
-            for path, leaf in tree_flatten_with_path(value)[0]:
+            for path, leaf in tree_flatten_with_path(value, is_plain)[0]:
                 yield name + keystr(path), leaf
 
     @property
@@ -110,7 +110,7 @@ class Call:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Call":
         """The same call with every tensor changed, in the order of `tensors`."""
-        return Call(*tree_map_only(Tensor, change, (self.args, self.kwargs)))
+        return Call(*tree_map_only(Tensor, change, (self.args, self.kwargs), is_leaf=is_plain))
 
     def describe(self) -> dict[str, Any]:
         """Shapes, types and structure, without the numbers in tensors, as plain data for JSON."""
@@ -207,3 +207,8 @@ def collect(value: Any, found: list[Tensor], seen: set[int]) -> None:
         parts = list(vars(value).values()) if hasattr(value, "__dict__") else []
     for part in parts:
         collect(part, found, seen)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is no list, tuple or dict; other classes that pytree knows stay whole."""
+    return not isinstance(value, list | tuple | dict)

@@ -102,7 +102,8 @@ def masked_parameters(
 ) -> dict[str, Tensor]:
     """The weights of all consumers with their input slices multiplied by a mask (n,), by name.
 
-    The mask may have any values; gradients reach it and the parameters, which are not changed.
+    The mask may have any values; gradients reach it and the parameters, which are not changed. The
+    parameters are those of the network that was traced: that is not checked here.
     """
     if mask.shape != (graph.n_channels,):
         raise ValueError(
@@ -123,6 +124,9 @@ def masked_call(model: nn.Module, graph: ChannelGraph, mask: Tensor, example: An
     """Run the network on an example, in any form that `trace` takes, under a mask (n,).
 
     Differentiable in the mask and the weights.
+
+    Raises:
+        SurgeryError: the network is not the one that was traced.
     """
     check_fits(model, graph)
     masked = masked_parameters(dict(model.named_parameters()), graph, mask)

@@ -40,7 +40,7 @@ def importance(model: nn.Module, graph: ChannelGraph, kind: Importance = "gamma_
         return weight_norm(state, graph, 1 if kind == "l1" else 2)
     gamma, found = first_scale(state, graph) if kind == "gamma_first" else mean_scale(state, graph)
     if not bool(found.all()):
-        gamma = torch.where(found, gamma, weight_norm(state, graph, 1))
+        gamma = torch.where(found.to(gamma.device), gamma, weight_norm(state, graph, 1))
     return gamma.clamp_min(TINY)
 
 
@@ -49,7 +49,7 @@ def first_scale(state: Mapping[str, Tensor], graph: ChannelGraph) -> tuple[Tenso
     none = zeros(state, graph)[:1]  # place -1
     scale = torch.cat([*(state[norm.weight].detach() for norm in graph.norms), none])
     places = graph.first_scales.to(scale.device)
-    return scale[places].abs().float(), places >= 0
+    return scale[places].abs().float(), graph.first_scales >= 0  # on the CPU: no wait for a GPU
 
 
 def mean_scale(state: Mapping[str, Tensor], graph: ChannelGraph) -> tuple[Tensor, Tensor]:

@@ -212,7 +212,7 @@ def test_files_that_are_missing_and_a_failed_download_say_where(tmp_path, name, 
 
     for dataset in ("CIFAR10", "CIFAR100", "FashionMNIST"):
         monkeypatch.setattr(f"torchvision.datasets.{dataset}.download", offline)
-    with pytest.raises(DataError, match=rf"{says}.*download failed: .*no route.*DSA_DATA"):
+    with pytest.raises(DataError, match=rf"{says}.*could not be downloaded .*no route.*DSA_DATA"):
         data.load(name, tmp_path, download=True)
 
 
@@ -226,7 +226,7 @@ def test_cifar_of_another_checksum_is_not_read(tmp_path, capsys):
     for name, _ in CIFAR10.train_list + CIFAR10.test_list:
         content = pickle.dumps({"data": Evil(), "labels": []})
         (tmp_path / "cifar-10-batches-py" / name).write_bytes(content)
-    with pytest.raises(DataError, match=r"damaged .*corrupted"):
+    with pytest.raises(DataError, match="corrupted"):
         data.load("cifar10", tmp_path)
     assert capsys.readouterr().out == ""
 

@@ -1,5 +1,7 @@
 """DTP's proximal sequence of transport masks, against the full plan in plain matrices."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -122,3 +124,19 @@ def test_the_plan_is_a_constant() -> None:
 def test_a_long_training_does_not_overflow() -> None:
     mask = steps(draw().float(), 300, eps=1e-3)
     assert_close(segment_sum(mask, OFFSETS), K.float(), rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("eps", [0.0, -1.0, math.nan, math.inf])
+def test_a_weight_of_the_entropy_that_is_none_is_named(eps):
+    scores, k, offsets = torch.rand(4), torch.tensor([2.0]), torch.tensor([0, 4])
+    for call in (
+        lambda: transport_mask(scores, k, offsets, eps=eps),
+        lambda: sinkhorn(scores, k, offsets, eps=eps, steps=1),
+        lambda: proximal_step(scores, k, offsets, Plan.uniform(offsets), eps=eps),
+    ):
+        with pytest.raises(ValueError, match="eps: wanted a finite number above 0"):
+            call()
+    with pytest.raises(ValueError, match="steps: wanted at least 1, got 0"):
+        sinkhorn(scores, k, offsets, eps=0.1, steps=0)
+    with pytest.raises(ValueError, match="plan: it is of other segments"):
+        proximal_step(scores, k, offsets, Plan.uniform(torch.tensor([0, 5])), eps=0.1)

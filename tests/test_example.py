@@ -1,7 +1,7 @@
 """What a network may be called with: every form is read, described and made again; or refused."""
 
 import json
-from collections import UserDict
+from collections import UserDict, deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,7 @@ def test_a_description_survives_json_and_makes_zeros_of_the_same_form(form: str)
         (({"a": np.zeros(2)},), r"args\[0\]\['a'\] is of type numpy\.ndarray"),
         ({"x": X, "t": torch.float32}, r"t is of type torch\.dtype"),
         ((X, object()), r"args\[1\] is of type object"),
+        ((X, deque([X])), r"args\[1\] is of type collections\.deque"),
         ((), "holds no tensor"),
         ({}, "holds no tensor"),
         ((None, 2.0), "holds no tensor"),

@@ -88,10 +88,10 @@ def over_limit(counts: Tensor, stride: int, limits: Limits) -> Tensor:
     margin above any rounding error: a group that is not named may be over a limit too.
     """
     sizes = limits[0][0].sizes
-    alpha, step = counts / sizes.double(), (counts + stride).minimum(sizes) / sizes.double()
+    alpha, wider = counts / sizes.double(), (counts + stride).minimum(sizes) / sizes.double()
     found = torch.zeros(len(sizes), dtype=torch.bool)
     for cost, most in limits:
-        after = cost.form(alpha) + (step - alpha) * cost.form.gradient(alpha)
+        after = cost.form(alpha) + (wider - alpha) * cost.form.gradient(alpha)
         found |= after > most + 1 + 1e-12 * cost.dense
     return found
 

@@ -16,7 +16,8 @@ def budget_at(
         total: number of steps of the search, > 0.
         start: cost at step 0, in (0, 1]; 1 for a dense start. It may lie below `end`.
         end: the budget asked for, in (0, 1]; returned exactly once the annealing is over.
-        anneal_fraction: share of the steps in which the budget moves, in [0, 1].
+        anneal_fraction: share of the steps in which the budget moves, in [0, 1]; 0 asks for
+            `end` at once.
 
     Raises:
         ValueError: an argument is out of range.

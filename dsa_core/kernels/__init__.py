@@ -98,8 +98,11 @@ def solve_threshold(
     t, from n_g to 0, so the root is unique for 0 < k_g < n_g; for k_g = n_g it is -inf. Not
     differentiable: differentiate `soft_topk`.
 
-    Arguments and errors are those of `soft_topk`, but `converged` is for the caller to read:
-    nothing is raised where no threshold was found.
+    Arguments and errors are those of `soft_topk`.
+
+    Returns:
+        Root and residual, shape (G,), iterations, and converged, shape (G,), which is for the
+        caller to read: nothing is raised where no threshold was found.
     """
     t = check_inputs(scores, k, offsets, temperature=temperature)
     return fast.solve_threshold(scores, k, offsets, temperature=t)

@@ -22,7 +22,10 @@ def probabilities(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Keep probabilities p, w / sum w, and w / T, with w = p (1 - p), and the residuals.
 
-    As `fast._at_once`, but `solve` (`fast.solve_threshold`) sees a sample of each segment only.
+    `solve` (`fast.solve_threshold`) sees a sample of each segment only.
+
+    Returns:
+        The three, shape (n,), in the dtype of the scores; |sum p - k| / k, shape (G,), float64.
     """
     p, share, slope = (torch.empty_like(scores) for _ in range(3))
     residual = torch.zeros_like(temperature)

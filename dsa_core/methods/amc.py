@@ -39,6 +39,7 @@ class AMCSearch:
         BudgetError: the budget is below what `keep_least` allows.
         ConfigError: the network is not trained: the configuration has warm-up epochs.
         TrainingError: a score is not a number, or the checkpoint belongs to another run.
+        KeyboardInterrupt: raised again, with a message that says how to resume.
 
     Source: He et al., AMC, ECCV 2018 (arXiv:1802.03494).
     """

@@ -101,7 +101,7 @@ class PruningEnv(gymnasium.Env[Observation, Observation]):
         self.wall = Wall.of(graph, budget, keep_least)
         self.reward, self.form, self.sizes = reward, self.wall.cost.relative, self.wall.cost.sizes
         self.table = layer_table(model, graph)
-        n = self.table.shape[1] + 4  # and three costs, and the last action
+        n = self.table.shape[1] + 4  # three costs and the last action: see observation
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (n,), np.float32)
         self.action_space = gymnasium.spaces.Box(keep_least, 1.0, (1,), np.float32)
         self.reset()

@@ -19,6 +19,7 @@ from dsa_core.allocation import Update
 from dsa_core.budget import Budget
 from dsa_core.channels import ChannelGraph
 from dsa_core.dsa import DSA, Masked
+from dsa_core.errors import ConfigError, nearest
 from dsa_core.methods.dcss import DCSS
 from dsa_core.methods.dtp import DTP
 from dsa_core.methods.dtp_weight import DTPWeight
@@ -107,8 +108,14 @@ class SearchConfig(DSA):
     ssl: SSL | None = None
 
     def method(self, name: str) -> Method:
-        """The settings of one of `METHODS`: its own if given, and the shared ones."""
-        kind = METHODS[name]
+        """The settings of one method: its own if given, and the shared ones.
+
+        Raises:
+            ConfigError: no method that runs inside a Pruner has this name.
+        """
+        kind = METHODS.get(name)
+        if kind is None:
+            raise ConfigError(f"unknown method {name!r}{nearest(name, METHODS)}")
         bases = [base for base in SHARING if issubclass(kind, base)]
         shared = {k: getattr(self, k) for base in bases for k in base.model_fields}
         given = getattr(self, name.partition("-")[0], None)

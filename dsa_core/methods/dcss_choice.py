@@ -31,7 +31,7 @@ class Candidates:
 
     @property
     def most(self) -> Tensor:
-        """The largest, shape (K,)."""
+        """The largest keep ratio of every group, shape (K,)."""
         return self.ratios[:, -1]
 
     def centred(self, values: Tensor) -> Tensor:
@@ -80,8 +80,9 @@ def staircase(pi: Tensor, counts: Tensor, ranks: Tensor, groups: Tensor) -> Tens
     which share its weights. And sum_i m_i = sum_j pi_kj c_kj: the mask sums to the expected count.
 
     Args:
-        pi, counts: of the candidates, shape (K, J).
-        ranks, groups: of the channels, int64, shape (n,); see `kernels.segments`.
+        pi, counts: of the candidates, shape (K, J); counts int64.
+        ranks, groups: of every channel its place in its group, and its group, int64, shape (n,);
+            see `kernels.segments`.
 
     Returns:
         Mask, shape (n,), in [0, 1], in the dtype of pi; linear in pi.

@@ -66,7 +66,9 @@ def tilt(logits: Tensor, candidates: Candidates, target: Tensor, temperature: fl
 
     Args:
         logits: a, shape (K, J); a group with a single candidate is unchanged.
+        candidates: x, their keep ratios.
         target: expected ratios, shape (K,); clamped to EDGE of the range inside the bounds.
+        temperature: of the softmax, > 0.
 
     Returns:
         Logits a + temperature t x, largest entry 0, shape (K, J).

@@ -56,11 +56,18 @@ def transport_mask(scores: Tensor, k: Tensor, offsets: Tensor, *, eps: float) ->
     which is `soft_topk` at temperature eps / 2: DSA's keep probability and DTP's mask are one.
 
     Args:
-        scores, k, offsets: as in `soft_topk`; so are masks, gradient and errors.
+        scores, k, offsets: as in `soft_topk`.
         eps: weight of the entropy, > 0, in the unit of C (scores squared).
+
+    Returns:
+        Masks m in [0, 1], shape (n,), that sum to k; the gradient is that of `soft_topk`.
+
+    Raises:
+        ValueError: as `soft_topk`, or eps is no finite number above 0.
 
     Source: Li et al., DTP (arXiv:2307.08483), entropic transport; the closed form is ours.
     """
+    check_eps(eps)
     return soft_topk(scores, k, offsets, temperature=eps / 2)
 
 
@@ -69,7 +76,13 @@ def sinkhorn(scores: Tensor, k: Tensor, offsets: Tensor, *, eps: float, steps: i
 
     One segment after the other, on the full plan, in the log domain. The columns are scaled last,
     so the masks sum to k after any number of steps, at least 1; the rows are right in the limit.
+
+    Raises:
+        ValueError: eps is no finite number above 0, or there is no step.
     """
+    check_eps(eps)
+    if steps < 1:
+        raise ValueError(f"steps: wanted at least 1, got {steps}")
     parts = scores.double().split(offsets.diff().tolist())
     masks = [_sinkhorn_one(s, kept, eps, steps) for s, kept in zip(parts, k.double(), strict=True)]
     return torch.cat(masks).to(scores.dtype)
@@ -116,10 +129,16 @@ def proximal_step(
         Masks m >= 0, shape (n,), in the dtype of the scores, differentiable in scores and k:
         dm_i/ds_j = (2 / eps) m_i (r_i delta_ij - r_j m_j / k), r = 1 - q; and the next plan.
 
+    Raises:
+        ValueError: as `soft_topk`, eps is no finite number above 0, or the plan is of others.
+
     Source: Li et al., DTP (arXiv:2307.08483); Xie et al., IPOT (arXiv:1802.04307), Algorithm 1 with
     one inner iteration.
     """
+    check_eps(eps)
     check_inputs(scores, k, offsets, temperature=eps)
+    if plan.log_odds.shape != scores.shape or plan.log_scale.shape != k.shape:
+        raise ValueError("plan: it is of other segments; start from Plan.uniform(offsets)")
     ids = segment_ids(offsets)
     n, kept = offsets.diff().double(), k.double()  # (G,)
     solved = kept < n  # elsewhere all is kept, and nothing is left to decide
@@ -136,6 +155,12 @@ def proximal_step(
         scale = torch.where(solved, plan.log_scale + log_kept - log_dropped, plan.log_scale)
         log_odds = torch.where(fixed, plan.log_odds, y + scale[ids])
     return mask.to(scores.dtype), Plan(log_odds, scale)
+
+
+def check_eps(eps: float) -> None:
+    """Refuse what is not a finite number above 0."""
+    if not 0 < eps < math.inf:
+        raise ValueError(f"eps: wanted a finite number above 0, got {eps!r}")
 
 
 def _log_sum_by(logs: Tensor, ids: Tensor, count: int) -> Tensor:

@@ -68,7 +68,11 @@ class CostPenalty(PenaltyScheme):
 
 
 def channel_prices(alive: Tensor, cost: Cost) -> Tensor:
-    """The slope dF/dn_k of the cost in the channels alive of every group, float64, shape (K,)."""
+    """The slope dF/dn_k of the cost in the channels alive of every group, float64, shape (K,).
+
+    For a convolution with `in` and `out` channels alive F = c in out, so the sum over channels of
+    gate * slope is MorphNet's  c (in sum|gamma_out| + out sum|gamma_in|).
+    """
     sizes = cost.sizes.double()
     return cost.relative.gradient(alive.double() / sizes) / sizes
 

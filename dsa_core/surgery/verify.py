@@ -120,7 +120,7 @@ def counted(run: Callable[[], T]) -> tuple[T, int]:
 
     counter = FlopCounterMode(display=False)
     modules: Any = nullcontext()  # the counter's own record fails where one is given a parameter
-    modules.parents = ("Global",)
+    modules.parents = ("Global",)  # what the counter reads
     counter.mod_tracker = modules
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

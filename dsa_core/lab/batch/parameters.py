@@ -85,7 +85,7 @@ def read(line: ast.Assign | ast.AnnAssign, source: str, notebook: str) -> Parame
             f"{notebook}: the default of parameter {name!r} must be a plain value, "
             f"got {ast.unparse(line.value)}"
         ) from None
-    last = source.splitlines()[(line.end_lineno or 1) - 1].encode()
+    last = source.splitlines()[(line.end_lineno or 1) - 1].encode()  # ast counts bytes
     behind = last[line.end_col_offset :].decode()
     bare = Parameter(name=name, type=kind, default="", help=behind.partition("#")[2].strip())
     return bare.model_copy(update={"default": bare.fit(default)})

@@ -99,7 +99,7 @@ def calibrate(
         sizes=tuple(graph.sizes.tolist()),
         constant_ms=float(found[0]),
         linear_ms=tuple(found[1 : 1 + len(graph.sizes)].tolist()),
-        pairs_ms=tuple((*pair, ms) for pair, ms in products if ms > 0),
+        pairs_ms=tuple((*pair, c) for pair, c in products if c > 0),
         dense_ms=float(ms[0]),
         configurations=len(ms[fitted]),
         fit_error_median=float(np.median(errors(found, alpha[fitted], ms[fitted], pairs))),

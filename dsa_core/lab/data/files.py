@@ -38,12 +38,11 @@ def read_official(kind: str, root: Path, *, download: bool) -> Parts:
     try:
         parts = [made(str(root), train=train, download=download) for train in (True, False)]
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
-        failed = "the download failed: " if download else ""
         raise DataError(
-            f"{name} is not in {root / folder}, or a file there is damaged ({failed}{error}). "
-            "Either put the official files there, or name the folder that holds them in the "
-            "environment variable DSA_DATA or as root=..., or download them with download=True "
-            "(command line: --download)"
+            f"{name} is not in {root / folder}, a file there is damaged, or it could not be "
+            f"downloaded ({error}). Either put the official files there (remove damaged ones "
+            "first), or name the folder that holds them in the environment variable DSA_DATA or as "
+            "root=..., or download them with download=True (command line: --download)"
         ) from error
     return (*tensors_of(parts[0]), *tensors_of(parts[1]))
 

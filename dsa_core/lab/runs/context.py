@@ -49,11 +49,11 @@ class RunContext:
         """Folder of the checkpoints of the phases."""
         return self.folder / "checkpoints"
 
-    def training(self, phase: str, size: int, indices: Tensor | None = None) -> BatchSource:
+    def training(self, phase: str, batch_size: int, indices: Tensor | None = None) -> BatchSource:
         """Augmented training batches, whose order depends on seed and phase."""
         return self.dataset.batches(
             "train",
-            batch_size=size,
+            batch_size=batch_size,
             indices=indices,
             seed=step_seed(self.config.seed, phase),
             drop_last=True,

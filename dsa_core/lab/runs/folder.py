@@ -19,12 +19,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT)  # disk full, or quota exceeded
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Lock the folder of a run; the system releases the lock whenever the process ends.
+    """Lock the folder of a run or a batch; the system releases the lock whenever the process ends.
 
     If several processes train together, the main one holds the lock for all.
 
     Raises:
-        ConfigError: another run holds it.
+        ConfigError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)

@@ -86,7 +86,8 @@ def try_images(config: RunConfig, model: nn.Module, example: Tensor) -> None:
 
 
 def try_training(model: nn.Module, graph: ChannelGraph, example: Tensor) -> None:
-    """Run a cut copy on the CPU in training mode, which may use more layers than evaluation."""
+    """Run a cut copy on the CPU in training mode, which may use more layers than evaluation;
+    SurgeryError if it fails."""
     pruned = prune(model, graph, random_channels(graph, TRIAL, 0)).cpu()
     try:
         with mode(pruned, training=True), torch.no_grad(), torch.random.fork_rng(devices=[]):
