@@ -477,3 +477,10 @@ def test_a_folder_with_a_run_of_another_configuration_is_refused(tmp_path):
     config = configure("tiny")
     write_record(tmp_path, some_record(config_hash=config.hash))
     assert run_one(config, tmp_path, folder=tmp_path, progress=False).config_hash == config.hash
+
+
+def test_a_notebook_of_no_preset_has_its_settings_unchecked(tmp_path):
+    notebook(tmp_path, parameters='method: str = "none of ours"  # its own')
+    (tmp_path / "grid.yaml").write_text("notebook: some.ipynb\n")
+    (job,) = jobs_of(read_spec(tmp_path / "grid.yaml"))
+    assert job.parameters == {"method": "none of ours"}

@@ -131,8 +131,7 @@ def sum_of_products(
     and what each group adds by itself.
 
     Each axis keeps  n'alpha + c  positions: n_k of its positions belong to group k, c always stay.
-    Whole numbers are added up pair by pair of groups, so the time grows with the number of pairs
-    that meet in a layer, not with K squared.
+    Whole numbers are added up pair by pair of groups that meet in a layer.
     """
     pairs = Counter({(STAYS, k): n for k, n in (more or {}).items()})
     for name, shape, factor in tensors:
