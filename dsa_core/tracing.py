@@ -102,7 +102,7 @@ class Trial:
                 for name, fault in wrong.items():
                     graph = self.remedied(graph, name, fault)
                 graph = self.without_mixed_faults(graph)
-        if self.macs is not None and self.macs[0] != self.macs[1]:
+        if graph.prunable and self.macs is not None and self.macs[0] != self.macs[1]:
             raise TraceError(
                 f"the MACs of this network cannot be counted: of a cut one torch counts "
                 f"{self.macs[1]}, our rules {self.macs[0]}. {odd_macs(graph)}"
