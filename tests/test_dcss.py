@@ -228,6 +228,36 @@ def test_admm_finds_the_answer_from_both_sides(start, noise):
         assert torch.equal(pi.argmax(1), best)
 
 
+def test_groups_settle_on_candidates_and_the_last_takes_up_the_rest():
+    """Without a signal all ratios would be 0.4, between the candidates 3 and 4 of 8."""
+    form, _, _ = toy()
+    ends = {}
+    for settled in (0, 3):
+        choices = make_choices(form, EIGHT, 0.4, DCSS())
+        for step in range(100):
+            clock = {"temperature": 0.1 ** (step / 99), "settled": settled * (step >= 70)}
+            choices.step(torch.zeros(4, 8, dtype=F64), 0.4 ** min(1.0, step / 50), **clock)
+        assert float(form(choices.ratios.keep_ratios)) == pytest.approx(0.4, rel=1e-9)
+        ends[settled] = choices
+    assert float(torch.special.entr(ends[0].pi).sum(1).min()) > 0.4
+    entropy = torch.special.entr(ends[3].pi).sum(1)
+    assert entropy.argmax() == 2
+    assert float(entropy.sort().values[2]) < 0.01
+    wanted = torch.tensor([0.375, 0.375, 0.4375, 0.5], dtype=F64)  # the third takes up the rest
+    torch.testing.assert_close(ends[3].ratios.keep_ratios, wanted, rtol=0, atol=1e-3)
+
+
+def test_groups_settle_evenly_towards_the_end():
+    model, graph = trained(), graph8()
+    method = DCSS(settle_from=0.5)
+    scheme = ChoiceScheme(Problem(model, graph, Budget(macs=0.5), 20, 0, 0, method), method)
+    last = len(scheme.counts_here) - 1
+    assert [scheme.settled_at(part) for part in (0, 0.5, 0.75, 1)] == [0, 0, round(last / 2), last]
+    late = DCSS(settle_from=1)
+    scheme = ChoiceScheme(Problem(model, graph, Budget(macs=0.5), 20, 0, 0, late), late)
+    assert scheme.settled_at(1) == 0
+
+
 def test_the_penalty_rests_where_the_price_is_lambda():
     """Where it ends follows lambda, and not the budget; with the right lambda it is the answer."""
     form, _, best = toy()

@@ -106,6 +106,10 @@ class Priced(KeepRatioOptimizer):
         """exp z, shape (K,), float64: on the budget after the first step."""
         return to_ratios(self._state["z"], self.floors)
 
+    def move_to(self, keep_ratios: Tensor) -> None:
+        """Take the next step from these keep ratios, shape (K,), in [floor, 1]."""
+        self._state["z"] = keep_ratios.log()
+
     def step(
         self, gradient: Tensor, budgets: float | Sequence[float], *, step_scale: float = 1.0
     ) -> Residuals:

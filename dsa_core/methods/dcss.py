@@ -50,6 +50,9 @@ class DCSS(Method):
             `dcss_budget.Choices`; 0 leaves groups undecided between extremes.
         temperature_first, temperature_last: of the softmax at the ends of the search, geometric in
             between; falling, so that every group decides.
+        settle_from: share of the search, in [0, 1], after which groups settle on a candidate, one
+            after another and all but the last by its end, see `dcss_budget.Choices`; at 1
+            none does, and a group whose expected ratio lies between two candidates ends undecided.
 
     Source: Zhao and Lee, DCSS: differentiable channel sparsity search via weight sharing within
         filters (arXiv:2010.14714).
@@ -67,6 +70,7 @@ class DCSS(Method):
     firmness: float = Field(default=2.0, ge=0)
     temperature_first: float = Field(default=1.0, gt=0)
     temperature_last: float = Field(default=0.1, gt=0)
+    settle_from: float = Field(default=0.7, ge=0, le=1)
 
     @field_validator("fractions")
     @classmethod
@@ -154,13 +158,22 @@ class ChoiceScheme(Scheme):
         clock, wanted = self.problem.clock(done), self.problem.budget_at(done)
         first, last = self.method.temperature_first, self.method.temperature_last
         temperature, scale = sharpness_at(*clock, first=first, last=last), step_scale_at(*clock)
-        residuals = self.choices.step(gain, wanted, temperature=temperature, step_scale=scale)
+        settled = self.settled_at(clock[0] / clock[1])
+        residuals = self.choices.step(
+            gain, wanted, temperature=temperature, step_scale=scale, settled=settled
+        )
         return {
             "temperature": temperature,
             "inexactness": self.inexactness,
             "price": residuals.price,
             "price_spread": residuals.price_spread,
         }
+
+    def settled_at(self, progress: float) -> int:
+        """How many groups stand on a candidate at this share of the search; evenly, to K - 1."""
+        start = self.method.settle_from
+        part = (progress - start) / (1 - start) if progress > start else 0.0
+        return round(part * (len(self.counts_here) - 1))
 
     def chosen(self) -> Tensor:
         """The most probable candidate of every group, int64, shape (K,); the smallest of equals."""

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from dsa_core.budget import (
-    KeepRatioOptimizer,
     Priced,
     QuadraticForm,
     Residuals,
@@ -67,14 +66,13 @@ class Choices:
     network nothing, since the following weights compensate a factor. So q pushes a group
     towards its expected ratio: it is the gradient of the variance of its choice, scaled to mean
     square 1 (`variance_gradient`). d has a mean square of about 1 or less, so at a firmness well
-    above 1 a group ends at its expected ratio, or on the two candidates next to it.
+    above 1 a group ends at its expected ratio, or on the two candidates next to it. Which of the
+    two is settled by moving the expected ratios onto candidates, group by group (`_settle`).
 
-    Deviations: the paper descends on the logits without saying how; the pressure is ours.
+    Deviations: the paper descends on the logits without saying how; pressure and settling are ours.
     """
 
-    def __init__(
-        self, ratios: KeepRatioOptimizer, candidates: Candidates, settings: "DCSS"
-    ) -> None:
+    def __init__(self, ratios: Priced, candidates: Candidates, settings: "DCSS") -> None:
         self.ratios, self.candidates, self.settings = ratios, candidates, settings
         zeros = torch.zeros_like(candidates.ratios)
         self._state = {
@@ -93,7 +91,13 @@ class Choices:
         return choice_probs(self._state["logits"], self.candidates, temperature)
 
     def step(
-        self, gain: Tensor, budget: float, *, temperature: float, step_scale: float = 1.0
+        self,
+        gain: Tensor,
+        budget: float,
+        *,
+        temperature: float,
+        step_scale: float = 1.0,
+        settled: int = 0,
     ) -> Residuals:
         """Make one update; returns the residuals of the keep ratios' optimizer.
 
@@ -102,8 +106,11 @@ class Choices:
             budget: B of this step, a ratio of the dense cost.
             temperature: of the softmax from now on.
             step_scale: factor of the data part of the step, >= 0; should decay to 0.
+            settled: how many groups are to stand on a candidate.
         """
         slope = ratio_slope(gain, self.pi, self.candidates)
+        if settled:
+            self._settle(settled)
         residuals = self.ratios.step(slope, budget, step_scale=step_scale)
         moments = self._averages(self.candidates.centred(gain))
         spread = variance_gradient(self.candidates, self.ratios.keep_ratios)
@@ -111,6 +118,18 @@ class Choices:
         self._state |= moments
         self._tilt(self._state["logits"] - self.settings.lr * moved, temperature)
         return residuals
+
+    def _settle(self, number: int) -> None:
+        """Move the `number` groups nearest to a candidate onto it.
+
+        The step then shifts all groups onto the budget. Moved before every step, these come back,
+        and the others take up the difference.
+        """
+        x, alpha = self.candidates.ratios, self.ratios.keep_ratios
+        distance, nearest = (x - alpha[:, None]).abs().min(1)
+        groups = distance.argsort(stable=True)[:number]
+        alpha[groups] = x[groups, nearest[groups]]
+        self.ratios.move_to(alpha)
 
     def _tilt(self, logits: Tensor, temperature: float) -> None:
         alpha = self.ratios.keep_ratios
