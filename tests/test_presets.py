@@ -1,9 +1,11 @@
-"""The preset `paper` does what the paper describes, on a problem whose answer is known."""
+"""Presets: `paper` does what the paper describes, on a problem whose answer is known; `cpu-dense`."""
 
+import pytest
 import torch
 from problems_budget import all_problems
 
 from dsa_core.budget import budget_at, make_optimizer, sharpness_at, step_scale_at, uniform_ratio
+from dsa_core.lab.runs.config import configure
 from dsa_core.lab.runs.presets import cpu_dense, cpu_short, paper
 
 UPDATES = 80 * 352 // 20  # of 80 epochs of CIFAR-10, one every 20 batches
@@ -40,3 +42,12 @@ def test_cpu_dense_searches_in_a_few_hundred_small_steps_and_tunes_dense_weights
     assert dense.fine_tune.epochs == short.search.train.epochs + short.fine_tune.epochs
     assert (dense.cut.weights, dense.cut.rank) == ("dense", "l2")
     assert dense.dense == short.dense
+
+
+@pytest.mark.parametrize("method", ["dsa", "amc", "uniform", "random", "knapsack"])
+def test_where_dense_weights_are_cut_a_method_that_learns_nothing_does_not_search(method):
+    learns = method in ("dsa", "amc")
+    assert configure("cpu-dense", method=method).preset.search.train.epochs == (1 if learns else 0)
+    assert configure("cpu-short", method=method).preset.search.train.epochs == 4
+    asked = configure("cpu-dense", method=method, changes={"search.train.epochs": "2"})
+    assert asked.preset.search.train.epochs == 2

@@ -21,7 +21,7 @@ from dsa_core.lab.models.weights import file_digest
 from dsa_core.lab.runs.changes import changed, named
 from dsa_core.lab.runs.preset import Preset
 from dsa_core.lab.runs.presets import PRESETS
-from dsa_core.methods import ALLOCATORS
+from dsa_core.methods import ALLOCATORS, METHODS
 
 RESOURCES: tuple[Resource, ...] = get_args(Resource)
 Ratio = Annotated[float, Field(gt=0, le=1)]
@@ -186,7 +186,8 @@ def configure(
     `also` limits other resources beside `resource`: ratio=0.5, also={"params": 0.3}.
     The configuration holds the SHA-256 of `weights`, a file of dense weights to start from, and the
     contents of `calibration`, a file written by `dsa calibrate`. `changes` are settings of the
-    preset by their path, see `changed`.
+    preset by their path, see `changed`. A method that learns nothing does not search where the
+    dense weights are cut, unless `changes` say for how many epochs.
 
     Raises:
         ConfigError: a name is unknown, with the nearest as a hint; a setting is out of range; or a
@@ -195,7 +196,10 @@ def configure(
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
-    chosen = changed(PRESETS[preset](), changes or {})
+    chosen, epochs = changed(PRESETS[preset](), changes or {}), "search.train.epochs"
+    idle = chosen.cut.weights == "dense" and method in METHODS and not METHODS[method].learns
+    if idle and epochs not in (changes or {}):
+        chosen = changed(chosen, {epochs: "0"})
     check_calibrated({resource, *(also or {})}, calibration)
     try:
         return RunConfig(
