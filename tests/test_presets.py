@@ -1,4 +1,4 @@
-"""Presets: `paper` does what the paper describes, on a problem whose answer is known; `cpu-dense`."""
+"""Presets: `paper` on a problem whose answer is known, and who searches in `cpu-dense`."""
 
 import pytest
 import torch
