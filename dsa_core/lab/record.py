@@ -50,8 +50,8 @@ class Scores(Strict):
         dense: before the search; None if the search started from random weights.
         pruned: right after the cut and the recalibration of BatchNorm.
         fine_tuned: after fine-tuning.
-        masked_loss: loss on the held-out part under the final hard mask, BatchNorm statistics
-            renewed (not in records before 0.2.0).
+        masked_loss: loss on the held-out part under the final hard mask, with the BatchNorm
+            statistics of the cut network, renewed or refitted (not in records before 0.2.0).
     """
 
     dense: FiniteFloat | None

@@ -95,7 +95,7 @@ def cpu_dense() -> Preset:
     The search reads a quarter of the training set once, in batches of 32, and takes a twentieth of
     the run's time. The dense weights are cut, ranked by their L2 norm, and tuned for eight epochs:
     better than `cpu_short` after as many epochs, and as good as with a whole epoch of search in
-    batches of 128, which takes the time of one more epoch of tuning (notebook 12). `uniform`,
+    batches of 128, which takes the time of one more epoch of tuning (data/records). `uniform`,
     `random` and `knapsack` do not search here; to be given the same time, they tune for ten.
     """
     short = cpu_short()
