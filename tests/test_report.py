@@ -119,7 +119,7 @@ def test_rows_are_in_order_and_different_settings_are_never_averaged():
     assert order == [(f"{n} macs", m) for n in (75, 50, 25) for m in ("dsa", "uniform")]
     apart = [some_record(series="a"), some_record(series="b", seed=1)]
     assert len(lines(apart)) == 2
-    assert [line["asked 50 macs"] for line in lines(apart, "overview")] == ["88.00 (1)"] * 2
+    assert [line["asked 50 macs"] for line in lines(apart, "overview")] == ["88.00 (1); 60 %"] * 2
     assert len(lines([some_record(divisor=8, series=""), some_record(series="")])) == 2
 
 
@@ -208,13 +208,14 @@ def test_the_command_puts_a_table_between_the_marks_of_a_page(tmp_path):
 
 def test_an_overview_has_a_line_for_each_method_and_a_column_for_each_budget():
     other = some_record(model="resnet110", method="uniform", asked_ratio=0.25, budget_met=False)
-    uniform, dsa = lines(
-        [*three_seeds(), some_record(asked_ratio=0.75, series="q"), other], "overview"
-    )
-    budgets = {"asked 75 macs": "88.00 (1)", "asked 50 macs": "88.00 ± 2.00 (3)"}
+    timed = {"dense": 9.0, "search": 100.0, "fine_tune": 30.0}
+    more = some_record(asked_ratio=0.75, series="q", processor_seconds=timed)
+    uniform, dsa = lines([*three_seeds(), more, other], "overview")
+    most, half = "88.00 (1); 60 %, 130 s", "88.00 ± 2.00 (3); 60 %"
+    budgets = {"asked 75 macs": most, "asked 50 macs": half}
     words = {"network": "resnet20", "data": "cifar10", "preset": "cpu-short", "method": "dsa"}
     assert dsa == words | {"dense": "90.75"} | budgets | {"asked 25 macs": ""}
     # dense: (90 + 91 + 92 + 90) / 4 = 90.75
     assert list(dsa)[-3:] == ["asked 75 macs", "asked 50 macs", "asked 25 macs"]
-    assert (uniform["method"], uniform["asked 25 macs"]) == ("uniform", "88.00 (1)+")
+    assert (uniform["method"], uniform["asked 25 macs"]) == ("uniform", "88.00 (1)+; 60 %")
     assert uniform["asked 50 macs"] == ""

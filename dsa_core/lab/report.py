@@ -111,7 +111,9 @@ CAPTIONS: dict[Columns, str] = {
     "network's, in the same run. CPU s: of search and fine-tuning; they differ from day to day. "
     "met: whether the counted cost is within what was asked.",
     "overview": "Test {score} after fine-tuning: mean ± sample standard deviation over seeds, and "
-    "their number in brackets; + marks a budget that a run missed. asked: % of the dense network.",
+    "their number in brackets, + marks a budget that a run missed; then latency in % of the dense "
+    "network's, and CPU seconds of search and fine-tuning where they are known. asked: % of the "
+    "dense network.",
 }
 PAPER_CAPTION = (
     " paper: accuracy in % at % of the FLOPs, as Ning et al. report it (arXiv:2004.02164), after "
@@ -183,7 +185,9 @@ def overview(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     mean over the runs of a row.
     """
     missed = np.where(rows["met"] == "yes", "", "+")
+    share, seconds = (rows[name].str.partition()[0] for name in ("latency %", "CPU s"))
     rows["cell"] = rows["after"] + " (" + rows["seeds"] + ")" + missed
+    rows["cell"] += "; " + share + " %" + np.where(seconds == "-", "", ", " + seconds + " s")
     rows["line"] = rows.groupby([*WORDS, "asked %"]).cumcount()
     line = [*WORDS, "line"]
     lines = runs.merge(rows[[*SHARED, "line"]]).groupby(line)
