@@ -6,7 +6,7 @@ from problems_budget import all_problems
 
 from dsa_core.budget import budget_at, make_optimizer, sharpness_at, step_scale_at, uniform_ratio
 from dsa_core.lab.runs.config import configure
-from dsa_core.lab.runs.presets import cpu_dense, cpu_short, paper
+from dsa_core.lab.runs.presets import cpu_dense, cpu_short, imagenet, paper
 
 UPDATES = 80 * 352 // 20  # of 80 epochs of CIFAR-10, one every 20 batches
 NOISE = 0.5  # of the mean slope
@@ -51,3 +51,14 @@ def test_where_dense_weights_are_cut_a_method_that_learns_nothing_does_not_searc
     assert configure("cpu-short", method=method).preset.search.train.epochs == 4
     asked = configure("cpu-dense", method=method, changes={"search.train.epochs": "2"})
     assert asked.preset.search.train.epochs == 2
+
+
+@pytest.mark.parametrize("preset", [paper(), imagenet()])
+def test_sharpness_grows_by_a_tenth_an_epoch_and_the_budget_is_met_while_masks_are_soft(preset):
+    search = preset.search
+    epochs = search.train.epochs - search.warmup_epochs
+    first, last = search.sharpness_first, search.sharpness_last
+    reached = [sharpness_at(e, epochs + 1, first=first, last=last) for e in range(epochs + 1)]
+    assert reached == pytest.approx([0.05 * 1.1**e for e in range(epochs + 1)])
+    assert reached[-1] > 100  # the cut changes little
+    assert 3 < reached[round(search.anneal_fraction * epochs)] < 20
