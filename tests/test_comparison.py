@@ -3,6 +3,7 @@
 import pytest
 from course.comparison import (
     after,
+    beside,
     beside_paper,
     equal_cost,
     judged,
@@ -110,5 +111,6 @@ def test_rivals_of_equal_epochs_or_equal_seconds_against_the_flow_of_most_runs()
         ("uniform", "epochs"),
     ]
     assert all(len(ours) == 2 for _, ours, _, _ in rows)
+    assert beside(*rows[1][1:3])[1:] == ["50 / 80", "60 / 60"]
     assert parts(runs[-3]) == "4+9"
     assert parts(some_record(config={"preset": {"weights_fraction": 0.25}})) == "1+4"

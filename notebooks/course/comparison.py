@@ -7,7 +7,7 @@ from typing import Any
 from course.estimate import Estimate, difference, verdict
 from dsa_core.lab.paper_results import NEAREST, RESULTS, SAME_BUDGET, PaperResult, nearest_result
 from dsa_core.lab.record import Record
-from dsa_core.lab.report import score, spread, task_of
+from dsa_core.lab.report import pace, score, spread, task_of
 
 NOTHING = "-"
 
@@ -195,6 +195,15 @@ def epochs_of(record: Record) -> tuple[float, int]:
 def parts(record: Record) -> str:
     """Epochs of the search and of fine-tuning, such as "0.25+8"."""
     return "+".join(f"{n:g}" for n in epochs_of(record))
+
+
+def beside(ours: Sequence[Record], theirs: Sequence[Record]) -> list[str]:
+    """Epochs, CPU seconds, and latency in % of the dense network's, each as "ours / theirs"."""
+    each = [
+        (parts(runs[0]), f"{seconds_of(runs):.0f}", f"{fmean(map(pace, runs)):.0f}")
+        for runs in (ours, theirs)
+    ]
+    return [" / ".join(both) for both in zip(*each, strict=True)]
 
 
 def paired(ours: Sequence[Record], theirs: Sequence[Record]) -> list[float]:
