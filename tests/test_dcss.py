@@ -258,6 +258,17 @@ def test_groups_settle_evenly_towards_the_end():
     assert scheme.settled_at(1) == 0
 
 
+def test_a_search_settles_its_groups():
+    model, graph, ends = trained(), graph8(), {}
+    for settle_from in (0.5, 1.0):
+        method = DCSS(settle_from=settle_from)
+        scheme = ChoiceScheme(Problem(model, graph, Budget(macs=0.45), 200, 0, 0, method), method)
+        for done in range(1, 201):
+            scheme.update(done, torch.zeros_like(scheme.total))
+        ends[settle_from] = scheme.notes()["dcss_entropy_nats"]
+    assert ends[0.5] < 0.5 * ends[1.0]
+
+
 def test_the_penalty_rests_where_the_price_is_lambda():
     """Where it ends follows lambda, and not the budget; with the right lambda it is the answer."""
     form, _, best = toy()
