@@ -45,6 +45,12 @@ def _few_threads() -> None:
     torch.set_num_threads(min(torch.get_num_threads(), 1 if workers > 1 else 2))
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """A test draws the same numbers alone and after any other."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_works() -> None:
     """A shell that runs the tests in the background makes them, and their children, deaf to it."""
