@@ -1,12 +1,17 @@
 """Presets: `paper` on a problem whose answer is known, and who searches in `cpu-dense`."""
 
+import re
+
 import pytest
 import torch
 from problems_budget import all_problems
 
 from dsa_core.budget import budget_at, make_optimizer, sharpness_at, step_scale_at, uniform_ratio
+from dsa_core.lab.models import build, example_input
+from dsa_core.lab.runs import start
 from dsa_core.lab.runs.config import configure
 from dsa_core.lab.runs.presets import cpu_dense, cpu_short, imagenet, paper
+from dsa_core.training import Precision
 
 UPDATES = 80 * 352 // 20  # of 80 epochs of CIFAR-10, one every 20 batches
 NOISE = 0.5  # of the mean slope
@@ -62,3 +67,21 @@ def test_sharpness_grows_by_a_tenth_an_epoch_and_the_budget_is_met_while_masks_a
     assert reached == pytest.approx([0.05 * 1.1**e for e in range(epochs + 1)])
     assert reached[-1] > 100  # the cut changes little
     assert 3 < reached[round(search.anneal_fraction * epochs)] < 20
+
+
+@pytest.mark.parametrize(
+    ("preset", "method", "bf16_ms", "settings"),
+    [
+        ("cpu-short", "dsa", 20, ["dense", "search.train", "fine_tune"]),
+        ("cpu-dense", "uniform", 20, ["dense", "fine_tune"]),
+        ("cpu-short", "dsa", 11, []),
+        ("quick", "dsa", 20, []),
+    ],
+)
+def test_a_run_in_bf16_says_where_fp32_is_faster(preset, method, bf16_ms, settings, monkeypatch):
+    found = Precision("fp32", True, {"fp32 channels_last": 10, "bf16 channels_last": bf16_ms})
+    monkeypatch.setattr(start, "choose_precision", lambda *_, **__: found)
+    config = configure(preset, method=method)
+    advice = start.slow_format(config, build(config.model), example_input(config.model))
+    assert re.findall(r"--set (\S+)\.precision=fp32", advice) == settings
+    assert ("2.0 x" in advice) == bool(settings)

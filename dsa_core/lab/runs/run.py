@@ -33,7 +33,7 @@ from dsa_core.lab.runs.phases import (
     masked_loss,
     ranked,
 )
-from dsa_core.lab.runs.start import start
+from dsa_core.lab.runs.start import slow_format, start
 from dsa_core.surgery import try_forward
 from dsa_core.training import EvalResult
 from dsa_core.training.processes import agreed, process_group, wait
@@ -130,6 +130,8 @@ def remove_earlier(context: RunContext) -> None:
 def run_phases(context: RunContext, *, force: bool = False) -> Record:
     """Check everything first; then run the phases with the folder locked, and write the record."""
     model, graph = start(context.config, context.dataset, context.example)
+    if context.progress and (advice := slow_format(context.config, model, context.example)):
+        context.print(advice)
     load_start_weights(context, model)
     with alone_in(context.folder):
         if force:

@@ -13,9 +13,10 @@ from dsa_core.methods import METHODS
 from dsa_core.surgery import prune
 from dsa_core.surgery.verify import random_channels
 from dsa_core.tracing import trace
-from dsa_core.training import mode
+from dsa_core.training import choose_precision, mode
 
 TRIAL = 0.7  # share of every group that the trial cut keeps
+SLOW = 1.3  # times fp32's time: more than noise
 
 
 def start(
@@ -99,6 +100,24 @@ def try_training(model: nn.Module, graph: ChannelGraph, example: Tensor) -> None
             f"{error}. Channels are followed in evaluation mode, which never reads: {unread}. Keep "
             "the groups that those layers read by a floor of 1"
         ) from error
+
+
+def slow_format(config: RunConfig, model: nn.Module, example: Tensor) -> str:
+    """Advice for a run in bf16 on a processor that computes fp32 faster; empty for other runs."""
+    preset = config.preset
+    phases = {"search.train": preset.search.train, "fine_tune": preset.fine_tune}
+    if config.weights is None and preset.dense is not None:
+        phases = {"dense": preset.dense, **phases}
+    names = [name for name, how in phases.items() if how.precision == "bf16" and how.epochs]
+    if not names or example.device.type != "cpu":
+        return ""
+    some = example.new_zeros((4, *example.shape[1:]))
+    times = choose_precision(model, some, channels_last=True).milliseconds
+    ratio = times["bf16 channels_last"] / times["fp32 channels_last"]
+    if ratio < SLOW:
+        return ""
+    settings = " ".join(f"--set {name}.precision=fp32" for name in names)
+    return f"bf16 takes {ratio:.1f} x the time of fp32 on this processor: consider {settings}"
 
 
 def made_for(name: str) -> str:
