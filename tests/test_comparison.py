@@ -33,6 +33,8 @@ def test_the_papers_rows_beside_ours_with_dashes_for_what_is_missing():
     assert table["50", "dsa"] == {
         "n": "3",
         "MACs %": "50.0",
+        "latency %": "60 ± 0",
+        "CPU s": "-",
         "before": "70.00 ± 0.00",
         "after": "88.00 ± 2.00",
         "drop": "3.00 ± 2.65",  # 2, 1 and 6

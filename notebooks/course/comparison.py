@@ -7,7 +7,7 @@ from typing import Any
 from course.estimate import Estimate, difference, verdict
 from dsa_core.lab.paper_results import NEAREST, RESULTS, SAME_BUDGET, PaperResult, nearest_result
 from dsa_core.lab.record import Record
-from dsa_core.lab.report import pace, score, spread, task_of
+from dsa_core.lab.report import pace, processor, score, spread, task_of
 
 NOTHING = "-"
 
@@ -70,7 +70,7 @@ def beside_paper(
         methods: rows of each budget.
         ratios: budgets, in the order of the table.
     """
-    head = ["asked %", "method", "n", "MACs %", "before", "after", "drop"]
+    head = ["asked %", "method", "n", "MACs %", "latency %", "CPU s", "before", "after", "drop"]
     lines = [[*head, "paper: FLOPs %", "paper: accuracy", "paper: drop"]]
     listed = [r.method for r in RESULTS if r.model == NEAREST.get(model, model)]
     for ratio in ratios:
@@ -83,12 +83,14 @@ def beside_paper(
 
 
 def measured(runs: Sequence[Record]) -> list[str]:
-    """n, MACs, score before and after fine-tuning, and its drop, of one method at one budget."""
+    """n, MACs, latency, CPU seconds, and scores, of one method at one budget."""
     if not runs:
-        return [NOTHING] * 5
+        return [NOTHING] * 7
     over = "" if all(r.budget_met for r in runs) else "+"
     macs = f"{fmean(100 * r.costs['macs'].ratio for r in runs):.1f}{over}"
-    return [str(len(runs)), macs, *(spread(map(value, runs), 2) for value in (before, after, drop))]
+    took = [spread(map(value, runs), 0) for value in (pace, processor)]
+    scores = [spread(map(value, runs), 2) for value in (before, after, drop)]
+    return [str(len(runs)), macs, *took, *scores]
 
 
 def stated(theirs: PaperResult | None) -> list[str]:
