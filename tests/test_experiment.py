@@ -291,6 +291,17 @@ def test_the_second_process_in_a_folder_says_so_and_stops(phases, tmp_path):
     assert len(list(tmp_path.rglob(FILE))) == 2
 
 
+def test_advice_on_the_format_is_printed_once_and_sought_only_where_it_is_shown(
+    phases, tmp_path, monkeypatch, capsys
+):
+    phases(lambda context: None)
+    monkeypatch.setattr(RUN, "slow_format", lambda *_: "take fp32")
+    run(tiny_run(), tmp_path / "shown")
+    assert capsys.readouterr().out.count("take fp32") == 1
+    monkeypatch.setattr(RUN, "slow_format", lambda *_: pytest.fail("it takes time"))
+    run(tiny_run(), tmp_path / "quiet", progress=False)
+
+
 def test_a_folder_that_was_removed_meanwhile(phases, tmp_path):
     phases(lambda context: shutil.rmtree(context.folder))
     with pytest.raises(TrainingError, match=r"resnet8.* was removed or emptied during the run"):
