@@ -42,7 +42,7 @@ def pace(r: Record) -> float:
     return 100 * r.latency["pruned"].median_ms / r.latency["dense"].median_ms
 
 
-def processor(r: Record) -> float:
+def cpu_seconds(r: Record) -> float:
     """CPU time of all threads after the dense training, in seconds; NaN in older records."""
     parts = [s for phase, s in r.processor_seconds.items() if phase != "dense"]
     return sum(parts) if parts else math.nan
@@ -75,7 +75,7 @@ NUMBERS: dict[str, tuple[int, Callable[[Record], float]]] = {  # decimals, value
     "ms dense": (1, lambda r: r.latency["dense"].median_ms),
     "ms pruned": (1, lambda r: r.latency["pruned"].median_ms),
     "latency %": (0, pace),
-    "CPU s": (0, processor),
+    "CPU s": (0, cpu_seconds),
     "trials": (1, lambda r: r.trials),
     "search epochs": (0, lambda r: r.epochs["search"]),
     "search s": (0, lambda r: r.seconds["search"]),

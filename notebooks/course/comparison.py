@@ -7,7 +7,7 @@ from typing import Any
 from course.estimate import Estimate, difference, verdict
 from dsa_core.lab.paper_results import NEAREST, RESULTS, SAME_BUDGET, PaperResult, nearest_result
 from dsa_core.lab.record import Record
-from dsa_core.lab.report import pace, processor, score, spread, task_of
+from dsa_core.lab.report import cpu_seconds, pace, score, spread, task_of
 
 NOTHING = "-"
 
@@ -88,7 +88,7 @@ def measured(runs: Sequence[Record]) -> list[str]:
         return [NOTHING] * 7
     over = "" if all(r.budget_met for r in runs) else "+"
     macs = f"{fmean(100 * r.costs['macs'].ratio for r in runs):.1f}{over}"
-    took = [spread(map(value, runs), 0) for value in (pace, processor)]
+    took = [spread(map(value, runs), 0) for value in (pace, cpu_seconds)]
     scores = [spread(map(value, runs), 2) for value in (before, after, drop)]
     return [str(len(runs)), macs, *took, *scores]
 
@@ -135,14 +135,14 @@ def effort(runs: Sequence[Record]) -> list[str]:
 
 
 def processor_row(runs: Sequence[Record], records: Sequence[Record]) -> list[str]:
-    """n, then seconds of the search and in all with their multiples of DSA's, on one device."""
+    """n, then seconds of the search, and with fine-tuning, beside their multiples of DSA's."""
     timed = [r for r in runs if r.processor_seconds]
     if len({r.device for r in timed}) != 1:
         return [NOTHING] * 5
     of_dsa = [r for r in records if r.method == "dsa" and r.processor_seconds]
     rivals = [r for r in of_dsa if task_of(r) == task_of(timed[0])]
     texts = [str(len(timed))]
-    for seconds in (processor_search, processor_in_all):
+    for seconds in (processor_search, cpu_seconds):
         ours, theirs = [*map(seconds, timed)], [*map(seconds, rivals)]
         times = f"{fmean(ours) / fmean(theirs):.2f}" if theirs else NOTHING
         texts += [spread(ours, 0), times]
@@ -152,11 +152,6 @@ def processor_row(runs: Sequence[Record], records: Sequence[Record]) -> list[str
 def processor_search(record: Record) -> float:
     """Of all threads during the search."""
     return record.processor_seconds["search"]
-
-
-def processor_in_all(record: Record) -> float:
-    """Of all threads in all phases."""
-    return sum(record.processor_seconds.values())
 
 
 def flows(records: Sequence[Record]) -> list[list[Record]]:
@@ -173,7 +168,7 @@ def flows(records: Sequence[Record]) -> list[list[Record]]:
 
 def seconds_of(runs: Sequence[Record]) -> float:
     """Mean CPU seconds of search and fine-tuning."""
-    return fmean(map(processor_in_all, runs))
+    return fmean(map(cpu_seconds, runs))
 
 
 def equal_in(ours: Sequence[Record], theirs: Sequence[Record], tolerance: float = 0.2) -> str:
