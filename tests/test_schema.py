@@ -79,7 +79,7 @@ def shaped(*sizes: object, dtype: str = "float32") -> dict[str, object]:
 FACTS: dict[str, list[object]] = {  # an entry, or a place in it -> what it may not be
     "num_classes": [10**9, 0, -1, "ten"],
     "input_shape": [
-        [], [1] * 9, [1, 1, 200_000, 8], [1, 1, 0, 8], [1, 1, -8, -8], [1, 1, 8.0, 8],
+        [1] * 9, [1, 1, 1 << 25, 1], [1, 1, 0, 8], [1, 1, -8, -8], [1, 1, 8.0, 8],
         [1, 3, 65_536, 65_536],  # each side is allowed
     ],
     "model": ["a" * 2000],
@@ -109,7 +109,7 @@ OWN: dict[type[Facts], dict[str, list[object]]] = {
     },
     Sparse: {
         "shapes/conv1.weight": [
-            [16, 1, 3, -3], [16, 0, 3, 3], [16, 1, 3, 3.0], [1 << 20, 8], [65_536, 65_536], 144,
+            [16, 1, 3, -3], [16, 0, 3, 3], [16, 1, 3, 3.0], [1 << 25, 1], [65_536, 65_536], 144,
         ],
         "shapes": [{"a" * 2000: [1]}],
     },

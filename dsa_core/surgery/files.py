@@ -21,6 +21,7 @@ from dsa_core.surgery.schema import Architecture, Cut, Facts, KeptGroup, TensorF
 
 FORMAT = 1
 ARCHITECTURE, WEIGHTS = "architecture.json", "model.safetensors"
+MAX_CLASSES = 100_000  # outputs of a network that a file names; ImageNet-21k has 21,841
 F = TypeVar("F", bound=Facts)
 
 
@@ -38,7 +39,7 @@ def save(
 
     Raises:
         SurgeryError: `keep` does not fit the graph, or they are not what the network was last cut
-            by.
+            by, or the network is too large to be loaded again; names the entry.
     """
     check_keep(graph, keep)
     given, made = cut_made(graph, keep), cuts_of(model)
@@ -48,7 +49,7 @@ def save(
             "prune(model, graph, keep) was given"
         )
     files, own = (Path(folder, ARCHITECTURE), Path(folder, WEIGHTS)), {"earlier": made[:-1]}
-    return write(files, name, graph, given | own, state_of(model))
+    return write(files, Architecture, name, graph, given | own, state_of(model))
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -58,6 +59,7 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 
 def write(
     files: tuple[Path, Path],
+    schema: type[Facts],
     name: str,
     graph: ChannelGraph,
     own: dict[str, Any],
@@ -73,9 +75,16 @@ def write(
         "tensors": {k: describe(v) for k, v in tensors.items()},
         "versions": {"torch": torch.__version__.split("+")[0]},
     }
-    digests = {entry: digest(value) for entry, value in facts.items()}
+    text = json.dumps(facts | {"sha256": {key: digest(each) for key, each in facts.items()}}, indent=1)
+    try:
+        schema.model_validate_json(text)
+    except ValidationError as error:
+        raise SurgeryError(
+            f"{files[0]}: entry {first_problem(error)}: it could not be loaded again, so nothing was "
+            "written. Save model.state_dict() instead"
+        ) from None
     write_atomically(files[1], save_tensors(tensors))
-    write_atomically(files[0], json.dumps(facts | {"sha256": digests}, indent=1))
+    write_atomically(files[0], text)
     return files[0].parent
 
 
@@ -158,6 +167,11 @@ def by_name(facts: Facts) -> nn.Module:
             f"the file names the network {facts.model!r}, which the extra `lab` would build "
             f"({error}): pip install 'dsa_core[lab]', or pass the dense network as model="
         ) from error
+    if facts.num_classes > MAX_CLASSES:
+        raise SurgeryError(
+            f"entry 'num_classes': {facts.num_classes}, built by name are at most {MAX_CLASSES}. "
+            "Pass the dense network as model="
+        )
     try:
         model: nn.Module = lab.build_known(facts.model, num_classes=facts.num_classes)
     except ConfigError as error:

@@ -17,6 +17,7 @@ Source: Luo et al., ThiNet (ICCV 2017), and He et al., Channel pruning (ICCV 201
 weights by least squares; both take the dense layer's own inputs or outputs one layer at a time.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from dsa_core.channels import ChannelGraph
@@ -83,8 +86,9 @@ def reconstruct(
 
     Returns:
         How well each fitted layer imitates the dense one, in order. A layer that is not listed has
-        kept its weights: its inputs are the dense one's, it runs more than once, or it is no
-        module of a convolution (of any kind) or a linear layer.
+        kept its weights: its inputs are the dense one's, it runs more than once, it shares its
+        weight with another module or computes it from others (`weight_norm`), or it is no module
+        of a convolution (of any kind) or a linear layer.
 
     Raises:
         SurgeryError: there are no batches.
@@ -152,7 +156,8 @@ class Equations:
 
     @staticmethod
     def of(x: Tensor, y: Tensor) -> "Equations":
-        """From rows x (g, N, d) and y (g, N, o)."""
+        """From rows x (g, N, d) and y (g, N, o); products are at least of float32."""
+        x, y = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (x, y))
         x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2)
         products = x.mT @ x, x.mT @ y, y.square().sum(1)
         return Equations(*(p.double() for p in products))
@@ -203,11 +208,11 @@ def at_layer(
     """What goes into a layer and what comes out of it when a network runs on x."""
     seen: list[Tensor] = []
 
-    def stop(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.extend((inputs[0], output))
+    def stop(_: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+        seen.extend((first_input(args, kwargs), output))
         raise Reached
 
-    hook = layer.register_forward_hook(stop)
+    hook = layer.register_forward_hook(stop, with_kwargs=True)
     try:
         run(network, x)
     except Reached:
@@ -217,30 +222,77 @@ def at_layer(
     return seen[0], seen[1]
 
 
-def norms_behind(network: nn.Module, x: Any, run: Run) -> dict[nn.Module, nn.Module | None]:
-    """Of every layer that runs exactly once, the BatchNorm that alone reads its output, or None."""
-    outputs: dict[int, nn.Module] = {}
-    alive: list[Tensor] = []  # so that no identity is given twice
-    runs: dict[nn.Module, int] = {}
-    norms: dict[nn.Module, nn.Module | None] = {}
+def norms_behind(network: nn.Module, x: Any, run: Run) -> dict[Fitted, nn.Module | None]:
+    """Of every layer that can be fitted, the BatchNorm that alone reads its output, or None.
 
-    def ran(module: nn.Module, _: Any, output: Tensor) -> None:
-        runs[module] = runs.get(module, 0) + 1
-        outputs[id(output)], norms[module] = module, None
-        alive.append(output)
-
-    def reads(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        layer = outputs.get(id(inputs[0]))
-        if layer is not None and isinstance(module.running_mean, Tensor):
-            norms[layer] = module
-
-    hooks = [m.register_forward_hook(ran) for m in network.modules() if isinstance(m, Fitted)]
-    hooks += [
-        m.register_forward_pre_hook(reads) for m in network.modules() if isinstance(m, _BatchNorm)
-    ]
-    try:
+    A layer can be fitted if it runs exactly once and its weight is a parameter that is its own.
+    """
+    holders = Counter(id(p) for m in network.modules() for p in m._parameters.values())
+    layers = [m for m in network.modules() if isinstance(m, Fitted)]
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
+    with Readers(layers, norms) as found:
         run(network, x)
-    finally:
-        for hook in hooks:
+    fitted = {}
+    for layer in layers:
+        own = "weight" in layer._parameters and holders[id(layer.weight)] == 1
+        if own and found.runs[layer] == 1:
+            norm = found.norm.get(layer)
+            alone = norm is not None and found.runs[norm] == 1 and found.others[layer] == 0
+            fitted[layer] = norm if alone else None
+    return fitted
+
+
+class Readers(TorchDispatchMode):
+    """Watches who reads the outputs of some layers while a network runs.
+
+    Attributes:
+        runs: of each layer and each norm.
+        norm: the norm that read a layer's output last; those without a running mean do not count.
+        others: how many operators outside of such norms read a layer's output.
+    """
+
+    def __init__(self, layers: Iterable[Fitted], norms: Iterable[_BatchNorm]) -> None:
+        super().__init__()
+        self.runs: Counter[nn.Module] = Counter()
+        self.others: Counter[nn.Module] = Counter()
+        self.norm: dict[nn.Module, nn.Module] = {}
+        self.outputs: dict[int, tuple[nn.Module, Tensor]] = {}  # alive: no id is given twice
+        self.inside = False  # a norm
+        self.hooks = [layer.register_forward_hook(self.ran) for layer in layers]
+        for norm in norms:
+            self.hooks.append(norm.register_forward_pre_hook(self.opened, with_kwargs=True))
+            self.hooks.append(norm.register_forward_hook(self.closed, always_call=True))
+
+    def __exit__(self, *raised: Any) -> None:
+        for hook in self.hooks:
             hook.remove()
-    return {layer: norm for layer, norm in norms.items() if runs[layer] == 1}
+        super().__exit__(*raised)
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        for x in tree_leaves((args, kwargs)):
+            if id(x) in self.outputs and not self.inside:
+                self.others[self.outputs[id(x)][0]] += 1
+        return operator(*args, **(kwargs or {}))
+
+    def ran(self, layer: nn.Module, _: Any, output: Tensor) -> None:
+        """After a layer."""
+        self.runs[layer] += 1
+        self.outputs[id(output)] = layer, output
+
+    def opened(self, norm: _BatchNorm, args: Any, kwargs: Any) -> None:
+        """Before a norm."""
+        self.runs[norm] += 1
+        layer, _ = self.outputs.get(id(first_input(args, kwargs)), (None, None))
+        if layer is not None and isinstance(norm.running_mean, Tensor):
+            self.norm[layer], self.inside = norm, True
+
+    def closed(self, *_: Any) -> None:
+        """After a norm."""
+        self.inside = False
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a layer or norm of torch is called with."""
+    return args[0] if args else kwargs["input"]

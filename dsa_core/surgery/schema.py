@@ -13,8 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from dsa_core.channels.remedies import MAX_CHANNELS, Name, Remedies, Whole
 
-MAX_CLASSES = 100_000  # outputs; ImageNet-21k has 21,841
-MAX_SIDE = 65_536  # of an input, in one dimension
+MAX_SIDE = 1 << 24  # of an input, in one dimension
 MAX_ELEMENTS = 1 << 27  # of all inputs, or of a weight: 512 MiB in float32
 MAX_DEPTH = 20  # of lists in lists in the arguments of a call
 
@@ -119,8 +118,8 @@ class Facts(Part):
     Attributes:
         format: of this layout; whether it is read here is for the reader to say.
         model: name of the dense network, as `build_known` knows it, or any label.
-        num_classes: its outputs, in [1, 100,000].
-        input_shape: of a batch, each side in [1, 65536], at most 2^27 elements.
+        num_classes: its outputs, in [1, 2^20].
+        input_shape: of a batch, each side in [1, 2^24], at most 2^27 elements.
         tensors: by name.
         versions: of what wrote it.
         sha256: digest of each entry.
@@ -128,8 +127,8 @@ class Facts(Part):
 
     format: int = Field(ge=1)
     model: Name
-    num_classes: int = Field(ge=1, le=MAX_CLASSES)
-    input_shape: Shape = Field(min_length=1)
+    num_classes: int = Field(ge=1, le=MAX_CHANNELS)
+    input_shape: Shape
     tensors: dict[Name, TensorFacts]
     versions: dict[Name, Name]
     sha256: dict[Name, Digest]

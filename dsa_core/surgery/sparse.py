@@ -101,9 +101,8 @@ def save_sparse(
         mask = weight_mask.get(key)
         tensors |= {key: value} if mask is None else packed(key, value, mask.cpu())
     shapes = {key: list(mask.shape) for key, mask in weight_mask.items()}
-    return write(
-        (Path(folder, FACTS), Path(folder, TENSORS)), name, graph, {"shapes": shapes}, tensors
-    )
+    files = Path(folder, FACTS), Path(folder, TENSORS)
+    return write(files, Sparse, name, graph, {"shapes": shapes}, tensors)
 
 
 def packed(key: str, value: Tensor, mask: Tensor) -> dict[str, Tensor]:
