@@ -76,6 +76,7 @@ class Attachment:
         """Apply the mask of the step or, in evaluation mode, that of the cut."""
         if self.quiet or torch.compiler.is_exporting():
             return
+        self.weights.check_unchanged()
         with apart(self.weights.device):
             if not self.model.training:
                 if self.eval_mask is None:
@@ -125,6 +126,7 @@ class Attachment:
         if not self.open:
             self.count_unseen()
             return
+        self.weights.check_unchanged()
         first, self.unseen = not self.learnt, 0
         gradient = self.turn(optimizer)
         if again:
@@ -248,6 +250,17 @@ def hook(call: Callable[..., Any], on_copy: Callable[[dict[int, Any]], None] | N
     return made
 
 
+def without_hooks(model: nn.Module) -> nn.Module:
+    """Remove what a copy has in place of our hooks; returns the network."""
+    for m in model.modules():
+        every: list[dict[int, Any]] = [m._forward_pre_hooks, m._forward_hooks]
+        for hooks in [*every, m._state_dict_hooks, m._load_state_dict_pre_hooks]:
+            for key, found in list(hooks.items()):
+                if getattr(getattr(found, "hook", found), "func", None) is nothing:
+                    del hooks[key]
+    return model
+
+
 def skipped(optimizer: Any) -> bool:
     """Whether a fused optimizer will skip the step because the scaler found an overflow."""
     found_inf = getattr(optimizer, "found_inf", None)
@@ -271,11 +284,14 @@ def apart(device: torch.device) -> Iterator[None]:
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Put a network in training mode; restore its buffers and modes afterwards."""
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    before = [(m._buffers, dict(m._buffers)) for m in model.modules()]
+    values = [(b, b.clone()) for b in model.buffers()]
     try:
         with mode(model, training=True):
             yield
     finally:
         with torch.no_grad():
-            for name, value in model.named_buffers():
-                value.copy_(buffers[name])
+            for buffers, found in before:  # a forward may have set others in their place
+                buffers.update(found)
+            for buffer, value in values:
+                buffer.copy_(value)

@@ -20,16 +20,17 @@ from dsa_core.attachment import untouched
 from dsa_core.budget import Budget, as_budget
 from dsa_core.compressed import Compressed
 from dsa_core.dsa import DSA
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, SurgeryError
 from dsa_core.pruner import Pruner
 from dsa_core.pruner_inputs import plain
 from dsa_core.ranking import Importance
 from dsa_core.scheme import Method
 from dsa_core.surgery import reconstruct
-from dsa_core.surgery.cut import duplicate
+from dsa_core.surgery.cut import duplicate, prune
 from dsa_core.surgery.files import describe, digest
 from dsa_core.surgery.onnx_file import BLOCKS
 from dsa_core.surgery.sparse import held_zeros
+from dsa_core.surgery.verify import some_channels
 from dsa_core.tracing import trace
 from dsa_core.training import (
     BatchSource,
@@ -43,6 +44,7 @@ from dsa_core.training import (
     isolated_rng,
     mode,
     recalibrate_batchnorm,
+    state_tensors,
     step_seed,
     to_device,
     train,
@@ -125,7 +127,12 @@ def compress(
     dense, objective = plain(model), LossObjective(loss)
     batches = _feed(train_loader, steps_per_epoch, progress, device_of_model(dense))
     folder = None if checkpoint is None else Path(checkpoint)
-    start = digest({k: describe(v.detach().cpu()) for k, v in dense.state_dict().items()})
+    start = digest({k: describe(v.cpu()) for k, v in state_tensors(dense).items()})
+    if not any(p.requires_grad for p in dense.parameters()):
+        raise ConfigError(
+            "model: all its weights are frozen; call model.requires_grad_(True) first. With "
+            "epochs=0 none of them is trained"
+        )
     work = duplicate(dense)
     _try_first_batch(objective, work, batches)
     search = _search_settings(epochs, len(batches), method)
@@ -135,6 +142,8 @@ def compress(
     budget = as_budget(budget).in_blocks(graph, TARGETS[target])
     pruner = Pruner(work, graph, budget, steps=steps, method=method, seed=seed)
     _check_method(pruner, epochs)
+    if graph.unused:
+        _try_cut(pruner, objective, batches)
     scores = {} if validate is None else {"dense": _score(validate, work)}
 
     shared: dict[str, Any] = {
@@ -207,6 +216,23 @@ def _try_first_batch(objective: LossObjective, model: nn.Module, batches: Feed) 
     device = device_of_model(model)
     with isolated_rng(device), untouched(model):
         objective.try_on(model, to_device(next(batches.forever()), device))
+
+
+def _try_cut(pruner: Pruner, objective: LossObjective, batches: Feed) -> None:
+    """Run the loss, in training mode, on a cut network of which the graph does not know all."""
+    graph, device = pruner.graph, pruner.problem.device
+    pairs = zip(graph.prunable, pruner.problem.floors.tolist(), strict=True)
+    keep = some_channels(graph, {group.name for group, floor in pairs if floor < 1})
+    with isolated_rng(device):
+        smaller, batch = prune(pruner.model, graph, keep), next(batches.forever())
+        try:
+            objective.loss(smaller.train(), to_device(batch, device))
+        except Exception as error:
+            raise SurgeryError(
+                f"the loss cannot run on a cut network: {type(error).__name__}: {error}. These "
+                f"weights are read in training only, and not cut: {', '.join(graph.unused)}. "
+                "Remove that branch, or keep the groups that it reads by floors of 1"
+            ) from error
 
 
 def _check_method(pruner: Pruner, epochs: int) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dsa_core.channels import ChannelGraph
-from dsa_core.errors import ConfigError
+from dsa_core.errors import ConfigError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class MaskedWeights:
         self.index = None if in_order else (index % (n + 1)).to(self.device)
         self.exact = [weight.detach().clone() for weight in self.weights]
         self.values: list[Tensor] = []  # the mask's entries at each site; empty: weights are exact
+        self.versions: list[int] = []  # of the weights, when the mask was put on
         self.frozen = [weight for weight in self.weights if not weight.requires_grad]
         for weight in self.frozen:
             weight.requires_grad_(True)
@@ -88,6 +89,8 @@ class MaskedWeights:
         """Mask the weights, in place of a mask that is on."""
         if mask.shape != (self.n,):
             raise ConfigError(f"mask: wanted shape ({self.n},), got {tuple(mask.shape)}")
+        if not self.weights:
+            return
         data, mask = [weight.data for weight in self.weights], mask.detach()
         if self.on:
             torch._foreach_copy_(data, self.exact)
@@ -99,6 +102,7 @@ class MaskedWeights:
         parts = zip(mask.split(self.lengths), data, self.shapes, strict=True)
         self.values = [part.to(weight).view(shape) for part, weight, shape in parts]
         torch._foreach_mul_(data, self.values)
+        self.versions = [weight._version for weight in self.weights]  # `.data` leaves it as it is
         torch.clear_autocast_cache()  # of low-precision copies made under the previous mask
 
     @torch.no_grad()
@@ -143,6 +147,20 @@ class MaskedWeights:
             torch._foreach_copy_([weight.data for weight in self.weights], self.exact)
             torch.clear_autocast_cache()
         self.values = []
+
+    def check_unchanged(self) -> None:
+        """Refuse masked weights that someone else has changed: the mask's end would undo it.
+
+        Raises:
+            TrainingError: they were.
+        """
+        pairs = zip(self.weights, self.versions, strict=True) if self.on else ()
+        if any(weight._version != version for weight, version in pairs):
+            raise TrainingError(
+                "weights of the network were changed between its forward pass and the step of an "
+                "attached optimizer, while a mask was on: that would be lost. Attach the optimizer "
+                "that steps, or change weights after the step"
+            )
 
     def aside(self) -> dict[int, Tensor]:
         """The exact values by the parameter's `id`, while a mask is on."""

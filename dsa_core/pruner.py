@@ -18,14 +18,15 @@ One step of the search, in the order in which it happens:
 
 In evaluation mode the network runs as if it were cut now, so your own validation shows the score at
 the present budget. A mask stays on until the optimizer steps, so gradient accumulation and steps
-skipped by a GradScaler need no special care. State dicts and deep copies taken in between hold the
-unmasked weights; `torch.save(model)`, which pickles the module, only between steps.
+skipped by a GradScaler need no special care. State dicts and deep copies of the network taken in
+between hold the unmasked weights. Take only between steps: `torch.save(model)`, which pickles the
+module, the state dict of a part of it, and averages of the weights (none after a skipped step).
 
 The scheme (`dsa_core.scheme`) decides which mask is drawn and what its gradient moves.
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal, Self
 
@@ -33,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from dsa_core.allocation import Allocation
-from dsa_core.attachment import Attachment, untouched
+from dsa_core.attachment import Attachment, untouched, without_hooks
 from dsa_core.budget import as_budget
 from dsa_core.channels import ChannelGraph, check_fits
 from dsa_core.dsa import DSA
@@ -46,6 +47,7 @@ from dsa_core.search_state import SearchState
 from dsa_core.surgery.cut import prune
 from dsa_core.surgery.sparse import zero_weights
 from dsa_core.tracing import trace
+from dsa_core.training.evaluate import state_tensors
 
 
 class Pruner(SearchState):
@@ -104,8 +106,10 @@ class Pruner(SearchState):
 
         Args:
             optimizers: one or several; wrapped ones (Accelerate) too.
-            scaler: the GradScaler, needed only if some of the network's weights are frozen or there
-                are several optimizers.
+            scaler: the GradScaler, needed only if some of the network's weights are frozen, there
+                are several optimizers, or you call `collect`.
+
+        Freeze or unfreeze weights before `attach`, or between `detach` and another `attach`.
 
         Raises:
             ConfigError: attached already, or no optimizer holds a parameter of the network.
@@ -114,7 +118,7 @@ class Pruner(SearchState):
         names = [site.name for site in self.scheme.sites]
         found = check_optimizers(self.model, optimizers, names)
         if not self.dense:
-            self.dense = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+            self.dense = {k: v.clone() for k, v in state_tensors(self.model).items()}
         parameters = dict(self.model.named_parameters())
         self._final = None
         self.attachment = Attachment(
@@ -138,8 +142,8 @@ class Pruner(SearchState):
     def collect(self) -> None:
         """Remove the mask, convert the gradients, and move the keep ratios.
 
-        `optimizer.step()` does this itself. Call it earlier if you clip gradients, so that those of
-        the unmasked weights are clipped.
+        `optimizer.step()` does this itself. Call it right before if you clip gradients, so that
+        those of the unmasked weights are clipped (with a GradScaler after its `unscale_`).
         """
         if self.attachment is not None:
             self.attachment.collect()
@@ -167,7 +171,7 @@ class Pruner(SearchState):
         source = weights_of(self.model, weights, self.dense)
         final = self.conclude(source, rank=rank)
         smaller = prune(source, self.graph, final.keep, reconstruct=reconstruct)
-        return zero_weights(smaller, final.weight_mask or {})
+        return zero_weights(without_hooks(smaller), final.weight_mask or {})
 
     def conclude(
         self, source: nn.Module | None = None, *, rank: Importance | None = None
@@ -189,6 +193,12 @@ class Pruner(SearchState):
             b = importance(source or self.model, self.graph, rank)
         self._final = self.allocate(self.problem.budget, b)
         return self._final
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `SearchState.load_state_dict`; a step that is open is dropped."""
+        super().load_state_dict(state)
+        if self.attachment is not None:
+            self.attachment.shut()
 
     def held_out_step(self, loss: Callable[[], Tensor]) -> None:
         """Let a held-out batch move the keep ratios, for an estimator that needs one.
@@ -234,7 +244,8 @@ class Pruner(SearchState):
         if not bool(gradient.isfinite().all()):
             raise TrainingError(
                 f"step {step}: the gradient is not finite; check the loss, lower the learning "
-                "rate, or clip. The weights are exact; the keep ratios have not moved"
+                "rate, clip, or, if you scale the loss, attach(optimizer, scaler=scaler). The "
+                "weights are exact; the keep ratios have not moved"
             )
         if self.scheme.held_out and self.held_out_missing(step):
             raise TrainingError(

@@ -118,5 +118,7 @@ def weights_of(model: nn.Module, wanted: Any, dense: Mapping[str, Tensor]) -> nn
             f"{wanted!r}"
         )
     source = duplicate(model)
-    source.load_state_dict(dense)
+    for name, value in source.state_dict(keep_vars=True).items():
+        if name in dense:
+            value.data = dense[name].clone()
     return source

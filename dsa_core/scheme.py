@@ -95,6 +95,8 @@ class Problem:
                 f"method: wanted settings such as dsa.DSA() or dsa.methods.Uniform(), got "
                 f"{self.method!r}; by its name a method is dsa.methods.METHODS[name]()"
             )
+        if not self.graph.prunable:
+            raise ConfigError("model: no channel of it can be removed; graph.report() says why")
         check_whole("steps", self.steps, 1 if self.method.learns else 0)
         check_whole("warmup_steps", self.warmup, 0)
         if self.warmup and self.warmup >= self.steps:

@@ -7,6 +7,7 @@ it computes under the mask, with the MACs that torch counts. If not, the groups 
 by bisection, the known remedies are tried, and what is left stays, with the reason.
 """
 
+import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -224,7 +225,7 @@ class Trial:
     def _forms(self) -> Iterator[bool]:
         """Put the copy and the example into one form after the other, until one can be run."""
         given, own = self.call, self._weight().dtype
-        state = {k: v.clone() for k, v in self.model.state_dict().items()}
+        state = copy.deepcopy(self.model.state_dict())
         torch.manual_seed(0)
         randomise(self.model)
         if sum(p.numel() for p in self.model.parameters()) < LARGE:

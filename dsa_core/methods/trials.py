@@ -1,5 +1,6 @@
 """Search the strength of a penalty: train from the same weights until the budget is met."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,4 +114,4 @@ def beside(path: Path, word: str) -> Path:
 
 def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A copy of a state dict."""
-    return {name: value.detach().clone() for name, value in state.items()}
+    return copy.deepcopy(dict(state))

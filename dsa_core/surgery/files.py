@@ -18,6 +18,7 @@ from dsa_core.example import Call
 from dsa_core.files import write_atomically
 from dsa_core.surgery.cut import check_keep, cut_made, cuts_of, prune
 from dsa_core.surgery.schema import Architecture, Cut, Facts, KeptGroup, TensorFacts
+from dsa_core.training.evaluate import state_tensors
 
 FORMAT = 1
 ARCHITECTURE, WEIGHTS = "architecture.json", "model.safetensors"
@@ -54,7 +55,7 @@ def save(
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the state dict on the CPU."""
-    return {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    return {k: v.cpu().contiguous().clone() for k, v in state_tensors(model).items()}
 
 
 def write(
@@ -75,13 +76,14 @@ def write(
         "tensors": {k: describe(v) for k, v in tensors.items()},
         "versions": {"torch": torch.__version__.split("+")[0]},
     }
-    text = json.dumps(facts | {"sha256": {key: digest(each) for key, each in facts.items()}}, indent=1)
+    digests = {entry: digest(value) for entry, value in facts.items()}
+    text = json.dumps(facts | {"sha256": digests}, indent=1)
     try:
         schema.model_validate_json(text)
     except ValidationError as error:
         raise SurgeryError(
-            f"{files[0]}: entry {first_problem(error)}: it could not be loaded again, so nothing was "
-            "written. Save model.state_dict() instead"
+            f"{files[0]}: entry {first_problem(error)}: it could not be loaded again, so "
+            "nothing was written. Save model.state_dict() instead"
         ) from None
     write_atomically(files[1], save_tensors(tensors))
     write_atomically(files[0], text)
@@ -122,7 +124,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     pruned = by_name(architecture) if model is None else model
     for cut in (*architecture.earlier, architecture):
         pruned = replay(pruned, cut)
-    own = pruned.state_dict(keep_vars=True)
+    state = pruned.state_dict(keep_vars=True)
+    own = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     check_fit(own, tensors, folder / WEIGHTS)
     for key, tensor in tensors.items():  # load_state_dict asks each module for every key: quadratic
         own[key].data = tensor

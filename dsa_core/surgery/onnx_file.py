@@ -93,7 +93,7 @@ def export_onnx(
             f"largest output is {largest:.3g}; the file was not written. Please report the network"
         )
     if int8 is not None:
-        content = in_int8(content, int8)
+        content = in_int8(content, call, int8)
         difference, _ = compared(path, content, network, sizes)
     write_atomically(path, content)
     return OnnxCheck(path, difference, sizes, len(content) / 1e6)
@@ -121,7 +121,8 @@ def compared(
                     f"{size}, the network {tuple(right.shape)}: does its forward fix the size of "
                     "the batch?"
                 )
-            differences.append(float((found.double() - right.double()).abs().max()))
+            found, right = found.double(), right.double()
+            differences.append(float((found - right).abs().max()))
             largest = max(largest, float(right.abs().max()))
     return max(differences), largest
 
@@ -240,7 +241,7 @@ class OnnxNetwork(nn.Module):
         return found[0] if len(found) == 1 else found
 
 
-def in_int8(content: bytes, batches: Iterable[Any]) -> bytes:
+def in_int8(content: bytes, example: Call, batches: Iterable[Any]) -> bytes:
     """Quantise the content of a float32 file: 8-bit weights, by output channel, and activations.
 
     The range of every activation is the smallest and largest value it takes on some batches, as
@@ -248,14 +249,20 @@ def in_int8(content: bytes, batches: Iterable[Any]) -> bytes:
     Operators are wrapped in QuantizeLinear and DequantizeLinear, which the runtime fuses into
     integer kernels.
 
+    Args:
+        content: of the file.
+        example: what the network was exported with.
+        batches: of inputs, with tensors in the same places.
+
     Raises:
-        ConfigError: there is no batch.
+        ConfigError: there is no batch, or one has tensors in other places.
         SurgeryError: ONNX Runtime refuses to quantise the network.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    names = [given.name for given in onnx_session(content).get_inputs()]
+    given = [each.name for each in onnx_session(content).get_inputs()]
+    names = dict(zip(example.tensors, given, strict=True))
 
     class Reader(CalibrationDataReader):
         """Batches as the runtime reads them."""
@@ -267,8 +274,10 @@ def in_int8(content: bytes, batches: Iterable[Any]) -> bytes:
             if batch is None:
                 return None
             self.read += 1
-            tensors = Call.of(batch).map(on_cpu).tensors.values()
-            return {name: t.numpy() for name, t in zip(names, tensors, strict=True)}
+            tensors = Call.of(batch).map(on_cpu).tensors
+            if tensors.keys() != names.keys():
+                raise ConfigError(f"int8: wanted batches of {[*names]}, got {[*tensors]}")
+            return {names[place]: t.numpy() for place, t in tensors.items()}
 
     reader = Reader()
     with TemporaryDirectory() as folder:
@@ -278,6 +287,8 @@ def in_int8(content: bytes, batches: Iterable[Any]) -> bytes:
         try:
             quant_pre_process(source, source, skip_symbolic_shape=True)
             quantize_static(source, target, reader, per_channel=True, **types)
+        except ConfigError:
+            raise
         except Exception as error:  # onnxruntime's errors have no common class of their own
             if not reader.read:
                 raise ConfigError("int8: wanted some batches of inputs, got none") from error

@@ -9,6 +9,7 @@ from dsa_core.training.evaluate import (
     evaluate,
     mode,
     recalibrate_batchnorm,
+    state_tensors,
 )
 from dsa_core.training.loader import Loader
 from dsa_core.training.loop import TrainResult, train

@@ -13,6 +13,7 @@ from torch import nn
 
 from dsa_core.errors import TrainingError, differences
 from dsa_core.files import EPOCHS, atomic_file, write_atomically
+from dsa_core.training.evaluate import state_tensors
 from dsa_core.training.processes import process_group, wait
 
 FORMAT = 1
@@ -81,8 +82,9 @@ def load_checkpoint(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Any
 
 def shapes_fingerprint(model: nn.Module) -> str:
     """Describe a model by a checksum of names, shapes and types of its state, not of its values."""
-    text = repr([(k, tuple(v.shape), str(v.dtype)) for k, v in model.state_dict().items()])
-    return f"{len(model.state_dict())} tensors, {zlib.crc32(text.encode()):08x}"
+    state = state_tensors(model)
+    text = repr([(k, tuple(v.shape), str(v.dtype)) for k, v in state.items()])
+    return f"{len(state)} tensors, {zlib.crc32(text.encode()):08x}"
 
 
 def _read(path: Path) -> dict[str, Any]:

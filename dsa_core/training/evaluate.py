@@ -1,5 +1,6 @@
 """Measure a network, and re-estimate its BatchNorm statistics."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -39,6 +40,11 @@ class EvalResult:
 def device_of_model(model: nn.Module) -> torch.device:
     """The device of the model's first parameter; the CPU if it has none."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def state_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a state dict, by name, without what modules add by `get_extra_state`."""
+    return {k: v.detach() for k, v in model.state_dict().items() if isinstance(v, Tensor)}
 
 
 @contextmanager
@@ -101,7 +107,7 @@ def recalibrate_batchnorm(
     After a cut or a change of the weights the running mean and variance are outdated. They are
     reset and become  (1/T) sum_t mean_t  and  (1/T) sum_t var_t  over T =
     n_batches batches (cumulative average: momentum None). Weights, momenta and modes stay as they
-    were; in place.
+    were, and so do the statistics of a norm that does not run; in place.
 
     Args:
         model: the network; layers other than BatchNorm run in evaluation mode (no dropout).
@@ -116,7 +122,7 @@ def recalibrate_batchnorm(
     if n_batches < 1:
         raise ConfigError(f"n_batches must be at least 1, got {n_batches}")
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
+    before = [(norm.momentum, copy.deepcopy(dict(norm.named_buffers()))) for norm in norms]
     if not norms:
         return
     device = device_of_model(model)
@@ -133,5 +139,7 @@ def recalibrate_batchnorm(
                 batch = to_device(batch, device)
                 run(model, batch) if run else model(batch[0])
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, (momentum, statistics) in zip(norms, before, strict=True):
             norm.momentum = momentum
+            if not norm.num_batches_tracked:  # it did not run
+                norm.load_state_dict(statistics, strict=False)

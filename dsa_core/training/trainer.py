@@ -17,7 +17,7 @@ from dsa_core.training.checkpoint import (
     shapes_fingerprint,
 )
 from dsa_core.training.config import TrainConfig
-from dsa_core.training.evaluate import device_of_model
+from dsa_core.training.evaluate import device_of_model, state_tensors
 from dsa_core.training.memory import keep_freed_memory
 from dsa_core.training.meter import Meter
 from dsa_core.training.objective import Measured, Objective
@@ -181,7 +181,7 @@ class Trainer:
 
     def _check_state(self, when: str) -> None:
         """Check the weights too: the last step of an epoch can break them after a finite loss."""
-        for name, value in self.model.state_dict().items():
+        for name, value in state_tensors(self.model).items():
             if name not in self.infinite and not bool(torch.isfinite(value).all()):
                 raise TrainingError(f"{name} is not finite {when}. {self._last_good()}. {REMEDY}")
 
