@@ -266,7 +266,7 @@ def _refit(
 ) -> None:
     """Refit the weights by some training batches, of one pass at the most."""
     device, n = device_of_model(pruned), min(FIT_BATCHES, len(batches))
-    with isolated_rng(device, step_seed(seed, "reconstruction")):
+    with isolated_rng(device, step_seed(seed, "reconstruction")), untouched(dense):
         some = [to_device(batch, device) for batch in islice(batches.forever(), n)]
         run, graph = objective.loss, found.graph
         reconstruct(pruned, dense, graph, found.keep, some, run=run, progress=progress)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import dsa_core as dsa
 from dsa_core import compression
-from dsa_core.errors import ConfigError, DataError, TrainingError
+from dsa_core.errors import ConfigError, DataError, SurgeryError, TrainingError
 from dsa_core.masks import top_channels
 from dsa_core.methods import Uniform
 from dsa_core.surgery.verify import count_macs
@@ -383,6 +383,87 @@ def test_norms_are_recalibrated_without_dropout():
     assert b.training
     assert b.drop.training
     assert int(b.a[1].num_batches_tracked) == 3
+
+
+class Auxiliary(nn.Module):
+    """A second head that reads inner channels, in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.aux = network(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.net.a(x)
+        found = self.net.head(self.net.b(inner).mean((2, 3)))
+        return found + self.aux(inner.mean((2, 3))) if self.training else found
+
+
+def test_a_norm_that_does_not_run_keeps_its_statistics():
+    model = Auxiliary()
+    model.spare = nn.BatchNorm2d(8)
+    model.spare.running_mean.fill_(0.7)
+    recalibrate_batchnorm(model, Loader(BATCHES), 3)
+    assert model.spare.running_mean.eq(0.7).all()
+    assert int(model.net.a[1].num_batches_tracked) == 3
+
+
+def test_a_head_that_is_read_in_training_only_is_known_before_anything_is_trained():
+    with pytest.raises(SurgeryError, match=r"cut network.*training only.*aux\.weight, aux\.bias"):
+        compressed(Auxiliary())
+    kept = dsa.Budget(macs=0.8, floors={"net.a.0": 1.0})
+    found = compressed(Auxiliary(), budget=kept)
+    assert found.model.aux.in_features == 8
+    assert found.allocation.met
+
+
+class Unusual(nn.Module):
+    """Extra state, a buffer that is made in the first call, and one that each call replaces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+        self.register_buffer("scale", None)
+        self.register_buffer("last", torch.zeros(1, 1, 6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.scale is None:
+            self.scale = torch.ones(x.shape[-1])
+        self.last = x.detach()
+        return self.net(x * self.scale)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        assert state == {"version": 1}
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_extra_state_and_buffers_that_come_and_go(epochs, tmp_path):
+    model = Unusual()
+    found = compressed(model, epochs=epochs)
+    assert model.scale is None
+    assert model.last.shape == (1, 1, 6, 6)
+    found.model(X)
+    assert macs_ratio(found.model, network()) <= 0.5
+    graph = dsa.trace(model, EXAMPLE)
+    smaller = dsa.prune(model, graph, found.allocation.keep)
+    loaded = dsa.load(dsa.save(tmp_path, smaller, graph, found.allocation.keep, name="own"), model)
+    assert torch.equal(loaded(X), smaller.eval()(X))
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_loss_in_low_precision(epochs):
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return F.cross_entropy(model(batch[0]), batch[1])
+
+    assert macs_ratio(compressed(network(), loss=loss, epochs=epochs).model, network()) <= 0.5
+
+
+def test_a_network_that_is_frozen_whole():
+    with pytest.raises(ConfigError, match=r"frozen; call model\.requires_grad_\(True\)"):
+        compressed(network().requires_grad_(False), epochs=0)
 
 
 class KilledError(Exception):

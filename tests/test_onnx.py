@@ -122,6 +122,30 @@ def test_8_bits_by_output_channel(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
 
 
+class Sum(nn.Module):
+    """Two inputs of very different sizes in; the sum and whether it is positive out."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, large, small):
+        total = self.fc(large * 100) + small
+        return total, total > 0
+
+
+def test_8_bits_of_inputs_by_their_names(tmp_path):
+    model, large, small = Sum(), torch.randn(64, 4), torch.randn(64, 4) / 1000
+    example = {"large": large[:2], "small": small[:2]}
+    errors = [
+        export_onnx(model, tmp_path / "net.onnx", example, int8=[batch]).max_abs_diff
+        for batch in ({"large": large, "small": small}, {"small": small, "large": large})
+    ]
+    assert errors[0] == errors[1]
+    with pytest.raises(ConfigError, match=r"int8: wanted batches of \['large', 'small'\]"):
+        export_onnx(model, tmp_path / "net.onnx", example, int8=[(large, small)])
+
+
 def test_several_inputs_and_outputs(tmp_path):
     model, ids = Pair().eval(), torch.tensor([[1, 2, 3, 0], [4, 5, 6, 0]])
     more = {"bias": torch.randn(2, 3)}

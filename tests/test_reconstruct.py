@@ -12,7 +12,7 @@ import dsa_core as dsa
 from dsa_core.errors import SurgeryError
 from dsa_core.lab.models.resnet import resnet
 from dsa_core.surgery.linear_form import matrix_of, put_matrix, rows_of, targets_of
-from dsa_core.surgery.reconstruct import Equations, at_layer
+from dsa_core.surgery.reconstruct import Equations, at_layer, called, norms_behind
 from dsa_core.surgery.verify import randomise
 
 
@@ -157,3 +157,64 @@ def test_no_batches_are_refused():
     pruned, graph, keep = cut(model, images()[0], 3)
     with pytest.raises(SurgeryError, match="some batches"):
         dsa.reconstruct(pruned, model, graph, keep, [], progress=False)
+
+
+class Wired(nn.Module):
+    """Layers a to d, and norms, put together by a function of (self, x)."""
+
+    def __init__(self, forward) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1, bias=False)
+        self.c, self.d = nn.Conv2d(2, 8, 1), nn.Conv2d(8, 4, 1, bias=False)
+        self.norm, self.wired = nn.BatchNorm2d(4), forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.wired(self, x)
+
+
+NORMS = {  # of b: which of the two may take a constant
+    "alone": (lambda m, x: m.norm(m.b(m.a(x))), True),
+    "by its keyword": (lambda m, x: m.norm(input=m.b(input=m.a(x))), True),
+    "and another reader": (lambda m, x: m.norm(y := m.b(m.a(x))) + y, False),
+    "after a change in place": (lambda m, x: m.norm(m.b(m.a(x)).add_(x.sum())), False),
+    "of two layers": (lambda m, x: m.norm(m.b(m.a(x))) + m.norm(m.d(m.c(x))), False),
+}
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_norm_takes_the_constant_of_the_one_layer_that_it_alone_reads(kind):
+    forward, takes = NORMS[kind]
+    model, xs = Wired(forward).eval(), [x.float() + 1 for x in images()]
+    found = norms_behind(model, xs[0], called)
+    assert found[model.b] is (model.norm if takes else None)
+    assert not model.norm._forward_hooks
+    pruned, graph, keep = cut(model, xs[0], 4)
+    with torch.no_grad():
+        before = float((pruned(xs[0]) - model(xs[0])).square().mean())
+        dsa.reconstruct(pruned, model, graph, keep, xs, progress=False)
+        assert float((pruned(xs[0]) - model(xs[0])).square().mean()) < before
+
+
+@pytest.mark.parametrize("kind", ["shared", "weight_norm", "parametrized"])
+def test_weights_that_are_not_a_layers_own_stay(kind):
+    model = Wired(lambda m, x: m.b(m.a(x).relu()) + m.d(m.c(x).relu())).double().eval()
+    if kind == "shared":
+        model.d = nn.Conv2d(8, 4, 3, padding=1, bias=False).double()
+        model.d.weight = model.b.weight
+    elif kind == "weight_norm":
+        nn.utils.weight_norm(model.b)
+    else:
+        nn.utils.parametrizations.weight_norm(model.b)
+    pruned, graph, keep = cut(model, images()[0], 4)
+    before = pruned.b.weight.detach().clone()
+    fits = dsa.reconstruct(pruned, model, graph, keep, images(), progress=False)
+    assert [fit.name for fit in fits] == ([] if kind == "shared" else ["d"])
+    pruned(images()[0])  # a hook computes the weight again
+    assert torch.equal(pruned.b.weight, before)
+
+
+def test_half_precision_is_summed_in_float32():
+    x = torch.full((1, 300, 1), 100.0, dtype=torch.float16)  # the sum of squares is beyond 65504
+    found = Equations.of(x, x)
+    assert found.xx[0, 0, 0] == found.yy[0, 0] == 3e6

@@ -20,7 +20,7 @@ from dsa_core.channels import ChannelGraph, follow
 from dsa_core.errors import SurgeryError
 from dsa_core.lab import models
 from dsa_core.masks import masked, masked_call
-from dsa_core.surgery import load, prune, save, try_forward
+from dsa_core.surgery import load, prune, save, schema, try_forward
 from dsa_core.surgery.verify import count_macs, random_channels, randomise
 from dsa_core.tracing import trace
 
@@ -237,6 +237,49 @@ def test_classes_are_those_of_the_output_not_of_the_last_layer(tmp_path: Path) -
     keep = random_channels(graph, 0.5, seed=0)
     save(tmp_path, prune(Gated(), graph, keep), graph, keep, name="Gated")
     assert json.loads((tmp_path / "architecture.json").read_text())["num_classes"] == 7
+
+
+class Tokens(nn.Module):
+    """A time without axes first; a vocabulary of today's language models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.fc = nn.Embedding(128_256, 2), nn.Linear(2, 8)
+        self.out, self.head = nn.Linear(8, 2), nn.Linear(2, 128_256)
+
+    def forward(self, time: Tensor, ids: Tensor) -> Tensor:
+        x = self.embedding(ids) * time
+        return self.head(x + self.out(self.fc(x).relu()))
+
+
+def sound() -> nn.Module:
+    pool = (nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    return nn.Sequential(nn.Conv1d(1, 8, 80, 16), nn.ReLU(), nn.Conv1d(8, 4, 3), *pool)
+
+
+LARGE = {
+    "ten seconds of sound": (sound, lambda: torch.randn(1, 1, 160_000)),
+    "a large vocabulary": (Tokens, lambda: (torch.tensor(0.5), torch.tensor([[1, 2]]))),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_large_networks_are_saved_and_loaded(kind, tmp_path: Path) -> None:
+    model, example = (make() for make in LARGE[kind])
+    graph = trace(model.eval(), example)
+    keep = random_channels(graph, 0.5, seed=0)
+    smaller = prune(model, graph, keep)
+    same(load(save(tmp_path, smaller, graph, keep, name="own"), model), smaller)
+
+
+def test_what_could_not_be_loaded_is_not_written(tmp_path: Path, monkeypatch: Any) -> None:
+    model = sound().eval()
+    graph = trace(model, torch.randn(1, 1, 16_000))
+    keep = random_channels(graph, 0.5, seed=0)
+    monkeypatch.setattr(schema, "MAX_ELEMENTS", 15_999)
+    with pytest.raises(SurgeryError, match=r"entry example: .* nothing was written"):
+        save(tmp_path, prune(model, graph, keep), graph, keep, name="own")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

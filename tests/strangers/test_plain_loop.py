@@ -1,9 +1,15 @@
 """The loop of every tutorial, with what people add to it: accumulation, clipping, AdamW."""
 
+import copy
+import pickle
+import pickletools
+
 import pytest
 import torch
 from small_search import (
     EXAMPLE,
+    STEPS,
+    X,
     batches,
     ends_well,
     evaluated,
@@ -20,6 +26,8 @@ from small_search import (
     without_norms,
 )
 from torch import nn
+
+from dsa_core.errors import TrainingError
 
 
 @pytest.mark.parametrize("make", [sgd, lambda m: torch.optim.AdamW(m.parameters(), lr=3e-3)])
@@ -111,3 +119,67 @@ def test_steps_of_a_network_that_nobody_calls_are_noticed():
     other(EXAMPLE)
     with pytest.warns(UserWarning, match="without a forward pass"):
         optimizer.step()
+
+
+def perturb(model: nn.Module) -> None:
+    """What SAM does between two passes, and an optimizer that is not attached."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1e-3)
+
+
+@pytest.mark.parametrize("after", ["a forward pass", "an evaluation", "the step"])
+def test_weights_that_are_changed_under_a_mask_are_refused(after):
+    model = network()
+    optimizer, found = started(model)
+    for batch in batches(STEPS // 2):
+        step(model, batch, optimizer)
+    loss_of(model, batch).backward()
+    assert masked(model)
+    perturb(model)
+    then = {
+        "a forward pass": lambda: loss_of(model, batch),
+        "an evaluation": lambda: evaluated(model, batch[0]),
+        "the step": optimizer.step,
+    }
+    with pytest.raises(TrainingError, match="were changed between its forward pass and the step"):
+        then[after]()
+    found.detach()
+    assert not masked(model)
+
+
+def test_weights_that_are_changed_between_two_steps_are_not():
+    model = network()
+    optimizer, found = started(model)
+
+    def take(called, batch, optimizer) -> None:
+        step(called, batch, optimizer)
+        perturb(model)
+
+    search(found, model, optimizer, take=take)
+    ends_well(found)
+
+
+def test_a_state_that_is_loaded_after_an_evaluation_is_the_one_evaluated():
+    model, again = network(), network()
+    optimizer, found = started(model)
+    search(found, model, optimizer)
+    wanted = evaluated(model, X[:8])
+    _, other = started(again)
+    again.load_state_dict(model.state_dict())
+    assert not torch.equal(evaluated(again, X[:8]), wanted)
+    other.load_state_dict(found.state_dict())
+    assert torch.equal(evaluated(again, X[:8]), wanted)
+
+
+@pytest.mark.parametrize("weights", ["searched", "dense", "a copy"])
+def test_nothing_of_ours_is_left_in_the_smaller_network(weights):
+    model = network()
+    optimizer, found = started(model)
+    search(found, model, optimizer)
+    given = copy.deepcopy(model) if weights == "a copy" else weights
+    assert "dsa_core" not in repr(pickled_names(found.finish(weights=given)))
+
+
+def pickled_names(model: nn.Module) -> set[str]:
+    return {str(arg) for _, arg, _ in pickletools.genops(pickle.dumps(model)) if arg is not None}

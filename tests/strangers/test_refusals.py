@@ -7,6 +7,7 @@ from torch import nn
 
 from dsa_core.budget import Budget
 from dsa_core.errors import BudgetError, ConfigError, DSAError
+from dsa_core.masks import masked
 from dsa_core.methods import Uniform
 from dsa_core.pruner import Pruner
 from dsa_core.tracing import trace
@@ -34,6 +35,15 @@ def made(**changes: object) -> Pruner:
 def test_wrong_arguments(changes, word):
     with pytest.raises(DSAError, match=word):
         made(**changes)
+
+
+def test_a_network_of_which_nothing_can_be_removed():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(ConfigError, match=r"no channel of it can be removed; graph\.report\(\)"):
+        made(model=model)
+    graph = trace(model, EXAMPLE)
+    with masked(model, graph, torch.ones(0)):
+        assert model(EXAMPLE).shape == (1, 3)
 
 
 def test_a_budget_below_the_floors():
