@@ -115,6 +115,7 @@ def test_the_hash_names_the_values_and_nothing_else(tmp_path):
         ("seeds: []", "seeds: "),
         ("seed: [1]", "no entry 'seed': did you mean 'seeds'"),
         ("timeout_minutes: 0", "timeout_minutes: "),
+        ("timeout_minutes: .inf", "timeout_minutes: "),
         ("parameters: {method: [dsa, unifrom]}", "did you mean 'uniform'"),  # as a run would
         ("parameters: {ratio: [0.5, 1.5]}", "ratio: Input should be less"),
         ("parameters: {model: resnet21}", "did you mean 'resnet20'"),
@@ -210,6 +211,8 @@ def test_a_run_counts_as_done_only_with_its_hash_and_its_record(tmp_path):
     assert read_state(tmp_path, job) == done
     changed = job.model_copy(update={"config_hash": "other"})
     assert read_state(tmp_path, changed).state == "planned"
+    (tmp_path / "run.json").write_bytes(b"\xff\xfe")
+    assert read_state(tmp_path, job).state == "planned"
     (tmp_path / "run.json").write_text('{"id": ')
     assert read_state(tmp_path, job).state == "planned"
 

@@ -191,14 +191,16 @@ def test_written_and_read_again(known, tmp_path: Path):
 def test_it_holds_for_one_machine_shape_and_divisor(known):
     _, _, found = known
     elsewhere = found.model_copy(update={"device": "CPU, 64 threads, another"})
-    found.check(torch.zeros(1, 1, 8, 8), 1)
+    found.check(found.model, torch.zeros(1, 1, 8, 8), 1)
+    with pytest.raises(ConfigError, match=f"the network was {found.model}, and is other"):
+        found.check("other", torch.zeros(1, 1, 8, 8), 1)
     for calibration, size, divisor, words in (
         (found, 8, 8, "divisor was 1, and is 8"),
         (found, 16, 1, "shape of an example"),
         (elsewhere, 8, 1, "64 threads"),
     ):
         with pytest.raises(ConfigError, match=words):
-            calibration.check(torch.zeros(1, 1, size, size), divisor)
+            calibration.check(calibration.model, torch.zeros(1, 1, size, size), divisor)
 
 
 def test_by_the_real_clock():

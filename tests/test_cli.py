@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from problems_runs import some_record, tiny_preset
+from problems_runs import some_record, tiny_preset, tiny_run
 from typer.testing import CliRunner
 
 from dsa_core.errors import BudgetError
-from dsa_core.lab.cli import app, main
+from dsa_core.lab.cli import app, main, plot_name
 from dsa_core.lab.options import parse_floors
 from dsa_core.lab.record_files import write_record
 from dsa_core.lab.runs import presets
@@ -86,6 +86,10 @@ def test_run_then_again_then_report(tmp_path, monkeypatch, capsys):
         (["run", "--budget", "flops=0.5"], "got 'flops=0.5'"),
         (["run", "--budget", "macs=0.0001"], "cannot be reached"),
         (["run", "--budget", "macs="], "got 'macs='"),
+        (["run", "--budget", "macs=0.5", "--budget", "macs=0.001"], "cannot be reached"),
+        (["run", "--set", "fine_tune.batch_size=2000"], "the setting fine_tune.batch_size"),
+        (["run", "--set", "search.train.batch_size=1000"], "the setting search.ratio_batch_size"),
+        (["calibrate", "resnet8", "--out", "."], "--out: . is a folder: name a file"),
         (["run", "--budget", "macs=0"], "RATIO in (0, 1]"),
         (["run", "--budget", "macs=nan"], "RATIO in (0, 1]"),
         (["run", "--floor", "conv1"], "GROUP=RATIO"),
@@ -115,7 +119,7 @@ def test_errors_are_one_line_and_exit_code_two(words, told, tmp_path, monkeypatc
     assert error.startswith("error: ")
     assert told in error
     assert len(error.splitlines()) == 1  # and no traceback
-    assert not (tmp_path / "runs").exists()
+    assert not list(tmp_path.rglob("*.safetensors")) + list(tmp_path.rglob("*.pt"))
 
 
 @pytest.mark.parametrize("words", [["runn"], ["run", "--divisor", "0"], ["run", "--buget", "1"]])
@@ -166,6 +170,9 @@ def test_report_forms(tmp_path, monkeypatch, capsys):
         code, out, _ = dsa(monkeypatch, capsys, "report", tmp_path, "--format", form)
         assert code == 0
         assert word in out
+    (tmp_path / "page.md").write_text("text")
+    words = ["report", tmp_path, "--into", tmp_path / "page.md", "--format", "csv"]
+    assert "a page takes a Markdown table" in dsa(monkeypatch, capsys, *words)[2]
     (tmp_path / "empty").mkdir()
     code, _, error = dsa(monkeypatch, capsys, "report", tmp_path / "empty")
     assert code == 2
@@ -221,6 +228,10 @@ def test_seeds_methods_and_budgets_are_several_runs(monkeypatch, capsys, tmp_pat
     assert len(plots) == 2  # one for each budget
     assert all("-dsa-uniform-macs0." in name and "-seed0-3-" in name for name in plots)
     assert out.count("record: ") == 8
+    name = plot_name([tiny_run(seed=seed) for seed in range(200)])
+    assert "-seed0-1-2-" in name
+    assert "-and-more-" in name
+    assert len(name) < 200
 
 
 WATCHED = """

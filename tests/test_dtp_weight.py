@@ -8,13 +8,13 @@ from problems_runs import allocate, fresh, graph8, search_config, tiny_run, trai
 from torch import nn
 
 from dsa_core.budget import Budget, Cost
-from dsa_core.errors import BudgetError
+from dsa_core.errors import BudgetError, ConfigError
 from dsa_core.lab.runs import run
 from dsa_core.masked_weights import MaskedWeights
 from dsa_core.methods import DTP, Allocation, DTPWeight
 from dsa_core.methods.dtp_weight import WeightScheme, nonzero_macs
 from dsa_core.scheme import Problem
-from dsa_core.surgery.sparse import zero_weights
+from dsa_core.surgery.sparse import load_sparse, zero_weights
 from dsa_core.tracing import trace
 
 PLANS = ("closed", "proximal")
@@ -95,6 +95,18 @@ def test_budgets_without_a_meaning_are_refused(tmp_path):
     with pytest.raises(BudgetError, match="saves no macs"):
         run(tiny_run(method="dtp-weight"), tmp_path, progress=False)
     assert not list(tmp_path.rglob("*.safetensors"))  # before anything was trained
+
+
+def test_a_whole_run_writes_a_sparse_network_and_is_told_at_once_that_onnx_has_none(tmp_path):
+    config = tiny_run(method="dtp-weight", resource="params", ratio=0.3)
+    with pytest.raises(ConfigError, match="dtp-weight removes single weights"):
+        run(config, tmp_path, progress=False, onnx=True)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    record = run(config, tmp_path, progress=False)
+    assert record.budget_met
+    sparse = load_sparse(tmp_path / config.folder / "pruned")
+    left = sum(int(p.count_nonzero()) for p in sparse.parameters())
+    assert left <= record.costs["params"].counted <= 0.3 * TOTAL
 
 
 def test_the_masks_multiply_the_weights():

@@ -191,6 +191,24 @@ def test_the_dense_network_says_how_it_was_made_and_is_read_back_whole(finished,
             read_dense(model, folder)
 
 
+def test_a_dense_network_of_other_data_is_not_taken(finished, tmp_path):
+    names = [
+        tiny_run(dataset=f"folder:{name}").dense_folder for name in ("imgs-1", "imgs_1", "imgs 1")
+    ]
+    assert len({*names}) == 3
+    out, config, _ = finished
+    other = Path(shutil.copytree(out, tmp_path / "other"))
+    path = next((other / "dense").glob("*/dense.json"))
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"data": "0" * 64}))
+    for again in (config, tiny_run(method="uniform")):
+        with pytest.raises(ConfigError, match="is of other data than digits is now"):
+            run(again, other, progress=False)
+    del facts["data"]  # as older versions wrote it
+    path.write_text(json.dumps(facts))
+    assert run(config, other, progress=False).dense_reused is False
+
+
 def test_force_runs_again_to_the_same_result(finished):
     out, config, record = finished
     again = run(config, out, progress=False, force=True)

@@ -44,6 +44,8 @@ def test_words():
     figure = allocation_figure(records)
     (legend,) = figure.legends
     assert legend.get_title().get_text() == "resnet20 on cifar10, 50 % of the MACs asked"
+    (both,) = allocation_figure([some_record(also_asked={"params": 0.1})]).legends
+    assert "50 % of the MACs and 10 % of the parameters asked" in both.get_title().get_text()
     assert [t.get_text() for t in legend.get_texts()] == [
         "dense",
         "dsa, seed 0: 50.0 % MACs, 88.00 % accuracy",

@@ -46,6 +46,7 @@ def test_runs_with_floors_a_divisor_or_another_resource_are_no_points() -> None:
         run("dsa", 0.4, 0.1, divisor=8),
         run("dsa", 0.4, 0.1, floors={"*": 0.5}),
         run("dsa", 0.4, 0.1, resource="params"),
+        run("dsa", 0.4, 0.1, also_asked={"params": 0.5}),
     ]
     assert frontiers([*RUNS, *others]) == frontiers(RUNS)
     with pytest.raises(ConfigError, match="one network"):

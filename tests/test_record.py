@@ -1,6 +1,7 @@
 """Records: whole, checked, and found again."""
 
 import json
+from pathlib import Path
 
 import pytest
 from problems_runs import some_record
@@ -16,6 +17,7 @@ from dsa_core.lab.record_files import (
     write_lines,
     write_record,
 )
+from dsa_core.lab.report_cli import pack_command
 from dsa_core.lab.runs.history import passing
 
 DECIBELS = Scores(dense=31.5, pruned=28.0, fine_tuned=31.0, masked_loss=float("inf"))
@@ -114,6 +116,14 @@ def test_lines_and_folders_hold_the_same_records(tmp_path):
         find_records(tmp_path, strict=True)
 
 
+def test_a_pack_of_the_folder_one_is_in(tmp_path, monkeypatch, capsys):
+    write_record(tmp_path / "runs" / "a", some_record())
+    monkeypatch.chdir(tmp_path / "runs")
+    pack_command(Path("."))
+    assert find_records(tmp_path / "runs.jsonl") == [some_record()]
+    assert str(tmp_path / "runs.jsonl") in capsys.readouterr().out
+
+
 def test_a_pack_replaces_only_its_own_runs(tmp_path):
     folder, file = tmp_path / "runs", tmp_path / "runs.jsonl"
     with pytest.raises(ConfigError, match=r"no record\.json below"):
@@ -136,6 +146,13 @@ def test_the_updates_kept_answer_each_per_cent_as_all_updates_do():
         last = max((i for i, c in enumerate(costs) if c >= budget), default=None)
         assert last is None or last == max(i for i in kept if costs[i] >= budget)
     assert kept == {0, 2, 3, 5, 6, 7}
+
+
+def test_a_run_that_was_repeated_is_counted_once_as_its_folder_has_it(tmp_path):
+    again = some_record(seconds={"dense": 0.0, "search": 1.0, "fine_tune": 1.0})
+    write_record(tmp_path / "run", again)
+    write_lines(tmp_path / "packed.jsonl", [some_record(), some_record(seed=1)])
+    assert find_records(tmp_path) == [again, some_record(seed=1)]
 
 
 def test_find_records(tmp_path):

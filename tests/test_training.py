@@ -306,7 +306,10 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
     assert len(go().history) == 1
     other = config.model_copy(update={"lr": 0.2})
     for changes, words in (
-        ({"config": other}, r"lr was '0\.1' and is now '0\.2'.*resume=False"),
+        (
+            {"config": other},
+            r"lr was '0\.1' and is now '0\.2'.*delete the checkpoint to start over",
+        ),
         ({"seed": 1}, "seed was '0' and is now '1'"),
         ({"batches": small(indices=torch.arange(64, 128))}, "data labels was"),
         ({"model": with_dropout()}, "model was"),

@@ -31,6 +31,7 @@ app = typer.Typer(
     "find how many channels each layer may keep, cut the rest out, and fine-tune.",
 )
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+LONGEST = 100  # characters of the seeds in the name of a plot
 RESUME = "Give the same `dsa run` command again to resume"
 
 
@@ -65,7 +66,7 @@ def run_command(
 
     Example: dsa run --preset cpu-short --method dsa --method uniform --budget macs=0.5
     """
-    from dsa_core.lab.runs import configure, run
+    from dsa_core.lab.runs import check, configure, run
     from dsa_core.training.processes import process_group
 
     asked = parse_budgets(budget or ["macs=0.5"], calibration)
@@ -89,6 +90,9 @@ def run_command(
         for ((resource, ratio), *others), name, number in points
     ]
     configs = list({c.hash: c for c in configs}.values())  # duplicates are one run
+    budgets = list({str(c.asked): c for c in configs}.values())
+    for c in budgets if len(budgets) > 1 else ():  # before hours are spent on the first
+        check(c, data)
     try:
         records = [
             run(
@@ -133,6 +137,8 @@ def plot_name(configs: "Sequence[RunConfig]") -> str:
     first = configs[0]
     methods = "-".join(dict.fromkeys(c.method for c in configs))
     seeds = "-".join(dict.fromkeys(str(c.seed) for c in configs))
+    if len(seeds) > LONGEST:
+        seeds = f"{seeds[:LONGEST]}-and-more"
     name = first.folder.replace(first.method, methods, 1)
     return f"allocation-{name.replace(f'-seed{first.seed}-', f'-seed{seeds}-')}.png"
 

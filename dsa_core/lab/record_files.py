@@ -38,7 +38,10 @@ def read_record(path: Path) -> Record:
 
 
 def find_records(*roots: Path, strict: bool = False) -> list[Record]:
-    """Read all records of some files and folders, in the order of their paths; each run once.
+    """Read all records of some files and folders, in the order of their paths.
+
+    A configuration counts once on each device, by its first record; in a folder runs come before
+    files.
 
     Args:
         roots: `.jsonl` files, or folders with such files or with runs somewhere below them.
@@ -48,10 +51,10 @@ def find_records(*roots: Path, strict: bool = False) -> list[Record]:
     Raises:
         ConfigError: a root is missing.
     """
-    found: dict[str, Record] = {}
+    found: dict[tuple[str, str], Record] = {}
     for each in (each for root in roots for path in files_of(root) for each in records_in(path)):
-        if isinstance(each, Record):  # a packed file may know more of an old run than its folder
-            found.setdefault(each.model_dump_json(exclude={"search", "config"}), each)
+        if isinstance(each, Record):
+            found.setdefault((each.config_hash, each.device), each)
         elif strict:
             raise each
         else:
@@ -70,7 +73,9 @@ def files_of(root: Path) -> list[Path]:
             f"{root} does not exist: give the folder that `dsa run --out` wrote to, or a file of "
             f"records ({LINES})"
         )
-    return sorted([*root.rglob(FILE), *root.rglob(f"*{LINES}")]) if root.is_dir() else [root]
+    if not root.is_dir():
+        return [root]
+    return [*sorted(root.rglob(FILE)), *sorted(root.rglob(f"*{LINES}"))]
 
 
 def records_in(path: Path) -> Iterator[Record | ConfigError]:

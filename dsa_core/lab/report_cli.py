@@ -42,6 +42,8 @@ def report_command(
     if into is None:
         show(records, form, columns)
         return
+    if form == "csv":
+        raise ConfigError("--into: a page takes a Markdown table; leave out --format")
     if not into.is_file():
         raise ConfigError(f"--into: there is no page {into}")
     table = report.as_markdown(records, columns)
@@ -75,5 +77,6 @@ def pack_command(
     """
     from dsa_core.lab.record_files import pack
 
-    file = into or folder.with_name(f"{folder.name}.jsonl")
+    whole = folder.resolve()
+    file = into or whole.with_name(f"{whole.name}.jsonl")
     print(f"{file}: {pack(folder, file)} records")

@@ -74,8 +74,8 @@ def load_checkpoint(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Any
         )
     if wrong := differences(saved, fingerprint):
         raise TrainingError(
-            f"checkpoint {path} belongs to a different run: {wrong}. Go back to those "
-            "settings, or give this run another checkpoint path, or start over with resume=False"
+            f"checkpoint {path} belongs to a different run: {wrong}. Go back to those settings, "
+            "give this run another path, or delete the checkpoint to start over"
         )
     return state
 

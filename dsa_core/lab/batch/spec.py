@@ -38,8 +38,8 @@ class BatchSpec(BaseModel):
     parameters: dict[str, Any] = {}
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     minutes_each: float | None = Field(default=None, gt=0)
-    timeout_minutes: float = Field(default=24 * 60, gt=0)
-    cell_timeout_minutes: float = Field(default=24 * 60, gt=0)
+    timeout_minutes: float = Field(default=24 * 60, gt=0, allow_inf_nan=False)
+    cell_timeout_minutes: float = Field(default=24 * 60, gt=0, allow_inf_nan=False)
 
 
 class Job(BaseModel):
@@ -72,7 +72,7 @@ def read_spec(path: Path) -> BatchSpec:
         ConfigError: the file is missing or not YAML, or an entry is unknown or of a wrong type.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"there is no batch {path}: {error.strerror}") from None
     except yaml.YAMLError as error:

@@ -54,7 +54,7 @@ def read_state(folder: Path, job: Job) -> RunState:
     """The state in the folder of a run; planned if missing or of other parameters."""
     blank = RunState(id=job.id, config_hash=job.config_hash)
     try:
-        found = RunState.model_validate_json((folder / FILE).read_text())
+        found = RunState.model_validate_json((folder / FILE).read_bytes())
     except (OSError, ValidationError):  # a damaged file proves nothing
         return blank
     if found.config_hash != job.config_hash:

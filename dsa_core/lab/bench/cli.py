@@ -113,6 +113,8 @@ def calibrate_command(
 
     if precision not in DTYPES:
         raise ConfigError(f"--precision must be one of {', '.join(DTYPES)}, got {precision!r}")
+    if out.is_dir():
+        raise ConfigError(f"--out: {out} is a folder: name a file")
     device = device_of()
     with torch.random.fork_rng(devices=[]):
         network = models.build(model, num_classes=classes).to(device)

@@ -17,7 +17,7 @@ class Calibration(BaseModel):
     """The latency model of one network on one machine; frozen.
 
     Attributes:
-        model: its name, for messages.
+        model: its name; empty for a network without one.
         shape: of the timed batch, examples first.
         device: the machine, with its threads.
         precision, channels_last: number format and memory order.
@@ -71,15 +71,16 @@ class Calibration(BaseModel):
         form = QuadraticForm(Q, q, self.constant_ms).scaled(NS_PER_MS)
         return Cost("latency", form, torch.tensor(self.sizes), self.groups)
 
-    def check(self, example: Tensor, divisor: int) -> None:
+    def check(self, model: str, example: Tensor, divisor: int) -> None:
         """Refuse to use it where it is not valid.
 
         Raises:
-            ConfigError: the device of the example (N, ...), the number of threads, the example's
-                shape or the divisor of the budget is not that of the calibration.
+            ConfigError: the name of the network, the device of the example (N, ...), the number of
+                threads, the example's shape or the budget's divisor is not that of the calibration.
         """
         here = device_name(example.device)
         facts = {
+            "the network": (self.model or model, model),
             "the machine": (self.device, here),
             "the shape of an example": (self.shape[1:], tuple(example.shape[1:])),
             "divisor": (self.divisor, divisor),
@@ -103,7 +104,7 @@ def read_calibration(path: Path) -> Calibration:
         ConfigError: the file is missing or invalid; names the first wrong entry.
     """
     try:
-        return Calibration.model_validate_json(path.read_text())
+        return Calibration.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ConfigError(
             f"calibration {path} cannot be read: {error.strerror or error}. `dsa calibrate MODEL` "

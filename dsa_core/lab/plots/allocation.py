@@ -37,10 +37,10 @@ def allocation_figure(records: Sequence[Record]) -> "Figure":
         draw_allocation(axes, records, range(i * each, min((i + 1) * each, n)))
         axes.set_xlim(-0.6, each - 0.4)
     every[-1].set_xlabel("channel group, named by its first layer")
-    asked = f"{100 * first.asked_ratio:g} % of the {UNITS[first.resource]} asked"
+    asked = " and ".join(f"{100 * x:g} % of the {UNITS[name]}" for name, x in first.asked.items())
     figure.legend(
         *every[0].get_legend_handles_labels(),
-        title=f"{first.model} on {first.dataset}, {asked}",
+        title=f"{first.model} on {first.dataset}, {asked} asked",
         loc="outside upper center",
         ncols=2,
         frameon=False,

@@ -3,6 +3,6 @@
 from dsa_core.lab.runs.config import RunConfig, configure
 from dsa_core.lab.runs.preset import Preset
 from dsa_core.lab.runs.presets import PRESETS
-from dsa_core.lab.runs.run import run
+from dsa_core.lab.runs.run import check, run
 
-__all__ = ["PRESETS", "Preset", "RunConfig", "configure", "run"]
+__all__ = ["PRESETS", "Preset", "RunConfig", "check", "configure", "run"]

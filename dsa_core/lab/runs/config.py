@@ -133,6 +133,8 @@ class RunConfig(BaseModel):
         Weights from a file depend on no seed and no setting: runs of all seeds share them.
         """
         names = [file_name(self.model), file_name(self.dataset)]
+        if names != [self.model, self.dataset]:  # others may have the same name as a file
+            names.append(short_hash(f"{self.model} {self.dataset}")[:6])
         if self.weights is not None:
             return "-".join([*names, "weights", self.weights[:10]])
         settings = self.preset.dense.model_dump_json() if self.preset.dense else "untrained"

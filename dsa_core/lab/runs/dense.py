@@ -75,6 +75,30 @@ def dense_network(context: RunContext, model: nn.Module) -> DenseNetwork:
     return DenseNetwork(model, score, **cost, epochs=facts["epochs"], reused=reused, extra=extra)
 
 
+def data_digest(context: RunContext) -> str:
+    """Names the training data by its contents."""
+    found = context.dataset.batches("train", batch_size=1, augment="none", shuffle=False)
+    return sha256(json.dumps(found.fingerprint(), sort_keys=True).encode()).hexdigest()
+
+
+def check_data(context: RunContext) -> None:
+    """Refuse an `out/dense/` whose network was trained or scored on other data of that name.
+
+    Raises:
+        ConfigError: it was.
+    """
+    path = context.out / "dense" / context.config.dense_folder / FACTS
+    try:
+        then = json.loads(path.read_text())["data"]
+    except (OSError, ValueError, LookupError, TypeError):  # none yet, an older one, or damaged
+        return
+    if then != data_digest(context):
+        raise ConfigError(
+            f"{path.parent} is of other data than {context.config.dataset} is now: give another "
+            "--out, or the folder of the data as before"
+        )
+
+
 def read_dense(model: nn.Module, folder: Path) -> dict[str, Any]:
     """Load the weights of a folder into the model, in place; return the facts beside them.
 
@@ -115,6 +139,7 @@ def train_dense(context: RunContext, model: nn.Module, settings: TrainConfig, fo
     facts = {
         "model": config.model,
         "dataset": config.dataset,
+        "data": data_digest(context),
         "seed": config.seed,
         "trained_by": config.hash,
         "score_name": context.task.judged_by,
@@ -176,4 +201,5 @@ def keep_start_weights(context: RunContext, model: nn.Module, folder: Path) -> N
     context.print(f"dense {context.config.model}: weights of {context.weights}")
     measured = context.measure(model)
     facts = {"weights": context.config.weights, "score": measured.score, "extra": measured.extra}
-    keep_dense(model, folder, facts | {"seconds": 0.0, "epochs": 0})
+    facts |= {"data": data_digest(context), "seconds": 0.0, "epochs": 0}
+    keep_dense(model, folder, facts)

@@ -10,9 +10,9 @@ from dsa_core.lab.latency import onnx_latency
 from dsa_core.lab.record import OnnxRecord, Record
 from dsa_core.lab.record_files import write_record
 from dsa_core.lab.runs.context import RunContext
+from dsa_core.methods import DTPWeight
 from dsa_core.surgery import OnnxNetwork, export_onnx, load
 from dsa_core.surgery.onnx_file import ADVICE, BLOCKS, require_onnx
-from dsa_core.surgery.sparse import FACTS
 from dsa_core.training.processes import process_group
 
 FILE, INT8_FILE = "pruned.onnx", "pruned.int8.onnx"
@@ -22,6 +22,11 @@ INT8_IMAGES = 512  # training images that say how large activations are
 def check_onnx(context: RunContext, *, int8: bool) -> None:
     """Raise ConfigError, before anything is trained, where ONNX cannot be written."""
     require_onnx()
+    if context.config.method == DTPWeight.label:
+        raise ConfigError(
+            f"onnx: {DTPWeight.label} removes single weights; written as ONNX the network would be "
+            "as large as the dense one. Take it from pruned/ as sparse safetensors"
+        )
     if int8 and not process_group().is_single:
         raise ConfigError(
             "int8: it is written and scored by one process; when the run is complete, give the "
@@ -38,21 +43,14 @@ def with_onnx(context: RunContext, record: Record, *, int8: bool) -> Record:
     `pruned.int8.onnx` is written too, and scored.
 
     Raises:
-        ConfigError: the run removed single weights; there is no smaller network to write.
         SurgeryError: the network cannot be exported, or the runtime computes something else.
     """
     known = record.onnx if (context.folder / FILE).exists() else None
     has_int8 = known is not None and known.int8 and (context.folder / INT8_FILE).exists()
     if known and (has_int8 or not int8):
         return record
-    folder = context.folder / "pruned"
-    if (folder / FACTS).exists():
-        raise ConfigError(
-            "onnx: this run removed single weights; written as ONNX the network would be as large "
-            "as the dense one. Take it from pruned/ as sparse safetensors"
-        )
     dense = models.build(context.config.model, num_classes=context.dataset.num_classes)
-    network = load(folder, dense)
+    network = load(context.folder / "pruned", dense)
     found = known or written(context, network)
     if int8:
         images = context.some_batches("int8", min(INT8_IMAGES, context.dataset.count("train")))

@@ -3,9 +3,10 @@
 import json
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from dsa_core.channels import ChannelGraph
+from dsa_core.errors import ConfigError, DSAError
 from dsa_core.files import write_atomically
 from dsa_core.lab.runs.context import RunContext
 from dsa_core.lab.runs.history import HISTORY, history_of
@@ -22,6 +23,29 @@ from dsa_core.training import (
     train,
 )
 from dsa_core.training.processes import average_buffers
+
+
+def check_batches(context: RunContext) -> None:
+    """Refuse, before anything is trained, batches that are larger than their data.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    preset, config = context.config.preset, context.config
+    weights, ratios = context.halves()
+    search, every = preset.search, None
+    sizes: list[tuple[str, int, Tensor | None]] = [
+        ("search.train.batch_size", search.train.batch_size, weights),
+        ("search.ratio_batch_size", search.ratio_batch_size or search.train.batch_size, ratios),
+        ("fine_tune.batch_size", preset.fine_tune.batch_size, every),
+    ]
+    if preset.dense is not None and config.weights is None:
+        sizes.append(("dense.batch_size", preset.dense.batch_size, every))
+    for name, size, indices in sizes:
+        try:
+            context.training("check", size, indices)
+        except DSAError as error:
+            raise ConfigError(f"{error}. It is the setting {name}") from error
 
 
 def find_allocation(context: RunContext, model: nn.Module, graph: ChannelGraph) -> Allocation:
@@ -70,7 +94,8 @@ def cut_and_renew(
     preset = context.config.preset
     images = context.some_batches("reconstruction", preset.cut.reconstruct)
     pruned = prune(model, graph, allocation.keep, reconstruct=images, progress=context.progress)
-    zero_weights(pruned, allocation.weight_mask or {})
+    if allocation.weight_mask is not None:
+        pruned = zero_weights(pruned, allocation.weight_mask)
     if images:
         return pruned
     batches = context.training("recalibration", preset.fine_tune.batch_size)

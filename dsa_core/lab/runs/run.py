@@ -14,7 +14,7 @@ from dsa_core.lab.record import Record
 from dsa_core.lab.record_files import FILE, read_record, write_record
 from dsa_core.lab.runs.config import RunConfig
 from dsa_core.lab.runs.context import RunContext
-from dsa_core.lab.runs.dense import dense_network, load_start_weights
+from dsa_core.lab.runs.dense import check_data, dense_network, load_start_weights
 from dsa_core.lab.runs.folder import (
     CONFIG,
     alone_in,
@@ -26,6 +26,7 @@ from dsa_core.lab.runs.folder import (
 from dsa_core.lab.runs.onnx import check_onnx, with_onnx
 from dsa_core.lab.runs.outcome import Outcome, record_of
 from dsa_core.lab.runs.phases import (
+    check_batches,
     cut_and_renew,
     find_allocation,
     fine_tune,
@@ -89,6 +90,7 @@ def run(
     context = RunContext(
         config, out, dataset, device, progress and process_group().is_main, folder, weights
     )
+    check_data(context)
     onnx = onnx or int8
     if onnx:
         check_onnx(context, int8=int8)
@@ -105,6 +107,12 @@ def run(
                     record = with_onnx(context, record, int8=int8)
     wait()
     return record
+
+
+def check(config: RunConfig, data_root: Path | None = None) -> None:
+    """Refuse what `run` would refuse of a configuration before anything is trained, see `start`."""
+    dataset = load(config.dataset, data_root)
+    start(config, dataset, RunContext(config, Path(), dataset, device_of(), False).example)
 
 
 def record_there(context: RunContext) -> Record:
@@ -133,6 +141,7 @@ def run_phases(context: RunContext, *, force: bool = False) -> Record:
     if context.progress and (advice := slow_format(context.config, model, context.example)):
         context.print(advice)
     load_start_weights(context, model)
+    check_batches(context)
     with alone_in(context.folder):
         if force:
             remove_earlier(context)

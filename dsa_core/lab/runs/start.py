@@ -31,7 +31,7 @@ def start(
 
     Raises:
         ConfigError: the network is unknown, does not accept images of this shape, or is for another
-            task; or the calibration is from another machine.
+            task; or the calibration is of another network or machine.
         TraceError: it cannot be traced.
         SurgeryError: a cut network of its kind cannot run in training mode.
         BudgetError: the budget is out of range, below the cost of its floors, or not supported by
@@ -44,7 +44,7 @@ def start(
     try_task(config, dataset, model, example.device)
     graph = trace(model, example)
     if config.calibration is not None:
-        config.calibration.check(example, config.divisor)
+        config.calibration.check(config.model, example, config.divisor)
     config.budget.check(config.budget.costs(graph))
     if config.method in METHODS:
         METHODS[config.method]().check_budget(config.budget)

@@ -38,7 +38,7 @@ def frontiers(records: Sequence[Record], resource: Resource = "macs") -> dict[st
 
     Args:
         records: runs of one network on one dataset with one preset, with any seeds. Only those
-            whose budget is in this resource, without floors or divisor, are points.
+            whose budget is in this resource alone, without floors or divisor, are points.
         resource: of the budgets and of the costs.
 
     Returns:
@@ -50,7 +50,8 @@ def frontiers(records: Sequence[Record], resource: Resource = "macs") -> dict[st
     kinds = {(r.model, r.dataset, r.preset) for r in records}
     if len(kinds) > 1:
         raise ConfigError(f"one frontier is of one network, data and preset; got {sorted(kinds)}")
-    plain = [r for r in records if r.resource == resource and r.divisor == 1 and not r.floors]
+    alone = [r for r in records if r.resource == resource and not r.also_asked]
+    plain = [r for r in alone if r.divisor == 1 and not r.floors]
     groups: dict[tuple[str, float], list[Record]] = defaultdict(list)
     for r in plain:
         groups[r.method, r.asked_ratio].append(r)
