@@ -234,8 +234,7 @@ def norms_behind(network: nn.Module, x: Any, run: Run) -> dict[Fitted, nn.Module
         run(network, x)
     fitted = {}
     for layer in layers:
-        own = "weight" in layer._parameters and holders[id(layer.weight)] == 1
-        if own and found.runs[layer] == 1:
+        if holders[id(layer.weight)] == 1 == found.runs[layer]:  # none holds a computed weight
             norm = found.norm.get(layer)
             alone = norm is not None and found.runs[norm] == 1 and found.others[layer] == 0
             fitted[layer] = norm if alone else None
