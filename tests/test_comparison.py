@@ -106,6 +106,7 @@ def test_rivals_of_equal_epochs_or_equal_seconds_against_the_flow_of_most_runs()
         timed("dcss", 90.0, epochs=more),
         timed("uniform", 40.0, seed=7, preset="another"),  # no seed of DSA's
         timed("ssl", 40.0, trials=3),
+        timed("amc", 40.0, epochs=more, precision="bf16"),  # of another processor
     ]
     rows = equal_cost(runs, (0.5, 0.25))
     assert [(theirs[0].method, alike) for _, _, theirs, alike in rows] == [
@@ -114,5 +115,5 @@ def test_rivals_of_equal_epochs_or_equal_seconds_against_the_flow_of_most_runs()
     ]
     assert all(len(ours) == 2 for _, ours, _, _ in rows)
     assert beside(*rows[1][1:3])[1:] == ["50 / 80", "60 / 60"]
-    assert parts(runs[-3]) == "4+9"
+    assert parts(runs[-4]) == "4+9"
     assert parts(some_record(config={"preset": {"weights_fraction": 0.25}})) == "1+4"

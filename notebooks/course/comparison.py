@@ -1,6 +1,7 @@
 """Runs of several methods beside each other and beside the paper's, as tables for a notebook."""
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from statistics import fmean
 from typing import Any
 
@@ -214,14 +215,17 @@ def equal_cost(
 ) -> list[tuple[float, list[Record], list[Record], str]]:
     """Budget, runs of the method, runs of a rival, and what both spend alike; a row a rival.
 
+    Runs of another number format may be of another processor: they are not compared.
+
     Args:
         records: runs of one network, with any settings.
         ratios: budgets.
         method: whose flow of most runs the others are held against.
     """
     rows: list[tuple[float, list[Record], list[Record], str]] = []
-    for ratio in ratios:
-        every = flows(select(records, ratio=ratio))
+    formats = sorted({r.precision for r in records})
+    for ratio, precision in product(ratios, formats):
+        every = flows([r for r in select(records, ratio=ratio) if r.precision == precision])
         ours = next((runs for runs in every if runs[0].method == method), [])
         for theirs in every:
             if not ours or theirs[0].method == method or not paired(ours, theirs):
