@@ -35,10 +35,19 @@ from dsa_core.numbers_in_code import (
     value_of,
 )
 from dsa_core.surgery.cut import duplicate, prune
-from dsa_core.surgery.verify import TOLERANCES, counted, distance, noise, randomise, some_channels
+from dsa_core.surgery.verify import (
+    TOLERANCES,
+    counted,
+    distance,
+    is_constant,
+    noise,
+    randomise,
+    some_channels,
+)
 from dsa_core.training.evaluate import mode
 
 LARGE = 50_000_000  # parameters from which the trial runs in the network's own number format
+STAND_IN = 1e6  # an output as large stands for infinity, such as -1e9 in place of a masked entry
 ENOUGH = 2  # failures after which an attribute of a class of modules is not tried again
 CHANGED = "the cut network computes something else than the masked one"
 
@@ -117,7 +126,7 @@ class Trial:
             try:
                 with masked(self.model, graph, keep.to(self._weight())):
                     wanted = self._run(self.model)
-                if all(bool(t.isfinite().all()) for t in wanted) or not next(self.forms, None):
+                if not any(bool(t.isnan().any()) for t in wanted) or not next(self.forms, None):
                     break
             except Exception as error:
                 if not next(self.forms, None):
@@ -135,10 +144,11 @@ class Trial:
             return f"the cut network cannot run: {where}: {first_line(error)}"
         counts = [int(keep[g.start : g.start + g.size].sum()) for g in graph.prunable]
         self.macs = Cost.of(graph, "macs").at(torch.tensor(counts)), macs // self.call.batch
-        scale = max((float(t.abs().max()) for t in wanted if t.numel()), default=0.0)
+        sizes = [t.abs()[t.abs() < STAND_IN] for t in wanted]
+        scale = max((float(size.max()) for size in sizes if size.numel()), default=0.0)
         tolerance = TOLERANCES.get(self._weight().dtype, 1e-2)
         same = len(found) == len(wanted) and all(
-            distance(a, b, least=1e-6 * scale) <= tolerance
+            distance(a, b, least=max(1e-3 * scale, 1e-30)) <= tolerance
             for a, b in zip(wanted, found, strict=True)
         )
         return "" if same else CHANGED
@@ -186,8 +196,23 @@ class Trial:
         for widths in (counts, exact, counts | exact):
             tried = with_remedies(graph, attributes=widths)
             if widths and not self.fault(tried):
-                return tried
+                return self.needed(graph, tried)
         return graph
+
+    def needed(
+        self, graph: ChannelGraph, tried: ChannelGraph, names: Iterable[str] | None = None
+    ) -> ChannelGraph:
+        """Of the numbers that are newly set, by their class, only those without which the cut is
+        wrong: others are as large as a width by chance."""
+        kinds: dict[str, set[str]] = {}
+        for attribute in tried.remedies.attributes.keys() - graph.remedies.attributes.keys():
+            kinds.setdefault(kind_of(self.model, attribute), set()).add(attribute)
+        for kind in sorted(kinds) if len(kinds) > 1 else ():
+            some = tried.remedies.attributes.items()
+            fewer = with_remedies(tried, attributes={a: w for a, w in some if a not in kinds[kind]})
+            if not self.fault(fewer, names):
+                tried = fewer
+        return tried
 
     def remedied(self, graph: ChannelGraph, name: str, fault: str) -> ChannelGraph:
         """Set whole numbers of modules that stand for the width of a group; or freeze it."""
@@ -198,7 +223,7 @@ class Trial:
             attributes = {**graph.remedies.attributes, **widths}
             tried = with_remedies(graph, attributes=attributes)
             if not self.fault(tried, [name]):
-                return tried
+                return self.needed(graph, tried, [name])
             self.failures[kind] += 1
         return frozen(graph, {name: fault + parametrized(graph, name) * (fault == CHANGED)})
 
@@ -230,6 +255,10 @@ class Trial:
         randomise(self.model)
         if sum(p.numel() for p in self.model.parameters()) < LARGE:
             self.model.double()
+            tables = [m.num_embeddings for m in self.model.modules() if isinstance(m, nn.Embedding)]
+            if tables and any(is_constant(t) for t in given.tensors.values()):
+                self.call = given.map(partial(noise, dtype=torch.float64, below=min(tables)))
+                yield True
             self.call = given.map(partial(noise, dtype=torch.float64))
             yield True
         self.model.to(own)

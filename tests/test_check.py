@@ -104,7 +104,9 @@ def test_a_network_without_choice_fails(monkeypatch: pytest.MonkeyPatch) -> None
 def test_distance_is_relative_and_sees_shapes() -> None:
     one = torch.tensor([4.0, -2.0])
     assert check_module.distance(one, one) == 0
-    assert check_module.distance(one, torch.tensor([4.0, -1.0])) == 0.25
+    assert check_module.distance(one, torch.tensor([4.0, -1.0])) == 0.5
+    assert check_module.distance(torch.tensor([-1e9, -2.0]), torch.tensor([-1e9, -1.0])) == 0.5
+    assert check_module.distance(one, torch.tensor([3.0, -1.0])) == 0.25
     assert check_module.distance(one, torch.tensor([4.0])) == float("inf")
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dsa_core.budget import Cost
 from dsa_core.errors import SurgeryError, TraceError
+from dsa_core.masks import masked
 from dsa_core.surgery import load, prune, save, try_forward
 from dsa_core.surgery.verify import count_macs, random_channels
 from dsa_core.tracing import trace
@@ -254,3 +255,122 @@ def test_operators_along_positions_and_along_channels(name: str) -> None:
         assert {g.name: g.size for g in graph.prunable} == sizes
         assert (f"{name} over channels" in graph.report()) == (axis == 1)
         agrees(model, graph, X)
+
+
+class Blind(nn.Module):
+    """The width of b is in the code, and what follows hides it from a careless trial.
+
+    Args:
+        hide: of the network, its input to b and what comes of b; returns the output.
+    """
+
+    def __init__(self, hide: Callable[[Any, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.head = conv(3, 8), conv(8, 6), conv(6, 8), nn.Linear(8, 4)
+        self.gate, self.hide = nn.Parameter(torch.zeros(1)), hide
+        self.register_buffer("alpha", torch.tensor(0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        y = self.b(x).relu()
+        return self.hide(self, x, self.c(y / y.shape[1] ** 0.5))
+
+
+def logits(n: Any, y: Tensor, filled: float) -> Tensor:
+    """All but two of the outputs filled with a number."""
+    return n.head(y.mean((2, 3))).masked_fill(torch.arange(4) > 1, filled)
+
+
+HIDDEN = {
+    "by a gate": lambda n, x, y: n.head((x + n.gate * y).mean((2, 3))),
+    "by a buffer": lambda n, x, y: n.head((x + n.alpha * y).mean((2, 3))),
+    "beside -inf": lambda n, x, y: logits(n, y, -torch.inf),
+    "beside -1e9": lambda n, x, y: logits(n, y, -1e9),
+    "beside the least number": lambda n, x, y: logits(n, y, torch.finfo(y.dtype).min),
+}
+
+
+@pytest.mark.parametrize("how", HIDDEN)
+def test_a_trial_is_not_blind_to_a_width_that_is_hidden(how: str) -> None:
+    graph = trace(Blind(HIDDEN[how]), X)
+    assert "b" not in {group.name for group in graph.prunable}
+    assert f"trial cut: the cut network {CHANGED}" in graph.report()
+
+
+class Tokens(nn.Module):
+    """The mean of all tokens but padding, with a width in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.fc, self.head = nn.Embedding(20, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x, real = self.fc(self.table(ids)).relu(), (ids != 0)[..., None]
+        x = x / x.shape[-1] ** 0.5 * real
+        return self.head(x.sum(1) / real.sum(1).clamp(min=1))
+
+
+def test_an_example_of_padding_alone_is_tried_with_tokens() -> None:
+    graph = trace(Tokens(), torch.zeros(1, 6, dtype=torch.int64))
+    assert "fc" not in {group.name for group in graph.prunable}
+
+
+class Heads(nn.Module):
+    """Attention with four heads; two more numbers are four as well, and one eight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.reach, self.longest = 4, 4, 4
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 3)
+        self.bias = nn.Parameter(torch.randn(9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, -4 * self.longest :]
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        apart = torch.arange(n)[:, None] - torch.arange(n)
+        near = self.bias[apart.clamp(-self.reach, self.reach) + 4]
+        return self.out((((q @ k.mT) / 2 + near).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+def test_numbers_that_are_as_large_as_a_width_by_chance_stay() -> None:
+    model = Heads().eval()
+    graph = trace(model, torch.randn(1, 3, 16))
+    assert set(graph.remedies.attributes) == {"heads"}
+    assert "numbers that a cut changes: heads" in graph.report()
+    keep, x = random_channels(graph, 0.5, seed=0), torch.randn(2, 40, 16, dtype=torch.float64)
+    with masked(model.double(), graph, keep.double()):
+        wanted = model(x)
+    torch.testing.assert_close(prune(model, graph, keep)(x), wanted)
+
+
+class TwoNames(nn.Module):
+    """Its first layer has a second name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8), nn.ReLU(), conv(8, 3))
+        self.stem = self.body[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def test_a_module_under_two_names_is_cut_once() -> None:
+    model = TwoNames()
+    graph = trace(model, X)
+    assert [group.size for group in graph.prunable] == [8, 8]
+    agrees(model, graph, X)
+    smaller = prune(model, graph, random_channels(graph, 0.5, seed=0))
+    assert smaller.stem is smaller.body[0]
+    assert smaller.stem.weight is smaller.body[0].weight
+
+
+def test_parameters_in_the_same_memory_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+    model[2].weight.data = model[0].weight.data.t()
+    told = r"0\.weight and 2\.weight are two parameters in the same memory"
+    with pytest.raises(TraceError, match=told):
+        trace(model, torch.randn(2, 4))
+    model[2].weight = nn.Parameter(model[0].weight.detach().t().clone())
+    assert trace(model, torch.randn(2, 4)).prunable

@@ -1,5 +1,6 @@
 """What a network must be before its channels can be followed, and whether it is the traced one."""
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ def check_traceable(model: Any) -> None:
     """Refuse what tracing could only misread.
 
     Raises:
-        TraceError: it is no module, or a submodule is compiled by `torch.jit` or has uninitialised
-            parameters; names it and the remedy.
+        TraceError: it is no module, a submodule is compiled by `torch.jit` or has uninitialised
+            parameters, or two parameters share memory; names it and the remedy.
     """
     if not isinstance(model, nn.Module):
         raise TraceError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -31,6 +32,28 @@ def check_traceable(model: Any) -> None:
                 raise TraceError(
                     f"{where} has parameters without a shape: run the network once, model(example)"
                 )
+    check_memory(model)
+
+
+def check_memory(model: nn.Module) -> None:
+    """Refuse two parameters in the same memory: a copy would tear them apart."""
+    places = sorted(
+        (str(p.device), p.data_ptr(), p.data_ptr() + span(p) * p.element_size(), name)
+        for name, p in model.named_parameters()
+        if p.numel() and not p.is_meta
+    )
+    for (here, _, end, one), (there, start, _, other) in pairwise(places):
+        if here == there and start < end:
+            raise TraceError(
+                f"{one} and {other} are two parameters in the same memory, which a copy would "
+                "separate: assign the Parameter itself, not its .data"
+            )
+
+
+def span(tensor: Tensor) -> int:
+    """Elements between the first and the last of a tensor, both counted."""
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    return 1 + sum((size - 1) * stride for size, stride in pairs)
 
 
 def check_device(model: nn.Module, call: Call) -> None:

@@ -227,6 +227,8 @@ class ChannelGraph:
         ]
         if self.unused:
             lines.append(f"never read in this forward, left as they are: {', '.join(self.unused)}")
+        if self.remedies.attributes:
+            lines.append(f"numbers that a cut changes: {shorten(sorted(self.remedies.attributes))}")
         for change in sorted(set(self.stand_ins.values())):
             paths = [p for p, c in self.stand_ins.items() if c == change and holds(p, self.axes)]
             if paths:

@@ -54,13 +54,16 @@ def prune(
     check_keep(graph, keep)
     pruned = duplicate(model)
     always = torch.cat([keep.cpu(), torch.ones(1, dtype=torch.bool)])  # place -1: stays
-    done: dict[int, Tensor] = {}
+    done: dict[int, Tensor] = {}  # by the id of what was cut, and of what it became
+    alive: list[Tensor] = []  # so that no id is given twice
     for name, by_axis in graph.axes.items():
         owner, _, attribute = name.rpartition(".")
         module = pruned.get_submodule(owner)
         tensor = getattr(module, attribute)
         if id(tensor) not in done:
-            done[id(tensor)] = cut(tensor, by_axis, always)
+            new = cut(tensor, by_axis, always)
+            done[id(tensor)] = done[id(new)] = new
+            alive.append(tensor)
         setattr(module, attribute, done[id(tensor)])
     stand_in_where_cut(pruned, graph.axes)
     with mode(pruned, training=False):  # else a spectral norm counts every look at its weight

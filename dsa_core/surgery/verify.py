@@ -22,7 +22,8 @@ def together(output: object) -> Tensor:
 
 
 def distance(wanted: Tensor, found: Tensor, *, least: float = 1e-30) -> float:
-    """The largest difference, relative to the largest entry, which counts as `least` at least.
+    """The largest difference, relative to the largest of the entries that differ, which counts as
+    `least` at least.
 
     Infinite if the shapes differ; entries that are both NaN, or the same infinity, are equal.
     """
@@ -35,7 +36,8 @@ def distance(wanted: Tensor, found: Tensor, *, least: float = 1e-30) -> float:
     apart = ~((wanted == found) | (wanted.isnan() & found.isnan()))
     if not bool(apart.any()):
         return 0.0
-    scale = wanted[wanted.isfinite()].abs().max() if bool(wanted.isfinite().any()) else 0.0
+    sizes = wanted[apart & wanted.isfinite()].abs()
+    scale = sizes.max() if len(sizes) else 0.0
     difference = (wanted - found)[apart].abs().max()
     return float(difference.nan_to_num(float("inf")) / max(float(scale), least))
 
@@ -51,8 +53,13 @@ def random_channels(graph: ChannelGraph, keep: float, seed: int) -> Tensor:
     return chosen
 
 
-def noise(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A floating tensor in another format; one of equal numbers becomes uniform in [0, 1)."""
+def noise(tensor: Tensor, dtype: torch.dtype, *, below: int = 0) -> Tensor:
+    """A floating tensor in another format; one of equal numbers becomes uniform in [0, 1).
+
+    Equal int64 numbers, mostly of tokens, become uniform in [0, below), if that is not 0.
+    """
+    if below and tensor.dtype == torch.int64 and is_constant(tensor):
+        return torch.randint_like(tensor, below)
     if not tensor.is_floating_point():
         return tensor
     return (torch.rand_like(tensor) if is_constant(tensor) else tensor).to(dtype)
@@ -94,6 +101,8 @@ def randomise(model: nn.Module) -> None:
             tensor.uniform_(0.5, 2.0)
         elif name.endswith("running_mean"):
             tensor.normal_()
+        elif tensor.is_floating_point() and tensor.numel() == 1 and not bool(tensor):
+            tensor.fill_(0.7)  # a gate that starts closed
         elif isinstance(tensor, nn.Parameter) and is_constant(tensor):
             zero = float(tensor.flatten()[0]) == 0
             tensor.normal_(std=0.5) if zero else tensor.uniform_(0.5, 1.5)
