@@ -269,6 +269,8 @@ class Blind(nn.Module):
         self.a, self.b, self.c, self.head = conv(3, 8), conv(8, 6), conv(6, 8), nn.Linear(8, 4)
         self.gate, self.hide = nn.Parameter(torch.zeros(1)), hide
         self.register_buffer("alpha", torch.tensor(0.0))
+        for bias in (p for p in self.parameters() if p.ndim == 1):
+            nn.init.zeros_(bias)  # an example of zeros is answered by zeros
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(x).relu()
@@ -342,6 +344,30 @@ def test_numbers_that_are_as_large_as_a_width_by_chance_stay() -> None:
     with masked(model.double(), graph, keep.double()):
         wanted = model(x)
     torch.testing.assert_close(prune(model, graph, keep)(x), wanted)
+
+
+def checked(p: Any, x: Tensor) -> Tensor:
+    assert x.shape[1] == p.one == p.two
+    return x.clamp(max=p.most)
+
+
+class Numbers(nn.Module):
+    """Two numbers are the width of a, and one is as large by chance; that of b is in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 8), conv(8, 6), conv(6, 3)
+        self.part = Part(checked, one=8, two=8, most=8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(self.part(self.a(x).relu())).relu()
+        return self.c(y / y.shape[1] ** 0.5)
+
+
+def test_beside_a_group_that_stays_numbers_by_chance_stay_too() -> None:
+    graph = trace(Numbers(), X)
+    assert [group.name for group in graph.prunable] == ["a"]
+    assert set(graph.remedies.attributes) == {"part.one", "part.two"}
 
 
 class TwoNames(nn.Module):
