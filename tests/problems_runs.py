@@ -16,6 +16,7 @@ from dsa_core.lab import data, models
 from dsa_core.lab.latency import Latency
 from dsa_core.lab.record import CostRecord, GroupRecord, Record, Scores
 from dsa_core.lab.runs import Preset, RunConfig
+from dsa_core.lab.runs.config import short_hash
 from dsa_core.methods import ALLOCATORS, Allocation, OnStep, SearchConfig, SearchData, Update
 from dsa_core.surgery import prune, save
 from dsa_core.surgery.sparse import save_sparse, zero_weights
@@ -160,11 +161,14 @@ def some_cost(dense: int, ratio: float, asked: float | None = None) -> CostRecor
     return CostRecord(dense=dense, asked_ratio=asked, relaxed_ratio=ratio, whole=n, counted=n)
 
 
+ASKED = ("method", "model", "dataset", "preset", "seed", "resource", "asked_ratio", "divisor")
+
+
 def some_record(**changes: Any) -> Record:
     """A record with round numbers: 50 of 100 M MACs, 0.4 of 1 M parameters."""
     milliseconds = {"repeats": 15, "batch": 128, "threads": 1, "device": "cpu"}
     settings: dict[str, Any] = {
-        "config_hash": f"{changes.get('seed', 0):010}",
+        "config_hash": short_hash(repr([changes.get(name) for name in ASKED])),
         "series": "9876543210",
         "method": "dsa",
         "model": "resnet20",
