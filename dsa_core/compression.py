@@ -128,11 +128,6 @@ def compress(
     batches = _feed(train_loader, steps_per_epoch, progress, device_of_model(dense))
     folder = None if checkpoint is None else Path(checkpoint)
     start = digest({k: describe(v.cpu()) for k, v in state_tensors(dense).items()})
-    if not any(p.requires_grad for p in dense.parameters()):
-        raise ConfigError(
-            "model: all its weights are frozen; call model.requires_grad_(True) first. With "
-            "epochs=0 none of them is trained"
-        )
     work = duplicate(dense)
     _try_first_batch(objective, work, batches)
     search = _search_settings(epochs, len(batches), method)
@@ -142,8 +137,7 @@ def compress(
     budget = as_budget(budget).in_blocks(graph, TARGETS[target])
     pruner = Pruner(work, graph, budget, steps=steps, method=method, seed=seed)
     _check_method(pruner, epochs)
-    if graph.unused:
-        _try_cut(pruner, objective, batches)
+    _try_cut(pruner, objective, batches)
     scores = {} if validate is None else {"dense": _score(validate, work)}
 
     shared: dict[str, Any] = {
@@ -213,14 +207,21 @@ def _feed(given: Any, steps_per_epoch: int | None, progress: bool, device: torch
 
 def _try_first_batch(objective: LossObjective, model: nn.Module, batches: Feed) -> None:
     """Run the loss on one batch; network and random numbers stay as they were."""
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ConfigError(
+            "model: all its weights are frozen; call model.requires_grad_(True) first. With "
+            "epochs=0 none of them is trained"
+        )
     device = device_of_model(model)
     with isolated_rng(device), untouched(model):
         objective.try_on(model, to_device(next(batches.forever()), device))
 
 
 def _try_cut(pruner: Pruner, objective: LossObjective, batches: Feed) -> None:
-    """Run the loss, in training mode, on a cut network of which the graph does not know all."""
+    """Run the loss, in training mode, on a cut network, if the graph does not know all of it."""
     graph, device = pruner.graph, pruner.problem.device
+    if not graph.unused:
+        return
     pairs = zip(graph.prunable, pruner.problem.floors.tolist(), strict=True)
     keep = some_channels(graph, {group.name for group, floor in pairs if floor < 1})
     with isolated_rng(device):

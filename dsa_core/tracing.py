@@ -35,15 +35,7 @@ from dsa_core.numbers_in_code import (
     value_of,
 )
 from dsa_core.surgery.cut import duplicate, prune
-from dsa_core.surgery.verify import (
-    TOLERANCES,
-    counted,
-    distance,
-    is_constant,
-    noise,
-    randomise,
-    some_channels,
-)
+from dsa_core.surgery.verify import TOLERANCES, counted, distance, noise, randomise, some_channels
 from dsa_core.training.evaluate import mode
 
 LARGE = 50_000_000  # parameters from which the trial runs in the network's own number format
@@ -256,11 +248,9 @@ class Trial:
         if sum(p.numel() for p in self.model.parameters()) < LARGE:
             self.model.double()
             tables = [m.num_embeddings for m in self.model.modules() if isinstance(m, nn.Embedding)]
-            if tables and any(is_constant(t) for t in given.tensors.values()):
-                self.call = given.map(partial(noise, dtype=torch.float64, below=min(tables)))
+            for below in dict.fromkeys((min(tables, default=0), 0)):
+                self.call = given.map(partial(noise, dtype=torch.float64, below=below))
                 yield True
-            self.call = given.map(partial(noise, dtype=torch.float64))
-            yield True
         self.model.to(own)
         self.call = given.map(partial(noise, dtype=own))
         yield True

@@ -318,7 +318,7 @@ def test_an_example_of_padding_alone_is_tried_with_tokens() -> None:
 
 
 class Heads(nn.Module):
-    """Attention with four heads; two more numbers are four as well, and one eight."""
+    """Attention with four heads; two more numbers are four by chance."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -66,7 +66,7 @@ def run_command(
 
     Example: dsa run --preset cpu-short --method dsa --method uniform --budget macs=0.5
     """
-    from dsa_core.lab.runs import check, configure, run
+    from dsa_core.lab.runs import configure, dry_run, run
     from dsa_core.training.processes import process_group
 
     asked = parse_budgets(budget or ["macs=0.5"], calibration)
@@ -92,7 +92,7 @@ def run_command(
     configs = list({c.hash: c for c in configs}.values())  # duplicates are one run
     budgets = list({str(c.asked): c for c in configs}.values())
     for c in budgets if len(budgets) > 1 else ():  # before hours are spent on the first
-        check(c, data)
+        dry_run(c, data)
     try:
         records = [
             run(

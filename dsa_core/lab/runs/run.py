@@ -109,7 +109,7 @@ def run(
     return record
 
 
-def check(config: RunConfig, data_root: Path | None = None) -> None:
+def dry_run(config: RunConfig, data_root: Path | None = None) -> None:
     """Refuse what `run` would refuse of a configuration before anything is trained, see `start`."""
     dataset = load(config.dataset, data_root)
     start(config, dataset, RunContext(config, Path(), dataset, device_of(), False).example)
