@@ -15,6 +15,10 @@ from torch import Tensor
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError, TrainingError
 
+# A mask below this is put on as 0: it is lost to rounding beside 1 in any precision, but products
+# with it are denormal, and some processors take twenty times as long over those.
+NEGLIGIBLE = 1e-20
+
 
 @dataclass(frozen=True)
 class Site:
@@ -99,6 +103,7 @@ class MaskedWeights:
             torch._foreach_copy_(self.exact, data)
         if self.index is not None:
             mask = torch.cat([mask, mask.new_ones(1)])[self.index.to(mask.device)]  # place -1
+        mask = mask.where(mask.abs() >= NEGLIGIBLE, 0)
         parts = zip(mask.split(self.lengths), data, self.shapes, strict=True)
         self.values = [part.to(weight).view(shape) for part, weight, shape in parts]
         torch._foreach_mul_(data, self.values)

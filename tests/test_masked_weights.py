@@ -130,6 +130,16 @@ def test_a_mask_swapped_between_forward_and_backward_disturbs_nothing():
         assert torch.equal(swapped.parameters[name].grad, gradient)
 
 
+def test_masks_lost_to_rounding_make_no_denormal_weights():
+    weight = nn.Parameter(torch.tensor([[0.01, 0.01, 0.01]]))
+    weights = MaskedWeights({"w": weight}, [Site("w", torch.arange(3), (1, 3))], 3)
+    weights.put_on(torch.tensor([1e-37, -1e-37, 1e-19]))
+    assert weight[0, :2].tolist() == [0.0, 0.0]
+    assert weight[0, 2] > torch.finfo().tiny
+    weight.sum().backward()
+    torch.testing.assert_close(weights.turn(), torch.full((3,), 0.01))
+
+
 def test_frozen_weights_give_a_slope_and_keep_nothing():
     free, case = Case("one dimension"), Case("one dimension")
     case.parameters["4.weight"].requires_grad_(False)
