@@ -1,8 +1,11 @@
-"""Processes that train together, as torch starts them: not a test itself."""
+"""Processes of tests: forked from a server that has imported what they need; not a test itself."""
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from functools import cache
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import torch
@@ -10,6 +13,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 Work = Callable[[int, int, Path], object]
+PRELOAD = ["torch._dynamo", "dsa_core.lab.cli", "dsa_core.lab.runs", "sklearn.datasets"]
+PRELOAD += ["sklearn.model_selection", "problems_runs"]  # ten seconds of every process
+
+
+@cache
+def processes() -> ForkServerContext:
+    """What starts them, in milliseconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
 
 
 def in_processes(work: Work, size: int, out: Path) -> list[dict]:
@@ -17,7 +30,8 @@ def in_processes(work: Work, size: int, out: Path) -> list[dict]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_rank, args=(work, size, port, out), nprocs=size)
+    how = processes().get_start_method()
+    mp.start_processes(_rank, args=(work, size, port, out), nprocs=size, start_method=how)
     files = [out / f"{size}-{rank}.pt" for rank in range(size)]
     return [torch.load(file, weights_only=True) for file in files]
 

@@ -261,7 +261,7 @@ def test_a_run_writes_to_its_folder_the_cache_and_nowhere_else(tmp_path):
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XDG", "MPL", "TORCH"))}
     ours = {k: str(tmp_path / v) for k, v in places.items()}
     ours |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(Path(__file__).parent)}
-    words = "run --preset tiny --method dsa --method uniform --onnx --out ../out --quiet"
+    words = "run --preset tiny --onnx --out ../out --quiet"
     command = [sys.executable, "-c", WATCHED, str(tmp_path / "log"), *words.split()]
     subprocess.run(command, cwd=tmp_path / "cwd", env=inherited | ours, check=True)
     written = {Path(line) for line in (tmp_path / "log").read_text().splitlines()}

@@ -4,20 +4,19 @@ import errno
 import hashlib
 import importlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
 import sys
 import time
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 from problems_runs import TASK, digits, fresh, graph8, some_record, tiny_preset, tiny_run
+from processes import processes
 from safetensors.torch import load_file
 
 import dsa_core as dsa
@@ -366,9 +365,6 @@ def test_a_full_disk_is_told_with_the_folder(number, error, words, phases, tmp_p
         run(tiny_run(), tmp_path, progress=False)
 
 
-PRELOAD = ["torch", "dsa_core.lab.cli", "dsa_core.lab.runs", "sklearn.datasets", "problems_runs"]
-
-
 def long_preset():
     phases, longer = ("dense", "search.train", "fine_tune"), {"epochs": "5", "batch_size": "64"}
     changes = {f"{phase}.{name}": value for phase in phases for name, value in longer.items()}
@@ -386,13 +382,6 @@ def run_command_line(out: str) -> None:
     from dsa_core.lab.cli import main
 
     main()
-
-
-@cache
-def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    return context
 
 
 def start_process(out: Path):

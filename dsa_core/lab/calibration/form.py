@@ -2,8 +2,6 @@
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
-from scipy.stats import qmc
 from torch import Tensor
 
 from dsa_core.budget import Budget, macs_form
@@ -36,6 +34,8 @@ def fit(alpha: np.ndarray, milliseconds: np.ndarray, pairs: Pairs) -> np.ndarray
     relative, of the times t > 0, shape (n,), at keep ratios of shape (n, K). Non-negative least
     squares (Lawson and Hanson) gives the exact minimum: c in milliseconds, shape (terms,).
     """
+    from scipy.optimize import nnls  # a second, and only calibrating needs it
+
     rows = terms(alpha, pairs) / milliseconds[:, None]
     coefficients, _ = nnls(rows, np.ones(len(rows)))
     return coefficients
@@ -67,6 +67,8 @@ def sampled(sizes: Tensor, n: int, *, lowest: float, divisor: int, seed: int) ->
     not occur. So a_k = level exp(d (2 u_k - 1)), clipped to [lowest, 1], with u from a Latin
     hypercube, and level and u each once per n-th of their range. Counts are int64, shape (n, K).
     """
+    from scipy.stats import qmc  # a second, too
+
     u = torch.from_numpy(qmc.LatinHypercube(len(sizes) + 1, seed=seed).random(n))
     level = lowest + (1 - lowest) * u[:, :1]
     alpha = (level * (DEVIATION * (2 * u[:, 1:] - 1)).exp()).clamp(lowest, 1)
