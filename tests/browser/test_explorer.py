@@ -37,17 +37,11 @@ def press(page: Any, key: str) -> None:
     budget_slider(page).locator(".noUi-handle").first.press(key)
 
 
-def test_the_token_is_asked_for_and_on_no_command_line(page: Any, tmp_path: Path) -> None:
-    assert not any(word.startswith(("--token", "--Voila.token")) for word in WORDS)
-    with serving(tmp_path, *WORDS) as address:
-        answer = page.goto(f"{address}/")
-        assert "data-group" not in page.content()
-        assert answer.status in (302, 403) or "login" in page.url
-
-
 def test_explorer(page: Any, tmp_path: Path) -> None:
+    assert not any(word.startswith(("--token", "--Voila.token")) for word in WORDS)
     began = time.monotonic()
     with serving(tmp_path, *WORDS) as address:
+        the_token_is_asked_for(page, address)
         page.goto(f"{address}/?token={TOKEN}")
         page.locator(".noUi-handle").first.wait_for()
         print(f"make explore to the first slider: {time.monotonic() - began:.1f} s")
@@ -62,6 +56,12 @@ def test_explorer(page: Any, tmp_path: Path) -> None:
         run_trains_and_stop_stops(page)
         run_ends_with_a_result(page)
         page.goto("about:blank")
+
+
+def the_token_is_asked_for(page: Any, address: str) -> None:
+    answer = page.goto(f"{address}/")
+    assert "data-group" not in page.content()
+    assert answer.status in (302, 403) or "login" in page.url
 
 
 def it_fits_two_screens(page: Any) -> None:
