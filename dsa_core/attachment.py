@@ -53,6 +53,7 @@ class Attachment:
         self.learnt = False  # from the open step, whose closure may run again
         self.quiet = False  # the hooks do nothing
         self.unseen = 0
+        self.scale = 1.0  # of the loss, that the gradients still carry after `turn`
         self.eval_mask: Tensor | None = None  # what `cut` gave since the last step
         self.handles = [
             *(m.register_forward_pre_hook(hook(self.before_forward)) for m in called),
@@ -139,17 +140,16 @@ class Attachment:
 
     def turn(self, optimizer: Any) -> Tensor:
         """dL/dm, without any scale of the loss; the gradients become those of the exact weights."""
-        if not self.weights.on:
-            self.weights.drop_frozen_gradients()
-            return torch.zeros(0)
         fused = getattr(optimizer, "grad_scale", None)  # a fused optimizer unscales itself
-        scale = 1.0
+        self.scale, scale = 1.0 if fused is None else float(fused), 1.0
         if self.scaler is not None and fused is None:
             self.unscale_others(optimizer)
             scale = float(self.scaler.get_scale())
+        if not self.weights.on:
+            self.weights.drop_frozen_gradients()
+            return torch.zeros(0)
         gradient = self.weights.turn(frozen_scale=scale)
-        if fused is not None:
-            gradient /= fused.to(gradient)
+        gradient /= self.scale
         if self.weights.frozen:
             average([gradient])  # DistributedDataParallel may not know the frozen weights
         if self.scaler is not None and not bool(gradient.isfinite().all()):

@@ -22,8 +22,8 @@ class Compressed:
     Attributes:
         model: the smaller network, in evaluation mode, on the device of the one that was given.
         allocation: which channels stay, with the history of the search and its costs.
-        scores: of `validate`: "dense" before, "cut" after the cut, "fine_tuned" at the end;
-            empty without it.
+        scores: of `validate`: "dense" before, "cut" after the cut, "fine_tuned" at the end,
+            if there were epochs; empty without it.
         example: as it was given.
         epochs: records of the epochs of "search" and "fine-tune", see `TrainResult.history`.
     """

@@ -95,8 +95,9 @@ def compress(
         budget: what the smaller network may cost, such as `Budget(macs=0.5)`.
         loss: of (outputs, targets), such as `F.cross_entropy`, for batches (inputs, ..., targets);
             or a function whose first parameter is called `model`, of (model, batch), for any batch.
-        epochs: in all. The search takes as many as make some 400 steps, at most half of them (none
-            for a method that learns nothing), the fine-tuning the others. 0: no training.
+        epochs: in all. The search takes as many as make some 400 steps, at most half of them (half
+            for a method that follows no budget, none for one that learns nothing), the fine-tuning
+            the others. 0: no training.
         validate: of a network in evaluation mode, without gradients; returns its score.
         method: how channels are chosen; None for DSA, see `dsa_core.methods`.
         optimizer: makes one of a list of parameters, and says its highest learning rate; None for
@@ -154,7 +155,7 @@ def compress(
 
     searched = phase("search", work, search, pruner=pruner, stop=lambda: pruner.steps_done >= steps)
     smaller = pruner.finish(weights=weights, rank=None if weights == "searched" else DENSE_RANK)
-    if epochs:
+    if epochs or pruner.allocation.weight_mask is not None:  # a refit would fill the zeros
         _recalibrate(smaller, objective, batches, seed)
     else:
         _refit(smaller, dense, pruner.allocation, objective, batches, seed=seed, progress=progress)
@@ -240,7 +241,9 @@ def _check_method(pruner: Pruner, epochs: int) -> None:
     """Refuse a method that asks for held-out batches, or for weights that train."""
     method = pruner.problem.method
     if not (epochs or method.follows_budget):
-        raise ConfigError(f"epochs=0: {method.label} works by training the weights; give it some")
+        raise ConfigError(
+            f"epochs=0: {method.label} with these settings needs epochs in which the weights train"
+        )
     if pruner.scheme.held_out:
         raise ConfigError(
             f"method: {method.label} with these settings learns from held-out "

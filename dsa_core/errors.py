@@ -12,7 +12,7 @@ SIMILAR = 0.5  # difflib's ratio of names that may be meant
 
 
 class DSAError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base of this library's own errors; functions of tensors refuse shapes by ValueError."""
 
 
 class TraceError(DSAError, RuntimeError):

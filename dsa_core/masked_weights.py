@@ -197,4 +197,4 @@ def _per_entry(
         return exact.new_zeros(length, dtype=kind)
     along = [axis for axis, size in enumerate(shape) if size == 1]
     product = exact * gradient
-    return (product.sum(along) if along else product).reshape(-1).to(kind)
+    return (product.sum(along, dtype=kind) if along else product.to(kind)).reshape(-1)

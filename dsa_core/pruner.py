@@ -257,7 +257,7 @@ class Pruner(SearchState):
         lr = float(self.attachment.optimizers[0].param_groups[0]["lr"])
         penalty = self.scheme.penalty(step, lr)
         if penalty is not None:
-            penalty.backward()
+            (penalty * self.attachment.scale).backward()
         figures = self.scheme.step(step, gradient, lr)
         if figures is not None:
             self.note(step + 1, figures)

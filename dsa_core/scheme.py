@@ -41,7 +41,6 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     label: ClassVar[str]
-    follows_budget: ClassVar[bool] = True  # False: it knows no budget during the search
     several_resources: ClassVar[bool] = False  # whether one budget may limit more than one
     learns: ClassVar[bool] = True  # False: it uses no loss, and needs no step of a search
 
@@ -49,17 +48,28 @@ class Method(BaseModel):
     ratio_every: int = Field(default=2, ge=1)
     anneal_fraction: float = Field(default=0.6, ge=0, le=1)
 
+    @property
+    def follows_budget(self) -> bool:
+        """Whether the search ends at the budget; if not, it knows none."""
+        return True
+
     def scheme(self, problem: "Problem") -> "Scheme":
         """What runs inside a Pruner."""
         raise NotImplementedError
 
     def check_budget(self, budget: Budget) -> None:
         """Refuse a budget that has no meaning for the method; knows no network yet."""
-        if len(budget.ratios) > 1 and not self.several_resources:
-            raise BudgetError(
-                f"{self.label} follows one resource, the budget names {', '.join(budget.ratios)}: "
-                "name one, or use a method that follows several, such as dsa"
-            )
+        if not self.several_resources:
+            check_one_resource(self.label, budget)
+
+
+def check_one_resource(label: str, budget: Budget) -> None:
+    """Refuse a budget of several resources for a method that follows one."""
+    if len(budget.ratios) > 1:
+        raise BudgetError(
+            f"{label} follows one resource, the budget names {', '.join(budget.ratios)}: "
+            "name one, or use a method that follows several, such as dsa"
+        )
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,7 @@ class Problem:
         now: dict[Any, Any] = dict(zip(self.budget.ratios, self.budgets_at(step), strict=True))
         return replace(self.budget, latency_ms=None, **now)
 
-    def met(self, alpha: Tensor, tolerance: float = 0.0) -> bool:
+    def met(self, alpha: Tensor, tolerance: float) -> bool:
         """Whether keep ratios are within the whole budget."""
         pairs = zip(self.forms, self.budget.ratios.values(), strict=True)
         return all(float(form(alpha)) <= ratio * (1 + tolerance) for form, ratio in pairs)

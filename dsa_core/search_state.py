@@ -20,7 +20,7 @@ class SearchState:
     Attributes:
         steps_done: optimizer steps so far.
         history: every update of the keep ratios.
-        restored: entries of the history not made by this object.
+        restored: entries of the history that are not told: the first, and those of a loaded state.
         dense: weights and buffers at `Pruner.attach`.
     """
 

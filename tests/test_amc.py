@@ -27,14 +27,16 @@ from torch import Tensor, nn
 from dsa_core.budget import Budget, Cost
 from dsa_core.errors import BudgetError, ConfigError, TrainingError
 from dsa_core.lab.data import Task
+from dsa_core.lab.runs import configure, run
 from dsa_core.masks import top_channels
 from dsa_core.methods import SearchData, amc_reward
 from dsa_core.methods.amc_agent import Agent, isolated_rngs, truncated_normal
-from dsa_core.methods.amc_env import PruningEnv, Wall
+from dsa_core.methods.amc_env import PruningEnv, Wall, layer_table
 from dsa_core.methods.amc_reward import MaskedScore
 from dsa_core.methods.config import AMCSettings
 from dsa_core.ranking import importance
 from dsa_core.surgery import prune
+from dsa_core.tracing import trace
 from dsa_core.training import FP32, Precision, evaluate
 
 SHORT = AMCSettings(episodes=12, random_episodes=4, save_every=3, batch_size=8, hidden=16)
@@ -324,3 +326,20 @@ def test_random_weights_are_refused():
 def test_random_episodes_are_some_of_all():
     with pytest.raises(ValidationError, match="random_episodes=5 is more than episodes=4"):
         AMCSettings(episodes=4, random_episodes=5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [({"also": {"params": 0.5}}, "amc follows one resource"), ({"ratio": 0.03}, "keep_least")],
+)
+def test_budgets_it_cannot_meet_are_refused_before_anything_is_trained(tmp_path, asked, words):
+    with pytest.raises(BudgetError, match=words):
+        run(configure("tiny", method="amc", **asked), tmp_path, progress=False)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_tokens_are_no_image():
+    layers = nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4)
+    model = nn.Sequential(*layers)
+    table = layer_table(model, trace(model, torch.zeros(2, 5, 6)))
+    assert table[:, 3:].tolist() == [[1.0] * 4] * 2  # height, width, stride, kernel

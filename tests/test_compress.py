@@ -17,7 +17,7 @@ import dsa_core as dsa
 from dsa_core import compression
 from dsa_core.errors import ConfigError, DataError, SurgeryError, TrainingError
 from dsa_core.masks import top_channels
-from dsa_core.methods import Uniform
+from dsa_core.methods import DTPWeight, Uniform
 from dsa_core.surgery.verify import count_macs
 from dsa_core.training import (
     Loader,
@@ -536,3 +536,16 @@ def test_bars_name_their_phase(capsys):
     assert "fine-tune, epoch 0" in shown
     compressed(network())
     assert capsys.readouterr().err == ""
+
+
+def test_single_weights_that_are_dropped_stay_zero_without_training(tmp_path):
+    half = {"budget": dsa.Budget(params=0.3), "method": DTPWeight()}
+    found = compressed(network(), epochs=0, **half)
+    parameters, masks = dict(found.model.named_parameters()), found.allocation.weight_mask
+    assert not any(parameters[name][~mask].any() for name, mask in masks.items())
+    found.save(tmp_path)
+
+
+def test_an_optimizer_of_ones_own_where_nothing_is_searched():
+    found = compressed(network(), method=Uniform(), optimizer=lambda p: torch.optim.AdamW(p, 1e-3))
+    assert len(found.epochs["fine-tune"]) == 2

@@ -409,3 +409,17 @@ def test_slope_of_a_decided_group_is_that_to_its_neighbour():
     pi = choice_probs(tilt(torch.zeros(1, 3, dtype=F64), some, some.most, 1.0), some, 1.0)
     slope = ratio_slope(torch.tensor([[9.0, 5.0, 2.0]], dtype=F64), pi, some)
     assert float(slope) == pytest.approx((2 - 5) / (1 - 0.5), rel=0.01)
+
+
+def test_steps_beyond_the_last_settle_no_more_groups():
+    problem = Problem(trained(), graph8(), Budget(macs=0.5), 10, 0, 0, DCSS())
+    assert DCSS(settle_from=1.0).scheme(problem).settled_at(1.4) == 0  # none does
+    assert DCSS().scheme(problem).settled_at(1.4) == 5
+
+
+def test_under_a_penalty_no_smaller_budget_was_followed():
+    found = allocate(
+        "dcss", trained(), Budget(macs=0.3), search_config(dcss=DCSS(budget="penalty"))
+    )
+    with pytest.raises(BudgetError, match="followed no falling budget"):
+        found.at(macs=0.9)

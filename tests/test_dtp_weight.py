@@ -133,3 +133,8 @@ def test_a_floor_for_all_tensors():
     config = search_config(dtp=DTP(score_lr=3000))
     allocation = allocate("dtp-weight", trained(), Budget(params=0.3, floors={"*": 0.28}), config)
     assert min(float(m.double().mean()) for m in allocation.weight_mask.values()) >= 0.28
+
+
+def test_a_floor_for_one_tensor_or_group_is_refused():
+    with pytest.raises(BudgetError, match=r"floors: \['conv1'\]: .* one floor for all"):
+        DTPWeight().check_budget(Budget(params=0.5, floors={"conv1": 0.5}))

@@ -29,7 +29,7 @@ from dsa_core.lab.record_files import FILE, find_records, read_record
 from dsa_core.lab.runs import PRESETS, RunConfig, configure, presets, run
 from dsa_core.lab.runs import onnx as runs_onnx
 from dsa_core.lab.runs.changes import changed
-from dsa_core.lab.runs.dense import read_dense
+from dsa_core.lab.runs.dense import keep_dense, read_dense
 from dsa_core.lab.runs.history import search_record
 from dsa_core.masks import top_channels
 from dsa_core.surgery import load
@@ -459,6 +459,14 @@ def test_a_run_writes_onnx_on_request_also_when_it_was_complete(tmp_path):
     assert both.onnx.int8.max_abs_diff > after.onnx.max_abs_diff
     assert both.onnx.int8.score == pytest.approx(both.scores.fine_tuned, abs=0.03)
     assert run(config, tmp_path, progress=False, int8=True) == both
+
+
+def test_tied_weights_of_a_dense_network_are_kept(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    keep_dense(model, tmp_path, {})
+    (file,) = tmp_path.glob("*.safetensors")
+    torch.testing.assert_close(load_file(file), dict(model.state_dict()), rtol=0, atol=0)
 
 
 def test_int8_of_several_processes_is_refused(tmp_path, monkeypatch):

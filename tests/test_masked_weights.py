@@ -168,3 +168,9 @@ def test_places_that_always_stay_and_a_loss_that_reaches_no_weight():
     assert weight.grad.tolist() == [[0.0, 7.0, 5.5]]
     with pytest.raises(ConfigError, match=r"mask: wanted shape \(2,\), got \(3,\)"):
         weights.put_on(torch.ones(3))
+
+
+def test_slopes_in_half_precision_are_summed_in_float32():
+    weight = nn.Parameter(torch.full((1, 4096), 8.0, dtype=torch.float16))
+    weights = MaskedWeights({"w": weight}, [Site("w", torch.zeros(1).long(), (-1, 1))], 1)
+    assert weights.slopes([weight.detach()]).tolist() == [64.0 * 4096]  # above the largest float16

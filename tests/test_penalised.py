@@ -8,13 +8,14 @@ from problems_runs import allocate, fresh, graph8, search_config, stop_after, tr
 from torch import Tensor, nn
 
 from dsa_core.budget import Budget, Cost
-from dsa_core.errors import TrainingError
+from dsa_core.errors import ConfigError, TrainingError
 from dsa_core.methods import SSL, MorphNet
 from dsa_core.methods.bracket import Trial, best_trial
 from dsa_core.methods.morphnet import largest_scales
 from dsa_core.methods.penalised import Penalty, PenaltyScheme, rounded_off
 from dsa_core.methods.ssl import group_norms, group_sizes, slices_of
 from dsa_core.methods.trials import path_length
+from dsa_core.pruner import Pruner
 from dsa_core.scheme import Problem
 from dsa_core.tracing import trace
 from dsa_core.training import FP32, Precision
@@ -322,3 +323,13 @@ def test_all_trials_run_in_the_format_of_the_first_even_when_resumed(monkeypatch
     assert [Precision(**each) for each in saved] == [Precision("bf16", channels_last=True)] * 3
     assert found.notes["precision"] == "bf16"
     assert len(list(chosen)) == 3  # measured once
+
+
+def test_a_first_learning_rate_of_zero_tells_no_path_length():
+    model = trained()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    pruner = Pruner(model, graph8(), Budget(macs=0.5), steps=4, method=SSL()).attach(optimizer)
+    model(torch.zeros(2, 1, 8, 8)).mean().backward()
+    with pytest.raises(ConfigError, match=r"ssl: the first learning rate is 0.* set path_length"):
+        optimizer.step()
+    pruner.detach()

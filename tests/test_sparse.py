@@ -13,6 +13,7 @@ from dsa_core.errors import SurgeryError
 from dsa_core.surgery import sparse as sparse_module
 from dsa_core.surgery.files import describe, digest
 from dsa_core.surgery.sparse import held_zeros, load_sparse, save_sparse, zero_weights
+from dsa_core.tracing import trace
 
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
@@ -163,3 +164,27 @@ def test_a_weight_that_the_network_does_not_have_takes_no_memory(tmp_path, shape
         SurgeryError, match=r"'conv1\.weight': the network needs \(16, 1, 3, 3\) real"
     ):
         load_sparse(tmp_path)
+
+
+class Own(nn.Sequential):
+    """A network with extra state, in double precision, and a buffer with one of our names."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3))
+        self.register_buffer("indices", torch.arange(3))
+        self.double()
+
+    def get_extra_state(self) -> dict:
+        return {"any": 1}
+
+    def set_extra_state(self, state: dict) -> None:
+        pass
+
+
+def test_a_network_of_ones_own(tmp_path):
+    graph, masks = trace(Own(), torch.zeros(1, 1, 8, 8).double()), masks_of(Own())
+    sparse = zero_weights(Own(), masks)
+    save_sparse(tmp_path, sparse, graph, masks, name="own")
+    loaded = load_sparse(tmp_path, Own().float())
+    assert loaded[0].weight.dtype == torch.float64
+    same(loaded, sparse)

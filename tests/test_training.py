@@ -22,6 +22,7 @@ from dsa_core.errors import ConfigError, TrainingError
 from dsa_core.lab import data
 from dsa_core.pruner import Pruner
 from dsa_core.training import (
+    Loader,
     Precision,
     TrainConfig,
     TrainResult,
@@ -449,3 +450,17 @@ def test_ctrl_c_without_a_checkpoint():
 
     with pytest.raises(KeyboardInterrupt, match="starts over"):
         fit(fresh(), small(), TrainConfig(epochs=1), stop=press)
+
+
+def test_held_out_batches_go_on_where_the_last_epoch_ended():
+    assert list(islice(Loader([0, 1, 2]).forever(4), 4)) == [1, 2, 0, 1]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_no_pruner_attached(tmp_path):
+    (tmp_path / "file").touch()
+    model = fresh()
+    pruner = Pruner(model, torch.zeros(1, 1, 8, 8), Budget(macs=0.5), steps=4)
+    path = tmp_path / "file" / "search.pt"
+    with pytest.raises(OSError, match="file"):
+        fit(model, small(), TrainConfig(epochs=1), pruner=pruner, checkpoint=path)
+    assert pruner.attachment is None

@@ -6,11 +6,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dsa_core.channels.remedies import Clues, Remedies
 from dsa_core.channels.stand_ins import holds
-from dsa_core.example import Call
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,8 @@ class ChannelGraph:
         layers: what costs MACs, in order.
         norms: batch normalisations, in order.
         parameters: the shape of every parameter.
-        fixed_macs: MACs of products of activations, which no keep ratio changes.
+        fixed_macs: MACs that no keep ratio changes: of recurrent layers, of layers with computed
+            weights, of products of activations that mix channels.
         products: of each other product of activations, its MACs and the heads, or the channels,
             that share them equally.
         frozen: reason -> number of layer channels that stay for it.
@@ -132,10 +132,6 @@ class ChannelGraph:
     remedies: Remedies = field(default_factory=Remedies)
     products: tuple[tuple[int, Tensor], ...] = ()
     stand_ins: Mapping[str, str] = field(default_factory=dict)
-
-    def call(self, model: nn.Module) -> Call:
-        """Arguments of the traced form: zeros on the device and in the floating type of a model."""
-        return Call.zeros(self.example, model)
 
     @property
     def prunable(self) -> tuple[Group, ...]:

@@ -84,9 +84,9 @@ def forward_times(
         return in_turn([partial(forward, m) for m in models], x.device, repeats=repeats)
 
 
-def onnx_latency(path: Path, x: Tensor, *, repeats: int = 15) -> Latency:
+def onnx_latency(path: Path, x: Tensor) -> Latency:
     """Time a network of `export_onnx` in ONNX Runtime on the CPU, on as many threads as torch."""
-    [times] = in_turn([onnx_call(path, x)], torch.device("cpu"), repeats=repeats)
+    [times] = in_turn([onnx_call(path, x)], torch.device("cpu"), repeats=15)
     return summary(times, x.cpu(), FP32)
 
 

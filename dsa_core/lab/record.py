@@ -134,7 +134,7 @@ class Record(Strict):
         latency: of the dense and the pruned network.
         onnx: the exported network; None if not requested.
         precision: number format of the fine-tuning; the search's is in `notes`.
-        versions: of python, torch, torchvision, dsa_core.
+        versions: of python, torch, torchvision, numpy, dsa_core.
         git_commit: of the source tree; None outside a git repository.
         search: the course of the search; None in older records.
         config: all settings, as in the run's `config.json`; empty in older records.

@@ -8,10 +8,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dsa_core.allocation import Allocation, Update
-from dsa_core.budget import round_to_channels
+from dsa_core.budget import Budget, round_to_channels
+from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
 from dsa_core.methods.amc_reward import MaskedScore
 from dsa_core.methods.config import AMCSettings, SearchJob
+from dsa_core.scheme import check_one_resource
 from dsa_core.training import (
     Precision,
     device_of_model,
@@ -20,6 +22,15 @@ from dsa_core.training import (
     save_checkpoint,
 )
 from dsa_core.training.stopwatch import Stopwatch, total_time
+
+
+def check_amc(graph: ChannelGraph, budget: Budget, settings: AMCSettings | None) -> None:
+    """Refuse a budget that AMC cannot meet."""
+    from dsa_core.methods.amc_env import Wall  # see below
+
+    check_one_resource("amc", budget)
+    budget.check(budget.cost(graph))
+    Wall.of(graph, budget, (settings or AMCSettings()).keep_least)
 
 
 class AMCSearch:
@@ -52,7 +63,7 @@ class AMCSearch:
                 "that this one starts from random weights: use a preset that trains a dense "
                 "network (quick, cpu-short)"
             )
-        budget.check(budget.cost(graph))
+        check_amc(graph, budget, config.amc)
         # these libraries take seconds to import, and only this method needs them
         from dsa_core.methods.amc_agent import Agent, isolated_rngs
         from dsa_core.methods.amc_env import PruningEnv

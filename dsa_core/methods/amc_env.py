@@ -156,7 +156,8 @@ def layer_table(model: nn.Module, graph: ChannelGraph) -> Tensor:
         module = model.get_submodule(layer.name)
         with mode(model, training=False), torch.no_grad():
             x, _ = at_layer(model, module, zeros)
-        height, width = (*x.shape[2:], 1, 1)[:2]
+        image = x.shape[2:] if hasattr(module, "kernel_size") else ()
+        height, width = (*image, 1, 1)[:2]
         stride, kernel = first_of(module, "stride"), first_of(module, "kernel_size")
         read = layer.shape[layer.in_axis]
         rows.append([k + 1, group.size, read, height, width, stride, kernel])

@@ -80,6 +80,11 @@ class DCSS(Method):
             raise ValueError("wanted two or more ascending fractions in (0, 1], the last of them 1")
         return fractions
 
+    @property
+    def follows_budget(self) -> bool:
+        """Under "admm"."""
+        return self.budget == "admm"
+
     def scheme(self, problem: Problem) -> "ChoiceScheme":
         """One choice per group."""
         return ChoiceScheme(problem, self)
@@ -171,7 +176,7 @@ class ChoiceScheme(Scheme):
 
     def settled_at(self, progress: float) -> int:
         """How many groups stand on a candidate at this share of the search; evenly, to K - 1."""
-        start = self.method.settle_from
+        start, progress = self.method.settle_from, min(progress, 1.0)
         part = (progress - start) / (1 - start) if progress > start else 0.0
         return round(part * (len(self.counts_here) - 1))
 

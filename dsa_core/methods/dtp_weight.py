@@ -47,7 +47,13 @@ class DTPWeight(DTP):
         if budget.divisor != 1:
             raise BudgetError(
                 f"divisor={budget.divisor}: dtp-weight keeps an exact number of single weights; "
-                "leave the divisor at 1, or use the method dtp for channels"
+                "leave the divisor at 1 (in compress the target at torch), or use the method dtp "
+                "for channels"
+            )
+        if budget.floors.keys() - {"*"}:
+            raise BudgetError(
+                f"floors: {sorted(budget.floors.keys() - {'*'})}: dtp-weight has one floor for all "
+                "tensors, named '*'"
             )
 
     def scheme(self, problem: Problem) -> "WeightScheme":

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dsa_core.budget import Budget
 from dsa_core.channels import ChannelGraph
+from dsa_core.errors import ConfigError
 from dsa_core.scheme import Figures, Method, Problem, Scheme
 
 MOMENTUM = 0.9  # assumed if `path_length` is not given
@@ -39,14 +40,17 @@ class Penalty(Method):
         max_trials: give up after this many.
     """
 
-    follows_budget: ClassVar[bool] = False
-
     strength: float = Field(default=1.0, gt=0)
     path_length: float | None = Field(default=None, gt=0)
     truncate: float = Field(default=1e-3, gt=0)
     factor: float = Field(default=2.0, gt=1)
     tolerance: float = Field(default=0.02, ge=0, lt=1)
     max_trials: int = Field(default=6, ge=1)
+
+    @property
+    def follows_budget(self) -> bool:
+        """A penalty has none."""
+        return False
 
 
 class PenaltyScheme(Scheme):
@@ -87,6 +91,11 @@ class PenaltyScheme(Scheme):
             if self.lam is None:
                 guess = lr * self.problem.clock(0)[1] / 2 / (1 - MOMENTUM)
                 length = self.method.path_length or guess
+                if not length:
+                    raise ConfigError(
+                        f"{self.method.label}: the first learning rate is 0, from which no path "
+                        "length can be estimated: set path_length (see `trials.path_length`)"
+                    )
                 alone = float(d.detach().mean() / pulls.mean()) / length
                 self.lam = self.method.strength * alone
             slopes = self.lam * pulls

@@ -36,7 +36,7 @@ def save(
         model: the pruned network, as `prune` returned it.
         graph: of the dense network.
         keep: as it was given to `prune`.
-        name: of the dense network, as `models.build` knows it, or any label for one of your own.
+        name: of the dense network, as `models.build_known` knows it, or any label for one of your own.
 
     Raises:
         SurgeryError: `keep` does not fit the graph, or they are not what the network was last cut
@@ -110,7 +110,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Args:
         folder: as `save` wrote it.
-        model: the dense network, for one that `models.build` does not know by name; not changed.
+        model: the dense network, for one that `models.build_known` does not know; not changed.
 
     Returns:
         The pruned network in evaluation mode, on the CPU, bit for bit as it was saved.
@@ -124,16 +124,27 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     pruned = by_name(architecture) if model is None else model
     for cut in (*architecture.earlier, architecture):
         pruned = replay(pruned, cut)
-    state = pruned.state_dict(keep_vars=True)
-    own = {k: v for k, v in state.items() if isinstance(v, Tensor)}
-    check_fit(own, tensors, folder / WEIGHTS)
+    check_fit(pruned, tensors, folder / WEIGHTS)
+    return filled(pruned, tensors)
+
+
+def entries(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a state dict, themselves."""
+    state = model.state_dict(keep_vars=True)
+    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def filled(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    """The network with these values, in their precision, in evaluation mode."""
+    own = entries(model)
     for key, tensor in tensors.items():  # load_state_dict asks each module for every key: quadratic
         own[key].data = tensor
-    return pruned.eval()
+    return model.eval()
 
 
-def check_fit(own: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
+def check_fit(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:
     """Refuse tensors that are not of the shapes and kinds that a network needs, by name."""
+    own = entries(model)
     for key in sorted(own.keys() | found.keys()):
         wanted, got = (form(state[key]) if key in state else "nothing" for state in (own, found))
         if wanted != got:

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import SurgeryError
 from dsa_core.surgery.cut import duplicate
-from dsa_core.surgery.files import by_name, check_fit, read_facts, read_weights, state_of, write
+from dsa_core.surgery.files import (
+    by_name,
+    check_fit,
+    filled,
+    read_facts,
+    read_weights,
+    state_of,
+    write,
+)
 from dsa_core.surgery.schema import Sparse
 
 FACTS, TENSORS = "sparse.json", "sparse.safetensors"
@@ -90,7 +98,7 @@ def save_sparse(
         model: the network, its dropped weights zero.
         graph: of the network.
         weight_mask: weight -> which entries stay.
-        name: of the network, as `models.build` knows it, or any label for one of your own.
+        name: of the network, as `models.build_known` knows it, or any label for one of your own.
 
     Raises:
         SurgeryError: a mask does not fit, or a dropped weight is not zero.
@@ -121,7 +129,7 @@ def load_sparse(folder: str | Path, model: nn.Module | None = None) -> nn.Module
 
     Args:
         folder: as `save_sparse` wrote it.
-        model: the network, for one that `models.build` does not know by name; not changed.
+        model: the network, for one that `models.build_known` does not know; not changed.
 
     Returns:
         The network in evaluation mode, on the CPU, with zeros where nothing was kept; bit for bit
@@ -134,16 +142,16 @@ def load_sparse(folder: str | Path, model: nn.Module | None = None) -> nn.Module
     facts = read_facts(folder / FACTS, Sparse)
     tensors = read_weights(folder / TENSORS, facts.tensors, FACTS)
     sparse = duplicate(by_name(facts) if model is None else model).cpu()
-    state = {k: v for k, v in tensors.items() if not k.endswith((INDICES, VALUES))}
+    ours = {key + end for key in facts.shapes for end in (INDICES, VALUES)}
+    state = {k: v for k, v in tensors.items() if k not in ours}
     parts = {key: parts_of(key, tensors, folder / TENSORS) for key in facts.shapes}
     shapes = {
         key: values.new_empty(facts.shapes[key], device="meta")
         for key, (_, values) in parts.items()
     }
-    check_fit(sparse.state_dict(), state | shapes, folder / TENSORS)  # before memory is taken
+    check_fit(sparse, state | shapes, folder / TENSORS)  # before memory is taken
     state |= {key: unpacked(key, *parts[key], shapes[key], folder / TENSORS) for key in parts}
-    sparse.load_state_dict(state)
-    return sparse.eval()
+    return filled(sparse, state)
 
 
 def parts_of(key: str, tensors: Mapping[str, Tensor], path: Path) -> tuple[Tensor, Tensor]:

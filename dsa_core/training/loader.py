@@ -58,8 +58,8 @@ class Loader:
         return not_empty(islice(self.read(), len(self)))
 
     def forever(self, start_step: int = 0) -> Iterator[Any]:
-        """Yield batches without end, from the beginning of a pass."""
-        return self._endless()
+        """Yield batches without end, from this place of a pass."""
+        return islice(self._endless(), start_step % len(self), None)
 
     def fingerprint(self) -> dict[str, str]:
         """All that is known of the data."""

@@ -1,6 +1,7 @@
 """The one training loop, plain and resumable; a search is this loop with a Pruner attached."""
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +28,10 @@ class TrainResult:
     """The result of a training.
 
     Attributes:
-        history: a dict per epoch with epoch (from 0), train_loss, train_score (averages during
-            the epoch, in training mode), seconds, processor_seconds, lr (of the last step). The
-            last may be of an unfinished epoch, if stopped.
+        history: a dict per epoch with epoch (from 0), train_loss, train_score where the objective
+            has one (averages during the epoch, in training mode), seconds, processor_seconds, lr
+            (of the last step), with a pruner masked (1.0 or 0.0). The last may be of an unfinished
+            epoch, if stopped.
         seconds, processor_seconds: sum over the epochs, those before a resume included; see
             `Stopwatch`.
         precision: "fp32" or "bf16".
@@ -91,7 +93,7 @@ def train(
             at the end, also after an error.
         held_out: batches for a pruner that needs them (`Pruner.held_out_step`).
         optimizer: makes an optimizer from the parameters, whose learning rate replaces the
-            configuration's as the peak; None for SGD.
+            configuration's as the peak; None for the configured one.
         fingerprint: what else the checkpoint must match.
 
     Returns:
@@ -115,13 +117,13 @@ def train(
         make=optimizer,
         fingerprint=fingerprint or {},
     )
-    run.prepare(resume, precision)
-    show = progress and process_group().is_main
-    done = len(run.history) * len(batches)
-    meter = Meter(run.total, done, objective.score_name, show=show, phase=phase)
     stopped = False
     try:
-        with synced_batchnorm(model):
+        run.prepare(resume, precision)
+        show = progress and process_group().is_main
+        done = len(run.history) * len(batches)
+        meter = Meter(run.total, done, objective.score_name, show=show, phase=phase)
+        with synced_batchnorm(model), closing(meter):
             for epoch in range(len(run.history), config.epochs):
                 stopped = run.epoch(epoch, meter, stop)
                 if stopped:
@@ -130,9 +132,7 @@ def train(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(run.interrupted()) from None
     finally:
-        meter.close()
-        if pruner is not None:
-            pruner.detach()
+        run.detach()
     if run.average is not None:
         run.average.put_in()
     return TrainResult(

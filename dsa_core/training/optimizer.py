@@ -69,7 +69,7 @@ def make_optimizer(
             f"lambda params: torch.optim.AdamW(params, 1e-3), which returned {made!r}"
         )
     for group in made.param_groups:
-        group["lr_factor"] = group["lr"] / config.lr
+        group["lr_factor"] = group["lr"] / config.lr if config.lr else 0.0
     return made
 
 

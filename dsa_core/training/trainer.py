@@ -60,7 +60,7 @@ class Trainer:
         self.device = device_of_model(self.model)
         self.total = self.config.epochs * len(self.batches)
         self.history: list[EpochRecord] = []
-        self.saved = 0
+        self.saved, self.attached = 0, False
         self.optimizer = make_optimizer(self.model, self.config, self.make)
         self.others = dict(self.fingerprint)  # beyond the configuration
         if self.make is not None:
@@ -79,13 +79,22 @@ class Trainer:
         else:
             self.precision = precision or agreed(self._choose_precision())
             self._settle()
-            if self.pruner is not None:
-                self.pruner.attach(self.optimizer)
+            self._attach()
             self.save()
         self.called = distributed(self.model)
         if self.config.compile:
             torch.compiler.reset()  # code compiled before knows nothing of a pruner's hooks
             self.called = torch.compile(self.called)  # type: ignore[assignment]
+
+    def _attach(self) -> None:
+        if self.pruner is not None:
+            self.pruner.attach(self.optimizer)
+            self.attached = True
+
+    def detach(self) -> None:
+        """Detach the pruner, if it was attached here."""
+        if self.pruner is not None and self.attached:
+            self.pruner.detach()
 
     def _settle(self) -> None:
         """Put the weights in their memory order; from here on they change in place."""
@@ -216,8 +225,8 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._attach()
         if self.pruner is not None:
-            self.pruner.attach(self.optimizer)
             self.pruner.load_state_dict(state["pruner"])
         self.history = list(state["history"])
         self.saved = len(self.history)

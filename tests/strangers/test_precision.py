@@ -23,6 +23,7 @@ from small_search import (
 )
 from torch import Tensor
 
+from dsa_core.methods import SSL
 from dsa_core.surgery.cut import prune
 
 
@@ -118,3 +119,22 @@ def test_a_scaled_loss_teaches_what_the_loss_does(fused, frozen, two, skip):
     torch.testing.assert_close(slopes(scaled=True, **ways), plain, rtol=1e-3, atol=1e-6)
     assert plain.shape[0] == 6
     assert plain.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("two", [False, True])
+def test_a_penalty_weighs_as_much_beside_a_scaled_loss(fused, two):
+    ends = []
+    for scaled in (False, True):
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=scaled)
+        model = network()
+        weights = trained(model)
+        parts = [weights[:6], weights[6:]] if two else [weights]
+        optimizers = [torch.optim.SGD(part, lr=0.1, fused=fused) for part in parts]
+        method = SSL(strength=5.0, path_length=10.0)
+        pruner(model, method=method).attach(*optimizers, scaler=scaler)
+        for batch in batches(6):
+            scaled_step(model, batch, *optimizers, scaler=scaler, times=0.0)
+        ends.append(torch.stack([p.detach().norm() for p in weights]))
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
+    assert ends[0].sum() < 0.9 * torch.stack([p.detach().norm() for p in trained(network())]).sum()

@@ -76,6 +76,6 @@ def sampled(sizes: Tensor, n: int, *, lowest: float, divisor: int, seed: int) ->
 
 
 def allowed(alpha: Tensor, sizes: Tensor, divisor: int) -> Tensor:
-    """The smallest allowed counts that are not below, at least one channel."""
+    """The nearest counts, at least one channel, raised to what the divisor allows."""
     counts = (alpha.double() * sizes).round().long().clamp_min(1)
     return Budget(macs=1.0, divisor=divisor).step_up(counts, sizes)

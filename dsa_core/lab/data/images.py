@@ -59,7 +59,7 @@ def read_all(paths: Sequence[T], read: Callable[[T], Any], *, skip: bool) -> lis
     return found
 
 
-def images_below(folder: Path, beside: Set[Path] = frozenset()) -> list[Path]:
+def images_below(folder: Path, beside: Set[Path]) -> list[Path]:
     """All images in a folder and those below it, in the order of their paths.
 
     A link to a folder is followed once, and never to one that holds this folder or stands beside it

@@ -17,6 +17,7 @@ from dsa_core.lab.machine import device_name, git_commit, versions
 from dsa_core.lab.models.weights import file_digest, load_weights
 from dsa_core.lab.runs.context import RunContext
 from dsa_core.lab.runs.folder import one_run_at_a_time
+from dsa_core.surgery.files import state_of
 from dsa_core.training import FP32, TrainConfig, place_model, train
 from dsa_core.training.processes import agreed
 from dsa_core.training.stopwatch import total_time
@@ -163,8 +164,7 @@ def keep_dense(model: nn.Module, folder: Path, facts: dict[str, Any]) -> None:
 
     It holds the SHA-256 of the weights, which `read_dense` checks.
     """
-    tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    content = save_tensors(tensors)
+    content = save_tensors(state_of(model))
     write_atomically(folder / WEIGHTS, content)
     facts = facts | {"sha256": sha256(content).hexdigest()}
     write_atomically(folder / FACTS, json.dumps(facts, indent=1) + "\n")

@@ -94,9 +94,9 @@ def cut_and_renew(
     preset = context.config.preset
     images = context.some_batches("reconstruction", preset.cut.reconstruct)
     pruned = prune(model, graph, allocation.keep, reconstruct=images, progress=context.progress)
-    if allocation.weight_mask is not None:
+    if allocation.weight_mask is not None:  # all channels stay, so that nothing was refitted
         pruned = zero_weights(pruned, allocation.weight_mask)
-    if images:
+    elif images:
         return pruned
     batches = context.training("recalibration", preset.fine_tune.batch_size)
     recalibrate_batchnorm(pruned, batches, preset.norm_batches)

@@ -10,6 +10,7 @@ from dsa_core.lab import models
 from dsa_core.lab.data import AnyDataset
 from dsa_core.lab.runs.config import RunConfig
 from dsa_core.methods import METHODS
+from dsa_core.methods.amc import check_amc
 from dsa_core.surgery import prune
 from dsa_core.surgery.verify import random_channels
 from dsa_core.tracing import trace
@@ -48,6 +49,8 @@ def start(
     config.budget.check(config.budget.costs(graph))
     if config.method in METHODS:
         METHODS[config.method]().check_budget(config.budget)
+    elif config.method == "amc":
+        check_amc(graph, config.budget, config.preset.search.amc)
     try_training(model, graph, example)
     return model, graph
 
