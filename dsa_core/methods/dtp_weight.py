@@ -144,7 +144,7 @@ def cost_of_weights(graph: ChannelGraph, shapes: Mapping[str, tuple[int, ...]]) 
 def nonzero_macs(graph: ChannelGraph, weight_mask: Mapping[str, Tensor]) -> int:
     """MACs of one example whose weight is not zero; a layer without a mask is counted whole.
 
-    What hardware for sparse weights could save at most. A dense convolution still does all of them.
+    What hardware for sparse weights must still make. A dense convolution still does all of them.
     """
     total = graph.fixed_macs + sum(macs for macs, _ in graph.products)
     for layer in graph.layers:
