@@ -29,7 +29,7 @@ from dsa_core.errors import BudgetError, ConfigError, TrainingError
 from dsa_core.lab.data import Task
 from dsa_core.lab.runs import configure, run
 from dsa_core.masks import top_channels
-from dsa_core.methods import SearchData, amc_reward
+from dsa_core.methods import SearchData, amc, amc_reward
 from dsa_core.methods.amc_agent import Agent, isolated_rngs, truncated_normal
 from dsa_core.methods.amc_env import PruningEnv, Wall, layer_table
 from dsa_core.methods.amc_reward import MaskedScore
@@ -343,3 +343,9 @@ def test_tokens_are_no_image():
     model = nn.Sequential(*layers)
     table = layer_table(model, trace(model, torch.zeros(2, 5, 6)))
     assert table[:, 3:].tolist() == [[1.0] * 4] * 2  # height, width, stride, kernel
+
+
+def test_its_packages_are_asked_for_at_once(monkeypatch):
+    monkeypatch.setattr(amc, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"gymnasium and stable_baselines3: .*dsa_core\[amc\]"):
+        amc.check_amc(graph8(), Budget(macs=0.5), search_config())

@@ -14,6 +14,7 @@ from dsa_core.budget import Budget, Cost, round_to_channels
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import BudgetError, ConfigError
 from dsa_core.lab import models
+from dsa_core.lab.bench.cli import check_writable
 from dsa_core.lab.calibration import Calibration, CalibrationSettings, calibrate, read_calibration
 from dsa_core.lab.calibration.form import corners, fit, sampled, terms
 from dsa_core.methods import Allocation
@@ -213,3 +214,13 @@ def test_by_the_real_clock():
     assert visits[-1] == (found.configurations + 2,) * 2
     assert found.cost().dense > 0
     assert "CPU" in found.device
+
+
+def test_a_file_that_cannot_be_written_or_is_of_another_is_known_before_the_timing(known, tmp_path):
+    path = tmp_path / "calibration.json"
+    known[2].write(path)
+    check_writable(path, "resnet8")
+    with pytest.raises(ConfigError, match="is the calibration of 'resnet8': name another"):
+        check_writable(path, "resnet20")
+    with pytest.raises(ConfigError, match="is not a folder"):
+        check_writable(path / "a.json", "resnet20")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from problems_runs import some_record, tiny_preset, tiny_run
@@ -273,3 +274,18 @@ def test_a_run_writes_to_its_folder_the_cache_and_nowhere_else(tmp_path):
     files = [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "log"]
     kept = [tmp_path / p for p in ("out", "data", "home/.cache")]
     assert not [p for p in files if not any(map(p.is_relative_to, kept))]
+
+
+def test_a_run_by_force_is_resumed_without(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("dsa_core.lab.runs.run", Mock(side_effect=KeyboardInterrupt))
+    words = ["run", "--preset", "tiny", "--out", tmp_path]
+    assert dsa(monkeypatch, capsys, *words)[2].endswith("again to resume\n")
+    assert dsa(monkeypatch, capsys, *words, "--force")[2].endswith("to resume, without --force\n")
+
+
+def test_every_method_is_tried_before_the_first_is_run(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("dsa_core.lab.runs.run", Mock(side_effect=AssertionError("it ran")))
+    words = ["run", "--preset", "tiny", "--out", tmp_path, "--budget", "macs=0.05"]
+    code, _, told = dsa(monkeypatch, capsys, *words, "--method", "uniform", "--method", "amc")
+    assert code == 2
+    assert "keep_least" in told

@@ -300,6 +300,8 @@ def test_folder_errors(tmp_path):
     dataset = data.load(f"folder:{write_folder(tmp_path, train=3)}")
     with pytest.raises(ConfigError, match="resized_crop_flip, got 'shift'"):
         dataset.batches("train", batch_size=2, augment="shift")
+    with pytest.raises(DataError, match=r"one class alone, ant: wanted are two"):
+        data.load(f"folder:{write_folder(tmp_path / 'alone', classes=1)}")
     (tmp_path / "val" / "cow").mkdir()
     with pytest.raises(DataError, match=r"different classes: \['cow'\]"):
         data.load(f"folder:{tmp_path}")

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import dsa_core as dsa
 from dsa_core.budget import Budget
-from dsa_core.errors import BudgetError, ConfigError, TrainingError
+from dsa_core.errors import BudgetError, ConfigError, SurgeryError, TrainingError
 from dsa_core.lab.batch.state import epochs_in
 from dsa_core.lab.machine import git, versions
 from dsa_core.lab.record import Record
@@ -31,6 +31,7 @@ from dsa_core.lab.runs import onnx as runs_onnx
 from dsa_core.lab.runs.changes import changed
 from dsa_core.lab.runs.dense import keep_dense, read_dense
 from dsa_core.lab.runs.history import search_record
+from dsa_core.lab.runs.start import try_training
 from dsa_core.masks import top_channels
 from dsa_core.surgery import load
 from dsa_core.training import evaluate
@@ -199,11 +200,12 @@ def test_a_dense_network_of_other_data_is_not_taken(finished, tmp_path):
     other = Path(shutil.copytree(out, tmp_path / "other"))
     path = next((other / "dense").glob("*/dense.json"))
     facts = json.loads(path.read_text())
-    path.write_text(json.dumps(facts | {"data": "0" * 64}))
-    for again in (config, tiny_run(method="uniform")):
-        with pytest.raises(ConfigError, match="is of other data than digits is now"):
-            run(again, other, progress=False)
-    del facts["data"]  # as older versions wrote it
+    for part in ("data", "test data"):
+        path.write_text(json.dumps(facts | {part: "0" * 64}))
+        for again in (config, tiny_run(method="uniform")):
+            with pytest.raises(ConfigError, match="is of other data than digits is now"):
+                run(again, other, progress=False)
+    del facts["data"], facts["test data"]  # as older versions wrote it
     path.write_text(json.dumps(facts))
     assert run(config, other, progress=False).dense_reused is False
 
@@ -515,3 +517,43 @@ def test_updates_have_batches_of_their_own_size(tmp_path: Path) -> None:
     ]
     whole, quarter = (run(c, tmp_path, progress=False) for c in configs)
     assert whole.groups != quarter.groups or whole.scores != quarter.scores
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"search.train.epochs": "0"}, "steps: wanted"),
+        ({"search.warmup_epochs": "9"}, "search.warmup_epochs=9 leaves no epoch"),
+        ({"method": "amc", "search.warmup_epochs": "1"}, "amc starts from a trained network"),
+        ({"dataset": "photo_patches", "model": "edsr_small", "fine_tune.label_smoothing": "0.1"},
+         "has no label smoothing"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_refused_before_anything_is_trained(tmp_path, changes, words):
+    named = {k: changes.pop(k) for k in ("method", "dataset", "model") if k in changes}
+    with pytest.raises(ConfigError, match=words):
+        run(configure("tiny", changes=changes, **named), tmp_path, progress=False)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+class Auxiliary(torch.nn.Module):
+    """A head that is read in training only, which tracing cannot see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(1, 8, 3), torch.nn.Conv2d(8, 8, 3)
+        self.head, self.aside = torch.nn.Linear(8, 10), torch.nn.Linear(8, 10)
+
+    def forward(self, x):
+        a = self.a(x).relu()
+        y = self.head(self.b(a).relu().mean((2, 3)))
+        return y + self.aside(a.mean((2, 3))) if self.training else y
+
+
+def test_a_group_that_only_training_reads_can_be_kept_by_a_floor():
+    config, model = tiny_run(floors={"a": 1.0}), Auxiliary()
+    example = torch.zeros(1, 1, 8, 8)
+    graph = dsa.trace(model, example)
+    try_training(config, model, graph, example)
+    with pytest.raises(SurgeryError, match=r"never reads: .*aside.*by a floor of 1"):
+        try_training(tiny_run(), model, graph, example)

@@ -272,3 +272,12 @@ def test_mean_and_std():
 def test_camvid():
     dataset = data.load("voc:voc@45x60")
     assert (dataset.count("train"), dataset.count("test"), dataset.num_classes) == (367, 233, 11)
+
+
+@pytest.mark.parametrize(("mode", "words"), [("RGB", "an image of mode RGB"), ("L", "one class")])
+def test_maps_that_name_no_classes(tmp_path, mode, words):
+    write_voc(tmp_path, {"train": [(8, 10)], "val": [(8, 10)]})
+    for path in tmp_path.rglob("*.png"):
+        Image.new(mode, (10, 8)).save(path)
+    with pytest.raises(DataError, match=words):
+        data.load(f"voc:{tmp_path}")

@@ -183,3 +183,12 @@ def test_files_are_whole_or_not_there(tmp_path):
         half()
     assert path.read_bytes() == b"second"
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_pack_keeps_the_runs_of_each_device(tmp_path):
+    folder, file = tmp_path / "runs", tmp_path / "runs.jsonl"
+    for name in ("a", "b"):
+        write_record(folder / name, some_record(device=name))
+    assert pack(folder, file) == 2
+    write_record(tmp_path / "more" / "c", some_record(seed=1))
+    assert pack(tmp_path / "more", file) == 3

@@ -219,3 +219,14 @@ def test_an_overview_has_a_line_for_each_method_and_a_column_for_each_budget():
     assert list(dsa)[-3:] == ["asked 75 macs", "asked 50 macs", "asked 25 macs"]
     assert (uniform["method"], uniform["asked 25 macs"]) == ("uniform", "88.00 (1)+; 60 %")
     assert uniform["asked 50 macs"] == ""
+
+
+def test_seeds_are_of_one_device_and_lines_of_one_start():
+    twice = lines([some_record(device=name) for name in ("one", "other")])
+    assert [row["seeds"] for row in twice] == ["1", "1"]
+    runs = [
+        some_record(config={"weights": start}, series=f"{start}{ratio}", asked_ratio=ratio,
+                    scores=FROM_RANDOM.model_copy(update={"dense": dense}))
+        for start, ratio, dense in [("a", 0.5, 0.9), ("b", 0.5, 0.6), ("b", 0.25, 0.6), ("a", 0.25, 0.9)]
+    ]  # fmt: skip
+    assert [row["dense"] for row in lines(runs, "overview")] == ["90.00", "60.00"]

@@ -137,6 +137,9 @@ def test_folders(tmp_path):
         data.load("sr:a,b", tmp_path)
     with pytest.warns(UserWarning, match=r"^1 of 2 images are left out; the first: .*x\.png"):
         assert data.load("sr:a,b@skip", tmp_path).count("test") == 1
+    Image.fromarray(noise(15, 40, 3).numpy()).save(tmp_path / "b" / "x.png")
+    with pytest.raises(DataError, match=r"b has an image of 15x40 pixels: wanted are 16 or more"):
+        data.load("sr:a,b", tmp_path)
 
 
 @pytest.mark.data

@@ -90,8 +90,8 @@ def run_command(
         for ((resource, ratio), *others), name, number in points
     ]
     configs = list({c.hash: c for c in configs}.values())  # duplicates are one run
-    budgets = list({str(c.asked): c for c in configs}.values())
-    for c in budgets if len(budgets) > 1 else ():  # before hours are spent on the first
+    kinds = list({(c.method, str(c.asked)): c for c in configs}.values())
+    for c in kinds if len(kinds) > 1 else ():  # before hours are spent on the first
         dry_run(c, data)
     try:
         records = [
@@ -109,7 +109,8 @@ def run_command(
             for c in configs
         ]
     except KeyboardInterrupt as stop:  # typer would exit silently
-        print(f"\n{stop or 'interrupted'}. {RESUME}", file=sys.stderr)
+        how = f"{RESUME}, without --force" if force else RESUME
+        print(f"\n{stop or 'interrupted'}. {how}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     if process_group().is_main:  # other ranks print nothing
         report_runs(configs, records, out)

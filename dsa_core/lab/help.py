@@ -15,8 +15,8 @@ PRESET_HELP = (
     "imagenet-short: 27 epochs of it from --weights of a trained ResNet-50"
 )
 METHOD_HELP = (
-    "dsa, uniform, random, knapsack, dcss, dtp, dtp-weight (single weights), ssl, morphnet or amc; "
-    "repeat it for several methods (default: dsa)"
+    "dsa, uniform, random, knapsack, dcss, dtp, dtp-weight (single weights), ssl, morphnet or amc "
+    "(extra amc); repeat it for several methods (default: dsa)"
 )
 BUDGET_HELP = (
     "macs=RATIO, params=RATIO or latency=RATIO, RATIO in (0, 1] of the dense network; or "
@@ -37,9 +37,13 @@ DIVISOR_HELP = "kept channels are a multiple of this, or the whole group; 8 suit
 SET_HELP = (
     "SETTING=VALUE, a setting of the preset by its path, such as search.ratio_every=10 or "
     "search.train.epochs=8; may be repeated; config.json of a run lists those in use, "
-    "`pydoc dsa_core.methods.METHOD` those of a method"
+    "`pydoc dsa_core.methods.CLASS` those of a method: DSA, DCSS, DTP, DTPWeight, SSL, MorphNet, "
+    "AMCSettings"
 )
-FORCE_HELP = "search and fine-tune again even if the run is complete; the dense network is reused"
+FORCE_HELP = (
+    "search and fine-tune again even if the run is complete; the dense network is reused; after a "
+    "stop leave it out to resume"
+)
 WEIGHTS_HELP = (
     "start from these dense weights instead of training: .safetensors, or a state dict "
     "written by torch.save"

@@ -107,6 +107,8 @@ def pack(folder: Path, into: Path) -> int:
     if not runs:
         raise ConfigError(f"no {FILE} below {folder}: give a folder written by `dsa run`")
     before = find_records(into, strict=True) if into.exists() else []
-    records = {r.config_hash: r for r in (*before, *runs)}
+    new = {r.config_hash for r in runs}
+    kept = [r for r in before if r.config_hash not in new]
+    records = {(r.config_hash, r.device): r for r in (*kept, *runs)}
     write_lines(into, records.values())
     return len(records)

@@ -63,6 +63,8 @@ SHARED: dict[str, Callable[[Record], object]] = {  # by all runs of a row
     "coarser": lambda r: -r.divisor,
     "method": lambda r: r.method,
     "series": lambda r: r.series,
+    "device": lambda r: r.device,
+    "start": lambda r: repr([r.config.get(k) for k in ("weights", "calibration", "floors")]),
 }
 NUMBERS: dict[str, tuple[int, Callable[[Record], float]]] = {  # decimals, value
     "MACs %": (2, lambda r: 100 * r.costs["macs"].ratio),
@@ -188,14 +190,15 @@ def overview(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     share, seconds = (rows[name].str.partition()[0] for name in ("latency %", "CPU s"))
     rows["cell"] = rows["after"] + " (" + rows["seeds"] + ")" + missed
     rows["cell"] += "; " + share + " %" + np.where(seconds == "-", "", ", " + seconds + " s")
-    rows["line"] = rows.groupby([*WORDS, "asked %"]).cumcount()
-    line = [*WORDS, "line"]
+    alike = [*WORDS, "device", "start"]
+    rows["line"] = rows.groupby([*alike, "asked %"]).cumcount()
+    line = [*alike, "line"]
     lines = runs.merge(rows[[*SHARED, "line"]]).groupby(line)
     dense = lines["dense"].agg(lambda values: spread([values.mean(skipna=False)], 2))
     budgets = rows.sort_values(["resource", "less"], kind="stable")["asked %"].unique()
     cells = rows.pivot(index=line, columns="asked %", values="cell")[budgets].fillna("")
     wide = pd.concat([dense, cells.add_prefix("asked ")], axis=1)
-    return wide.reset_index().drop(columns="line")
+    return wide.reset_index().drop(columns=["device", "start", "line"])
 
 
 def cells(records: Sequence[Record], table: Columns = "results") -> list[list[str]]:

@@ -1,6 +1,7 @@
 """AMC: a reinforcement-learning agent decides how much of each group to keep."""
 
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from dsa_core.budget import Budget, round_to_channels
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
 from dsa_core.methods.amc_reward import MaskedScore
-from dsa_core.methods.config import AMCSettings, SearchJob
+from dsa_core.methods.config import AMCSettings, SearchConfig, SearchJob
 from dsa_core.scheme import check_one_resource
 from dsa_core.training import (
     Precision,
@@ -23,14 +24,25 @@ from dsa_core.training import (
 )
 from dsa_core.training.stopwatch import Stopwatch, total_time
 
+NEEDED = ("gymnasium", "stable_baselines3")
 
-def check_amc(graph: ChannelGraph, budget: Budget, settings: AMCSettings | None) -> None:
-    """Refuse a budget that AMC cannot meet."""
+
+def check_amc(graph: ChannelGraph, budget: Budget, config: SearchConfig) -> None:
+    """Refuse a budget that AMC cannot meet, and what it cannot start from."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"amc needs {' and '.join(missing)}: pip install 'dsa_core[amc]'")
     from dsa_core.methods.amc_env import Wall  # see below
 
+    if config.warmup_epochs:
+        raise ConfigError(
+            f"amc starts from a trained network, but warmup_epochs={config.warmup_epochs} says "
+            "that this one starts from random weights: use a preset that trains a dense "
+            "network (quick, cpu-short)"
+        )
     check_one_resource("amc", budget)
     budget.check(budget.cost(graph))
-    Wall.of(graph, budget, (settings or AMCSettings()).keep_least)
+    Wall.of(graph, budget, (config.amc or AMCSettings()).keep_least)
 
 
 class AMCSearch:
@@ -57,13 +69,7 @@ class AMCSearch:
 
     def __init__(self, job: SearchJob) -> None:
         model, graph, budget, config = job.model, job.graph, job.budget, job.config
-        if config.warmup_epochs:
-            raise ConfigError(
-                f"amc starts from a trained network, but warmup_epochs={config.warmup_epochs} says "
-                "that this one starts from random weights: use a preset that trains a dense "
-                "network (quick, cpu-short)"
-            )
-        check_amc(graph, budget, config.amc)
+        check_amc(graph, budget, config)
         # these libraries take seconds to import, and only this method needs them
         from dsa_core.methods.amc_agent import Agent, isolated_rngs
         from dsa_core.methods.amc_env import PruningEnv

@@ -36,7 +36,7 @@ def save(
         model: the pruned network, as `prune` returned it.
         graph: of the dense network.
         keep: as it was given to `prune`.
-        name: of the dense network, as `models.build_known` knows it, or any label for one of your own.
+        name: of the dense network, as `models.build_known` knows it, or any label for your own.
 
     Raises:
         SurgeryError: `keep` does not fit the graph, or they are not what the network was last cut

@@ -113,8 +113,7 @@ def calibrate_command(
 
     if precision not in DTYPES:
         raise ConfigError(f"--precision must be one of {', '.join(DTYPES)}, got {precision!r}")
-    if out.is_dir():
-        raise ConfigError(f"--out: {out} is a folder: name a file")
+    check_writable(out, model)
     device = device_of()
     with torch.random.fork_rng(devices=[]):
         network = models.build(model, num_classes=classes).to(device)
@@ -135,6 +134,18 @@ def calibrate_command(
         f"{found.error_median:.1%} in the median, {found.error_max:.1%} at most\n"
         f"calibration: {out}"
     )
+
+
+def check_writable(out: Path, model: str) -> None:
+    """Refuse now a file that cannot be written after the minutes of timing, or is of another."""
+    from dsa_core.lab.calibration import read_calibration
+    from dsa_core.lab.runs.folder import check_folder
+
+    if out.is_dir():
+        raise ConfigError(f"--out: {out} is a folder: name a file")
+    check_folder(out.absolute().parent)
+    if out.exists() and (found := read_calibration(out).model) != model:
+        raise ConfigError(f"--out: {out} is the calibration of {found!r}: name another file")
 
 
 def tell(text: str, *, every: int = 1, count: int = 0) -> None:

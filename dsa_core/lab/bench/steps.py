@@ -10,6 +10,7 @@ from dsa_core.lab import data
 from dsa_core.lab.bench.figures import Figure, figure, ratios
 from dsa_core.lab.bench.images import made_up, normalised
 from dsa_core.lab.bench.networks import fresh
+from dsa_core.lab.device import device_of
 from dsa_core.pruner import Pruner
 from dsa_core.training import (
     BF16,
@@ -40,7 +41,7 @@ class Loop:
     """
 
     def __init__(self, name: str, method: DSA | None, *, batch: int, precision: Precision) -> None:
-        self.model = fresh(name).train()
+        self.model = fresh(name).to(device_of()).train()
         self.precision, self.device = precision, device_of_model(self.model)
         place_model(self.model, precision)
         self.optimizer = make_sgd(self.model, TrainConfig(epochs=1, lr=0.01))

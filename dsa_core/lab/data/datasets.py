@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsa_core.errors import ConfigError, nearest
+from dsa_core.errors import ConfigError, DataError, nearest
 from dsa_core.lab.data.batches import AnyDataset, Batches, Device, Order, check_part
 from dsa_core.lab.data.files import Parts, read_official
 from dsa_core.lab.data.folder import FolderDataset, open_folder
@@ -164,6 +164,8 @@ def _sr(name: str, where: str, root: Path, *, skip: bool) -> UpscaleDataset:
 def _maps(name: str, parts: Parts, augment: str) -> Dataset:
     """A dataset of label maps: classes and normalisation are counted."""
     classes = count_classes([parts[1], parts[3]])
+    if classes < 2:
+        raise DataError(f"{name}: its maps hold one class alone: the numbers must be 0, 1, ...")
     mean, std = mean_and_std(parts[0])
     return Dataset(
         name, classes, *parts,

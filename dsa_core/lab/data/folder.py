@@ -163,6 +163,8 @@ def open_folder(name: str, path: str, *, skip: bool) -> FolderDataset:
     if train != test:
         odd = sorted(set(train) ^ set(test))
         raise DataError(f"train and val in {root} have different classes: {odd[:5]} in one only")
+    if len(train) < 2:
+        raise DataError(f"{root} has one class alone, {train[0]}: wanted are two folders or more")
     files = {part: labelled(found) for part, found in folders.items()}
     if skip:
         every = [pair for pairs in files.values() for pair in pairs]

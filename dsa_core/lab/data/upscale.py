@@ -22,6 +22,7 @@ SCALE = 2
 COLOURS = 3
 MEAN, STD = (0.0,) * COLOURS, (1.0,) * COLOURS  # colours stay in [0, 1]
 PHOTO_PATCH, FOLDER_PATCH = 32, 48  # sides of a training patch, in pixels of the large image
+LEAST_SIDE = 16  # of a test image
 PHOTO_TEST = 256, 384  # columns of each photograph: its middle, where it is sharp
 
 
@@ -140,12 +141,18 @@ def read_folders(
 
     Raises:
         ConfigError: there are not two folders.
-        DataError: a folder is missing or has no images, or those to train on are too small.
+        DataError: a folder is missing or has no images, or some are too small.
     """
     folders = where.split(",")
     if len(folders) != 2 or not all(folders):
         raise ConfigError(f"wanted is sr:TRAINFOLDER,TESTFOLDER, got 'sr:{where}'")
     train, test = (read_images(root / Path(f).expanduser(), skip=skip) for f in folders)
+    small = min((tuple(p.shape[1:]) for p in test), key=min)
+    if min(small) < LEAST_SIDE:
+        raise DataError(
+            f"{folders[1]} has an image of {small[0]}x{small[1]} pixels: wanted are {LEAST_SIDE} "
+            "or more on each side, for the test's SSIM"
+        )
     patches = torch.cat([cut(p, FOLDER_PATCH) for p in train if min(p.shape[1:]) >= FOLDER_PATCH])
     return patches, tuple(even(p) for p in test)
 

@@ -118,6 +118,11 @@ def read_pair(image: Path, labels: Path, size: tuple[int, int] | None) -> tuple[
 
     # the map is a palette's indices: the numbers are the classes
     pair = read_image(image), read_image(labels, mode=None)
+    if pair[1].mode not in ("P", "L", "1"):
+        raise DataError(
+            f"{labels} is an image of mode {pair[1].mode}: wanted is one of 8 bits or a palette, "
+            "whose numbers are the classes"
+        )
     if pair[0].size != pair[1].size:
         raise DataError(f"{image} and {labels} differ in size")
     if size is not None:

@@ -76,10 +76,14 @@ def dense_network(context: RunContext, model: nn.Module) -> DenseNetwork:
     return DenseNetwork(model, score, **cost, epochs=facts["epochs"], reused=reused, extra=extra)
 
 
-def data_digest(context: RunContext) -> str:
-    """Names the training data by its contents."""
-    found = context.dataset.batches("train", batch_size=1, augment="none", shuffle=False)
-    return sha256(json.dumps(found.fingerprint(), sort_keys=True).encode()).hexdigest()
+def data_digests(context: RunContext) -> dict[str, str]:
+    """Names the training and the test data by their contents."""
+    found = {}
+    for name, part in (("data", "train"), ("test data", "test")):
+        batches = context.dataset.batches(part, batch_size=1, augment="none", shuffle=False)
+        written = json.dumps(batches.fingerprint(), sort_keys=True)
+        found[name] = sha256(written.encode()).hexdigest()
+    return found
 
 
 def check_data(context: RunContext) -> None:
@@ -90,10 +94,11 @@ def check_data(context: RunContext) -> None:
     """
     path = context.out / "dense" / context.config.dense_folder / FACTS
     try:
-        then = json.loads(path.read_text())["data"]
-    except (OSError, ValueError, LookupError, TypeError):  # none yet, an older one, or damaged
+        facts = json.loads(path.read_text())
+        then = {name: facts[name] for name in ("data", "test data") if name in facts}
+    except (OSError, ValueError, TypeError):  # none yet, or damaged
         return
-    if then != data_digest(context):
+    if then and not then.items() <= data_digests(context).items():  # an older one has less
         raise ConfigError(
             f"{path.parent} is of other data than {context.config.dataset} is now: give another "
             "--out, or the folder of the data as before"
@@ -140,7 +145,7 @@ def train_dense(context: RunContext, model: nn.Module, settings: TrainConfig, fo
     facts = {
         "model": config.model,
         "dataset": config.dataset,
-        "data": data_digest(context),
+        **data_digests(context),
         "seed": config.seed,
         "trained_by": config.hash,
         "score_name": context.task.judged_by,
@@ -201,5 +206,5 @@ def keep_start_weights(context: RunContext, model: nn.Module, folder: Path) -> N
     context.print(f"dense {context.config.model}: weights of {context.weights}")
     measured = context.measure(model)
     facts = {"weights": context.config.weights, "score": measured.score, "extra": measured.extra}
-    facts |= {"data": data_digest(context), "seconds": 0.0, "epochs": 0}
+    facts |= {**data_digests(context), "seconds": 0.0, "epochs": 0}
     keep_dense(model, folder, facts)

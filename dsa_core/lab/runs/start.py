@@ -9,14 +9,13 @@ from dsa_core.errors import ConfigError, SurgeryError
 from dsa_core.lab import models
 from dsa_core.lab.data import AnyDataset
 from dsa_core.lab.runs.config import RunConfig
-from dsa_core.methods import METHODS
 from dsa_core.methods.amc import check_amc
+from dsa_core.pruner import Pruner
 from dsa_core.surgery import prune
-from dsa_core.surgery.verify import random_channels
+from dsa_core.surgery.verify import some_channels
 from dsa_core.tracing import trace
-from dsa_core.training import choose_precision, mode
+from dsa_core.training import TrainConfig, choose_precision, mode
 
-TRIAL = 0.7  # share of every group that the trial cut keeps
 SLOW = 1.3  # times fp32's time: more than noise
 
 
@@ -47,12 +46,26 @@ def start(
     if config.calibration is not None:
         config.calibration.check(config.model, example, config.divisor)
     config.budget.check(config.budget.costs(graph))
-    if config.method in METHODS:
-        METHODS[config.method]().check_budget(config.budget)
-    elif config.method == "amc":
-        check_amc(graph, config.budget, config.preset.search.amc)
-    try_training(model, graph, example)
+    for how in phases_of(config).values():
+        dataset.task.training_loss(how.label_smoothing)
+    try_method(config, model, graph)
+    try_training(config, model, graph, example)
     return model, graph
+
+
+def try_method(config: RunConfig, model: nn.Module, graph: ChannelGraph) -> None:
+    """Refuse settings and budgets with which the method could not search."""
+    search, name = config.preset.search, config.method
+    if name == "amc":
+        check_amc(graph, config.budget, search)
+        return
+    epochs, warmup = search.train.epochs, search.warmup_epochs
+    if warmup and warmup >= epochs:
+        raise ConfigError(
+            f"search.warmup_epochs={warmup} leaves no epoch to search in: search.train.epochs="
+            f"{epochs} counts the warm-up too"
+        )
+    Pruner(model, graph, config.budget, steps=epochs, method=search.method(name), seed=config.seed)
 
 
 def try_task(
@@ -89,10 +102,14 @@ def try_images(config: RunConfig, model: nn.Module, example: Tensor) -> None:
         ) from error
 
 
-def try_training(model: nn.Module, graph: ChannelGraph, example: Tensor) -> None:
+def try_training(config: RunConfig, model: nn.Module, graph: ChannelGraph, example: Tensor) -> None:
     """Run a cut copy on the CPU in training mode, which may use more layers than evaluation;
     SurgeryError if it fails."""
-    pruned = prune(model, graph, random_channels(graph, TRIAL, 0)).cpu()
+    sizes = graph.sizes.tolist()
+    least = config.budget.least_counts(config.budget.cost(graph)).tolist()
+    cuttable = [low < size for low, size in zip(least, sizes, strict=True)]
+    names = {group.name for group, can in zip(graph.prunable, cuttable, strict=True) if can}
+    pruned = prune(model, graph, some_channels(graph, names)).cpu()
     try:
         with mode(pruned, training=True), torch.no_grad(), torch.random.fork_rng(devices=[]):
             pruned(torch.zeros((2, *example.shape[1:])))
@@ -105,13 +122,19 @@ def try_training(model: nn.Module, graph: ChannelGraph, example: Tensor) -> None
         ) from error
 
 
-def slow_format(config: RunConfig, model: nn.Module, example: Tensor) -> str:
-    """Advice for a run in bf16 on a processor that computes fp32 faster; empty for other runs."""
+def phases_of(config: RunConfig) -> dict[str, TrainConfig]:
+    """How each phase of a run trains, by the name of its settings."""
     preset = config.preset
     phases = {"search.train": preset.search.train, "fine_tune": preset.fine_tune}
-    if config.weights is None and preset.dense is not None:
-        phases = {"dense": preset.dense, **phases}
-    names = [name for name, how in phases.items() if how.precision == "bf16" and how.epochs]
+    dense = preset.dense if config.weights is None else None
+    return phases if dense is None else {"dense": dense, **phases}
+
+
+def slow_format(config: RunConfig, model: nn.Module, example: Tensor) -> str:
+    """Advice for a run in bf16 on a processor that computes fp32 faster; empty for other runs."""
+    names = [
+        name for name, how in phases_of(config).items() if how.precision == "bf16" and how.epochs
+    ]
     if not names or example.device.type != "cpu":
         return ""
     some = example.new_zeros((4, *example.shape[1:]))
