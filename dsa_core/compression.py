@@ -219,10 +219,8 @@ def _try_first_batch(objective: LossObjective, model: nn.Module, batches: Feed) 
 
 
 def _try_cut(pruner: Pruner, objective: LossObjective, batches: Feed) -> None:
-    """Run the loss, in training mode, on a cut network, if the graph does not know all of it."""
+    """Run the loss, in training mode, on a cut network: tracing follows evaluation alone."""
     graph, device = pruner.graph, pruner.problem.device
-    if not graph.unused:
-        return
     pairs = zip(graph.prunable, pruner.problem.floors.tolist(), strict=True)
     keep = some_channels(graph, {group.name for group, floor in pairs if floor < 1})
     with isolated_rng(device):
@@ -231,9 +229,9 @@ def _try_cut(pruner: Pruner, objective: LossObjective, batches: Feed) -> None:
             objective.loss(smaller.train(), to_device(batch, device))
         except Exception as error:
             raise SurgeryError(
-                f"the loss cannot run on a cut network: {type(error).__name__}: {error}. These "
-                f"weights are read in training only, and not cut: {', '.join(graph.unused)}. "
-                "Remove that branch, or keep the groups that it reads by floors of 1"
+                f"the loss cannot run on a cut network: {type(error).__name__}: {error}. What runs "
+                f"in training only is not cut ({', '.join(graph.unused) or 'no weight of it'}): "
+                "remove that branch, or keep the groups that it reads by floors of 1"
             ) from error
 
 

@@ -237,7 +237,8 @@ class Trial:
     def _run(self, model: nn.Module) -> list[Tensor]:
         torch.manual_seed(0)
         with torch.no_grad(), mode(model, training=False):
-            return [t.clone() for t in tensors_in(self.call(model))]
+            call = self.call.map(torch.clone)  # which a forward may change in place
+            return [t.clone() for t in tensors_in(call(model))]
 
     def _forms(self) -> Iterator[bool]:
         """Put the copy and the example into one form after the other, until one can be run."""

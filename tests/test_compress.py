@@ -349,7 +349,7 @@ def test_no_epochs_and_no_search():
     found = compressed(network(), method=Uniform(), epochs=0)
     assert found.epochs == {"search": [], "fine-tune": []}
     assert 0.4 < macs_ratio(found.model, network()) <= 0.5
-    with pytest.raises(ConfigError, match="epochs=0: ssl works by training the weights"):
+    with pytest.raises(ConfigError, match=r"epochs=0: ssl .* needs epochs in which the weights"):
         compressed(network(), method=dsa.methods.SSL(), epochs=0)
 
 
@@ -549,3 +549,22 @@ def test_single_weights_that_are_dropped_stay_zero_without_training(tmp_path):
 def test_an_optimizer_of_ones_own_where_nothing_is_searched():
     found = compressed(network(), method=Uniform(), optimizer=lambda p: torch.optim.AdamW(p, 1e-3))
     assert len(found.epochs["fine-tune"]) == 2
+
+
+class Noisy(nn.Module):
+    """Adds noise in training, of a width that its code names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.net.a(x)
+        y = y + 0.1 * torch.randn(len(y), 8, 1, 1) if self.training else y
+        y = self.net.b(self.net.drop(y))
+        return self.net.head(y.mean((2, 3)))
+
+
+def test_code_that_runs_in_training_only_is_tried_too():
+    with pytest.raises(SurgeryError, match=r"cut network.*training only is not cut \(no weight"):
+        compressed(Noisy())

@@ -252,3 +252,16 @@ def test_large_vision_transformers_can_be_cut_to_a_tenth(name: str) -> None:
     graph = trace(getattr(torchvision.models, name)().eval(), torch.randn(1, 3, 224, 224))
     cost = Cost.of(graph, "macs")
     assert cost.at(torch.ones_like(cost.sizes)) <= 0.1 * cost.dense
+
+
+def test_an_encoder_that_lost_heads_takes_padding():
+    layer = nn.TransformerEncoderLayer(16, 4, 16, batch_first=True)
+    dense, x = nn.TransformerEncoder(layer, 2).eval(), torch.randn(2, 5, 16)
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    graph = trace(dense, {"src": x, "src_key_padding_mask": padding})
+    pruned = prune(dense, graph, random_channels(graph, 0.7, 1)).eval()
+    padding[1, 3:] = True
+    with torch.no_grad():
+        found = pruned(x, src_key_padding_mask=padding)
+        short = pruned(x[1:, :3])
+    torch.testing.assert_close(found[1:, :3], short, rtol=1e-4, atol=1e-5)

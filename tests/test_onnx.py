@@ -1,6 +1,7 @@
 """ONNX: the same numbers, any batch, whole files or none."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from problems_runs import fresh, graph8, same
 from torch import nn
 
 from dsa_core.errors import ConfigError, SurgeryError
+from dsa_core.example import Call
 from dsa_core.surgery import OnnxNetwork, export_onnx, onnx_file, prune
 from dsa_core.surgery.verify import random_channels, randomise
 
@@ -59,6 +61,21 @@ def test_a_file_that_differs_is_not_written(pruned, tmp_path, monkeypatch):
     with pytest.raises(SurgeryError, match=r"differs from the network by 0\.1"):
         export_onnx(pruned, tmp_path / "net.onnx", torch.randn(2, 1, 8, 8))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("right", "found"),
+    [
+        ([1.0, 2.0], [float("nan")] * 2),
+        ([-float("inf"), 5.0], [-float("inf"), 4.0]),
+        ([6e-4, 3e-4], [0.0, 0.0]),
+    ],
+)
+def test_outputs_of_every_size_are_compared(monkeypatch, right, found):
+    monkeypatch.setattr(onnx_file, "OnnxNetwork", lambda _: lambda *_: torch.tensor([found]))
+    monkeypatch.setattr(onnx_file, "outputs", lambda *_: [torch.tensor([right])])
+    network = onnx_file.Flat(nn.Identity(), Call.of(torch.zeros(1, 2)))
+    assert onnx_file.compared(Path("x"), b"", network, (1,))[1] > onnx_file.TOLERANCE
 
 
 class FixedBatch(nn.Module):

@@ -12,7 +12,7 @@ import dsa_core as dsa
 from dsa_core.errors import SurgeryError
 from dsa_core.lab.models.resnet import resnet
 from dsa_core.surgery.linear_form import matrix_of, put_matrix, rows_of, targets_of
-from dsa_core.surgery.reconstruct import Equations, at_layer, called, norms_behind
+from dsa_core.surgery.reconstruct import Equations, at_layer, called, norms_behind, reconstruct
 from dsa_core.surgery.verify import randomise
 
 
@@ -218,3 +218,35 @@ def test_half_precision_is_summed_in_float32():
     x = torch.full((1, 300, 1), 100.0, dtype=torch.float16)  # the sum of squares is beyond 65504
     found = Equations.of(x, x)
     assert found.xx[0, 0, 0] == found.yy[0, 0] == 3e6
+
+
+class InPlace(nn.Sequential):
+    """A network that normalises its input in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.sub_(0.5).mul_(2.0))
+
+
+def test_inputs_that_the_network_changes_are_read_again():
+    model = InPlace(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3)).double().eval()
+    xs = images()
+    pruned, graph, keep = cut(model, xs[0], 4)
+    before = [x.clone() for x in xs]
+    (fit,) = reconstruct(pruned, model, graph, keep, xs, progress=False)
+    assert fit.after < fit.before
+    for x, same_as in zip(xs, before, strict=True):
+        assert torch.equal(x, same_as)
+
+
+class Scaled(nn.Conv2d):
+    """Its output is no function of its weight alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 0.1
+
+
+def test_a_layer_with_a_forward_of_its_own_stays():
+    model = seeded(nn.Conv2d(2, 6, 3), nn.ReLU(), Scaled(6, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1))
+    pruned, graph, keep = cut(model, images()[0], 4)
+    fits = reconstruct(pruned, model, graph, keep, images(), progress=False)
+    assert [fit.name for fit in fits] == ["4"]

@@ -227,6 +227,7 @@ def test_seeds_are_of_one_device_and_lines_of_one_start():
     runs = [
         some_record(config={"weights": start}, series=f"{start}{ratio}", asked_ratio=ratio,
                     scores=FROM_RANDOM.model_copy(update={"dense": dense}))
-        for start, ratio, dense in [("a", 0.5, 0.9), ("b", 0.5, 0.6), ("b", 0.25, 0.6), ("a", 0.25, 0.9)]
+        for ratio in (0.5, 0.25)
+        for start, dense in (("a", 0.9), ("b", 0.6))[:: 1 if ratio == 0.5 else -1]
     ]  # fmt: skip
     assert [row["dense"] for row in lines(runs, "overview")] == ["90.00", "60.00"]

@@ -151,6 +151,10 @@ def stand_in_where_cut(model: nn.Module, tensors: Collection[str]) -> None:
         kind = stand_in(module)
         if kind is not None and holds(path, tensors):
             module.__class__ = kind
+    for encoder in model.modules():  # nested tensors are for attention that is all torch's
+        if isinstance(encoder, nn.TransformerEncoder):
+            apart = any(isinstance(part, HeadsApart) for part in encoder.modules())
+            encoder.use_nested_tensor &= not apart
 
 
 @contextmanager

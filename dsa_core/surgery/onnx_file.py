@@ -1,6 +1,5 @@
 """Write a network as ONNX, also in 8-bit integers; ONNX Runtime must compute the same."""
 
-import copy
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,8 @@ from torch import Tensor, nn
 from dsa_core.errors import ConfigError, SurgeryError
 from dsa_core.example import Call, tensors_in
 from dsa_core.files import write_atomically
+from dsa_core.surgery.cut import duplicate
+from dsa_core.surgery.verify import distance
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 BATCHES = (1, 3)  # sizes that the file is tried with beside that of the example
@@ -25,6 +26,7 @@ ADVICE = (
     "widths: half the MACs can take as long as all of them"
 )
 TOLERANCE = 1e-3  # largest difference, of the largest output: another order of float32 sums
+ROUNDING = 1e-5  # an output that is no larger counts as so large
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,14 @@ def export_onnx(
     if path.is_dir():
         raise SurgeryError(f"{path} is a folder: name the file in it, such as {path / 'net.onnx'}")
     call = Call.of(example).map(on_cpu)
-    network = Flat(copy.deepcopy(model).cpu().float().eval(), call)
+    network = Flat(duplicate(model).cpu().float().eval(), call)
     content = onnx_bytes(network)
     sizes = tuple(sorted({*BATCHES, call.batch}))
-    difference, largest = compared(path, content, network, sizes)
-    if not difference <= TOLERANCE * max(largest, 1.0):
+    difference, relative = compared(path, content, network, sizes)
+    if not relative <= TOLERANCE:
         raise SurgeryError(
-            f"{path}: ONNX Runtime differs from the network by {difference:.3g}, where the "
-            f"largest output is {largest:.3g}; the file was not written. Please report the network"
+            f"{path}: ONNX Runtime differs from the network by {difference:.3g}, {relative:.3g} of "
+            "the largest entry of that output; the file was not written. Please report the network"
         )
     if int8 is not None:
         content = in_int8(content, call, int8)
@@ -105,12 +107,13 @@ def compared(
     """Run a file and its network, on the CPU, on batches of some sizes.
 
     Returns:
-        Largest difference of an output, and largest output.
+        Largest difference of an output, and largest difference relative to the largest finite
+        entry of its output; infinite where only one of both is NaN or infinite.
 
     Raises:
         SurgeryError: an output has another shape.
     """
-    runtime, differences, largest = OnnxNetwork(content), [0.0], 0.0
+    runtime, differences, relative = OnnxNetwork(content), [0.0], [0.0]
     for size in sizes:
         tensors = list(of_size(network.call, size).tensors.values())
         wanted = outputs(network, tensors, size)
@@ -121,10 +124,10 @@ def compared(
                     f"{size}, the network {tuple(right.shape)}: does its forward fix the size of "
                     "the batch?"
                 )
-            found, right = found.double(), right.double()
-            differences.append(float((found - right).abs().max()))
-            largest = max(largest, float(right.abs().max()))
-    return max(differences), largest
+            largest = float(right.double().nan_to_num(0.0, 0.0, 0.0).abs().max())
+            relative.append(distance(right, found, least=max(largest, ROUNDING)))
+            differences.append(relative[-1] * max(largest, ROUNDING))
+    return max(differences), max(relative)
 
 
 def on_cpu(tensor: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 from tqdm.auto import tqdm
 
 from dsa_core.channels import ChannelGraph
@@ -38,6 +38,9 @@ from dsa_core.training.evaluate import mode
 
 RIDGE = 1e-4  # of the mean square of an input, so that it has no unit
 Run = Callable[[nn.Module, Any], Any]
+KINDS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+KINDS += (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+OWN = {kind.forward for kind in KINDS}  # another's forward may be no linear function of its weight
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,11 @@ def called(network: nn.Module, batch: Any) -> Any:
     return Call.of(batch)(network)
 
 
+def copied(x: Any) -> Any:
+    """A batch that a forward may change in place."""
+    return tree_map_only(Tensor, torch.clone, x)
+
+
 def at_layer(
     network: nn.Module, layer: nn.Module, x: Any, run: Run = called
 ) -> tuple[Tensor, Tensor]:
@@ -214,7 +222,7 @@ def at_layer(
 
     hook = layer.register_forward_hook(stop, with_kwargs=True)
     try:
-        run(network, x)
+        run(network, copied(x))
     except Reached:
         pass
     finally:
@@ -225,16 +233,18 @@ def at_layer(
 def norms_behind(network: nn.Module, x: Any, run: Run) -> dict[Fitted, nn.Module | None]:
     """Of every layer that can be fitted, the BatchNorm that alone reads its output, or None.
 
-    A layer can be fitted if it runs exactly once and its weight is a parameter that is its own.
+    A layer can be fitted if it runs exactly once, as torch's do, and its weight is a parameter that
+    is its own.
     """
     holders = Counter(id(p) for m in network.modules() for p in m._parameters.values())
     layers = [m for m in network.modules() if isinstance(m, Fitted)]
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
     with Readers(layers, norms) as found:
-        run(network, x)
+        run(network, copied(x))
     fitted = {}
     for layer in layers:
-        if holders[id(layer.weight)] == 1 == found.runs[layer]:  # none holds a computed weight
+        own = type(layer).forward in OWN and holders[id(layer.weight)] == 1  # 0: it is computed
+        if own and found.runs[layer] == 1:
             norm = found.norm.get(layer)
             alone = norm is not None and found.runs[norm] == 1 and found.others[layer] == 0
             fitted[layer] = norm if alone else None
