@@ -275,6 +275,23 @@ def test_the_table_shows_epochs_done_and_the_time_left(tmp_path):
     assert read_state(tmp_path, job) == running
 
 
+def test_of_a_search_in_trials_the_epochs_ahead_are_told_once_it_is_fine_tuned(tmp_path):
+    job = batch(tmp_path)[0]
+    running = RunState(id=job.id, config_hash=job.config_hash, state="running")
+    write_state(tmp_path, running)
+    preset = {"search": {"train": {"epochs": 4}}, "fine_tune": {"epochs": 6}}
+    (tmp_path / "config.json").write_text(json.dumps({"preset": preset}))
+    for trial in range(3):
+        path = tmp_path / "checkpoints" / f"search-trial{trial}.pt"
+        save_progress(path, done=4, epochs=4, seconds=240.0)
+    state = read_state(tmp_path, job)
+    assert (state.epochs_done, state.epochs) == (12, 0)  # how many trials follow is not known
+    assert view.epochs(state, "1 s") == ("12", "1 s", "")
+    path = tmp_path / "checkpoints" / "fine_tune.pt"
+    save_progress(path, done=1, epochs=6, seconds=60.0)
+    assert view.epochs(read_state(tmp_path, job), "1 s") == ("13 of 18", "1 s", "about 5 min")
+
+
 def test_a_done_run_is_not_run_again_and_a_dead_kernel_gets_a_second_try(tmp_path, monkeypatch):
     (tmp_path / PARAMETERS).write_text(batch(tmp_path)[0].model_dump_json())
     calls, errors = [], ["Kernel died before replying to kernel_info"]

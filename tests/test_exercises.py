@@ -36,6 +36,23 @@ def moves_one_id(n, pairs):
     return label
 
 
+def two_sweeps(n, pairs):
+    """Goes over the pairs twice, not until nothing changes."""
+    label = list(range(n))
+    for i, j in pairs * 2:
+        label[i] = label[j] = min(label[i], label[j])
+    return label
+
+
+def last_crossing(costs, scores, wanted):
+    """Does not stop where the line reaches the score first."""
+    found = costs[0] if scores[0] >= wanted else None
+    for (c0, s0), (c1, s1) in itertools.pairwise(zip(costs, scores, strict=True)):
+        if s0 < wanted <= s1 and scores[0] < wanted:
+            found = c0 + (c1 - c0) * (wanted - s0) / (s1 - s0)
+    return found
+
+
 def land_from_above_only(log_ratios, cost, budget):
     """The mistake of "at most": never grows."""
     if cost(log_ratios.exp()) <= budget:
@@ -60,7 +77,12 @@ SLIPS = {
         lambda image, widths, ratio: ratio,
         lambda image, widths, ratio: ratio**2,
     ],
-    n02.check_united: [first_match_only, moves_one_id, lambda n, pairs: list(range(n))],
+    n02.check_united: [
+        first_match_only,
+        moves_one_id,
+        two_sweeps,
+        lambda n, pairs: list(range(n)),
+    ],
     n02.check_kept_after_concat: [
         lambda sizes, kept: [c for part in kept for c in part],
         # offsets from what is left, not from what was there
@@ -86,6 +108,7 @@ SLIPS = {
         lambda costs, scores, s: float(np.interp(s, scores, costs)),  # invents beyond the ends
         lambda costs, scores, s: costs[int(np.argmax(np.array(scores) >= s))],  # points only
         lambda costs, scores, s: n07.solution_cost_for(costs[::-1], scores[::-1], s),
+        last_crossing,
     ],
     n08.check_staircase: [
         lambda pi, c, n: pi.cumsum(0)[:n],

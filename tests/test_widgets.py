@@ -22,10 +22,12 @@ from course.widgets import (
     State,
     look,
     networks,
+    page,
     prune_live,
     read_networks,
     run_panel,
 )
+from course.widgets.explore import answer
 from course.widgets.networks import STORED, costs_of, passed, traced_costs
 from ipywidgets import Dropdown
 from problems_runs import found, graph8, some_record
@@ -34,8 +36,10 @@ from typer.main import get_command
 from dsa_core.budget import Budget, Cost
 from dsa_core.errors import BudgetError, ConfigError
 from dsa_core.lab.cli import app
+from dsa_core.lab.options import parse_changes
 from dsa_core.lab.record import CostRecord, GroupRecord
 from dsa_core.lab.record_files import write_record
+from dsa_core.lab.runs.changes import named
 from dsa_core.lab.runs.history import history_of, search_record
 from dsa_core.surgery.verify import count_macs
 
@@ -155,12 +159,14 @@ def test_shipped_records_of_all_methods_answer_every_budget_down_to_a_quarter() 
         for ratio in (0.25, 0.5, 0.75, *(() if pathless else (0.3, 0.66, 0.9, 1.0))):
             view = look(shipped, State(method=method, ratio=ratio))
             assert view.used["macs"].ratio <= ratio + 1e-9
+            assert view.measured == (ratio in (0.25, 0.5, 0.75))
             assert view.measured or view.predicted is not None
     for network in shown.values():  # whatever is shipped agrees with itself
         for s in network.records:
             if s.divisor == 1 and not s.floors:
                 view = look(network, State(s.method, s.resource, s.asked_ratio))
                 assert view.used[s.resource].ratio <= s.asked_ratio + 1e-9
+                assert view.measured
 
 
 def test_at_its_own_budget_a_search_gives_its_own_answer(network: Network) -> None:
@@ -277,6 +283,10 @@ def test_all_seeds_of_a_budget_are_told(tmp_path: Path) -> None:
     spread = 0.02 / 2**0.5
     assert f"its 2 seeds: 81.00% ± {spread:.2%}" in explorer.sheet.value
     assert explorer.rival.value == "nothing"
+    for seed, other in enumerate(({"series": "another"}, {"device": "another"}), start=2):
+        put(tmp_path, "dsa", 0.5, score=0.5, seed=seed)
+        change(tmp_path / f"dsa-0.5-{seed}" / "record.json", **other)
+    assert "its 2 seeds: 81.00%" in BudgetExplorer(read_networks(tmp_path)).sheet.value
 
 
 def test_a_method_without_a_path_says_so_beside_the_answer_of_another(tmp_path: Path) -> None:
@@ -295,6 +305,20 @@ def test_a_method_without_a_path_says_so_beside_the_answer_of_another(tmp_path: 
     assert "pale: other methods" in explorer.sheet.value
 
 
+def test_a_method_without_a_path_keeps_at_its_own_budget_what_it_kept(tmp_path: Path) -> None:
+    put(tmp_path, "dsa", 0.553, score=0.85)
+    path = next(tmp_path.rglob("record.json"))
+    groups = json.loads(path.read_text())["groups"]
+    groups[0] |= {"kept": 1, "keep_ratio": 0.05}  # it came out below its budget
+    change(path, method="ssl", search=None, groups=groups)
+    explorer = BudgetExplorer(read_networks(tmp_path), ratio=0.553)
+    assert "85.00%</b> measured, seed 0" in explorer.sheet.value
+    counts = look(explorer.networks[NAME], explorer.state).counts
+    assert counts == tuple(group["kept"] for group in groups)
+    explorer.divisor.value = 8  # its own are no multiples, and there is nowhere else to read
+    assert "with no floor and in multiples of 1" in explorer.sheet.value
+
+
 def test_an_allocation_can_be_taken_away(explorer: BudgetExplorer) -> None:
     view, text = look(explorer.networks[NAME], explorer.state), unescape(explorer.taken.value)
     given = dict(re.findall(r'data-take="(.*?)">(.*?)</pre>', text, re.DOTALL))
@@ -308,6 +332,21 @@ def test_an_allocation_can_be_taken_away(explorer: BudgetExplorer) -> None:
     words = shlex.split(unescape(explorer.taken.value).partition("dsa run ")[2].partition("<")[0])
     asked = get_command(app).commands["run"].make_context("run", words).params
     assert (asked["budget"], asked["floor"]) == (["macs=0.6"], ["*=0.2"])
+
+
+def test_the_command_of_a_search_has_the_settings_of_its_run(tmp_path: Path) -> None:
+    put(tmp_path, "dsa", 0.5)
+    changes = {"search.betas": "[0.9, 0.99]", "search.ratio_every": "10"}
+    data, config = "folder:my photos", {"weights": 64 * "0"}
+    path, preset = next(tmp_path.rglob("record.json")), named("quick", changes)
+    change(path, preset=preset, dataset=data, config=config)
+    (network,) = read_networks(tmp_path).values()
+    command = unescape(page.take_away(answer(network, State())))
+    words = shlex.split(command.partition("dsa run ")[2].partition("<")[0])
+    asked = get_command(app).commands["run"].make_context("run", words).params
+    assert (asked["preset"], asked["dataset"]) == ("quick", data)
+    assert parse_changes(asked["set_"]) == changes
+    assert asked["weights"] == Path("FILE")
 
 
 @pytest.mark.parametrize(
@@ -342,6 +381,17 @@ def test_another_network_brings_its_own_groups_and_methods(network: Network) -> 
     assert explorer.sheet.value.count("<svg") == 2  # one network, one frontier
     assert explorer.protect.options[1:] == COSTS["macs"].names
     assert explorer.problem.value == ""
+
+
+def test_a_network_that_cannot_be_built_says_so_and_freezes_nothing(network: Network) -> None:
+    other = replace(network, model="my_package.nets:small")
+    explorer = BudgetExplorer({"a": network, "b": other})
+    explorer.network.value = "b"
+    assert "my_package.nets:small" in explorer.problem.value
+    assert (explorer.sheet.value, explorer.taken.value) == ("", "")
+    explorer.network.value = "a"
+    assert explorer.problem.value == ""
+    assert "data-group" in explorer.sheet.value
 
 
 ALONE = Dropdown(options=[NAME])

@@ -30,7 +30,8 @@ class RunState(BaseModel):
         error: what went wrong, in one line.
         traceback: of the cell.
         epochs_done, epochs: of the search and the fine-tuning of a run that goes on; 0 of 0 where
-            its folder does not say.
+            its folder does not say. Of a search in trials, whose number nobody knows, `epochs` is
+            0 until the fine-tuning.
         epoch_seconds: of those that are done, in the mean.
     """
 
@@ -74,12 +75,16 @@ def epochs_in(folder: Path) -> dict[str, float]:
         preset = json.loads((folder / CONFIG).read_text())["preset"]
         epochs = preset["search"]["train"]["epochs"] + preset["fine_tune"]["epochs"]
         files = (folder / CHECKPOINTS).glob(f"*{EPOCHS}")
-        saved = [json.loads(file.read_text()) for file in files]
-        done, seconds = (sum(each[key] for each in saved) for key in ("done", "seconds"))
+        saved = {file.name: json.loads(file.read_text()) for file in files}
+        done, seconds = (sum(each[key] for each in saved.values()) for key in ("done", "seconds"))
+        if tuned := saved.get(f"fine_tune{EPOCHS}"):
+            epochs = done + tuned["epochs"] - tuned["done"]
     except (OSError, ValueError, LookupError, TypeError):
         return {}
+    if not tuned and any(name.startswith("search-trial") for name in saved):
+        return {"epochs_done": done}
     each = seconds / done if done else 0.0
-    return {"epochs_done": done, "epochs": max(epochs, done), "epoch_seconds": each}
+    return {"epochs_done": done, "epochs": epochs, "epoch_seconds": each}
 
 
 def write_state(folder: Path, state: RunState) -> None:

@@ -75,9 +75,9 @@ def live_table(states: Sequence[RunState]) -> RenderableType:
 
 
 def epochs(state: RunState, spent: str) -> tuple[str, str, str]:
-    """Epochs done, the time spent, and about how long the others take."""
+    """Epochs done, the time spent, and about how long the others take; "" where nobody knows."""
     if not state.epochs:
-        return "", spent, ""
+        return str(state.epochs_done or ""), spent, ""
     left = (state.epochs - state.epochs_done) * state.epoch_seconds
     about = f"about {duration(left)}" if state.epochs_done else ""
     return f"{state.epochs_done} of {state.epochs}", spent, about

@@ -23,11 +23,16 @@ def solution_cost_for(costs: list[float], scores: list[float], wanted: float) ->
 
 
 BUDGETS, RISING, DIPPING = [0.25, 0.5, 1.0], [0.8, 0.9, 0.92], [0.8, 0.75, 0.92]
-WANTED = (0.9, 0.85, 0.91, 0.7, 0.95)  # at a measured score, between them, below and above all
+WANTED = (0.9, 0.85, 0.7, 0.95)  # at a measured score, between them, below and above all
+TWICE = ([0.25, 0.5, 0.75, 1.0], [0.7, 0.9, 0.8, 0.95], 0.85)  # the line rises to it two times
 check_cost_for = partial(
     grade,
     solution_cost_for,
-    [*((BUDGETS, RISING, w) for w in WANTED), *((BUDGETS, DIPPING, w) for w in (0.78, 0.85))],
+    [
+        *((BUDGETS, RISING, w) for w in WANTED),
+        *((BUDGETS, DIPPING, w) for w in (0.78, 0.85)),
+        TWICE,
+    ],
     hint="go up the line from the left: the first point may be enough; else the first stretch that "
     "rises to the score; above the best measured score nobody knows: None",
 )

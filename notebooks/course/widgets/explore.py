@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+
 from course.figures.frontier import Point, between
 from course.widgets.networks import Network, passed
 from dsa_core.budget import Budget, Resource, round_to_channels
@@ -99,8 +101,9 @@ def answer(network: Network, state: State) -> Answer:
 def look(network: Network, state: State) -> View:
     """Find what a budget leaves of a network, from shipped searches and the cost model.
 
-    The search that was asked for the nearest budget below is read at the place where it passed
-    this one. Its keep ratios, shifted on the budget, are rounded to whole channels.
+    A search that was asked for this very budget gives the channels that it kept. Else the one that
+    was asked for the nearest budget below is read at the place where it passed this one. Its keep
+    ratios, shifted on the budget, are rounded to whole channels.
 
     Raises:
         BudgetError: the floors cost more than the budget, or no shipped search went so low, or the
@@ -109,16 +112,17 @@ def look(network: Network, state: State) -> View:
     """
     record = choose(network, state)
     cost, budget = network.costs[state.resource], state.budget
-    if len(passed(record)) == 1 and (state.resource, state.ratio) != (
-        record.resource,
-        record.asked_ratio,
-    ):
+    if was_asked(record, state):
+        counts = torch.tensor([group.kept for group in record.groups])
+    elif len(passed(record)) == 1:
         asked = sorted({f"{r.asked_ratio:.1%}" for r in searches_of(network, state.method)})
         raise BudgetError(
             f"{state.method} followed no falling budget: it answers only what it was asked, "
-            f"{', '.join(asked)} of the MACs. Choose one of these, or another method"
+            f"{', '.join(asked)} of the MACs. Choose one of these, with no floor and in "
+            "multiples of 1, or another method"
         )
-    counts = round_to_channels(ratios_on_path(passed(record), cost, budget), cost, budget)
+    else:
+        counts = round_to_channels(ratios_on_path(passed(record), cost, budget), cost, budget)
     used = {r: Used(c.at(counts), c.dense) for r, c in network.costs.items()}
     kept = tuple(counts.tolist())
     measured = kept == tuple(g.kept for g in record.groups)
@@ -139,7 +143,8 @@ def choose(network: Network, state: State) -> Record:
     """The search with the largest budget not above the one asked for; else the lowest there is.
 
     Budgets in different resources do not compare: those in the asked one go first, and among the
-    others the search that went furthest is taken. Of several seeds the first.
+    others the search that went furthest is taken. Of several the first that `was_asked` this, so of
+    several seeds the first.
     """
     searches = searches_of(network, state.method)
     same = [s for s in searches if s.resource == state.resource]
@@ -147,7 +152,14 @@ def choose(network: Network, state: State) -> Record:
     if not below:
         return (same or list(searches))[0]
     ratio = below[-1].asked_ratio
-    return next(s for s in below if s.asked_ratio == ratio)
+    return max((s for s in below if s.asked_ratio == ratio), key=lambda s: was_asked(s, state))
+
+
+def was_asked(record: Record, state: State) -> bool:
+    """Whether a search was asked for this very budget, and for nothing else."""
+    same = state.resource == record.resource and abs(state.ratio - record.asked_ratio) < 1e-9
+    others = record.also_asked or record.floors or state.floor or state.floors
+    return same and state.divisor == record.divisor and not others
 
 
 def searches_of(network: Network, method: str) -> tuple[Record, ...]:

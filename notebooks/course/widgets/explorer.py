@@ -61,7 +61,7 @@ class BudgetExplorer(HBox):
         return State(
             method=self.method.value,
             resource=self.resource.value,
-            ratio=round(self.budget.value, 1) / 100,
+            ratio=round(self.budget.value / 100, 3),
             divisor=self.divisor.value,
             floor=round(self.floor.value) / 100,
             floors=floors,
@@ -73,14 +73,18 @@ class BudgetExplorer(HBox):
             control.observe(lambda _: self.redraw(), names="value")
 
     def _take_network(self) -> None:
-        """Offer the methods and groups of the chosen network."""
+        """Offer the methods and groups of the chosen network; if it cannot be built, say why."""
         network, self._ready = self.networks[self.network.value], False
+        self.sheet.value = self.taken.value = ""
+        names: tuple[str, ...] = ()
+        with shown(self.problem):
+            names = network.costs["macs"].names
         methods = list(network.searches)
         offer(self.method, methods, methods[0])
         offer(self.rival, [ALONE, *methods], methods[1] if len(methods) > 1 else ALONE)
-        self.protect.options = [NONE, *network.costs["macs"].names]
+        self.protect.options = [NONE, *names]
         self.protect.value = NONE
-        self._ready = True
+        self._ready = bool(names)
         self.redraw()
 
     def redraw(self) -> None:

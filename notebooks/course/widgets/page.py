@@ -4,15 +4,19 @@ A string takes a millisecond, a figure a tenth of a second. Colours are those of
 """
 
 import json
+import re
+import shlex
 import statistics
 from collections.abc import Sequence
 from html import escape
+from operator import attrgetter
 
 from course.widgets.drawing import Mark, frontier_svg, ink, network_svg
-from course.widgets.explore import Answer, View, searches_of
+from course.widgets.explore import Answer, State, View, searches_of
 from course.widgets.live import LiveResult
 from course.widgets.networks import RESOURCES, Network
 from dsa_core.budget import Resource
+from dsa_core.lab.record import Record
 
 WORDS: dict[Resource, str] = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 LINE = "on the line between two measured budgets"
@@ -146,11 +150,9 @@ def score(network: Network, view: View) -> str:
     if not view.measured:
         found = view.predicted
         return f"<b>~ {found.score:.1%}</b> not measured; {LINE}" if found else "not measured"
-    peers = [
-        r.scores.fine_tuned
-        for r in searches_of(network, record.method)
-        if (r.resource, r.asked_ratio) == (record.resource, record.asked_ratio)
-    ]
+    kind = attrgetter("resource", "asked_ratio", "series", "device")
+    runs = [r for r in searches_of(network, record.method) if kind(r) == kind(record)]
+    peers = [r.scores.fine_tuned for r in runs]
     text = f"<b>{record.scores.fine_tuned:.2%}</b> measured, seed {record.seed}"
     if len(peers) == 1:
         return text
@@ -164,15 +166,6 @@ def take_away(answer: Answer) -> str:
     if view is None:
         return ""
     record, kept = view.record, dict(zip(view.names, view.counts, strict=True))
-    limits = [f"--divisor {state.divisor}"] * (state.divisor > 1)
-    limits += [
-        f"--floor '{name}={floor:g}'" for name, floor in state.budget.floors.items() if floor
-    ]
-    command = (
-        f"dsa run --preset {record.preset.partition(' ')[0]} --model {record.model} "
-        f"--dataset {record.dataset} --method {state.method} "
-        f"--budget {state.resource}={state.ratio:g} {' '.join(limits)}"
-    )
     code = (
         f"import dsa_core as dsa, torch\n"
         f"model = dsa.models.build({record.model!r})  # or yours, with trained weights\n"
@@ -185,7 +178,7 @@ def take_away(answer: Answer) -> str:
     texts = {
         "The allocation": json.dumps(allocation),
         "Python that prunes with it": code,
-        "A search of your own for this budget": command.rstrip(),
+        "A search of your own for this budget": search_command(record, state),
     }
     return sheet(
         "<div>"
@@ -194,6 +187,21 @@ def take_away(answer: Answer) -> str:
         )
         + "</div>"
     )
+
+
+def search_command(record: Record, state: State) -> str:
+    """The command that searches as the record's run did, for the budget of the controls."""
+    preset, *changes = re.split(r" (?=[\w.]+=)", record.preset)
+    words = {"preset": preset, "model": record.model, "dataset": record.dataset}
+    words |= {"method": state.method, "budget": f"{state.resource}={state.ratio:g}"}
+    options = [*words.items(), *(("set", change) for change in changes)]
+    if record.config.get("weights"):
+        options.append(("weights", "FILE"))
+    if state.divisor > 1:
+        options.append(("divisor", str(state.divisor)))
+    floors = state.budget.floors.items()
+    options += [("floor", f"{name}={floor:g}") for name, floor in floors if floor]
+    return " ".join(["dsa run", *(f"--{name} {shlex.quote(word)}" for name, word in options)])
 
 
 def live_page(result: LiveResult) -> str:
