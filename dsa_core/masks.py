@@ -7,8 +7,10 @@ with the mask between BatchNorm and ReLU, as in the DSA authors' released code, 
 gets none (ReLU'(0) = 0).
 """
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,13 +19,16 @@ from torch.func import functional_call
 
 from dsa_core.channels import ChannelGraph, check_fits
 from dsa_core.errors import ConfigError
-from dsa_core.example import Call
+from dsa_core.example import Call, tensors_in
 from dsa_core.kernels import soft_topk
 from dsa_core.kernels.segments import places, segment_ids
 from dsa_core.masked_weights import MaskedWeights, consumer_sites
+from dsa_core.surgery.verify import distance, noise
+from dsa_core.training import isolated_rng, mode
 
 Estimator = Literal["mean_field", "straight_through", "mixed", "relaxed"]
 RELAXATION = 0.5  # temperature of relaxed masks
+ODD = 1e-2  # of the largest output: no rounding
 
 
 def keep_probs(
@@ -132,6 +137,52 @@ def masked_call(model: nn.Module, graph: ChannelGraph, mask: Tensor, example: An
     masked = masked_parameters(dict(model.named_parameters()), graph, mask)
     call = Call.of(example)
     return functional_call(model, masked, call.args, call.kwargs)
+
+
+def cut_error(model: nn.Module, graph: ChannelGraph, keep: Tensor, pruned: nn.Module) -> float:
+    """How far a cut network is from the masked one, on random inputs, in evaluation mode.
+
+    The largest difference, relative to the largest entry of its output. 0 where the masked network
+    cannot run on such inputs (all that is known of them is their form), infinite where the cut
+    network alone cannot.
+    """
+    weight = next(p for p in model.parameters() if p.is_floating_point())
+
+    def outputs(run: Callable[[], Any]) -> list[Tensor]:
+        torch.manual_seed(0)
+        return tensors_in(run())
+
+    with (
+        isolated_rng(weight.device),
+        torch.no_grad(),
+        mode(model, training=False),
+        mode(pruned, training=False),
+    ):
+        call = Call.zeros(graph.example, model).map(partial(noise, dtype=weight.dtype))
+        mask = keep.to(weight.device, torch.float32)
+        try:
+            wanted = outputs(lambda: masked_call(model, graph, mask, call.map(torch.clone)))
+        except Exception:
+            return 0.0
+        try:
+            found = outputs(lambda: call(pruned))
+        except Exception:
+            return float("inf")
+    sizes = [float(t.double().nan_to_num(0.0, 0.0, 0.0).abs().max()) for t in wanted if t.numel()]
+    pairs = zip(wanted, found, strict=True)
+    return max((distance(a, b, least=max(1e-30, *sizes)) for a, b in pairs), default=0.0)
+
+
+def check_cut(model: nn.Module, graph: ChannelGraph, keep: Tensor, pruned: nn.Module) -> None:
+    """Warn if a cut network is not the masked one: tracing has tried other widths than these."""
+    error = cut_error(model, graph, keep, pruned)
+    if error > ODD:
+        warnings.warn(
+            "the cut network computes something else than the masked one (on random inputs, "
+            f"{error:.2g} of the largest output apart): its code may depend on widths. What it "
+            "scores is its own; floors of 1 keep groups whole",
+            stacklevel=3,
+        )
 
 
 @contextmanager

@@ -40,10 +40,12 @@ from dsa_core.channels import ChannelGraph, check_fits
 from dsa_core.dsa import DSA
 from dsa_core.errors import ConfigError, TrainingError
 from dsa_core.masked_weights import MaskedWeights
+from dsa_core.masks import check_cut
 from dsa_core.pruner_inputs import check_free, check_optimizers, followed, plain, weights_of
 from dsa_core.ranking import Importance, importance
 from dsa_core.scheme import Method, Problem
 from dsa_core.search_state import SearchState
+from dsa_core.surgery import reconstruct as refit
 from dsa_core.surgery.cut import prune
 from dsa_core.surgery.sparse import zero_weights
 from dsa_core.tracing import trace
@@ -170,7 +172,10 @@ class Pruner(SearchState):
         """
         source = weights_of(self.model, weights, self.dense)
         final = self.conclude(source, rank=rank)
-        smaller = prune(source, self.graph, final.keep, reconstruct=reconstruct)
+        smaller = prune(source, self.graph, final.keep)
+        check_cut(source, self.graph, final.keep, smaller)
+        if reconstruct is not None:
+            refit(smaller, source, self.graph, final.keep, reconstruct)
         return zero_weights(without_hooks(smaller), final.weight_mask or {})
 
     def conclude(

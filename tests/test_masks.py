@@ -7,10 +7,12 @@ import torch
 from problems_networks import chain, conv
 from torch import Tensor, nn
 
+from dsa_core.budget import Budget, Cost
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError, SurgeryError
 from dsa_core.lab import models
 from dsa_core.masks import (
+    cut_error,
     estimator_mask,
     keep_probs,
     masked,
@@ -19,7 +21,10 @@ from dsa_core.masks import (
     sample_mask,
     top_channels,
 )
+from dsa_core.methods import Uniform
+from dsa_core.pruner import Pruner
 from dsa_core.ranking import TINY, importance
+from dsa_core.surgery import prune
 from dsa_core.tracing import trace
 
 
@@ -240,3 +245,34 @@ def test_mixed_masks_are_the_mean_field_or_a_sample_and_have_mean_p():
     torch.testing.assert_close(mask.mean(0), p[0], atol=4 * (0.125 / 4000) ** 0.5, rtol=0)
     (slope,) = torch.autograd.grad(mask.sum(), p)
     torch.testing.assert_close(slope, torch.ones_like(p))
+
+
+class WhereEqual(nn.Module):
+    """A block whose code asks at each call whether it may add its input."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).relu()
+        return x + y if x.shape == y.shape else y
+
+
+def test_a_cut_that_meets_other_code_is_told():
+    torch.manual_seed(0)
+    blocks = [nn.Conv2d(1, 16, 3), WhereEqual(16, 24), WhereEqual(24, 32)]
+    model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5)).eval()
+    graph = trace(model, torch.zeros(1, 1, 8, 8))
+    assert graph.sizes.tolist() == [16, 24, 32]
+    keep = torch.cat([torch.arange(n) % 16 < 8 for n in graph.sizes])  # 8, 16, 16
+    counts = zip((16, 24, 32), (9, 7, 5), strict=True)
+    other = torch.cat([torch.arange(n) % 16 < k for n, k in counts])
+    assert cut_error(model, graph, other, prune(model, graph, other)) < 1e-5
+    assert cut_error(model, graph, keep, prune(model, graph, keep)) > 1e-2
+    least = Budget(macs=1.0, divisor=8)
+    cost = Cost.of(graph, "macs")
+    share = cost.at(least.least_counts(cost)) / cost.dense
+    found = Pruner(model, graph, Budget(macs=share, divisor=8), steps=0, method=Uniform())
+    with pytest.warns(UserWarning, match="computes something else than the masked one"):
+        found.finish()

@@ -10,9 +10,10 @@ from dsa_core.errors import ConfigError, DSAError
 from dsa_core.files import write_atomically
 from dsa_core.lab.runs.context import RunContext
 from dsa_core.lab.runs.history import HISTORY, history_of
+from dsa_core.masks import check_cut
 from dsa_core.methods import ALLOCATORS, Allocation, SearchData
 from dsa_core.ranking import importance
-from dsa_core.surgery import prune, save
+from dsa_core.surgery import prune, reconstruct, save
 from dsa_core.surgery.sparse import held_zeros, save_sparse, zero_weights
 from dsa_core.training import (
     FP32,
@@ -93,7 +94,10 @@ def cut_and_renew(
     """Prune; then refit the weights, or re-estimate the BatchNorm statistics."""
     preset = context.config.preset
     images = context.some_batches("reconstruction", preset.cut.reconstruct)
-    pruned = prune(model, graph, allocation.keep, reconstruct=images, progress=context.progress)
+    pruned = prune(model, graph, allocation.keep)
+    check_cut(model, graph, allocation.keep, pruned)
+    if images:
+        reconstruct(pruned, model, graph, allocation.keep, images, progress=context.progress)
     if allocation.weight_mask is not None:  # all channels stay, so that nothing was refitted
         pruned = zero_weights(pruned, allocation.weight_mask)
     elif images:
