@@ -299,6 +299,14 @@ def test_a_trial_is_not_blind_to_a_width_that_is_hidden(how: str) -> None:
     assert f"trial cut: the cut network {CHANGED}" in graph.report()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_example_that_was_never_filled_is_tried_with_numbers(value: float) -> None:
+    x = torch.randn(1, 3, 8, 8)
+    x[0, 0, 2:6, 2:6] = value
+    graph = trace(Blind(lambda n, x, y: n.head((x + y).mean((2, 3)))), x)
+    assert "b" not in {group.name for group in graph.prunable}
+
+
 class Tokens(nn.Module):
     """The mean of all tokens but padding, with a width in the code."""
 
@@ -344,6 +352,19 @@ def test_numbers_that_are_as_large_as_a_width_by_chance_stay() -> None:
     with masked(model.double(), graph, keep.double()):
         wanted = model(x)
     torch.testing.assert_close(prune(model, graph, keep)(x), wanted)
+
+
+@pytest.mark.parametrize("n", [4, 6, 8, 10])
+def test_a_number_follows_the_one_of_two_equal_widths_that_it_is(n: int) -> None:
+    def maps(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x).relu()
+        y = y.view(len(y), m.width, -1).softmax(-1).view_as(y) * 100
+        return m.b(y).relu() * 1.5
+
+    model = nn.Sequential(Part(maps, a=conv(3, n), b=conv(n, n, 1), width=n), conv(n, 5))
+    graph = trace(model, X)
+    assert graph.remedies.attributes["0.width"].tensor == "0.a.weight"
+    agrees(model, graph, X)
 
 
 def checked(p: Any, x: Tensor) -> Tensor:
