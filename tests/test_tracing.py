@@ -307,6 +307,25 @@ def test_an_example_that_was_never_filled_is_tried_with_numbers(value: float) ->
     assert "b" not in {group.name for group in graph.prunable}
 
 
+def fourier(m: Any, x: Tensor) -> Tensor:
+    """Multiply low frequencies by complex matrices, as a Fourier neural operator does."""
+    waves = torch.fft.rfft2(x)[:, :, :4, :3] * m.scale[:, None, None]
+    return torch.fft.irfft2(torch.einsum("bihw,iohw->bohw", waves, m.weight), s=x.shape[2:])
+
+
+@pytest.mark.filterwarnings("error:Casting complex values")
+def test_complex_weights_keep_their_imaginary_part() -> None:
+    weight = nn.Parameter(torch.randn(8, 6, 4, 3, dtype=torch.cfloat))
+    scale = nn.Parameter(torch.ones(8, dtype=torch.cfloat))
+    layer = Part(fourier, weight=weight, scale=scale)
+    model = nn.Sequential(conv(3, 8), layer, conv(6, 5), nn.ReLU(), conv(5, 2))
+    before = copy.deepcopy(model.state_dict())
+    graph = trace(model, X)
+    assert [g.name for g in graph.prunable] == ["2"]
+    assert "8 channels stay: einsum of activations (1)" in graph.report()
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
 class Tokens(nn.Module):
     """The mean of all tokens but padding, with a width in the code."""
 

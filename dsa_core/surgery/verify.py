@@ -55,17 +55,24 @@ def random_channels(graph: ChannelGraph, keep: float, seed: int) -> Tensor:
 
 
 def noise(tensor: Tensor, dtype: torch.dtype, *, below: int = 0) -> Tensor:
-    """A floating tensor in another format; one of equal numbers, or that holds NaN or infinity,
-    becomes uniform in [0, 1).
+    """A floating or complex tensor in another format; one of equal numbers, or that holds NaN or
+    infinity, becomes uniform in [0, 1).
 
     Equal int64 numbers, mostly of tokens, become uniform in [0, below), if that is not 0.
     """
     if below and tensor.dtype == torch.int64 and is_constant(tensor):
         return torch.randint_like(tensor, below)
-    if not tensor.is_floating_point():
+    if not (tensor.is_floating_point() or tensor.is_complex()):
         return tensor
     useless = is_constant(tensor) or not bool(tensor.isfinite().all())
-    return (torch.rand_like(tensor) if useless else tensor).to(dtype)
+    return in_format(torch.rand_like(tensor) if useless else tensor, dtype)
+
+
+def in_format(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A floating tensor in a format, a complex one in the one to match; any other as it is."""
+    if tensor.is_complex():
+        return tensor.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def is_constant(tensor: Tensor) -> bool:
@@ -118,9 +125,11 @@ def randomise(model: nn.Module) -> None:
             tensor.normal_()
         elif tensor.is_floating_point() and tensor.numel() == 1 and not bool(tensor):
             tensor.fill_(0.7)  # a gate that starts closed
-        elif isinstance(tensor, nn.Parameter) and is_constant(tensor):
-            zero = float(tensor.flatten()[0]) == 0
-            tensor.normal_(std=0.5) if zero else tensor.uniform_(0.5, 1.5)
+        elif isinstance(tensor, nn.Parameter):
+            parts = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+            if is_constant(parts):
+                zero = float(parts.flatten()[0]) == 0
+                parts.normal_(std=0.5) if zero else parts.uniform_(0.5, 1.5)
 
 
 def count_macs(model: nn.Module, example: Any) -> int:
