@@ -173,6 +173,27 @@ def test_macs_that_cannot_be_counted_are_refused() -> None:
         trace(between(chained, c=conv(8, 4)), X)
 
 
+VECTORS: dict[str, Between] = {  # y: (N, L, C)
+    "y @ q": lambda n, y: y @ n.q,
+    "y.T @ q": lambda n, y: y.mT.contiguous().mT @ n.q,
+    "q @ y": lambda n, y: n.q @ y.mT,
+    "q @ matrix": lambda n, y: (n.q @ y[0].T)[None],
+    "vector @ q": lambda n, y: (y[0, 0] @ n.q)[None, None],
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_macs_of_products_with_a_vector_are_those_that_torch_counts(name: str) -> None:
+    def pooled(n: nn.Module, x: Tensor) -> Tensor:
+        y = n.b(n.a(x).relu()).flatten(2).mT
+        return (y * VECTORS[name](n, y).softmax(-1)[..., None]).sum(1)
+
+    model = Net(pooled, 5, a=conv(3, 8), b=conv(8, 5), q=torch.rand(5))
+    graph = trace(model, X)
+    assert [g.name for g in graph.prunable] == ["a"]
+    agrees(model, graph, X)
+
+
 # Conv1D of GPT-2, and its siblings: (forward, weight of the layer)
 MATRICES: dict[str, tuple[Between, tuple[int, int]]] = {
     "x @ W": (lambda n, x: x @ n.w, (6, 8)),
