@@ -102,7 +102,7 @@ def assemble(
     mark_elements(tracer)
     parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
     keep_buffers(tracer, parameters)
-    groups, places, frozen = group_classes(tracer, tracer.book.classes())
+    groups, places, frozen = group_classes(tracer, tracer.book.classes(), parameters)
     views = zip(tracer.views, tracer.ways, strict=True)
     halves = tuple(ids if ways == 2 else ids[:0] for ids, ways in views)
     axes = {n: {a: places[ids] for a, ids in on.items()} for n, on in tracer.axes.items()}

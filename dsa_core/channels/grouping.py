@@ -1,6 +1,8 @@
 """From ids to groups: united ids are one channel; channels made and read alike share a keep
 ratio."""
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,10 +14,9 @@ ALONE = "one channel alone: nothing to remove"
 
 
 def group_classes(
-    tracer: Tracer, classes: Tensor
+    tracer: Tracer, classes: Tensor, parameters: Collection[str]
 ) -> tuple[tuple[Group, ...], Tensor, dict[str, int]]:
-    """Collect classes that lie alike in all parameters and buffers and are frozen for the same
-    reason.
+    """Collect classes that lie alike in all parameters and are frozen for the same reason.
 
     Returns:
         The groups in the order of the network; id -> place in the flat vector of prunable channels,
@@ -26,7 +27,7 @@ def group_classes(
     made = torch.cat([layer.out_channels for layer in producers])
     ordered = in_order(classes[made])  # classes that are channels, first made first
     reasons, names = reasons_of_classes(tracer, classes)
-    marks = fingerprints(tracer, classes)
+    marks = fingerprints(tracer, classes, parameters)
     _, label = np.unique(marks[ordered.numpy()], return_inverse=True)
     pairs = torch.from_numpy(label) * (len(names) + 1) + reasons[ordered] + 1
     labels = pairs.unique(return_inverse=True)[1]
@@ -82,13 +83,14 @@ def reasons_of_classes(tracer: Tracer, classes: Tensor) -> tuple[Tensor, list[st
     return reasons, names
 
 
-def fingerprints(tracer: Tracer, classes: Tensor) -> np.ndarray:
+def fingerprints(tracer: Tracer, classes: Tensor, parameters: Collection[str]) -> np.ndarray:
     """A number for each class: equal where it lies equally often on the same axes of the same
-    parameters and buffers.
+    parameters, and weights of layers, which may be buffers.
 
     The counts are hashed with random 64-bit factors, so that the cost is one pass over all axes.
     """
-    lines = [ids for by_axis in tracer.axes.values() for ids in by_axis.values()]
+    names = dict.fromkeys((*parameters, *tracer.layers))
+    lines = [ids for name in names for ids in tracer.axes.get(name, {}).values()]
     marks = np.zeros(int(classes.max()) + 1, dtype=np.uint64)
     factor = np.random.default_rng(0).integers(1, 2**63, len(lines), dtype=np.uint64)
     lengths = torch.tensor([len(ids) for ids in lines], dtype=torch.int64)
