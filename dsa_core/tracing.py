@@ -35,7 +35,15 @@ from dsa_core.numbers_in_code import (
     value_of,
 )
 from dsa_core.surgery.cut import duplicate, prune
-from dsa_core.surgery.verify import TOLERANCES, counted, distance, noise, randomise, some_channels
+from dsa_core.surgery.verify import (
+    TOLERANCES,
+    counted,
+    distance,
+    in_format,
+    noise,
+    randomise,
+    some_channels,
+)
 from dsa_core.training.evaluate import mode
 
 LARGE = 50_000_000  # parameters from which the trial runs in the network's own number format
@@ -247,12 +255,12 @@ class Trial:
         torch.manual_seed(0)
         randomise(self.model)
         if sum(p.numel() for p in self.model.parameters()) < LARGE:
-            self.model.double()
+            self.model._apply(partial(in_format, dtype=torch.float64))
             tables = [m.num_embeddings for m in self.model.modules() if isinstance(m, nn.Embedding)]
             for below in dict.fromkeys((min(tables, default=0), 0)):
                 self.call = given.map(partial(noise, dtype=torch.float64, below=below))
                 yield True
-        self.model.to(own)
+        self.model._apply(partial(in_format, dtype=own))  # `to` drops imaginary parts
         self.call = given.map(partial(noise, dtype=own))
         yield True
         self.model.load_state_dict(state)

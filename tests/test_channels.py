@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from problems_networks import TOYS, Net, Toy, conv
+import torch.nn.functional as F
+from problems_networks import TOYS, Net, Part, Toy, agrees, conv
 from torch import Tensor, nn
 
 from dsa_core.channels import ChannelGraph
@@ -57,6 +58,36 @@ def test_members_share_one_group() -> None:
     assert set(members["layer2.0.conv2"]) == {
         "layer2.0.conv2", "layer2.0.shortcut.conv", "layer2.1.conv2", "layer2.2.conv2",
     }  # fmt: skip
+
+
+FIXED = {  # layers whose weight is a buffer
+    "conv2d": (lambda n, x: F.conv2d(x, n.k), torch.rand(8, 8, 1, 1)),
+    "conv_transpose2d": (lambda n, x: F.conv_transpose2d(x, n.k), torch.rand(8, 8, 1, 1)),
+    "linear": (lambda n, x: F.linear(x.movedim(1, -1), n.k).movedim(-1, 1), torch.rand(8, 8)),
+    "matrix": (lambda n, x: (x.movedim(1, -1) @ n.k).movedim(-1, 1), torch.rand(8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_what_a_layer_with_a_buffer_for_a_weight_reads_and_makes_stays(name: str) -> None:
+    function, weight = FIXED[name]
+    model = nn.Sequential(conv(3, 8), Part(function, k=weight), conv(8, 5), nn.ReLU(), conv(5, 2))
+    graph = trace(model, x := torch.randn(1, 3, 8, 8))
+    assert [g.name for g in graph.prunable] == ["2"]
+    assert "16 channels stay: the weight 1.k is a buffer, not a parameter" in graph.report()
+    agrees(model, graph, x)
+
+
+def test_channels_that_a_buffer_blurs_are_a_group_of_their_own() -> None:
+    def blurred(n: Part, x: Tensor) -> Tensor:
+        a, b = x.split(n.sizes, 1)
+        return torch.cat([F.conv2d(a, n.k, padding=1, groups=a.shape[1]), b], 1)
+
+    blur = Part(blurred, k=torch.rand(4, 1, 3, 3), sizes=[4, 8])
+    model = nn.Sequential(conv(3, 12), blur, conv(12, 5))
+    graph = trace(model, x := torch.randn(1, 3, 8, 8))
+    assert {g.name: g.size for g in graph.prunable} == {"0": 4, "0#2": 8}
+    agrees(model, graph, x)
 
 
 def test_control_flow_operator_is_refused() -> None:

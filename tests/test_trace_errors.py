@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from problems_networks import TOYS, Net, Part, conv
+from problems_networks import TOYS, Net, Part, agrees, conv
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from dsa_core.budget import Cost
 from dsa_core.channels import check_fits
@@ -162,6 +162,29 @@ def test_computed_weights_are_cut_at_their_sources(name: str) -> None:
     assert ("remove_parametrizations" in graph.report()) == (name == "spectral_norm")
     assert model(X).requires_grad
     assert count_macs(cut(model, graph, random_channels(graph, 0.5, 0)).eval(), X)
+
+
+class LowRank(nn.Module):
+    """W + B A, as in LoRA."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.b, self.a = nn.Parameter(torch.rand(rows, 2)), nn.Parameter(torch.rand(2, columns))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.b @ self.a
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_weight_computed_by_a_product_is_counted_and_stays(batch: int) -> None:
+    model = nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 8), nn.Linear(8, 6),
+                          nn.Tanh(), nn.Linear(6, 2))  # fmt: skip
+    parametrize.register_parametrization(model[3], "weight", LowRank(6, 8))
+    x = torch.rand(batch, 4)
+    graph = trace(model, x)
+    assert [g.name for g in graph.prunable] == ["0"]
+    assert "8 channels stay: linear layer with a computed weight (3)" in graph.report()
+    agrees(model, graph, x)
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,27 @@ def test_macs_that_cannot_be_counted_are_refused() -> None:
         trace(between(chained, c=conv(8, 4)), X)
 
 
+VECTORS: dict[str, Between] = {  # y: (N, L, C)
+    "y @ q": lambda n, y: y @ n.q,
+    "y.T @ q": lambda n, y: y.mT.contiguous().mT @ n.q,
+    "q @ y": lambda n, y: n.q @ y.mT,
+    "q @ matrix": lambda n, y: (n.q @ y[0].T)[None],
+    "vector @ q": lambda n, y: (y[0, 0] @ n.q)[None, None],
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_macs_of_products_with_a_vector_are_those_that_torch_counts(name: str) -> None:
+    def pooled(n: nn.Module, x: Tensor) -> Tensor:
+        y = n.b(n.a(x).relu()).flatten(2).mT
+        return (y * VECTORS[name](n, y).softmax(-1)[..., None]).sum(1)
+
+    model = Net(pooled, 5, a=conv(3, 8), b=conv(8, 5), q=torch.rand(5))
+    graph = trace(model, X)
+    assert [g.name for g in graph.prunable] == ["a"]
+    agrees(model, graph, X)
+
+
 # Conv1D of GPT-2, and its siblings: (forward, weight of the layer)
 MATRICES: dict[str, tuple[Between, tuple[int, int]]] = {
     "x @ W": (lambda n, x: x @ n.w, (6, 8)),
@@ -299,6 +320,33 @@ def test_a_trial_is_not_blind_to_a_width_that_is_hidden(how: str) -> None:
     assert f"trial cut: the cut network {CHANGED}" in graph.report()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_example_that_was_never_filled_is_tried_with_numbers(value: float) -> None:
+    x = torch.randn(1, 3, 8, 8)
+    x[0, 0, 2:6, 2:6] = value
+    graph = trace(Blind(lambda n, x, y: n.head((x + y).mean((2, 3)))), x)
+    assert "b" not in {group.name for group in graph.prunable}
+
+
+def fourier(m: Any, x: Tensor) -> Tensor:
+    """Multiply low frequencies by complex matrices, as a Fourier neural operator does."""
+    waves = torch.fft.rfft2(x)[:, :, :4, :3] * m.scale[:, None, None]
+    return torch.fft.irfft2(torch.einsum("bihw,iohw->bohw", waves, m.weight), s=x.shape[2:])
+
+
+@pytest.mark.filterwarnings("error:Casting complex values")
+def test_complex_weights_keep_their_imaginary_part() -> None:
+    weight = nn.Parameter(torch.randn(8, 6, 4, 3, dtype=torch.cfloat))
+    scale = nn.Parameter(torch.ones(8, dtype=torch.cfloat))
+    layer = Part(fourier, weight=weight, scale=scale)
+    model = nn.Sequential(conv(3, 8), layer, conv(6, 5), nn.ReLU(), conv(5, 2))
+    before = copy.deepcopy(model.state_dict())
+    graph = trace(model, X)
+    assert [g.name for g in graph.prunable] == ["2"]
+    assert "8 channels stay: einsum of activations (1)" in graph.report()
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
 class Tokens(nn.Module):
     """The mean of all tokens but padding, with a width in the code."""
 
@@ -344,6 +392,19 @@ def test_numbers_that_are_as_large_as_a_width_by_chance_stay() -> None:
     with masked(model.double(), graph, keep.double()):
         wanted = model(x)
     torch.testing.assert_close(prune(model, graph, keep)(x), wanted)
+
+
+@pytest.mark.parametrize("n", [4, 6, 8, 10])
+def test_a_number_follows_the_one_of_two_equal_widths_that_it_is(n: int) -> None:
+    def maps(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x).relu()
+        y = y.view(len(y), m.width, -1).softmax(-1).view_as(y) * 100
+        return m.b(y).relu() * 1.5
+
+    model = nn.Sequential(Part(maps, a=conv(3, n), b=conv(n, n, 1), width=n), conv(n, 5))
+    graph = trace(model, X)
+    assert graph.remedies.attributes["0.width"].tensor == "0.a.weight"
+    agrees(model, graph, X)
 
 
 def checked(p: Any, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Follow a network: export it, follow its channels, and assemble what was learned into a graph."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -101,6 +101,7 @@ def assemble(
     """Turn ids into classes, classes into groups, and number the prunable channels."""
     mark_elements(tracer)
     parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    keep_buffers(tracer, parameters)
     groups, places, frozen = group_classes(tracer, tracer.book.classes(), parameters)
     views = zip(tracer.views, tracer.ways, strict=True)
     halves = tuple(ids if ways == 2 else ids[:0] for ids, ways in views)
@@ -126,6 +127,14 @@ def assemble(
             if (kind := stand_in(module)) is not None
         },
     )
+
+
+def keep_buffers(tracer: Tracer, parameters: Collection[str]) -> None:
+    """Freeze what layers make and read whose weight is a buffer: a mask multiplies parameters."""
+    for name, layer in tracer.layers.items():
+        if layer.in_channels is not None and name not in parameters:
+            for ids in (layer.in_channels, layer.out_channels):
+                tracer.book.freeze(ids, f"the weight {name} is a buffer, not a parameter")
 
 
 def mark_elements(tracer: Tracer) -> None:

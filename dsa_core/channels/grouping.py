@@ -85,11 +85,12 @@ def reasons_of_classes(tracer: Tracer, classes: Tensor) -> tuple[Tensor, list[st
 
 def fingerprints(tracer: Tracer, classes: Tensor, parameters: Collection[str]) -> np.ndarray:
     """A number for each class: equal where it lies equally often on the same axes of the same
-    parameters.
+    parameters, and weights of layers, which may be buffers.
 
     The counts are hashed with random 64-bit factors, so that the cost is one pass over all axes.
     """
-    lines = [ids for name in parameters for ids in tracer.axes.get(name, {}).values()]
+    names = dict.fromkeys((*parameters, *tracer.layers))
+    lines = [ids for name in names for ids in tracer.axes.get(name, {}).values()]
     marks = np.zeros(int(classes.max()) + 1, dtype=np.uint64)
     factor = np.random.default_rng(0).integers(1, 2**63, len(lines), dtype=np.uint64)
     lengths = torch.tensor([len(ids) for ids in lines], dtype=torch.int64)

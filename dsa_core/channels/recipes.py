@@ -13,6 +13,15 @@ from dsa_core.channels.program import Program, Step, Value
 
 LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
           "linear")  # fmt: skip
+PRODUCTS = (
+    "matmul",
+    "mm",
+    "bmm",
+    "einsum",
+    "addmm",
+    "baddbmm",
+    "linear",
+)  # torch counts their MACs
 
 
 class Computed(Ids):
@@ -44,7 +53,8 @@ class Computed(Ids):
 
 
 def recipes(program: Program) -> tuple[dict[Value, list[Value]], set[Step]]:
-    """Find the weights that are computed from parameters and buffers and used as weights alone.
+    """Find the weights that are computed from parameters and buffers and used as weights alone,
+    without a product of matrices, such as LoRA's: it is counted, and fixes what it makes.
 
     Each with its sources; and all steps that take part in computing them.
     """
@@ -58,6 +68,8 @@ def recipes(program: Program) -> tuple[dict[Value, list[Value]], set[Step]]:
         if weight.step is None or weight not in computed or turns(weight.step):
             continue
         cone = ancestors(weight)
+        if any(multiplies(step) for step in cone):
+            continue
         made = [value for step in cone for value in step.outputs]
         if all(user in cone or is_weight(user, v) for v in made for user in users[v]):
             sources = [g.value for g in program.given if g.kind == "state"]
@@ -99,6 +111,11 @@ def turns(step: Step) -> bool:
     """Whether a step transposes a parameter: that is followed."""
     turning = step.op in ("t", "numpy_T", "mT", "transpose", "permute")
     return turning and all(value.step is None for value in step.inputs())
+
+
+def multiplies(step: Step) -> bool:
+    """Whether a step is a product of matrices."""
+    return step.op in PRODUCTS and sum(len(value.shape) > 1 for value in step.inputs()) > 1
 
 
 def is_weight(user: Step | None, value: Value) -> bool:

@@ -1,5 +1,7 @@
 """Products of activations, as in attention: each head of a product is a unit."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 
 import torch
@@ -18,7 +20,8 @@ def product(tracer: Tracer, call: OpCall) -> Ids | list[Ids]:
     if made is not None:
         return made
     if call.op == "einsum":
-        tracer.fixed_macs += tracer.per_example(call, einsum_macs(call))
+        run = partial(torch.einsum, call.args["equation"])
+        tracer.fixed_macs += tracer.per_example(call, counted_macs(run, call.tensors()))
         return tracer.opaque(call, "einsum of activations")
     left, right = call.tensors()[-2:]
     mixed = mixes(tracer, call, left, right, call.shape)
@@ -36,10 +39,10 @@ def mixes(
     is one unit. Without heads, channels along m or n are handed through; along k they mix. Heads
     that a view tied together, and left the positions in them apart, are wished the other way.
     """
-    macs = tracer.per_example(call, prod(shape) * left.shape[-1])
-    if min(len(left.shape), len(right.shape)) < 2:  # a product with a vector
-        tracer.fixed_macs += macs
+    if min(len(left.shape), len(right.shape)) < 2:  # with a vector: torch counts few of them
+        tracer.fixed_macs += tracer.per_example(call, counted_macs(torch.matmul, [left, right]))
         return None
+    macs = tracer.per_example(call, prod(shape) * left.shape[-1])
     rank = len(shape)
     sides = [Ids(x.lined_up(rank), (1,) * (rank - len(x.shape)) + x.shape) for x in (left, right)]
     on_heads = [any(x.base.shape[axis] > 1 for axis in range(rank - 2)) for x in sides]
@@ -100,13 +103,18 @@ def each_repeated(x: Ids, heads: int) -> Ids:
     return Ids(base, (*x.shape[:-3], heads, *x.shape[-2:]))
 
 
-def einsum_macs(call: OpCall) -> int:
-    """MACs of an einsum of any form, by torch's own counter on tensors without data."""
+def counted_macs(run: Callable[..., Tensor], tensors: Sequence[Ids]) -> int:
+    """MACs of a product of any form, by torch's own counter on tensors without data.
+
+    Whether torch counts a product with a vector depends on whether it wants gradients.
+    """
     from torch.utils.flop_counter import FlopCounterMode  # brings Triton: a quarter of a second
 
-    operands = [torch.empty(value.shape, device="meta") for value in call.tensors()]
+    operands = [
+        torch.empty(x.shape, device="meta", requires_grad=isinstance(x, StateIds)) for x in tensors
+    ]
     with FlopCounterMode(display=False) as counter:
-        torch.einsum(call.args["equation"], *operands)
+        run(*operands)
     return counter.get_total_flops() // 2
 
 

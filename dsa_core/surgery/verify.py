@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import cycle
 from math import gcd
 from typing import Any, TypeVar
 
@@ -54,15 +55,24 @@ def random_channels(graph: ChannelGraph, keep: float, seed: int) -> Tensor:
 
 
 def noise(tensor: Tensor, dtype: torch.dtype, *, below: int = 0) -> Tensor:
-    """A floating tensor in another format; one of equal numbers becomes uniform in [0, 1).
+    """A floating or complex tensor in another format; one of equal numbers, or that holds NaN or
+    infinity, becomes uniform in [0, 1).
 
     Equal int64 numbers, mostly of tokens, become uniform in [0, below), if that is not 0.
     """
     if below and tensor.dtype == torch.int64 and is_constant(tensor):
         return torch.randint_like(tensor, below)
-    if not tensor.is_floating_point():
+    if not (tensor.is_floating_point() or tensor.is_complex()):
         return tensor
-    return (torch.rand_like(tensor) if is_constant(tensor) else tensor).to(dtype)
+    useless = is_constant(tensor) or not bool(tensor.isfinite().all())
+    return in_format(torch.rand_like(tensor) if useless else tensor, dtype)
+
+
+def in_format(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A floating tensor in a format, a complex one in the one to match; any other as it is."""
+    if tensor.is_complex():
+        return tensor.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def is_constant(tensor: Tensor) -> bool:
@@ -71,22 +81,34 @@ def is_constant(tensor: Tensor) -> bool:
 
 
 def some_channels(graph: ChannelGraph, names: set[str] | None) -> Tensor:
-    """Between a third and four fifths of each of the named groups, at random, and all others.
+    """About half of each of the named groups, at random, and all others.
 
-    A count that shares no divisor with the size is taken, so that a width that the code divides or
-    compares does not come out right by chance.
+    Groups of one size keep different counts, while there are any left, so that a number in the code
+    shows whose width it is.
     """
     generator = torch.Generator().manual_seed(1)
     keep = torch.ones(graph.n_channels, dtype=torch.bool)
+    counts = {n: cycle(trial_counts(n)) for n in {group.size for group in graph.prunable}}
     for group in graph.prunable:
         if names is not None and group.name not in names:
             continue
-        n = group.size
-        counts = [c for c in range(1, n) if gcd(c, n) == 1 and n / 3 <= c <= 0.8 * n] or [n // 2]
-        count = counts[int(torch.randint(len(counts), (), generator=generator))]
-        order = torch.randperm(n, generator=generator)
-        keep[group.start + order[count:]] = False
+        order = torch.randperm(group.size, generator=generator)
+        keep[group.start + order[next(counts[group.size]) :]] = False
     return keep
+
+
+def trial_counts(size: int) -> list[int]:
+    """All counts below a size: those from a third to five sixths of it first.
+
+    Of them, first those that share no divisor with the size, so that a width that the code divides
+    or compares does not come out right by chance.
+    """
+
+    def order(count: int) -> tuple[bool, bool, float]:
+        central = size / 3 <= count <= size / 1.2
+        return not central, gcd(count, size) > 1, abs(count - 0.6 * size)
+
+    return sorted(range(1, size), key=order)
 
 
 @torch.no_grad()
@@ -103,9 +125,11 @@ def randomise(model: nn.Module) -> None:
             tensor.normal_()
         elif tensor.is_floating_point() and tensor.numel() == 1 and not bool(tensor):
             tensor.fill_(0.7)  # a gate that starts closed
-        elif isinstance(tensor, nn.Parameter) and is_constant(tensor):
-            zero = float(tensor.flatten()[0]) == 0
-            tensor.normal_(std=0.5) if zero else tensor.uniform_(0.5, 1.5)
+        elif isinstance(tensor, nn.Parameter):
+            parts = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+            if is_constant(parts):
+                zero = float(parts.flatten()[0]) == 0
+                parts.normal_(std=0.5) if zero else parts.uniform_(0.5, 1.5)
 
 
 def count_macs(model: nn.Module, example: Any) -> int:
