@@ -144,7 +144,7 @@ def cut_error(model: nn.Module, graph: ChannelGraph, keep: Tensor, pruned: nn.Mo
 
     The largest difference, relative to the largest entry of its output. 0 where the masked network
     cannot run on such inputs (all that is known of them is their form), infinite where the cut
-    network alone cannot.
+    network alone cannot, or returns another number of tensors.
     """
     weight = next(p for p in model.parameters() if p.is_floating_point())
 
@@ -168,6 +168,8 @@ def cut_error(model: nn.Module, graph: ChannelGraph, keep: Tensor, pruned: nn.Mo
             found = outputs(lambda: call(pruned))
         except Exception:
             return float("inf")
+    if len(found) != len(wanted):
+        return float("inf")
     sizes = [float(t.double().nan_to_num(0.0, 0.0, 0.0).abs().max()) for t in wanted if t.numel()]
     pairs = zip(wanted, found, strict=True)
     return max((distance(a, b, least=max(1e-30, *sizes)) for a, b in pairs), default=0.0)

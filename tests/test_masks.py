@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from problems_networks import chain, conv
+from problems_networks import Part, chain, conv
 from torch import Tensor, nn
 
 from dsa_core.budget import Budget, Cost
@@ -270,6 +270,7 @@ def test_a_cut_that_meets_other_code_is_told():
     other = torch.cat([torch.arange(n) % 16 < k for n, k in counts])
     assert cut_error(model, graph, other, prune(model, graph, other)) < 1e-5
     assert cut_error(model, graph, keep, prune(model, graph, keep)) > 1e-2
+    assert cut_error(model, graph, other, Part(lambda _, x: (x, x))) == math.inf
     least = Budget(macs=1.0, divisor=8)
     cost = Cost.of(graph, "macs")
     share = cost.at(least.least_counts(cost)) / cost.dense

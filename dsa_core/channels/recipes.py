@@ -13,15 +13,7 @@ from dsa_core.channels.program import Program, Step, Value
 
 LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
           "linear")  # fmt: skip
-PRODUCTS = (
-    "matmul",
-    "mm",
-    "bmm",
-    "einsum",
-    "addmm",
-    "baddbmm",
-    "linear",
-)  # torch counts their MACs
+PRODUCTS = ("matmul", "mm", "bmm", "einsum", "addmm", "baddbmm", "linear")  # torch counts these
 
 
 class Computed(Ids):

@@ -91,8 +91,8 @@ def run_command(
     ]
     configs = list({c.hash: c for c in configs}.values())  # duplicates are one run
     kinds = list({(c.method, str(c.asked)): c for c in configs}.values())
-    for c in kinds if len(kinds) > 1 else ():  # before hours are spent on the first
-        dry_run(c, data)
+    if len(kinds) > 1:  # before hours are spent on the first
+        dry_run(kinds, data)
     try:
         records = [
             run(

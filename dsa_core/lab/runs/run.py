@@ -1,6 +1,7 @@
 """One run, from a configuration to a record."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -109,10 +110,12 @@ def run(
     return record
 
 
-def dry_run(config: RunConfig, data_root: Path | None = None) -> None:
-    """Refuse what `run` would refuse of a configuration before anything is trained, see `start`."""
-    dataset = load(config.dataset, data_root)
-    start(config, dataset, RunContext(config, Path(), dataset, device_of(), False).example)
+def dry_run(configs: Sequence[RunConfig], data_root: Path | None = None) -> None:
+    """Refuse what `run` would refuse of some configurations of one dataset before anything is
+    trained, see `start`."""
+    dataset = load(configs[0].dataset, data_root)
+    for config in configs:
+        start(config, dataset, RunContext(config, Path(), dataset, device_of(), False).example)
 
 
 def record_there(context: RunContext) -> Record:

@@ -105,10 +105,8 @@ def try_images(config: RunConfig, model: nn.Module, example: Tensor) -> None:
 def try_training(config: RunConfig, model: nn.Module, graph: ChannelGraph, example: Tensor) -> None:
     """Run a cut copy on the CPU in training mode, which may use more layers than evaluation;
     SurgeryError if it fails."""
-    sizes = graph.sizes.tolist()
     least = config.budget.least_counts(config.budget.cost(graph)).tolist()
-    cuttable = [low < size for low, size in zip(least, sizes, strict=True)]
-    names = {group.name for group, can in zip(graph.prunable, cuttable, strict=True) if can}
+    names = {g.name for g, low in zip(graph.prunable, least, strict=True) if low < g.size}
     pruned = prune(model, graph, some_channels(graph, names)).cpu()
     try:
         with mode(pruned, training=True), torch.no_grad(), torch.random.fork_rng(devices=[]):
