@@ -2,5 +2,3 @@
 
 from dsa_core.lab.calibration.fitted import Calibration, read_calibration
 from dsa_core.lab.calibration.timing import CalibrationSettings, calibrate
-
-__all__ = ["Calibration", "CalibrationSettings", "calibrate", "read_calibration"]

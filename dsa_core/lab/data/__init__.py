@@ -11,36 +11,3 @@ from dsa_core.lab.data.upscale_task import luma, super_resolution
 from dsa_core.training.batches import BatchSource
 from dsa_core.training.seeds import generator, step_seed
 from dsa_core.training.task import Task, classification, correct, in_unit, with_unit
-
-__all__ = [
-    "AUGMENTATIONS",
-    "MAP_AUGMENTATIONS",
-    "VOID",
-    "AnyDataset",
-    "BatchSource",
-    "Batches",
-    "Dataset",
-    "FolderBatches",
-    "FolderDataset",
-    "MapBatches",
-    "Task",
-    "UpscaleBatches",
-    "UpscaleDataset",
-    "WholeImages",
-    "augment_batch",
-    "augment_maps",
-    "classification",
-    "correct",
-    "data_root",
-    "generator",
-    "in_unit",
-    "load",
-    "luma",
-    "names",
-    "segmentation",
-    "shrunk",
-    "split",
-    "step_seed",
-    "super_resolution",
-    "with_unit",
-]

@@ -5,19 +5,3 @@ from dsa_core.lab.models.resnet import BasicBlock, ConvShortcut, SlicePadShortcu
 from dsa_core.lab.models.segmentation import Segmenter, SmallSegNet
 from dsa_core.lab.models.vgg import vgg16
 from dsa_core.lab.models.zoo import build, build_known, example_input, names, require_known
-
-__all__ = [
-    "EDSR",
-    "BasicBlock",
-    "ConvShortcut",
-    "Segmenter",
-    "SlicePadShortcut",
-    "SmallSegNet",
-    "build",
-    "build_known",
-    "example_input",
-    "names",
-    "require_known",
-    "resnet",
-    "vgg16",
-]

@@ -2,13 +2,3 @@
 
 from dsa_core.lab.plots.allocation import allocation_figure, label
 from dsa_core.lab.plots.style import COLOURS, DENSE, blank_figure, open_axes, png
-
-__all__ = [
-    "COLOURS",
-    "DENSE",
-    "allocation_figure",
-    "blank_figure",
-    "label",
-    "open_axes",
-    "png",
-]

@@ -4,5 +4,3 @@ from dsa_core.lab.runs.config import RunConfig, configure
 from dsa_core.lab.runs.preset import Preset
 from dsa_core.lab.runs.presets import PRESETS
 from dsa_core.lab.runs.run import dry_run, run
-
-__all__ = ["PRESETS", "Preset", "RunConfig", "configure", "dry_run", "run"]

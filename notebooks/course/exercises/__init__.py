@@ -1,5 +1,3 @@
 """Exercises of the course: `core` grades, `nNN` holds the checks and answers of notebook NN."""
 
 from course.exercises.core import grade, predict, try_it
-
-__all__ = ["grade", "predict", "try_it"]

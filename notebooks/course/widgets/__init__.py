@@ -9,18 +9,3 @@ from course.widgets.live import LiveJob, LiveResult, Progress, prune_live
 from course.widgets.networks import Network, read_networks
 from course.widgets.page import LABELS
 from course.widgets.run_panel import RunPanel
-
-__all__ = [
-    "LABELS",
-    "BudgetExplorer",
-    "LiveJob",
-    "LiveResult",
-    "Network",
-    "Progress",
-    "RunPanel",
-    "State",
-    "View",
-    "look",
-    "prune_live",
-    "read_networks",
-]
