@@ -5,7 +5,7 @@ import time
 import torch
 from torch import nn
 
-from dsa_core.lab.latency import latencies, latency
+from dsa_core.lab.latency import latencies
 from dsa_core.training import Precision
 from dsa_core.training.stopwatch import WARM_UP
 
@@ -27,7 +27,7 @@ class Sleeper(nn.Module):
 
 def test_median_and_shortest_without_the_warm_up():
     model = Sleeper([60] * WARM_UP + [10, 40, 20])
-    found = latency(model, torch.zeros(7, 1), repeats=3)
+    [found] = latencies([model], torch.zeros(7, 1), repeats=3)
     assert 20 <= found.median_ms < 40
     assert 10 <= found.min_ms < 20
     assert (found.repeats, found.batch, found.device) == (3, 7, "cpu")
@@ -39,7 +39,7 @@ def test_median_and_shortest_without_the_warm_up():
 def test_every_module_gets_its_own_mode_back():
     model = Sleeper([0] * 10).train()
     model.inner.eval()
-    latency(model, torch.zeros(1, 1), repeats=1)
+    latencies([model], torch.zeros(1, 1), repeats=1)
     assert model.training
     assert not model.inner.training
 
@@ -61,6 +61,6 @@ def test_precision_decides_in_what_the_products_are_made_and_the_memory_order():
         lambda _, args: orders.append(args[0].is_contiguous(memory_format=torch.channels_last))
     )
     x = torch.zeros(2, 3, 8, 8)
-    found = latency(layer, x, repeats=1, precision=Precision("bf16", True))
+    [found] = latencies([layer], x, repeats=1, precision=Precision("bf16", True))
     assert (set(formats), set(orders)) == ({torch.bfloat16}, {True})
     assert (found.precision, found.channels_last) == ("bf16", True)

@@ -45,24 +45,17 @@ class Latency(BaseModel):
         return 1e3 * self.batch / self.median_ms
 
 
-def latency(
-    model: nn.Module, x: Tensor, *, repeats: int = 15, precision: Precision = FP32
-) -> Latency:
-    """Time forward passes in evaluation mode; the mode of every module is restored.
-
-    Args:
-        model: on the device of x, in the memory order of `precision` (see `place_model`).
-        x: one batch.
-        repeats: timed passes, at least 1.
-        precision: number format and memory order.
-    """
-    return latencies([model], x, repeats=repeats, precision=precision)[0]
-
-
 def latencies(
     models: Sequence[nn.Module], x: Tensor, *, repeats: int = 15, precision: Precision = FP32
 ) -> list[Latency]:
-    """Time several networks in alternation; arguments are those of `latency`."""
+    """Time forward passes of networks in alternation, in evaluation mode; modes are restored.
+
+    Args:
+        models: on the device of x, in the memory order of `precision` (see `place_model`).
+        x: one batch.
+        repeats: timed passes of each network, at least 1.
+        precision: number format and memory order.
+    """
     columns = forward_times(models, x, repeats=repeats, precision=precision)
     return [summary(times, x, precision) for times in columns]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dsa_core.channels import ChannelGraph
 from dsa_core.lab.calibration.fitted import Calibration
 from dsa_core.lab.calibration.form import connected_pairs, corners, errors, fit, sampled
-from dsa_core.lab.latency import latency
+from dsa_core.lab.latency import latencies
 from dsa_core.lab.machine import device_name
 from dsa_core.masks import top_channels
 from dsa_core.surgery import prune
@@ -75,7 +75,7 @@ def calibrate(
     counts = widths(graph.sizes, len(pairs), settings)
 
     def measured(pruned: nn.Module) -> float:
-        return latency(pruned, x, repeats=settings.passes, precision=precision).min_ms
+        return latencies([pruned], x, repeats=settings.passes, precision=precision)[0].min_ms
 
     def timed(kept: Tensor) -> float:
         pruned = prune(model, graph, top_channels(torch.ones(graph.n_channels), kept, graph))
