@@ -8,15 +8,14 @@ from typing import Annotated
 import typer
 
 from dsa_core.errors import ConfigError
+from dsa_core.lab.help import DIVISOR_HELP, MODEL_HELP
 from dsa_core.lab.screen import console
 
-MODEL_HELP = "resnet20, resnet56, ..., a torchvision name, or package.module:factory"
 JSON_HELP = "no MODEL: every figure of the library as one JSON object, under 10 minutes"
 QUICK_HELP = "few rounds: under a minute"
 PROFILE_HELP = "where the time of a search goes, in a table (networks for 3x32x32)"
 COMPILED_HELP = "by torch.compile too; the first pass takes long"
 ONNX_HELP = "in ONNX Runtime instead, on the CPU in float32"
-DIVISOR_HELP = "kept channels are multiples of this"
 CALIBRATION_OUT = "file to write; give it to `dsa run --budget latency=0.6 --calibration FILE`"
 DEFAULT_OUT = Path("calibration.json")
 
