@@ -59,7 +59,8 @@ class Attachment:
             *(m.register_forward_pre_hook(hook(self.before_forward)) for m in called),
             *(m.register_forward_hook(hook(self.after_forward), always_call=True) for m in called),
             model.register_state_dict_post_hook(hook(self.on_save, self.weights.copy_exact)),
-            model.register_load_state_dict_pre_hook(hook(self.on_load)),
+            # loading ends the step: removing its mask later would overwrite the weights loaded
+            model.register_load_state_dict_pre_hook(hook(lambda *_: self.shut())),
             *(o.register_step_pre_hook(self.before_step) for o in optimizers),
             *(o.register_step_post_hook(self.after_step) for o in optimizers),
         ]
@@ -215,10 +216,6 @@ class Attachment:
         for name, weight in model.named_parameters(remove_duplicate=False):
             if id(weight) in exact and prefix + name in state:
                 state[prefix + name] = exact[id(weight)].clone()
-
-    def on_load(self, *_: Any) -> None:
-        """End the step when weights are loaded, so that removing the mask cannot overwrite them."""
-        self.shut()
 
 
 def nothing(*_: Any) -> None:

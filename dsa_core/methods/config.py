@@ -96,8 +96,6 @@ class SearchConfig(DSA):
             their defaults. Settings shared by all methods are as above unless set there.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     train: TrainConfig
     warmup_epochs: int = Field(default=0, ge=0)
     ratio_batch_size: int | None = Field(default=None, ge=1)

@@ -15,6 +15,8 @@ from dsa_core.methods.search import search
 from dsa_core.training import Precision, TrainConfig, load_checkpoint, lr_at, save_checkpoint
 from dsa_core.training.stopwatch import total_time
 
+FORMAT = ("precision", "channels_last")  # in the notes of an allocation
+
 
 @dataclass(frozen=True)
 class Trials:
@@ -41,7 +43,7 @@ class Trials:
             if strength is None:
                 break
             self.job.model.load_state_dict(start)
-            precision = Precision.from_notes(found[0].notes) if found else None
+            precision = Precision(*(found[0].notes[key] for key in FORMAT)) if found else None
             found.append(self._trial(len(trials), strength, precision))
             trials.append(Trial(strength, found[-1].whole_ratio(self.job.budget.resource)))
             if best_trial(trials, limit) == len(trials) - 1:

@@ -2,9 +2,9 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +32,6 @@ class Precision:
     name: str
     channels_last: bool
     milliseconds: dict[str, float] = field(default_factory=dict)
-
-    @staticmethod
-    def from_notes(notes: Mapping[str, Any]) -> "Precision":
-        """Read it back from the notes of an allocation, without the times."""
-        return Precision(notes["precision"], notes["channels_last"])
 
 
 FP32 = Precision("fp32", channels_last=False)
@@ -97,7 +92,8 @@ def choose_precision(
     candidates = [Precision(name, order) for name in names for order in orders]
     if len(candidates) == 1:
         return candidates[0]
-    passes = [_trial(model, x, loss or _mean_square, candidate) for candidate in candidates]
+    loss = loss or (lambda outputs: outputs.float().square().mean())
+    passes = [_trial(model, x, loss, candidate) for candidate in candidates]
     with isolated_rng(x.device):
         times = [min(each) for each in in_turn(passes, x.device, repeats=REPEATS, warm_up=1)]
     measured = {
@@ -121,7 +117,3 @@ def _trial(
         value.backward()
 
     return run
-
-
-def _mean_square(outputs: Tensor) -> Tensor:
-    return outputs.float().square().mean()

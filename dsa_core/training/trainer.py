@@ -115,7 +115,8 @@ class Trainer:
         watch, stopped = Stopwatch(), False
         masked = float(self.pruner is not None and self.pruner.searching)
         meter.start_epoch(epoch, check_every=1 if self.device.type == "cpu" else 20)
-        with isolated_rng(self.device, step_seed(self.seed, self.seed_label, epoch)):
+        label = "epoch" if self.pruner is None else "search epoch"
+        with isolated_rng(self.device, step_seed(self.seed, label, epoch)):
             held_out = self._held_out()
             for position, batch in enumerate(self.batches.mine(epoch)):
                 self._held_out_step(held_out)
@@ -133,11 +134,6 @@ class Trainer:
             record = {"epoch": epoch, **meter.means(), **watch.read(), "lr": lr}
             self.history.append(record | ({} if self.pruner is None else {"masked": masked}))
         return stopped
-
-    @property
-    def seed_label(self) -> str:
-        """Label of the random numbers of an epoch."""
-        return "epoch" if self.pruner is None else "search epoch"
 
     def _held_out(self) -> Iterator[Any]:
         """Held-out batches, from the next one that is due."""

@@ -10,7 +10,6 @@ from dsa_core.budget import NS_PER_MS, Cost, QuadraticForm
 from dsa_core.errors import ConfigError, first_problem
 from dsa_core.files import write_atomically
 from dsa_core.lab.machine import device_name
-from dsa_core.training import Precision
 
 
 class Calibration(BaseModel):
@@ -55,11 +54,6 @@ class Calibration(BaseModel):
     error_max: float
     passes: int
     seconds: float
-
-    @property
-    def as_precision(self) -> Precision:
-        """Number format and memory order."""
-        return Precision(self.precision, self.channels_last)
 
     def cost(self) -> Cost:
         """The form as a cost, in nanoseconds, for `Budget(latency=..., calibrated=...)`."""

@@ -53,7 +53,11 @@ def names(*, torchvision: bool = False) -> list[str]:
 
     Of torchvision these are the classifiers and the segmentation networks.
     """
-    return list(OWN) + ([*_classifiers(), *_segmenters()] if torchvision else [])
+    if not torchvision:
+        return list(OWN)
+    from torchvision import models
+
+    return [*OWN, *models.list_models(module=models), *_segmenters()]
 
 
 def build(name: str, *, num_classes: int = 10) -> nn.Module:
@@ -160,12 +164,6 @@ def _initialise(model: nn.Module) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-
-
-def _classifiers() -> list[str]:
-    from torchvision import models
-
-    return list(models.list_models(module=models))
 
 
 def _segmenters() -> list[str]:

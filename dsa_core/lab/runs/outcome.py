@@ -13,7 +13,7 @@ from dsa_core.lab.runs.dense import DenseNetwork
 from dsa_core.lab.runs.history import history_of, search_record
 from dsa_core.methods import Allocation
 from dsa_core.surgery.verify import count_macs
-from dsa_core.training import FP32, EvalResult, TrainResult, place_model
+from dsa_core.training import FP32, EvalResult, Precision, TrainResult, place_model
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ def extra_scores(outcome: Outcome) -> dict[str, dict[str, float]]:
 
 def time_both(context: RunContext, outcome: Outcome) -> dict[str, Latency]:
     """Time the dense and the pruned network in alternation, in the calibration's format if any."""
-    calibration = context.config.calibration
-    precision = FP32 if calibration is None else calibration.as_precision
-    n = None if calibration is None else calibration.shape[0]
+    precision, n = FP32, None
+    if (found := context.config.calibration) is not None:
+        precision, n = Precision(found.precision, found.channels_last), found.shape[0]
     x = context.some_examples(n).to(context.device)
     both = [outcome.dense.model, outcome.pruned]
     for model in both:
