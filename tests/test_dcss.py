@@ -247,15 +247,16 @@ def test_groups_settle_on_candidates_and_the_last_takes_up_the_rest():
     torch.testing.assert_close(ends[3].ratios.keep_ratios, wanted, rtol=0, atol=1e-3)
 
 
-def test_groups_settle_evenly_towards_the_end():
+def test_groups_settle_evenly_towards_the_end_and_none_beyond_it():
     model, graph = trained(), graph8()
     method = DCSS(settle_from=0.5)
     scheme = ChoiceScheme(Problem(model, graph, Budget(macs=0.5), 20, 0, 0, method), method)
     last = len(scheme.counts_here) - 1
-    assert [scheme.settled_at(part) for part in (0, 0.5, 0.75, 1)] == [0, 0, round(last / 2), last]
+    settled = [scheme.settled_at(part) for part in (0, 0.5, 0.75, 1, 1.4)]
+    assert settled == [0, 0, round(last / 2), last, last]
     late = DCSS(settle_from=1)
     scheme = ChoiceScheme(Problem(model, graph, Budget(macs=0.5), 20, 0, 0, late), late)
-    assert scheme.settled_at(1) == 0
+    assert [scheme.settled_at(part) for part in (1, 1.4)] == [0, 0]
 
 
 def test_a_search_settles_its_groups():
@@ -409,12 +410,6 @@ def test_slope_of_a_decided_group_is_that_to_its_neighbour():
     pi = choice_probs(tilt(torch.zeros(1, 3, dtype=F64), some, some.most, 1.0), some, 1.0)
     slope = ratio_slope(torch.tensor([[9.0, 5.0, 2.0]], dtype=F64), pi, some)
     assert float(slope) == pytest.approx((2 - 5) / (1 - 0.5), rel=0.01)
-
-
-def test_steps_beyond_the_last_settle_no_more_groups():
-    problem = Problem(trained(), graph8(), Budget(macs=0.5), 10, 0, 0, DCSS())
-    assert DCSS(settle_from=1.0).scheme(problem).settled_at(1.4) == 0  # none does
-    assert DCSS().scheme(problem).settled_at(1.4) == 5
 
 
 def test_under_a_penalty_no_smaller_budget_was_followed():

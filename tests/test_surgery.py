@@ -304,14 +304,6 @@ def test_what_is_given_for_keep_is_named_with_the_remedy(given: Any, words: str)
         prune(model, graph, given(keep))
 
 
-def test_a_network_with_more_than_the_graph_is_refused() -> None:
-    _, graph, _ = prepared(TOYS[0])
-    other = TOYS[0].build()
-    other.add_module("more", nn.Linear(2, 2))
-    with pytest.raises(SurgeryError, match=r"'more\.weight': the graph has none"):
-        prune(other, graph, torch.ones(graph.n_channels, dtype=torch.bool))
-
-
 def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch) -> None:
     def fail(_: int) -> None:
         raise OSError("disk full")

@@ -241,6 +241,10 @@ def test_a_graph_fits_its_network_and_copies_of_it_only() -> None:
         check_fits(graph, model)  # type: ignore[arg-type]
     with pytest.raises(SurgeryError, match=r"graph must be the ChannelGraph .*got Tensor"):
         check_fits(model, torch.ones(3))  # type: ignore[arg-type]
+    more = copy.deepcopy(model)
+    more.add_module("more", nn.Linear(2, 2))
+    with pytest.raises(SurgeryError, match=r"'more\.weight': the graph has none"):
+        cut(more, graph, torch.ones(graph.n_channels, dtype=torch.bool))
     wide = copy.deepcopy(model)
     wide.layer1[0].bn1.running_mean = torch.zeros(17)
     with pytest.raises(SurgeryError, match=r"'layer1.0.bn1.running_mean', axis 0: .* has 16"):
