@@ -95,6 +95,7 @@ def compress(
         budget: what the smaller network may cost, such as `Budget(macs=0.5)`.
         loss: of (outputs, targets), such as `F.cross_entropy`, for batches (inputs, ..., targets);
             or a function whose first parameter is called `model`, of (model, batch), for any batch.
+            Without labels, of its outputs and those of a frozen copy of the dense network.
         epochs: in all. The search takes as many as make some 400 steps, at most half of them (half
             for a method that follows no budget, none for one that learns nothing), the fine-tuning
             the others. 0: no training.

@@ -345,6 +345,18 @@ def test_no_epochs_train_no_weight(monkeypatch, loss, form):
     assert found.scores == {"dense": 1.0, "cut": 1.0}
 
 
+def test_the_dense_networks_own_outputs_serve_as_labels():
+    model, images = network(), [x for x, _ in BATCHES]
+    dense = copy.deepcopy(model).eval()
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        return F.cross_entropy(model(batch), dense(batch).detach().softmax(1))
+
+    found = compressed(model, images, loss=loss, epochs=0)
+    assert macs_ratio(found.model, model) <= 0.5
+    assert all(u.figures["price"] != 0 for u in found.allocation.updates[1:])  # slopes
+
+
 def test_no_epochs_and_no_search():
     found = compressed(network(), method=Uniform(), epochs=0)
     assert found.epochs == {"search": [], "fine-tune": []}

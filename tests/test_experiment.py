@@ -26,7 +26,7 @@ from dsa_core.lab.batch.state import epochs_in
 from dsa_core.lab.machine import git, versions
 from dsa_core.lab.record import Record
 from dsa_core.lab.record_files import FILE, find_records, read_record
-from dsa_core.lab.runs import PRESETS, RunConfig, configure, presets, run
+from dsa_core.lab.runs import PRESETS, RunConfig, configure, dense, presets, run
 from dsa_core.lab.runs import onnx as runs_onnx
 from dsa_core.lab.runs.changes import changed
 from dsa_core.lab.runs.dense import keep_dense, read_dense
@@ -69,14 +69,15 @@ def test_the_hash_knows_every_setting():
         {"changes": {"search.dcss.firmness": "1"}},
         {"changes": {"search.dtp.plan": "closed"}},
         {"changes": {"cut.weights": "dense"}},
+        {"changes": {"dense_split": "true"}},
     ]
     others = [configure("quick", **each) for each in given]
     assert len({c.hash for c in [one, *others]}) == 1 + len(others)
-    assert [c.series == one.series for c in others] == [True] + [False] * 10
+    assert [c.series == one.series for c in others] == [True] + [False] * 11
     assert len({c.folder for c in [one, *others]}) == 1 + len(others)
     assert all(RunConfig.model_validate_json(c.model_dump_json()) == c for c in (one, *others[-3:]))
     # hashes are as they were before these could be set
-    assert "cut" not in one.preset.model_dump()
+    assert not {"cut", "dense_split"} & one.preset.model_dump().keys()
     assert not {"dcss", "dtp"} & one.preset.search.model_dump().keys()
     assert '"settings":null' in one.preset.search.model_dump_json()
 
@@ -189,6 +190,23 @@ def test_the_dense_network_says_how_it_was_made_and_is_read_back_whole(finished,
         (folder / "dense.json").write_text(junk)
         with pytest.raises(ConfigError, match="cannot be read"):
             read_dense(model, folder)
+
+
+def test_the_dense_network_may_train_on_the_weights_part_alone(tmp_path, monkeypatch):
+    given, config = [], tiny_run(preset=tiny_preset(dense_split=True))
+
+    def first_epoch(model, batches, *args, **kwargs):
+        given.append(torch.cat([x for x, _ in batches.epoch(0)]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dense, "train", first_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path, progress=False)
+    weights, _ = dsa.data.split(1437, 0.8, seed=0)
+    assert given[0].shape[0] == len(weights) // 256 * 256
+    assert config.dense_folder != tiny_run().dense_folder
+    part = tiny_preset(dense_split=True, weights_fraction=0.7)
+    assert config.dense_folder != tiny_run(preset=part).dense_folder
 
 
 def test_a_dense_network_of_other_data_is_not_taken(finished, tmp_path):

@@ -138,6 +138,8 @@ class RunConfig(BaseModel):
         if self.weights is not None:
             return "-".join([*names, "weights", self.weights[:10]])
         settings = self.preset.dense.model_dump_json() if self.preset.dense else "untrained"
+        if self.preset.dense_split:
+            settings += f" of {self.preset.weights_fraction}"
         key = short_hash(settings)[:6]
         return "-".join([*names, f"seed{self.seed}", key])
 

@@ -130,10 +130,11 @@ def read_dense(model: nn.Module, folder: Path) -> dict[str, Any]:
 def train_dense(context: RunContext, model: nn.Module, settings: TrainConfig, folder: Path) -> None:
     """Train the dense network in place, and write it to its folder."""
     config = context.config
+    part = context.halves()[0] if config.preset.dense_split else None
     context.print(f"dense {config.model}: training {settings.epochs} epochs of {config.dataset}")
     result = train(
         model,
-        context.training("dense", settings.batch_size),
+        context.training("dense", settings.batch_size, part),
         context.task,
         settings,
         seed=config.seed,

@@ -44,6 +44,8 @@ class Preset(BaseModel):
         weights_fraction: share of the training set that trains weights during the search; the rest
             is held out, for estimators that use it and for the loss under the final mask. At 1 the
             weights train on all of it, and that loss is a training loss.
+        dense_split: train the dense network on the weights' part alone too: held-out scores, such
+            as AMC's reward, are then of images that it has not seen.
         norm_batches: training batches that recalibrate BatchNorm after the cut.
         cut: what is cut, and how.
     """
@@ -56,11 +58,13 @@ class Preset(BaseModel):
     search: SearchConfig
     fine_tune: TrainConfig
     weights_fraction: float = Field(default=0.9, gt=0, le=1)
+    dense_split: bool = False
     norm_batches: int = Field(default=50, ge=1)
     cut: Cut = Cut()
 
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a default cut, so that old hashes do not change."""
+        """Leave out what was added later and is not set, so that old hashes do not change."""
         fields: dict[str, Any] = handler(self)
-        return {k: v for k, v in fields.items() if k != "cut" or self.cut != Cut()}
+        unset = {"cut": Cut().model_dump(), "dense_split": False}
+        return {k: v for k, v in fields.items() if k not in unset or v != unset[k]}
