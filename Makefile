@@ -56,10 +56,12 @@ NBVAL := $(PYTEST) --nbval-current-env --nbval-cell-timeout=600 --dist loadscope
 STRICT := notebooks/02_channel_groups.ipynb notebooks/03_differentiable_masks.ipynb \
           notebooks/04_budgets_and_admm.ipynb
 
-# the solutions run in one process, in tests/notebooks/test_lint.py
+# the solutions run in one process, in tests/notebooks/test_lint.py; 13 runs as a batch, in
+# tests/notebooks/test_batch_smoke.py
+BATCH  := notebooks/13_full_run.ipynb
 test-notebooks: $(STAMP) ## every notebook runs; three give the saved outputs again
 	$(NBVAL) --nbval $(STRICT)
-	$(NBVAL) --nbval-lax $(filter-out $(STRICT),$(wildcard notebooks/*.ipynb notebooks/appendix/*.ipynb))
+	$(NBVAL) --nbval-lax $(filter-out $(STRICT) $(BATCH),$(wildcard notebooks/*.ipynb notebooks/appendix/*.ipynb))
 
 browser: ## a browser for the tests in one; they are skipped without it
 	bash tests/browser/install.sh
