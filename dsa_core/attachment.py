@@ -88,16 +88,24 @@ class Attachment:
                 return
             if not self.open:
                 self.open, self.mask = True, self.draw()
+                if self.mask is not None:
+                    self.weights.end_graphs()  # of a part that was called before the whole
             elif self.weights.frozen and not self.has_gradient():
                 self.weights.drop_frozen_gradients()  # of a step that a gradient scaler skipped
             if not self.weights.on:
                 self.restore()
 
     def after_forward(self, *_: Any) -> None:
-        """After an evaluation: restore the mask of the open step, or the exact weights."""
+        """After an evaluation: restore the mask of the open step, or the exact weights.
+
+        A backward pass would go through other weights than the forward pass: autograd refuses it.
+        """
         if not (self.quiet or self.model.training or torch.compiler.is_exporting()):
+            followed = self.weights.on and not self.open and torch.is_grad_enabled()
             with apart(self.weights.device):
                 self.restore()
+                if followed:
+                    self.weights.end_graphs()
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
         """Convert the gradients now; with a closure (Lightning, L-BFGS), after it has run."""

@@ -7,6 +7,7 @@ It is the loop of `dsa_core.training` twice: a search with a `Pruner` attached, 
 the fine-tuning. Whoever has a loop of their own attaches a `Pruner` to that.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
@@ -164,7 +165,9 @@ def compress(
         scores["cut"] = _score(validate, smaller)
     with held_zeros(smaller, pruner.allocation.weight_mask or {}):
         left = max(0, epochs - search["epochs"])
-        tuned = phase("fine-tune", smaller, {**TUNE, "epochs": left})
+        cut = digest([weights, describe(pruner.allocation.keep)])
+        own = {"starting weights": start, "cut": cut}
+        tuned = phase("fine-tune", smaller, {**TUNE, "epochs": left}, fingerprint=own)
     if epochs and validate is not None:
         scores["fine_tuned"] = _score(validate, smaller)
     history = {"search": searched.history, "fine-tune": tuned.history}
@@ -272,7 +275,14 @@ def _refit(
     with isolated_rng(device, step_seed(seed, "reconstruction")), untouched(dense):
         some = [to_device(batch, device) for batch in islice(batches.forever(), n)]
         run, graph = objective.loss, found.graph
-        reconstruct(pruned, dense, graph, found.keep, some, run=run, progress=progress)
+        fits = reconstruct(pruned, dense, graph, found.keep, some, run=run, progress=progress)
+    if not fits and bool(found.keep.logical_not().any()):
+        warnings.warn(
+            "epochs=0: no layer could be refitted, as each runs more than once in the loss or "
+            "shares its weights: BatchNorm's statistics are renewed instead",
+            stacklevel=3,
+        )
+        _recalibrate(pruned, objective, batches, seed)
 
 
 def _score(validate: Callable[[nn.Module], float], model: nn.Module) -> float:

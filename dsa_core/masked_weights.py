@@ -75,6 +75,7 @@ class MaskedWeights:
         self.exact = [weight.detach().clone() for weight in self.weights]
         self.values: list[Tensor] = []  # the mask's entries at each site; empty: weights are exact
         self.versions: list[int] = []  # of the weights, when the mask was put on
+        self.reached = [False] * len(self.weights)  # by any gradient so far
         self.frozen = [weight for weight in self.weights if not weight.requires_grad]
         for weight in self.frozen:
             weight.requires_grad_(True)
@@ -132,14 +133,26 @@ class MaskedWeights:
         for weight in self.frozen:
             if weight.grad is not None:
                 weight.grad.div_(frozen_scale)
-        found = self.slopes([weight.grad for weight in self.weights])
+        gradients = [weight.grad for weight in self.weights]
+        self.reached = [r or g is not None for r, g in zip(self.reached, gradients, strict=True)]
+        found = self.slopes(gradients)
         self.drop_frozen_gradients()
         pairs = zip(self.weights, self.values, strict=True)
         turned = [(weight.grad, value) for weight, value in pairs if weight.grad is not None]
         if turned:
             torch._foreach_mul_(*map(list, zip(*turned, strict=True)))
-        torch.autograd.graph.increment_version(self.weights)
+        self.end_graphs()
         return found
+
+    def end_graphs(self) -> None:
+        """Let autograd refuse a backward pass through a graph of the weights as they were."""
+        torch.autograd.graph.increment_version(self.weights)
+
+    def unreached(self) -> Tensor:
+        """The entries of a mask whose weights have never had a gradient, bool, shape (n,)."""
+        ends = torch.tensor(self.reached).repeat_interleave(torch.tensor(self.lengths))
+        index = torch.arange(self.n) if self.index is None else self.index.cpu()
+        return torch.ones(self.n + 1, dtype=torch.bool).index_fill_(0, index[ends], False)[:-1]
 
     def drop_frozen_gradients(self) -> None:
         """Drop the gradients of frozen weights."""

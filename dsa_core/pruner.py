@@ -17,10 +17,12 @@ One step of the search, in the order in which it happens:
     `optimizer.step()`                       yours
 
 In evaluation mode the network runs as if it were cut now, so your own validation shows the score at
-the present budget. A mask stays on until the optimizer steps, so gradient accumulation and steps
-skipped by a GradScaler need no special care. State dicts and deep copies of the network taken in
-between hold the unmasked weights. Take only between steps: `torch.save(model)`, which pickles the
-module, the state dict of a part of it, and averages of the weights (none after a skipped step).
+the present budget. A backward pass wants training mode, and the whole network to run before parts
+of it: autograd refuses others ("modified by an inplace operation"). A mask stays on until the
+optimizer steps, so gradient accumulation and steps skipped by a GradScaler need no special care.
+State dicts and deep copies of the network taken in between hold the unmasked weights. Take only
+between steps: `torch.save(model)`, which pickles the module, the state dict of a part of it, and
+averages of the weights (none after a skipped step).
 
 The scheme (`dsa_core.scheme`) decides which mask is drawn and what its gradient moves.
 """
@@ -50,6 +52,8 @@ from dsa_core.surgery.cut import prune
 from dsa_core.surgery.sparse import zero_weights
 from dsa_core.tracing import trace
 from dsa_core.training.evaluate import state_tensors
+
+UNREACHED = 20  # masked steps without a gradient before a warning
 
 
 class Pruner(SearchState):
@@ -185,6 +189,11 @@ class Pruner(SearchState):
 
         Channels are ranked by the weights of `source`, see `finish`; None for the searched network.
         """
+        if rank == "taylor" and self.attachment is not None:
+            raise ConfigError(
+                "rank='taylor' needs gradients of the unmasked network, and those of the last step "
+                "were masked: call detach(), then zero_grad and a backward pass, then finish()"
+            )
         self.detach()
         if self.steps_done < self.problem.steps:
             warnings.warn(
@@ -259,6 +268,8 @@ class Pruner(SearchState):
                 "pruner.wants_held_out, or use the free gradient (estimator='free')"
             )
         assert self.attachment is not None  # only an attachment calls this
+        if step == self.problem.warmup + UNREACHED:
+            self._warn_unreached()
         lr = float(self.attachment.optimizers[0].param_groups[0]["lr"])
         penalty = self.scheme.penalty(step, lr)
         if penalty is not None:
@@ -266,3 +277,19 @@ class Pruner(SearchState):
         figures = self.scheme.step(step, gradient, lr)
         if figures is not None:
             self.note(step + 1, figures)
+
+    def _warn_unreached(self) -> None:
+        """Name groups whose channels seem to cost nothing because no gradient comes to them."""
+        assert self.attachment is not None
+        entries = self.attachment.weights.unreached()
+        if not self.problem.method.learns or len(entries) != self.graph.n_channels:
+            return
+        prunable = self.graph.prunable
+        names = [g.name for g in prunable if bool(entries[g.start : g.start + g.size].all())]
+        if names:
+            warnings.warn(
+                f"Pruner: no gradient has come to {names[0]} ({len(names)} of {len(prunable)} "
+                "groups): its channels seem free to remove. Run that part without torch.no_grad() "
+                "and detach(), or keep it whole by a floor of 1",
+                stacklevel=2,
+            )

@@ -43,9 +43,17 @@ def followed(model: nn.Module) -> list[nn.Module]:
 
     The network itself, and its compiled form, which may have been called before and then ignores
     new hooks inside. A compiled container of torch's own is traced with its hooks; without any it
-    stays one graph.
+    stays one graph (called past its compiled form, it is then followed by nobody).
+
+    Raises:
+        ConfigError: a DataParallel of several devices copies the weights before they are masked.
     """
     chain = layers_around(model)
+    if any(isinstance(m, nn.DataParallel) and len(m.device_ids) > 1 for m in chain):
+        raise ConfigError(
+            "model: nn.DataParallel copies the weights to its devices before they are masked: use "
+            "DistributedDataParallel, or DataParallel(model, device_ids=[0])"
+        )
     compiled = [m for m in chain if hasattr(m, "_orig_mod")]
     traced = compiled and type(chain[-1]).__module__.startswith("torch.nn")
     return compiled if traced else [*compiled, chain[-1]]

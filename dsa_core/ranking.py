@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.weight_norm import WeightNorm
 
 from dsa_core.channels import ChannelGraph
 from dsa_core.errors import ConfigError
@@ -25,7 +26,8 @@ def importance(model: nn.Module, graph: ChannelGraph, kind: Importance = "gamma_
             "taylor": |sum of weight * gradient| over the layers that read the channel: the
                 first-order change of the loss when it is removed (call after a backward pass).
 
-            Groups without a BatchNorm use "l1" instead of a gamma.
+            Groups without a BatchNorm use "l1" instead of a gamma. Of a parametrized layer
+            (`weight_norm`) the norm is that of the weight it computes.
 
     Returns:
         b, shape (graph.n_channels,), detached: no gradient flows into gamma through the masks
@@ -36,6 +38,7 @@ def importance(model: nn.Module, graph: ChannelGraph, kind: Importance = "gamma_
     state = dict(model.named_parameters())
     if kind == "taylor":
         return taylor(state, graph)
+    state |= computed(model, state, graph)
     if kind in ("l1", "l2"):
         return weight_norm(state, graph, 1 if kind == "l1" else 2)
     gamma, found = first_scale(state, graph) if kind == "gamma_first" else mean_scale(state, graph)
@@ -60,6 +63,23 @@ def mean_scale(state: Mapping[str, Tensor], graph: ChannelGraph) -> tuple[Tensor
         add_at(total, norm.channels, gamma)
         add_at(times, norm.channels, torch.ones_like(gamma))
     return total / times.clamp_min(1), times > 0
+
+
+def computed(
+    model: nn.Module, state: Mapping[str, Tensor], graph: ChannelGraph
+) -> dict[str, Tensor]:
+    """The weights that parametrized layers compute, in place of the parameters of that shape."""
+    found = {}
+    for name, _, _ in graph.producers:
+        owner, inside, rest = name.partition(".parametrizations.")
+        if inside:
+            found[name] = getattr(model.get_submodule(owner), rest.split(".")[0])
+        elif name.endswith("_v"):  # torch.nn.utils.weight_norm, by a hook
+            layer = model.get_submodule(name.rpartition(".")[0])
+            for norm in layer._forward_pre_hooks.values():
+                if isinstance(norm, WeightNorm) and name.endswith(f"{norm.name}_v"):
+                    found[name] = norm.compute_weight(layer)
+    return {name: weight for name, weight in found.items() if weight.shape == state[name].shape}
 
 
 def zeros(state: Mapping[str, Tensor], graph: ChannelGraph) -> Tensor:

@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from problems_networks import cbr, chain
 from problems_runs import same
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    TensorDataset,
+)
 
 import dsa_core as dsa
 from dsa_core import compression
@@ -144,6 +150,19 @@ def test_a_stream_goes_on_from_epoch_to_epoch_and_starts_again():
     assert [list(feed.mine(epoch)) for epoch in range(3)] == [[0, 1], [2, 0], [1, 2]]
     whole = Loader([0, 1, 2])
     assert [list(whole.mine(epoch)) for epoch in range(2)] == [[0, 1, 2], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("given", ["sampler", "batch_sampler"])
+def test_a_sampler_that_shares_is_told_the_epoch(given):
+    sampler = DistributedSampler(range(8), num_replicas=2, rank=0)
+    if given == "batch_sampler":
+        loader = DataLoader(range(8), batch_sampler=BatchSampler(sampler, 2, drop_last=False))
+    else:
+        loader = DataLoader(range(8), 2, sampler=sampler)
+    feed = Loader(loader)
+    first, second, again = (torch.cat([*feed.mine(epoch)]).tolist() for epoch in (0, 1, 0))
+    assert first == again != second
+    assert torch.cat([*itertools.islice(feed.forever(), 4)]).tolist() == first + second
 
 
 def test_what_can_be_read_once_is_refused():
@@ -357,6 +376,15 @@ def test_the_dense_networks_own_outputs_serve_as_labels():
     assert all(u.figures["price"] != 0 for u in found.allocation.updates[1:])  # slopes
 
 
+def test_a_network_that_runs_twice_in_the_loss_is_not_refitted_but_told():
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(model(batch[0]) + model(-batch[0]), batch[1])
+
+    with pytest.warns(UserWarning, match="no layer could be refitted"):
+        found = compressed(network(), loss=loss, epochs=0)
+    assert macs_ratio(found.model, network()) <= 0.5
+
+
 def test_no_epochs_and_no_search():
     found = compressed(network(), method=Uniform(), epochs=0)
     assert found.epochs == {"search": [], "fine-tune": []}
@@ -460,7 +488,9 @@ def test_extra_state_and_buffers_that_come_and_go(epochs, tmp_path):
     assert macs_ratio(found.model, network()) <= 0.5
     graph = dsa.trace(model, EXAMPLE)
     smaller = dsa.prune(model, graph, found.allocation.keep)
-    loaded = dsa.load(dsa.save(tmp_path, smaller, graph, found.allocation.keep, name="own"), model)
+    with pytest.warns(UserWarning, match=r"_extra_state is not written \(1 of its kind\)"):
+        folder = dsa.save(tmp_path, smaller, graph, found.allocation.keep, name="own")
+    loaded = dsa.load(folder, model)
     assert torch.equal(loaded(X), smaller.eval()(X))
 
 
@@ -512,6 +542,12 @@ def test_killed_and_resumed_changes_no_bit(tmp_path, at, weights):
     assert loss.at < 0
     same(found.model, wanted.model)
     assert torch.equal(found.allocation.keep, wanted.allocation.keep)
+
+
+def test_a_checkpoint_of_another_cut_is_refused(tmp_path):
+    compressed(network(), checkpoint=tmp_path, weights="dense")
+    with pytest.raises(TrainingError, match="belongs to a different run: cut"):
+        compressed(network(), checkpoint=tmp_path, weights="searched")
 
 
 def test_a_checkpoint_of_other_weights_is_refused(tmp_path):

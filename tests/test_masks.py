@@ -6,6 +6,7 @@ import pytest
 import torch
 from problems_networks import Part, chain, conv
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from dsa_core.budget import Budget, Cost
 from dsa_core.channels import ChannelGraph
@@ -277,3 +278,15 @@ def test_a_cut_that_meets_other_code_is_told():
     found = Pruner(model, graph, Budget(macs=share, divisor=8), steps=0, method=Uniform())
     with pytest.warns(UserWarning, match="computes something else than the masked one"):
         found.finish()
+
+
+@pytest.mark.parametrize("norm", [weight_norm, nn.utils.weight_norm])
+def test_a_parametrized_layer_is_ranked_by_the_weight_it_computes(norm):
+    model = nn.Sequential(norm(nn.Conv2d(1, 4, 3)), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+    graph = trace(model, torch.randn(1, 1, 8, 8))
+    own = dict(model.named_parameters())
+    length, direction = (own[name] for name in own if name.startswith("0.") and "bias" not in name)
+    with torch.no_grad():
+        length.copy_(torch.arange(1.0, 5).view(4, 1, 1, 1))  # the norms of the computed filters
+        direction.mul_(torch.arange(4.0, 0, -1).view(4, 1, 1, 1))  # changes nothing
+    torch.testing.assert_close(importance(model, graph, "l2"), torch.arange(1.0, 5))

@@ -177,3 +177,11 @@ def test_several_inputs_and_outputs(tmp_path):
         wanted = model(x, shared, more={"bias": bias})
     found = OnnxNetwork(tmp_path / "b.onnx")(x, shared, bias)
     torch.testing.assert_close(found, [*wanted.values()], rtol=1e-4, atol=1e-5)
+
+
+def test_an_example_of_zeros_hides_no_difference(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 4, 3, bias=False))
+    batch = torch.randn(16, 1, 8, 8)
+    check = export_onnx(model, tmp_path / "x.onnx", torch.zeros(1, 1, 8, 8), int8=[batch])
+    assert check.max_abs_diff > 0

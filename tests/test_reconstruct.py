@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from problems_runs import same
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -196,12 +197,18 @@ def test_a_norm_takes_the_constant_of_the_one_layer_that_it_alone_reads(kind):
         assert float((pruned(xs[0]) - model(xs[0])).square().mean()) < before
 
 
-@pytest.mark.parametrize("kind", ["shared", "weight_norm", "parametrized"])
+@pytest.mark.parametrize("kind", ["shared", "bias", "called", "weight_norm", "parametrized"])
 def test_weights_that_are_not_a_layers_own_stay(kind):
     model = Wired(lambda m, x: m.b(m.a(x).relu()) + m.d(m.c(x).relu())).double().eval()
     if kind == "shared":
         model.d = nn.Conv2d(8, 4, 3, padding=1, bias=False).double()
         model.d.weight = model.b.weight
+    elif kind == "bias":
+        model.b.bias = model.d.bias = nn.Parameter(torch.ones(4).double())
+    elif kind == "called":
+        model.wired = lambda m, x: (
+            m.b(m.a(x).relu()) + F.conv2d(m.c(x).relu(), m.b.weight, padding=1)
+        )
     elif kind == "weight_norm":
         nn.utils.weight_norm(model.b)
     else:
@@ -209,7 +216,7 @@ def test_weights_that_are_not_a_layers_own_stay(kind):
     pruned, graph, keep = cut(model, images()[0], 4)
     before = pruned.b.weight.detach().clone()
     fits = dsa.reconstruct(pruned, model, graph, keep, images(), progress=False)
-    assert [fit.name for fit in fits] == ([] if kind == "shared" else ["d"])
+    assert [fit.name for fit in fits] == (["d"] if "param" in kind or "norm" in kind else [])
     pruned(images()[0])  # a hook computes the weight again
     assert torch.equal(pruned.b.weight, before)
 
@@ -250,3 +257,15 @@ def test_a_layer_with_a_forward_of_its_own_stays():
     pruned, graph, keep = cut(model, images()[0], 4)
     fits = reconstruct(pruned, model, graph, keep, images(), progress=False)
     assert [fit.name for fit in fits] == ["4"]
+
+
+def test_a_run_that_draws_gives_both_networks_the_same_draws():
+    model = seeded(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1))
+    pruned, graph, keep = cut(model, images()[0], 4)
+
+    def noisy(network: nn.Module, x: Tensor) -> Tensor:
+        return network(x + 10 * torch.randn_like(x))
+
+    fits = reconstruct(pruned, model, graph, keep, images(), run=noisy, progress=False)
+    assert [fit.name for fit in fits] == ["2", "4"]  # nothing was cut before "0"
+    assert all(fit.after < 0.9 for fit in fits)  # 1 is a constant

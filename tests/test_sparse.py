@@ -184,7 +184,8 @@ class Own(nn.Sequential):
 def test_a_network_of_ones_own(tmp_path):
     graph, masks = trace(Own(), torch.zeros(1, 1, 8, 8).double()), masks_of(Own())
     sparse = zero_weights(Own(), masks)
-    save_sparse(tmp_path, sparse, graph, masks, name="own")
+    with pytest.warns(UserWarning, match="_extra_state is not written"):
+        save_sparse(tmp_path, sparse, graph, masks, name="own")
     loaded = load_sparse(tmp_path, Own().float())
     assert loaded[0].weight.dtype == torch.float64
     same(loaded, sparse)

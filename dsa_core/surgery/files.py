@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from dsa_core.training.evaluate import state_tensors
 
 FORMAT = 1
 ARCHITECTURE, WEIGHTS = "architecture.json", "model.safetensors"
+EXTRA = "_extra_state"  # torch's name for what get_extra_state returns
 MAX_CLASSES = 100_000  # outputs of a network that a file names; ImageNet-21k has 21,841
 F = TypeVar("F", bound=Facts)
 
@@ -54,8 +56,15 @@ def save(
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the state dict on the CPU."""
-    return {k: v.cpu().contiguous().clone() for k, v in state_tensors(model).items()}
+    """A copy of the state dict on the CPU, without what modules add by `get_extra_state`."""
+    if extra := [name for name in model.state_dict() if name.endswith(EXTRA)]:
+        warnings.warn(
+            f"{extra[0]} is not written ({len(extra)} of its kind): what modules keep by "
+            "get_extra_state stays as the network has it that is loaded into",
+            stacklevel=3,
+        )
+    found = state_tensors(model).items()
+    return {k: v.cpu().contiguous().clone() for k, v in found if not k.endswith(EXTRA)}
 
 
 def write(
@@ -131,7 +140,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 def entries(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a state dict, themselves."""
     state = model.state_dict(keep_vars=True)
-    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    return {k: v for k, v in state.items() if isinstance(v, Tensor) and not k.endswith(EXTRA)}
 
 
 def filled(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:

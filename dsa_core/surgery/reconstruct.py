@@ -35,6 +35,7 @@ from dsa_core.errors import SurgeryError
 from dsa_core.example import Call
 from dsa_core.surgery.linear_form import Fitted, matrix_of, put_matrix, rows_of, targets_of
 from dsa_core.training.evaluate import mode
+from dsa_core.training.seeds import isolated_rng
 
 RIDGE = 1e-4  # of the mean square of an input, so that it has no unit
 Run = Callable[[nn.Module, Any], Any]
@@ -130,10 +131,12 @@ def gather(
 
     None where both see the same inputs: nothing was cut before it.
     """
-    total = None
-    for x in inputs:
-        my_input, my_output = at_layer(*mine, x, run)
-        their_input, outputs = at_layer(*theirs, x, run)
+    total, device = None, mine[1].weight.device
+    for i, x in enumerate(inputs):
+        with isolated_rng(device, i):  # where a run draws, both networks get the same draws
+            my_input, my_output = at_layer(*mine, x, run)
+        with isolated_rng(device, i):
+            their_input, outputs = at_layer(*theirs, x, run)
         if total is None and my_input.shape == their_input.shape and my_input.equal(their_input):
             return None
         rows = rows_of(mine[1], my_input, my_output)
@@ -233,8 +236,8 @@ def at_layer(
 def norms_behind(network: nn.Module, x: Any, run: Run) -> dict[Fitted, nn.Module | None]:
     """Of every layer that can be fitted, the BatchNorm that alone reads its output, or None.
 
-    A layer can be fitted if it runs exactly once, as torch's do, and its weight is a parameter that
-    is its own.
+    A layer can be fitted if it runs exactly once, as torch's do, and its weight and bias are
+    parameters that are its own: in no other module, and read by no other operator.
     """
     holders = Counter(id(p) for m in network.modules() for p in m._parameters.values())
     layers = [m for m in network.modules() if isinstance(m, Fitted)]
@@ -243,8 +246,9 @@ def norms_behind(network: nn.Module, x: Any, run: Run) -> dict[Fitted, nn.Module
         run(network, copied(x))
     fitted = {}
     for layer in layers:
-        own = type(layer).forward in OWN and holders[id(layer.weight)] == 1  # 0: it is computed
-        if own and found.runs[layer] == 1:
+        held = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+        own = all(holders[id(p)] == found.reads[id(p)] == 1 for p in held)  # 0: it is computed
+        if own and type(layer).forward in OWN and found.runs[layer] == 1:
             norm = found.norm.get(layer)
             alone = norm is not None and found.runs[norm] == 1 and found.others[layer] == 0
             fitted[layer] = norm if alone else None
@@ -258,12 +262,14 @@ class Readers(TorchDispatchMode):
         runs: of each layer and each norm.
         norm: the norm that read a layer's output last; those without a running mean do not count.
         others: how many operators outside of such norms read a layer's output.
+        reads: how many operators read a tensor, by its `id`.
     """
 
     def __init__(self, layers: Iterable[Fitted], norms: Iterable[_BatchNorm]) -> None:
         super().__init__()
         self.runs: Counter[nn.Module] = Counter()
         self.others: Counter[nn.Module] = Counter()
+        self.reads: Counter[int] = Counter()
         self.norm: dict[nn.Module, nn.Module] = {}
         self.outputs: dict[int, tuple[nn.Module, Tensor]] = {}  # alive: no id is given twice
         self.inside = False  # a norm
@@ -281,6 +287,7 @@ class Readers(TorchDispatchMode):
         self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         for x in tree_leaves((args, kwargs)):
+            self.reads[id(x)] += isinstance(x, nn.Parameter)
             if id(x) in self.outputs and not self.inside:
                 self.others[self.outputs[id(x)][0]] += 1
         return operator(*args, **(kwargs or {}))

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -36,7 +36,7 @@ class Loader:
         *,
         progress: bool = True,
     ) -> None:
-        self.read = reader(given)
+        self.read, self.samplers = reader(given), samplers(given)
         if steps_per_epoch is not None:
             check_whole("steps_per_epoch", steps_per_epoch, 1)
         self.stream = self._endless() if steps_per_epoch is not None else None
@@ -55,7 +55,7 @@ class Loader:
         """Yield the batches of an epoch; in several processes the loader's own sampler shares."""
         if self.stream is not None:
             return islice(self.stream, len(self))
-        return not_empty(islice(self.read(), len(self)))
+        return not_empty(islice(self._pass(epoch), len(self)))
 
     def forever(self, start_step: int = 0) -> Iterator[Any]:
         """Yield batches without end, from this place of a pass."""
@@ -66,8 +66,13 @@ class Loader:
         return {"batches": str(len(self))}
 
     def _endless(self) -> Iterator[Any]:
-        while True:
-            yield from not_empty(self.read())
+        for epoch in count():
+            yield from not_empty(self._pass(epoch))
+
+    def _pass(self, epoch: int) -> Iterator[Any]:
+        for sampler in self.samplers:
+            sampler.set_epoch(epoch)
+        return self.read()
 
 
 def not_empty(batches: Iterator[Any]) -> Iterator[Any]:
@@ -98,6 +103,13 @@ def reader(given: Any) -> Callable[[], Iterator[Any]]:
         "train_loader: wanted batches, such as a DataLoader, a list, or a function that yields "
         f"them, got {given!r}"
     )
+
+
+def samplers(given: Any) -> list[Any]:
+    """Those of a loader that want to know the epoch, such as torch's DistributedSampler."""
+    batch = getattr(given, "batch_sampler", None)
+    found = [given, getattr(given, "sampler", None), batch, getattr(batch, "sampler", None)]
+    return [sampler for sampler in found if callable(getattr(sampler, "set_epoch", None))]
 
 
 def length(given: Any) -> int | None:

@@ -2,7 +2,22 @@
 
 import pytest
 import torch
-from small_search import EXAMPLE, X, batches, loss_of, network, same, search, started, values
+from small_search import (
+    BUDGET,
+    EXAMPLE,
+    X,
+    batches,
+    loss_of,
+    network,
+    same,
+    search,
+    sgd,
+    started,
+    values,
+)
+from torch import nn
+
+from dsa_core.pruner import Pruner
 
 
 class BrokenError(Exception):
@@ -86,3 +101,38 @@ def test_a_network_can_be_exported_while_it_is_searched():
     assert same(values(model), under)
     found.detach()
     torch.testing.assert_close(exported.module()(X[:1]), model(X[:1]))
+
+
+def test_a_backward_pass_through_other_weights_is_refused():
+    model, (x, y) = network(), next(batches(1))
+    optimizer, found = started(model, steps=4)
+    search(found, model, optimizer, steps=2)
+    optimizer.zero_grad()
+    loss = loss_of(model.eval(), (x.requires_grad_(), y))  # as an attack in evaluation mode
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    model.train()
+    early = model.b(model.a(x)).square().mean()  # before the network draws a mask
+    late = loss_of(model, (x, y)) + model.b(model.a(x)).square().mean()
+    late.backward()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        early.backward()
+    optimizer.step()
+    found.detach()
+
+
+def test_groups_that_no_gradient_comes_to_are_told():
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = network(), nn.Linear(3, 3)
+
+        def forward(self, x):
+            with torch.no_grad():
+                x = self.body(x)
+            return self.head(x)
+
+    model = Frozen()
+    found = Pruner(model, EXAMPLE, BUDGET, steps=30).attach(sgd(model))
+    with pytest.warns(UserWarning, match=r"no gradient has come to body\.a.* \(\d of \d groups\)"):
+        search(found, model, found.attachment.optimizers[0], steps=30)

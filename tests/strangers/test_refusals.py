@@ -2,7 +2,19 @@
 
 import pytest
 import torch
-from small_search import BUDGET, EXAMPLE, network, pruner, same, sgd, started, values
+from small_search import (
+    BUDGET,
+    EXAMPLE,
+    batches,
+    loss_of,
+    network,
+    pruner,
+    same,
+    sgd,
+    started,
+    step,
+    values,
+)
 from torch import nn
 
 from dsa_core.budget import Budget
@@ -125,3 +137,23 @@ def test_the_state_of_another_search_is_refused(change, word):
         other.load_state_dict(state)
     with pytest.raises(ConfigError, match="wanted what Pruner"):
         other.load_state_dict({"model": {}})
+
+
+def test_copies_on_several_devices_are_refused():
+    model = nn.DataParallel(network())
+    made(model=model)
+    model.device_ids = [0, 1]
+    with pytest.raises(ConfigError, match=r"copies the weights .* DistributedDataParallel"):
+        made(model=model)
+
+
+def test_gradients_under_a_mask_rank_nothing():
+    model = network()
+    optimizer, found = started(model, steps=1)
+    step(model, next(batches(1)), optimizer)
+    with pytest.raises(ConfigError, match=r"needs gradients of the unmasked network.*detach\(\)"):
+        found.finish(rank="taylor")
+    found.detach()
+    optimizer.zero_grad()
+    loss_of(model, next(batches(1))).backward()
+    assert values(found.finish(rank="taylor"))
