@@ -55,7 +55,13 @@ class Attachment:
         self.unseen = 0
         self.scale = 1.0  # of the loss, that the gradients still carry after `turn`
         self.eval_mask: Tensor | None = None  # what `cut` gave since the last step
+        self.left: dict[int, Tensor | None] = {}  # gradients of earlier steps, before the first new
+        self.several = len(optimizers) > 1 and scaler is None
         self.handles = [
+            *(
+                w.register_hook(hook(partial(self.arrived, w)))
+                for w in weights.weights * self.several
+            ),
             *(m.register_forward_pre_hook(hook(self.before_forward)) for m in called),
             *(m.register_forward_hook(hook(self.after_forward), always_call=True) for m in called),
             model.register_state_dict_post_hook(hook(self.on_save, self.weights.copy_exact)),
@@ -157,7 +163,8 @@ class Attachment:
         if not self.weights.on:
             self.weights.drop_frozen_gradients()
             return torch.zeros(0)
-        gradient = self.weights.turn(frozen_scale=scale)
+        with self.left_aside():
+            gradient = self.weights.turn(frozen_scale=scale)
         gradient /= self.scale
         if self.weights.frozen:
             average([gradient])  # DistributedDataParallel may not know the frozen weights
@@ -177,6 +184,7 @@ class Attachment:
     def shut(self) -> None:
         """End the open step, if there is one."""
         self.open, self.mask, self.learnt, self.eval_mask = False, None, False, None
+        self.left = {}
         self.weights.take_off()
 
     # -- around it --------------------------------------------------------------------------------
@@ -206,6 +214,24 @@ class Attachment:
         frozen = {id(weight) for weight in self.weights.frozen}
         held = (p for o in self.optimizers for group in o.param_groups for p in group["params"])
         return any(p.grad is not None and bool(p.grad.any()) for p in held if id(p) not in frozen)
+
+    def arrived(self, weight: nn.Parameter, _: Tensor) -> None:
+        """Before a gradient is added: keep what is there, of a step of another optimizer."""
+        if self.open and id(weight) not in self.left:
+            self.left[id(weight)] = None if weight.grad is None else weight.grad.clone()
+
+    @contextmanager
+    def left_aside(self) -> Iterator[None]:
+        """Take out what several optimizers have left in the gradients, which was turned before."""
+        weights = self.weights.weights if self.several else []
+        pairs = [(w.grad, self.left.get(id(w), w.grad)) for w in weights if w.grad is not None]
+        kept = [(grad, left.clone()) for grad, left in pairs if left is not None]
+        for grad, left in kept:
+            grad.sub_(left)
+        yield
+        for grad, left in kept:
+            grad.add_(left)
+        self.left = {}
 
     def count_unseen(self) -> None:
         """Warn if the network takes steps without being called."""

@@ -16,6 +16,7 @@ from small_search import (
     loss_of,
     masked,
     network,
+    pruner,
     same,
     search,
     sgd,
@@ -183,3 +184,25 @@ def test_nothing_of_ours_is_left_in_the_smaller_network(weights):
 
 def pickled_names(model: nn.Module) -> set[str]:
     return {str(arg) for _, arg, _ in pickletools.genops(pickle.dumps(model)) if arg is not None}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_that_another_optimizer_left_count_once(compiled):
+    slopes = []
+    for own in (False, True):  # who zeroes: all, or each optimizer its own
+        model = network()
+        called = torch.compile(model, backend="eager") if compiled else model
+        parts = [[], []]
+        for name, p in model.named_parameters():
+            parts["head" in name].append(p)
+        body, head = (torch.optim.SGD(part, lr=0.01) for part in parts)
+        found = pruner(model, steps=8).attach(head, body)
+        learn, seen = found.attachment.learn, []
+        found.attachment.learn = lambda g, learn=learn, seen=seen: (seen.append(g), learn(g))
+        for batch, optimizer in zip(batches(6), [head, body] * 3, strict=True):
+            (optimizer if own else model).zero_grad()
+            loss_of(called, batch).backward()
+            optimizer.step()
+        slopes.append(seen)
+    for one, two in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, two)
