@@ -35,7 +35,7 @@ def importance(model: nn.Module, graph: ChannelGraph, kind: Importance = "gamma_
     """
     if kind not in get_args(Importance):
         raise ConfigError(f"importance must be one of {get_args(Importance)}, got {kind!r}")
-    state = dict(model.named_parameters())
+    state: dict[str, Tensor] = dict(model.named_parameters())
     if kind == "taylor":
         return taylor(state, graph)
     state |= computed(model, state, graph)
