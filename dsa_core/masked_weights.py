@@ -75,7 +75,7 @@ class MaskedWeights:
         self.exact = [weight.detach().clone() for weight in self.weights]
         self.values: list[Tensor] = []  # the mask's entries at each site; empty: weights are exact
         self.versions: list[int] = []  # of the weights, when the mask was put on
-        self.reached = [False] * len(self.weights)  # by any gradient so far
+        self.reached: list[bool] = []  # whether a gradient has come to each weight under a mask
         self.frozen = [weight for weight in self.weights if not weight.requires_grad]
         for weight in self.frozen:
             weight.requires_grad_(True)
@@ -134,7 +134,8 @@ class MaskedWeights:
             if weight.grad is not None:
                 weight.grad.div_(frozen_scale)
         gradients = [weight.grad for weight in self.weights]
-        self.reached = [r or g is not None for r, g in zip(self.reached, gradients, strict=True)]
+        before = self.reached or [False] * len(gradients)
+        self.reached = [r or g is not None for r, g in zip(before, gradients, strict=True)]
         found = self.slopes(gradients)
         self.drop_frozen_gradients()
         pairs = zip(self.weights, self.values, strict=True)
@@ -150,6 +151,8 @@ class MaskedWeights:
 
     def unreached(self) -> Tensor:
         """The entries of a mask whose weights have never had a gradient, bool, shape (n,)."""
+        if not self.reached:  # there was no mask
+            return torch.zeros(self.n, dtype=torch.bool)
         ends = torch.tensor(self.reached).repeat_interleave(torch.tensor(self.lengths))
         index = torch.arange(self.n) if self.index is None else self.index.cpu()
         return torch.ones(self.n + 1, dtype=torch.bool).index_fill_(0, index[ends], False)[:-1]
