@@ -56,12 +56,9 @@ class Attachment:
         self.scale = 1.0  # of the loss, that the gradients still carry after `turn`
         self.eval_mask: Tensor | None = None  # what `cut` gave since the last step
         self.left: dict[int, Tensor | None] = {}  # gradients of earlier steps, before the first new
-        self.several = len(optimizers) > 1 and scaler is None
+        self.several = several = len(optimizers) > 1 and scaler is None
         self.handles = [
-            *(
-                w.register_hook(hook(partial(self.arrived, w)))
-                for w in weights.weights * self.several
-            ),
+            *(w.register_hook(hook(partial(self.arrived, w))) for w in weights.weights if several),
             *(m.register_forward_pre_hook(hook(self.before_forward)) for m in called),
             *(m.register_forward_hook(hook(self.after_forward), always_call=True) for m in called),
             model.register_state_dict_post_hook(hook(self.on_save, self.weights.copy_exact)),

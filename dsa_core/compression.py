@@ -165,8 +165,8 @@ def compress(
         scores["cut"] = _score(validate, smaller)
     with held_zeros(smaller, pruner.allocation.weight_mask or {}):
         left = max(0, epochs - search["epochs"])
-        cut = digest([weights, describe(pruner.allocation.keep)])
-        own = {"starting weights": start, "cut": cut}
+        cut = {"cut": digest([weights, describe(pruner.allocation.keep)])}
+        own = shared["fingerprint"] | cut
         tuned = phase("fine-tune", smaller, {**TUNE, "epochs": left}, fingerprint=own)
     if epochs and validate is not None:
         scores["fine_tuned"] = _score(validate, smaller)

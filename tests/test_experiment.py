@@ -207,6 +207,9 @@ def test_the_dense_network_may_train_on_the_weights_part_alone(tmp_path, monkeyp
     assert config.dense_folder != tiny_run().dense_folder
     part = tiny_preset(dense_split=True, weights_fraction=0.7)
     assert config.dense_folder != tiny_run(preset=part).dense_folder
+    for none in ({"weights": "0" * 64}, {"preset": tiny_preset(dense_split=True, dense=None)}):
+        with pytest.raises(ValueError, match="dense_split: this run trains no dense network"):
+            tiny_run(**{"preset": part, **none})
 
 
 def test_a_dense_network_of_other_data_is_not_taken(finished, tmp_path):

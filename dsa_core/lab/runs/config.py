@@ -89,6 +89,14 @@ class RunConfig(BaseModel):
         check_calibrated(self.asked, self.calibration)
         return self
 
+    @model_validator(mode="after")
+    def _split_of_something(self) -> "RunConfig":
+        if self.preset.dense_split and (self.weights or self.preset.dense is None):
+            raise ConfigError(
+                "dense_split: this run trains no dense network (its weights are given, or random)"
+            )
+        return self
+
     @property
     def asked(self) -> dict[Resource, float]:
         """The ratio of each limited resource, `resource` first."""
